@@ -1,0 +1,4 @@
+"""From files to packed batches: sources, images, chat templates with their label masks, packing.
+
+No model weights here; a tokenizer and the number of tokens a picture takes are all that is known of the model.
+"""

@@ -1,0 +1,194 @@
+"""Batches in a fixed order: which samples each step takes, their pictures, and preparing them ahead of the model.
+
+The order follows from the seed, the stage's name and the step alone, so that a run resumes without reading again.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from olivine.data.encoding import Example, TemplateEncoder
+from olivine.data.images import ImageTransform, open_image
+from olivine.data.llava_json import ItemError
+from olivine.data.packing import Row, deal, pack
+from olivine.data.sources import Skipped, check_example, image_path
+from olivine.errors import DataError
+from olivine.recipe import DataRecipe
+from olivine.records import Sample
+
+#: Tokenised examples are kept for the next epoch up to this many samples.
+_KEPT_EXAMPLES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one optimiser step takes: packed rows, and the unique pictures that they show.
+
+    `pixels` is `[pictures, 3, size, size]` float32, None for text alone; `captions` has the first reply about each
+    picture.
+    """
+
+    rows: tuple[Row, ...]
+    pixels: Tensor | None
+    captions: tuple[str, ...]
+
+    @property
+    def labels(self) -> int:
+        """Labelled tokens of all rows."""
+        return sum(row.labels for row in self.rows)
+
+    @property
+    def samples(self) -> int:
+        """How many samples are in it."""
+        return sum(len(row.sample_ids) for row in self.rows)
+
+
+class SampleOrder:
+    """Which samples a step takes: epoch after epoch, each a fresh permutation drawn from the seed.
+
+    Args:
+        count: samples in the source.
+        batch: samples a step.
+        epochs: how often each is seen; the last step may be smaller.
+        steps: if given, exactly so many full steps instead.
+        key: whatever else decides the order (the stage's name).
+    """
+
+    def __init__(self, count: int, *, batch: int, epochs: float, steps: int | None, seed: int, key: str) -> None:
+        self._count = count
+        self._batch = batch
+        self._total = steps * batch if steps is not None else max(1, round(count * epochs))
+        self._entropy = [seed, int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")]
+        self._permutation: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are."""
+        return math.ceil(self._total / self._batch)
+
+    @property
+    def samples(self) -> int:
+        """Samples of all steps together."""
+        return self._total
+
+    def at(self, step: int) -> list[tuple[int, int]]:
+        """(epoch, index) of each sample of a step, counted from 0."""
+        places = range(step * self._batch, min((step + 1) * self._batch, self._total))
+        return [(place // self._count, self._shuffled(place // self._count, place % self._count)) for place in places]
+
+    def draw(self, epoch: int, index: int) -> np.random.Generator:
+        """The source of randomness that belongs to one sample in one epoch."""
+        return np.random.default_rng([*self._entropy, epoch, index])
+
+    def _shuffled(self, epoch: int, place: int) -> int:
+        if self._permutation[0] != epoch:
+            self._permutation = (epoch, np.random.default_rng([*self._entropy, epoch]).permutation(self._count))
+        return int(self._permutation[1][place])
+
+
+class BatchMaker:
+    """Samples to batches: tokenised, packed, pictures opened, each unique picture once."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        source: DataRecipe,
+        encoder: TemplateEncoder,
+        transform: ImageTransform,
+        *,
+        row_tokens: int,
+    ) -> None:
+        self._samples = samples
+        self._source = source
+        self._encoder = encoder
+        self._transform = transform
+        self._row_tokens = row_tokens
+        self._examples: dict[int, Example] = {}
+        self.skipped = Skipped()
+
+    def make(self, places: Sequence[tuple[int, int]], order: SampleOrder | None = None) -> Batch:
+        """One batch of the samples at (epoch, index); `order` gives augmentation its randomness, None leaves it out.
+
+        Raises:
+            DataError: under `on_error: stop`, the first sample that is broken (its picture damaged, too long, ...).
+        """
+        examples: list[Example] = []
+        picture_of: dict[str, int] = {}
+        pixels: list[NDArray[np.float32]] = []
+        for epoch, index in places:
+            try:
+                example = self._example(index)
+                name = example.sample.image
+                if name is not None and name not in picture_of:
+                    pixels.append(self._pixels(example.sample, order.draw(epoch, index) if order else None))
+                    picture_of[name] = len(picture_of)
+                examples.append(example)
+            except ItemError as error:
+                if self._source.on_error == "stop":
+                    raise DataError(
+                        f"{self._source.json_}: {error} (to leave such items out: on_error: skip)"
+                    ) from None
+                self.skipped.add(error)
+        rows = []
+        for dealt in deal([example.length for example in examples], self._row_tokens):
+            chosen = [examples[i] for i in dealt]
+            shown = [picture_of[e.sample.image] for e in chosen if e.sample.image is not None]
+            rows.append(pack(chosen, shown))
+        stacked = torch.from_numpy(np.stack(pixels)) if pixels else None
+        first_of: dict[str, str] = {}
+        for example in examples:
+            if example.sample.image is not None:
+                first_of.setdefault(example.sample.image, example.sample.conversation[1].text)
+        return Batch(tuple(rows), stacked, tuple(first_of.values()))
+
+    def sample(self, index: int) -> Sample:
+        """A sample by its index."""
+        return self._samples[index]
+
+    def image_file(self, sample: Sample) -> Path:
+        """Where a sample's picture lies."""
+        return image_path(sample, self._source.images)
+
+    def _example(self, index: int) -> Example:
+        if index not in self._examples:
+            sample = self._samples[index]
+            example = self._encoder.example(sample, independent=self._source.turns == "independent")
+            check_example(example, self._source.max_length)
+            if len(self._examples) >= _KEPT_EXAMPLES:
+                return example
+            self._examples[index] = example
+        return self._examples[index]
+
+    def _pixels(self, sample: Sample, draw: np.random.Generator | None) -> NDArray[np.float32]:
+        try:
+            image = open_image(self.image_file(sample))
+        except ItemError:
+            raise
+        except DataError as error:
+            raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
+        return self._transform(image, self._source.augment, draw)
+
+
+def ahead(maker: BatchMaker, order: SampleOrder, first_step: int, *, depth: int = 2) -> Iterator[tuple[int, Batch]]:
+    """(step, batch) from `first_step` on, prepared in a thread `depth` steps ahead of whoever takes them."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
+        waiting: list[tuple[int, Future[Batch]]] = []
+        try:
+            for step in range(first_step, order.steps):
+                waiting.append((step, pool.submit(maker.make, order.at(step), order)))
+                if len(waiting) > depth:
+                    ready, future = waiting.pop(0)
+                    yield ready, future.result()
+            for ready, future in waiting:
+                yield ready, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()

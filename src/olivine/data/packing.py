@@ -1,0 +1,155 @@
+"""Packing: tokenised samples laid end to end in rows without padding, each seeing nothing but itself.
+
+What a row is and how samples are dealt to rows; pictures and the order of samples are in `batches`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from olivine.data.encoding import Example
+
+#: torch's and transformers' label for "no label here".
+IGNORED = -100
+#: Examples share one attention call if the shorter is at least this share of the longest: little is wasted on padding.
+_GROUP_RATIO = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGroup:
+    """Examples of similar length that attend in one call.
+
+    Attributes:
+        gather: `[examples, longest]` int64, places in the row; behind an example's end, place 0 stands in.
+        mask: `[examples, 1, longest, longest]` bool, True where a query (second last) may see a key; None where
+            plain causal attention says the same.
+        real: `[examples, longest]` bool, False behind an example's end.
+    """
+
+    gather: Tensor
+    mask: Tensor | None
+    real: Tensor
+
+    def to(self, device: torch.device) -> "AttentionGroup":
+        """The same on another device."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return AttentionGroup(self.gather.to(device), mask, self.real.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Packed samples.
+
+    Attributes:
+        ids: `[tokens]` int64, image placeholders included.
+        positions: `[tokens]` int64; restart with every sample, and continuations go on from their shared prefix.
+        targets: `[tokens]` int64; the token to predict from this place, `IGNORED` where there is no label.
+        groups: who attends to whom.
+        pictures: for each picture in the order of its placeholders, its index among the batch's unique pictures.
+        sample_ids: the samples in this row, for audit.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    targets: Tensor
+    groups: tuple[AttentionGroup, ...]
+    pictures: tuple[int, ...]
+    sample_ids: tuple[str, ...]
+
+    @property
+    def labels(self) -> int:
+        """How many places carry a label."""
+        return int((self.targets != IGNORED).sum())
+
+    def to(self, device: torch.device) -> "Row":
+        """The same on another device."""
+        return Row(
+            self.ids.to(device),
+            self.positions.to(device),
+            self.targets.to(device),
+            tuple(group.to(device) for group in self.groups),
+            self.pictures,
+            self.sample_ids,
+        )
+
+
+def deal(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """First-fit-decreasing: indices of examples for each row of at most `capacity` tokens.
+
+    Deterministic; none is dropped or cut. One longer than `capacity` has a row to itself.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = next((r for r, free in enumerate(room) if free >= lengths[index]), None)
+        if place is None:
+            rows.append([index])
+            room.append(capacity - lengths[index])
+        else:
+            rows[place].append(index)
+            room[place] -= lengths[index]
+    return rows
+
+
+def pack(examples: Sequence[Example], pictures: Sequence[int]) -> Row:
+    """Lay examples end to end.
+
+    `pictures` has, for each example with a picture, its index among the batch's unique pictures.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    targets: list[int] = []
+    starts: list[int] = []
+    for example in examples:
+        starts.append(len(ids))
+        shared = len(example.parts[0])
+        for number, part in enumerate(example.parts):
+            offset = shared if number else 0
+            assert not (number and part.supervised[0]), "a continuation begins with the question, never with a label"
+            ids += part.ids
+            positions += range(offset, offset + len(part))
+            following = zip(part.ids[1:], part.supervised[1:], strict=True)
+            targets += [token if supervised else IGNORED for token, supervised in following]
+            targets.append(IGNORED)
+    return Row(
+        ids=torch.tensor(ids),
+        positions=torch.tensor(positions),
+        targets=torch.tensor(targets),
+        groups=tuple(_group(examples, starts)),
+        pictures=tuple(pictures),
+        sample_ids=tuple(example.sample.id for example in examples),
+    )
+
+
+def _group(examples: Sequence[Example], starts: Sequence[int]) -> list[AttentionGroup]:
+    groups: list[list[int]] = []
+    for index in sorted(range(len(examples)), key=lambda i: (-examples[i].length, i)):
+        longest = examples[groups[-1][0]].length if groups else 0
+        if groups and examples[index].length >= _GROUP_RATIO * longest:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return [_attention_group([examples[i] for i in group], [starts[i] for i in group]) for group in groups]
+
+
+def _attention_group(examples: Sequence[Example], starts: Sequence[int]) -> AttentionGroup:
+    longest = max(example.length for example in examples)
+    lengths = torch.tensor([example.length for example in examples])
+    place = torch.arange(longest)
+    real = place[None] < lengths[:, None]
+    gather = torch.where(real, place[None] + torch.tensor(starts)[:, None], 0)
+    if all(len(example.parts) == 1 for example in examples):
+        return AttentionGroup(gather, None, real)
+    # Part 0 is seen by all; -1 behind the end is seen by itself alone, since a query that sees nothing gives NaN.
+    part = torch.full((len(examples), longest), -1)
+    for row, example in enumerate(examples):
+        numbers = [number for number, tokens in enumerate(example.parts) for _ in range(len(tokens))]
+        part[row, : len(numbers)] = torch.tensor(numbers)
+    same = part[:, :, None] == part[:, None, :]
+    shared = part[:, None, :] == 0
+    causal = place[None, :, None] >= place[None, None, :]
+    own = torch.eye(longest, dtype=torch.bool)[None]
+    mask = (causal & (same | shared) & real[:, :, None] & real[:, None, :]) | own
+    return AttentionGroup(gather, mask[:, None], real)

@@ -1,0 +1,75 @@
+"""One sample as the model sees it: every token, coloured by whether it is supervised.
+
+Looking only; checking a whole data set is in `check`.
+"""
+
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from olivine.data.encoding import Example, TemplateEncoder
+from olivine.data.llava_json import parse_item, read_items
+from olivine.errors import RequestError
+
+_SUPERVISED, _SEEN, _IMAGE = "bold green", "dim", "cyan"
+
+
+def show(path: Path, wanted: str, encoder: TemplateEncoder, turns: str, console: Console) -> None:
+    """Print one item: supervised tokens green, all others dim, the picture's as one mark with their number.
+
+    Raises:
+        RequestError: no item of that id (or place, as `#N`), or `turns` is neither together nor independent.
+        DataError: the file or the item is broken.
+    """
+    if turns not in ("together", "independent"):
+        raise RequestError(f"--turns {turns!r}: expected together or independent.")
+    items = read_items(path)
+    index = _find(items, wanted, path)
+    example = encoder.example(parse_item(items[index], index), independent=turns == "independent")
+    console.print(f"item {index} (id {example.sample.id!r}), image {example.sample.image!r}", markup=False)
+    for number, part in enumerate(render(example, encoder)):
+        if len(example.parts) > 1:
+            console.print(Text("shared by all:" if number == 0 else f"question {number}, on its own:", style="bold"))
+        console.print(part)
+    console.print(
+        Text(f"{example.length} tokens, {example.labels} of them supervised ", style="bold")
+        + Text("like this", style=_SUPERVISED)
+    )
+
+
+def render(example: Example, encoder: TemplateEncoder) -> list[Text]:
+    """Each part of an example as coloured text; control characters show as escapes, newlines also break the line."""
+    return [_render_part(part.ids, part.supervised, encoder) for part in example.parts]
+
+
+def _render_part(ids: list[int], supervised: list[bool], encoder: TemplateEncoder) -> Text:
+    text = Text()
+    for (is_image, is_supervised), run in groupby(
+        zip(ids, supervised, strict=True), key=lambda pair: (pair[0] == encoder.image_token_id, pair[1])
+    ):
+        tokens = [token for token, _ in run]
+        if is_image:
+            text.append(f"[image: {len(tokens)} tokens]", style=_IMAGE)
+            continue
+        words = encoder.tokenizer.decode(tokens, skip_special_tokens=False)
+        text.append(_visible(words), style=_SUPERVISED if is_supervised else _SEEN)
+    return text
+
+
+def _visible(text: str) -> str:
+    """Text safe for a terminal: a data set must not be able to move the cursor or change colours."""
+    return "".join("⏎\n" if c == "\n" else c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _find(items: list[object], wanted: str, path: Path) -> int:
+    if wanted.startswith("#") and wanted[1:].isdigit():
+        index = int(wanted[1:])
+        if index < len(items):
+            return index
+        raise RequestError(f"{path}: no item {wanted}; it has {len(items):,}.")
+    for index, item in enumerate(items):
+        if isinstance(item, dict) and str(item.get("id")) == wanted:
+            return index
+    raise RequestError(f"{path}: no item with id {wanted!r}. Give an id, or its place as #N.")

@@ -1,0 +1,122 @@
+"""A recipe's data source as a list of samples, with broken items handled by its policy.
+
+Formats are read in their own files (`llava_json`); pictures are opened only when a batch needs them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from olivine.data.encoding import Example, TemplateEncoder
+from olivine.data.images import find_image
+from olivine.data.llava_json import ItemError, parse_item, read_items
+from olivine.errors import DataError
+from olivine.recipe import DataRecipe, OnError
+from olivine.records import Sample
+
+
+@dataclass(slots=True)
+class Skipped:
+    """Items left out under `on_error: skip`, counted by what was wrong, with the first few named."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """How many items were left out."""
+        return self.kinds.total()
+
+    def add(self, error: ItemError) -> None:
+        """Count one item."""
+        self.kinds[error.kind] += 1
+        if len(self.examples) < 20:
+            self.examples.append(str(error))
+
+    def describe(self) -> str:
+        """One line: how many, and of which kinds."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
+        return f"{self.total} skipped ({kinds})" if self.total else "none skipped"
+
+
+def read_samples(source: DataRecipe, skipped: Skipped) -> list[Sample]:
+    """Every sample of a source, in file order.
+
+    Raises:
+        DataError: under `on_error: stop`, the first broken item, with its file and name; under either policy, a file
+            that cannot be read or holds no usable sample.
+    """
+    samples: list[Sample] = []
+    for index, item in enumerate(read_items(source.json_)):
+        try:
+            samples.append(_checked(parse_item(item, index), index, source.images))
+        except ItemError as error:
+            _apply_policy(source.on_error, error, source.json_, skipped)
+    if not samples:
+        raise DataError(f"{source.json_}: no usable sample ({skipped.describe()}).")
+    return samples
+
+
+def encode_samples(
+    samples: Iterable[Sample], encoder: TemplateEncoder, source: DataRecipe, skipped: Skipped
+) -> list[Example]:
+    """Tokenise samples; one that is too long or has no label is broken, and the policy applies.
+
+    Raises:
+        DataError: under `on_error: stop`, the first such sample.
+    """
+    examples = []
+    for sample in samples:
+        example = encoder.example(sample, independent=source.turns == "independent")
+        try:
+            examples.append(check_example(example, source.max_length))
+        except ItemError as error:
+            _apply_policy(source.on_error, error, source.json_, skipped)
+    return examples
+
+
+def check_example(example: Example, max_length: int) -> Example:
+    """The example itself.
+
+    Raises:
+        ItemError: longer than `max_length` tokens, or nothing in it is supervised.
+    """
+    name = f"item with id {example.sample.id!r}"
+    if example.length > max_length:
+        raise ItemError(
+            "too long", f"{name}: {example.length} tokens; max_length is {max_length}. Raise it, or skip such items."
+        )
+    if not example.labels:
+        raise ItemError("no label", f"{name}: no token of it is supervised; nothing could be learnt.")
+    return example
+
+
+def image_path(sample: Sample, root: Path | None) -> Path:
+    """The picture of a sample that has one.
+
+    Raises:
+        ItemError: no image root was given, the path leaves it, or the file is missing.
+    """
+    assert sample.image is not None, "asked for the picture of a text-only sample"
+    if root is None:
+        raise ItemError("no image root", f"id {sample.id!r}: has an image, but no image root was given (images: DIR).")
+    try:
+        return find_image(root, sample.image)
+    except DataError as error:
+        raise ItemError("missing image", f"id {sample.id!r}: {error}") from None
+
+
+def _checked(sample: Sample, index: int, root: Path | None) -> Sample:
+    if sample.image is not None:
+        try:
+            image_path(sample, root)
+        except ItemError as error:
+            raise ItemError(error.kind, f"item {index}: {error}") from None
+    return sample
+
+
+def _apply_policy(policy: OnError, error: ItemError, path: Path, skipped: Skipped) -> None:
+    if policy == "stop":
+        raise DataError(f"{path}: {error} (to leave such items out: on_error: skip)") from None
+    skipped.add(error)

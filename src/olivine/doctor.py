@@ -1,0 +1,37 @@
+"""What this machine has and what Olivine will use; nothing is changed and nothing is fetched."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
+_EXTRAS = {"easy-vqa": "easy-vqa", "tensorboard": "tensorboard", "torchvision": "torchvision"}
+
+
+def describe() -> dict[str, str]:
+    """Facts by name, ready to be printed."""
+    import torch
+
+    facts = {
+        "olivine": _version("olivine"),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cores": f"{os.cpu_count()} (torch uses {torch.get_num_threads()} threads)",
+        **{name: _version(name) for name in _PACKAGES},
+        **{f"extra {name}": _version(package) for name, package in _EXTRAS.items()},
+    }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        facts["device"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        facts["bf16"] = "yes" if torch.cuda.is_bf16_supported() else "no; use optimizer.precision=fp32"
+    else:
+        facts["device"] = "cpu"
+    return facts
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

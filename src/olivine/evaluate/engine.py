@@ -1,0 +1,166 @@
+"""The answering engine: greedy answers, each picture encoded once and each shared prefix run once.
+
+Same tokens as `generate` gives one question at a time; which questions and where answers go is in `run`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from olivine.data.encoding import TemplateEncoder
+from olivine.data.images import find_image, open_image
+from olivine.errors import DataError
+from olivine.model.vlm import VisionLanguageModel
+from olivine.records import Answer, AnswerState, Question
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Questions about one picture (or about none)."""
+
+    image: str | None
+    questions: tuple[Question, ...]
+    continuations: tuple[list[int], ...]
+
+
+class AnsweringEngine:
+    """Answers questions greedily.
+
+    Args:
+        vlm: the model, in evaluation mode.
+        max_new_tokens: longest answer.
+        token_budget: tokens of prefix and question held in the cache at once; bounds memory, changes no answer.
+    """
+
+    def __init__(self, vlm: VisionLanguageModel, *, max_new_tokens: int = 128, token_budget: int = 16_384) -> None:
+        self._vlm = vlm
+        self._encoder: TemplateEncoder = vlm.encoder()
+        self._max_new_tokens = max_new_tokens
+        self._budget = token_budget
+        self._stop_ids = torch.tensor(self._encoder.stop_ids, device=vlm.device)
+
+    def answer(self, questions: Sequence[Question], images: Path | None, *, blind: bool = False) -> Iterator[Answer]:
+        """Answers as they come, grouped by picture.
+
+        A picture that cannot be read fails its questions and no others. `blind` asks without pictures.
+        """
+        for with_image in (True, False):
+            chosen = [q for q in questions if (q.image is not None and not blind) is with_image]
+            prefix, _ = self._encoder.prompt("", with_image)
+            for chunk in self._chunks(chosen, prefix, with_image):
+                yield from self._answer_chunk(chunk, prefix, images)
+
+    def _chunks(self, questions: Sequence[Question], prefix: list[int], with_image: bool) -> Iterator[list[_Group]]:
+        by_image: dict[str | None, list[Question]] = {}
+        for question in questions:
+            by_image.setdefault(question.image if with_image else None, []).append(question)
+        chunk: list[_Group] = []
+        held = 0
+        for image, asked in by_image.items():
+            continuations = [self._encoder.prompt(question.prompt, with_image)[1] for question in asked]
+            longest = max(len(c) for c in continuations)
+            per_question = len(prefix) + longest
+            # One picture's questions may alone exceed the budget: then they are asked in several lots.
+            lot = max(1, self._budget // per_question)
+            for start in range(0, len(asked), lot):
+                group = _Group(image, tuple(asked[start : start + lot]), tuple(continuations[start : start + lot]))
+                cost = len(group.questions) * per_question
+                if chunk and held + cost > self._budget:
+                    yield chunk
+                    chunk, held = [], 0
+                chunk.append(group)
+                held += cost
+        if chunk:
+            yield chunk
+
+    @torch.inference_mode()
+    def _answer_chunk(self, chunk: list[_Group], prefix: list[int], images: Path | None) -> Iterator[Answer]:
+        features: Tensor | None = None
+        if chunk[0].image is not None:
+            readable, failed = _open_all(chunk, images, lambda path: self._vlm.transform(open_image(path)))
+            yield from failed
+            chunk = [group for group, _ in readable]
+            if not chunk:
+                return
+            pixels = torch.from_numpy(np.stack([pixels for _, pixels in readable]))
+            features = self._vlm.project(self._vlm.patch_features(pixels))
+        cache = self._prefill_prefix(prefix, features, len(chunk))
+        asked = [question for group in chunk for question in group.questions]
+        continuations = [ids for group in chunk for ids in group.continuations]
+        owner = [number for number, group in enumerate(chunk) for _ in group.questions]
+        cache.batch_select_indices(torch.tensor(owner, device=self._vlm.device))
+        for question, ids in zip(asked, self._decode(cache, len(prefix), continuations), strict=True):
+            text = self._vlm.decode(ids).strip()
+            yield Answer(question.id, text, AnswerState.ANSWERED if text else AnswerState.EMPTY)
+
+    def _prefill_prefix(self, prefix: list[int], features: Tensor | None, count: int) -> Any:
+        ids = torch.tensor([prefix], device=self._vlm.device).expand(count, -1)
+        outputs = self._vlm.language(inputs_embeds=self._vlm.embed(ids, features), use_cache=True)
+        return outputs.past_key_values
+
+    def _decode(self, cache: Any, shared: int, continuations: Sequence[list[int]]) -> list[list[int]]:
+        """Greedy tokens behind each continuation, stop tokens left out; finished ones leave the batch."""
+        device = self._vlm.device
+        lengths = torch.tensor([len(ids) for ids in continuations], device=device)
+        longest = int(lengths.max())
+        ids = torch.zeros(len(continuations), longest, dtype=torch.long, device=device)
+        for row, continuation in enumerate(continuations):
+            ids[row, : len(continuation)] = torch.tensor(continuation, device=device)
+        place = torch.arange(longest, device=device)
+        # Padding lies between question and answer, hidden by the mask; positions count real tokens alone.
+        mask = torch.cat([ids.new_ones(len(ids), shared), (place[None] < lengths[:, None]).long()], dim=1)
+        positions = (shared + place)[None].expand(len(ids), -1)
+        hidden = self._forward(ids, mask, positions, cache)
+        last = hidden[torch.arange(len(ids), device=device), lengths - 1]
+
+        answers: list[list[int]] = [[] for _ in continuations]
+        active = torch.arange(len(ids), device=device)
+        next_position = shared + lengths
+        for step in range(self._max_new_tokens):
+            token = self._vlm.logits(last).float().argmax(dim=-1)
+            going = ~torch.isin(token, self._stop_ids)
+            for row, chosen in zip(active[going].tolist(), token[going].tolist(), strict=True):
+                answers[row].append(chosen)
+            if not going.any() or step + 1 == self._max_new_tokens:
+                break
+            if not going.all():
+                keep = going.nonzero().squeeze(1)
+                cache.batch_select_indices(keep)
+                active, token, mask, next_position = active[keep], token[keep], mask[keep], next_position[keep]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            last = self._forward(token[:, None], mask, next_position[:, None], cache)[:, -1]
+            next_position = next_position + 1
+        return answers
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        outputs = self._vlm.language(
+            inputs_embeds=self._vlm.embed(ids, None),
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        states: Tensor = outputs.last_hidden_state
+        return states
+
+
+def _open_all(
+    chunk: Iterable[_Group], images: Path | None, read: Callable[[Path], Any]
+) -> tuple[list[tuple[_Group, Any]], list[Answer]]:
+    """(groups with their pixels, failed answers of groups whose picture cannot be read)."""
+    readable: list[tuple[_Group, Any]] = []
+    failed: list[Answer] = []
+    for group in chunk:
+        assert group.image is not None, "asked for pictures of questions without"
+        try:
+            if images is None:
+                raise DataError(f"image {group.image!r}: no image root was given (--images DIR).")
+            readable.append((group, read(find_image(images, group.image))))
+        except DataError as error:
+            failed += [Answer(question.id, "", AnswerState.FAILED, str(error)) for question in group.questions]
+    return readable, failed

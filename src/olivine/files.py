@@ -1,0 +1,185 @@
+"""Files that are never half-written, never outside their root, and known by their content.
+
+Every writer goes to a temporary name beside the target and renames. No format but JSON and YAML text here.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from olivine.errors import DataError, RequestError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on error nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on error it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush_to_disk(file)
+        if path.exists():
+            # A folder cannot be replaced in one step: the old one steps aside under a name that says so.
+            aside = path.with_name(f".{path.name}.replaced")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            temporary.rename(path)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one JSON object to a log, in a single write so that a kill leaves at most one cut line at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file is missing, or is not whole JSON (with the line where it breaks off).
+    """
+    try:
+        return json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}). "
+            "Is the file cut short? Fetch or write it again."
+        ) from None
+
+
+def read_json_lines(path: Path, *, allow_cut_end: bool = False) -> list[dict[str, Any]]:
+    """Read one JSON object a line; blank lines are passed over.
+
+    `allow_cut_end` drops a last line that a kill cut short (for logs that are appended to).
+
+    Raises:
+        DataError: the file is missing, or a line is not a JSON object (with its number).
+    """
+    rows: list[dict[str, Any]] = []
+    text = _read_text(path)
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if allow_cut_end and number == len(lines):
+                break
+            raise DataError(
+                f"{path}: line {number} is not valid JSON ({error.msg}). Expected one object a line."
+            ) from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: line {number} is a {type(row).__name__}; expected one JSON object a line.")
+        rows.append(row)
+    return rows
+
+
+def sha256_of_file(path: Path) -> str:
+    """The content hash of a file, in hexadecimal.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def inside(root: Path, relative: str) -> Path:
+    """The path of `relative` under `root`.
+
+    The check is on the words of the path, not on what links point to: a user may well link `coco/` into an
+    image root, but a data file must not be able to name a place outside it.
+
+    Raises:
+        DataError: `relative` is absolute or climbs out of `root`.
+    """
+    path = PurePosixPath(relative.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+        raise DataError(f"path {relative!r} leaves the root {root}; expected a path relative to it, without '..'.")
+    return root / path
+
+
+def require_file(path: Path, what: str) -> Path:
+    """`path` itself if it is a file.
+
+    Raises:
+        RequestError: it is not there; the message names `what` was looked for.
+    """
+    if not path.is_file():
+        raise RequestError(f"{path}: {what} not found. Check the path.")
+    return path
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: file not found. Check the path.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}).") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

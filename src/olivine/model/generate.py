@@ -1,0 +1,34 @@
+"""One question at a time through transformers' own `generate`: the plain way, for looking in during training.
+
+It is also the reference that the answering engine in `evaluate` is tested against.
+"""
+
+from pathlib import Path
+
+import torch
+
+from olivine.data.images import open_image
+from olivine.model.vlm import VisionLanguageModel
+
+
+@torch.no_grad()
+def answer_one(vlm: VisionLanguageModel, text: str, image: Path | None, *, max_new_tokens: int = 64) -> str:
+    """Greedy answer to one question about one picture (or none), special tokens left out and stripped.
+
+    Raises:
+        DataError: the picture cannot be read.
+    """
+    prefix, continuation = vlm.encoder().prompt(text, image is not None)
+    ids = torch.tensor([prefix + continuation], device=vlm.device)
+    pixels = None
+    if image is not None:
+        dtype = next(vlm.tower.parameters()).dtype
+        pixels = torch.from_numpy(vlm.transform(open_image(image)))[None].to(vlm.device, dtype)
+    out = vlm.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pixel_values=pixels,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+    )
+    return vlm.decode(out[0, ids.shape[1] :].tolist()).strip()

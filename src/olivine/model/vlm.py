@@ -1,0 +1,141 @@
+"""A vision-language model with what it needs to be used: tokenizer, image transform, template; and how it is run.
+
+Building one from a recipe is in `build`, saving and loading in `checkpoint`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from olivine.data.encoding import TemplateEncoder
+from olivine.data.images import ImageTransform
+from olivine.data.packing import Row
+from olivine.data.template import TEMPLATES
+from olivine.recipe import Part
+
+
+@dataclass(slots=True)
+class VisionLanguageModel:
+    """A `LlavaForConditionalGeneration` and its companions.
+
+    Image features are `hidden_states[layer]` of the tower without the class token, through the connector, and enter
+    the language model as they are. Gemma multiplies its *token* embeddings by sqrt(hidden) and image features by
+    nothing: the convention of transformers 5.4 and later, which the saved checkpoint therefore keeps to.
+    (transformers before 5.4, under which LLaVA-Gemma was trained, scaled both.)
+    """
+
+    model: Any
+    tokenizer: Any
+    transform: ImageTransform
+    template: str
+    image_tokens: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def connector(self) -> nn.Module:
+        """The projector."""
+        connector: nn.Module = self.model.model.multi_modal_projector
+        return connector
+
+    @property
+    def tower(self) -> nn.Module:
+        """The vision tower."""
+        tower: nn.Module = self.model.model.vision_tower
+        return tower
+
+    @property
+    def language(self) -> Any:
+        """The language model's trunk, without its head."""
+        return self.model.model.language_model
+
+    def part(self, name: Part) -> dict[str, nn.Parameter]:
+        """The parameters of one part by their names in the whole model; a head that is tied counts once."""
+        if name == "language":
+            chosen: tuple[str, ...] = ("model.language_model.", "lm_head.")
+        else:
+            chosen = ({"vision": "model.vision_tower.", "connector": "model.multi_modal_projector."}[name],)
+        return {n: p for n, p in self.model.named_parameters() if n.startswith(chosen)}
+
+    def cast(self, dtype: torch.dtype, parts: Sequence[Part] = ("vision", "connector", "language")) -> None:
+        """Give parts another dtype: their weights alone, since rotary frequencies and scales must stay exact."""
+        for name in parts:
+            for parameter in self.part(name).values():
+                parameter.data = parameter.data.to(dtype)
+
+    def encoder(self, template: str | None = None) -> TemplateEncoder:
+        """Tokenises conversations for this model, in its own template or a named one."""
+        return TemplateEncoder(
+            TEMPLATES[template or self.template],
+            self.tokenizer,
+            image_token_id=self.model.config.image_token_id,
+            image_tokens=self.image_tokens,
+        )
+
+    def patch_features(self, pixels: Tensor) -> Tensor:
+        """`[pictures, 3, size, size]` to the tower's patch features `[pictures, patches, tower width]`.
+
+        Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any.
+        """
+        dtype = next(self.tower.parameters()).dtype
+        outputs = self.tower(pixels.to(self.device, dtype), output_hidden_states=True)
+        features: Tensor = outputs.hidden_states[self.model.config.vision_feature_layer][:, 1:]
+        return features
+
+    def project(self, patches: Tensor) -> Tensor:
+        """`[pictures, patches, tower width]` through the connector: `[pictures, patches, hidden]`."""
+        dtype = next(self.connector.parameters()).dtype
+        projected: Tensor = self.connector(patches.to(dtype))
+        return projected
+
+    def embed(self, ids: Tensor, features: Tensor | None) -> Tensor:
+        """Token embeddings with image features in the placeholders' places.
+
+        Args:
+            ids: `[batch, tokens]` int64.
+            features: `[pictures, patches, hidden]`, in the order of their placeholders; None without pictures.
+
+        Returns:
+            `[batch, tokens, hidden]`.
+        """
+        embeddings: Tensor = self.model.get_input_embeddings()(ids)
+        if features is None:
+            return embeddings
+        places = (ids == self.model.config.image_token_id).unsqueeze(-1).expand_as(embeddings)
+        return embeddings.masked_scatter(places, features.to(embeddings.dtype))
+
+    def hidden_states(self, row: Row, features: Tensor | None) -> Tensor:
+        """Run one packed row; call inside `attention.packed(vlm.language)`.
+
+        Args:
+            row: on the model's device.
+            features: `[pictures, patches, hidden]` in the order of the row's placeholders; None without pictures.
+
+        Returns:
+            `[tokens, hidden]` before the head.
+        """
+        outputs = self.language(
+            inputs_embeds=self.embed(row.ids[None], features),
+            position_ids=row.positions[None],
+            attention_mask=None,
+            use_cache=False,
+            packed_groups=row.groups,
+        )
+        states: Tensor = outputs.last_hidden_state
+        return states[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`[..., hidden]` through the head: `[..., vocabulary]`."""
+        scores: Tensor = self.model.lm_head(hidden)
+        return scores
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Token ids as text, special tokens left out."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text

@@ -1,0 +1,354 @@
+"""The typed recipe: what to build, what to read, what to train in which order, what to measure.
+
+Reading, overriding and checking only; nothing here opens a model or a picture.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeGuard
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from olivine.errors import RequestError
+from olivine.files import require_file
+
+Part = Literal["vision", "connector", "language"]
+ImageFit = Literal["pad", "crop", "squash", "letterbox"]
+TemplateName = Literal["gemma", "vicuna", "plain"]
+OnError = Literal["stop", "skip"]
+#: A local folder, a hub id, or a `transformers` configuration (with `model_type`) for a random start.
+Source = str | dict[str, Any]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+
+
+class VisionRecipe(_Section):
+    """The vision tower. `layer` indexes `hidden_states`; -2 is LLaVA's choice (before the last block)."""
+
+    from_: Annotated[Source, Field(alias="from")]
+    layer: int = -2
+    image_fit: ImageFit = "pad"
+    #: Side of the square fed to the tower, in pixels; None takes the tower's own (DINOv2: 224 as its processor has).
+    image_size: Annotated[int, Field(gt=0)] | None = None
+    #: Channel means and standard deviations in [0, 1]; None takes them from the tower's preprocessor file.
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class TokenizerRecipe(_Section):
+    """A byte-pair tokenizer in Gemma's id layout, trained on the recipe's own texts (for random starts)."""
+
+    vocab_size: Annotated[int, Field(ge=512)] = 1024
+
+
+class LanguageRecipe(_Section):
+    """The language model, its tokenizer and its chat template."""
+
+    from_: Annotated[Source, Field(alias="from")]
+    #: None takes the tokenizer that lies beside the model; a mapping trains one.
+    tokenizer: str | TokenizerRecipe | None = None
+    #: None follows the model type: gemma -> gemma, llama -> vicuna.
+    template: TemplateName | None = None
+
+
+class ConnectorRecipe(_Section):
+    """The projector from tower width to language-model width: `depth` linear layers with activations between."""
+
+    kind: Literal["mlp"] = "mlp"
+    depth: Annotated[int, Field(ge=1, le=8)] = 2
+    #: A name from transformers' activations; "gelu" is the exact one that LLaVA trains with.
+    activation: str = "gelu"
+
+
+class ModelRecipe(_Section):
+    """Tower, language model and connector."""
+
+    vision: VisionRecipe
+    language: LanguageRecipe
+    connector: ConnectorRecipe = ConnectorRecipe()
+
+
+class AugmentRecipe(_Section):
+    """Random changes to training pictures, drawn from the seed, the epoch and the sample's place."""
+
+    #: Mirror left to right with probability one half (only where no text speaks of left and right).
+    flip: bool = False
+    #: Shift by up to this many pixels in each direction; edges are repeated.
+    shift: Annotated[int, Field(ge=0)] = 0
+
+
+class DataRecipe(_Section):
+    """One data source."""
+
+    format: Literal["llava"] = "llava"
+    json_: Annotated[Path, Field(alias="json")]
+    #: Root of the image paths in the JSON.
+    images: Path | None = None
+    #: Several questions about one picture: as turns of one conversation, or as independent continuations of one
+    #: shared image prefix (no question sees another's answer).
+    turns: Literal["together", "independent"] = "together"
+    #: What a broken item does: stop the run with its name, or be skipped and counted.
+    on_error: OnError = "stop"
+    #: Longest sample in tokens, image tokens included; a longer one counts as broken (nothing is cut silently).
+    max_length: Annotated[int, Field(gt=0)] = 2048
+    augment: AugmentRecipe = AugmentRecipe()
+
+
+class StageRecipe(_Section):
+    """One training stage: which parts train, on what, how long."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    train: Annotated[tuple[Part, ...], Field(min_length=1)]
+    data: str
+    #: "language": next token at labelled positions. "contrastive": picture against caption (CLIP), for a tower's
+    #: own first stage.
+    objective: Literal["language", "contrastive"] = "language"
+    #: None keeps the language model's template; LLaVA-1.5 aligns with "plain".
+    template: TemplateName | None = None
+    image_fit: ImageFit | None = None
+    #: Samples (items of the data source) per optimiser step, over all devices.
+    batch: Annotated[int, Field(gt=0)]
+    lr: Annotated[float, Field(gt=0)]
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    #: Optimiser steps; None follows from epochs. A number cuts the stage short or makes it longer.
+    steps: Annotated[int, Field(gt=0)] | None = None
+    #: Leave the stage out (the paper's "connector not pretrained").
+    skip: bool = False
+    #: Tokens per packed row: what one forward pass holds.
+    row_tokens: Annotated[int, Field(gt=0)] = 4096
+    #: Held-out samples (kept out of training) and how often, in steps, they are looked at; 0 turns it off.
+    held_out: Annotated[int, Field(ge=0)] = 64
+    validate_every: Annotated[int, Field(ge=0)] = 200
+    #: Steps between resume points; 0 saves only at the end of the stage.
+    save_every: Annotated[int, Field(ge=0)] = 500
+
+    @field_validator("train")
+    @classmethod
+    def _each_part_once(cls, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        if len(set(parts)) != len(parts):
+            raise ValueError("each part may be named once")
+        return parts
+
+    @model_validator(mode="after")
+    def _contrast_trains_the_tower(self) -> "StageRecipe":
+        if self.objective == "contrastive" and self.train != ("vision",):
+            raise ValueError("objective 'contrastive' trains the tower alone; expected train: [vision]")
+        return self
+
+
+class OptimizerRecipe(_Section):
+    """AdamW and its schedule, for every stage (LLaVA's values by default)."""
+
+    schedule: Literal["cosine", "constant"] = "cosine"
+    #: Share of the steps over which the learning rate rises from zero.
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    #: Not applied to biases, norms and other one-dimensional weights.
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    #: Largest gradient norm; 0 turns clipping off.
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    #: bf16: autocast over fp32 weights, frozen parts held in bf16.
+    precision: Literal["bf16", "fp32"] = "bf16"
+
+
+class Recipe(_Section):
+    """A whole experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    model: ModelRecipe
+    data: dict[str, DataRecipe]
+    stages: Annotated[tuple[StageRecipe, ...], Field(min_length=1)]
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    #: Benchmarks that `olivine evaluate` runs when none is named.
+    evaluate: tuple[str, ...] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    #: The run directory; None is runs/NAME.
+    output: Path | None = None
+
+    @property
+    def run_directory(self) -> Path:
+        """Where everything that this recipe makes is written."""
+        return self.output or Path("runs") / self.name
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "Recipe":
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"stages: two are named {name!r}; each needs its own name")
+        for stage in self.stages:
+            if stage.data not in self.data:
+                raise ValueError(f"stages.{stage.name}.data: {_unknown(stage.data, list(self.data))}")
+        return self
+
+    def to_yaml(self) -> str:
+        """The recipe with every default stated, as YAML that `load` reads back to the same recipe."""
+        values = self.model_dump(mode="json", by_alias=True)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, with what it is based on and dotted overrides laid over it in that order.
+
+    `base: other.yaml` (relative to the file) names a recipe to start from; mappings merge key by key and stages by
+    their names. An override is `dotted.key=value`, the value in YAML; stages are addressed by name
+    (`stages.align.lr=2e-3`).
+
+    Raises:
+        RequestError: no such file, no YAML, an unknown key (with the nearest valid one) or a wrong value.
+    """
+    values = _read(path, seen=())
+    for override in overrides:
+        _override(values, override)
+    return from_values(values, where=str(path))
+
+
+def from_values(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Check plain values against the schema.
+
+    Raises:
+        RequestError: every unknown key and wrong value, one a line.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [f"  {_explain(dict(detail), values)}" for detail in error.errors()]
+        raise RequestError(f"{where}: not a valid recipe.\n" + "\n".join(lines)) from None
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    require_file(path, "recipe")
+    resolved = path.resolve()
+    if resolved in seen:
+        raise RequestError(f"{path}: the recipe is based on itself ({' -> '.join(str(p) for p in seen)}).")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RequestError(f"{path}: not valid YAML{place} ({getattr(error, 'problem', error)}).") from None
+    except UnicodeDecodeError:
+        raise RequestError(f"{path}: not UTF-8 text; expected a YAML recipe.") from None
+    if not isinstance(values, dict):
+        raise RequestError(f"{path}: expected a mapping with keys such as name, model, data and stages.")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise RequestError(f"{path}: base: expected the path of another recipe.")
+    return _merge(_read(path.parent / base, (*seen, resolved)), values)
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay `over` upon `base`: mappings key by key, lists of named things by name, all else replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            # A model source is one thing: half of one configuration laid over another would be neither.
+            merged[key] = value if key == "from" else _merge(old, value)
+        elif _is_named(old) and _is_named(value):
+            merged[key] = _merge_named(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merge_named(base: list[dict[str, Any]], over: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    by_name = {entry["name"]: entry for entry in base}
+    for entry in over:
+        by_name[entry["name"]] = _merge(by_name.get(entry["name"], {}), entry)
+    return list(by_name.values())
+
+
+def _is_named(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and "name" in v for v in value)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise RequestError(f"override {override!r}: expected KEY=VALUE, for example stages.align.lr=2e-3.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RequestError(f"override {override!r}: the value is not valid YAML.") from None
+    place: Any = values
+    steps = key.split(".")
+    for depth, step in enumerate(steps):
+        last = depth == len(steps) - 1
+        if _is_named(place):
+            names = [entry["name"] for entry in place]
+            if step not in names:
+                raise RequestError(f"override {override!r}: {_unknown(step, names)}")
+            index = names.index(step)
+            if last:
+                place[index] = value
+            place = place[index]
+        elif isinstance(place, dict):
+            if last:
+                place[step] = value
+            else:
+                place = place.setdefault(step, {})
+        else:
+            parent = ".".join(steps[:depth])
+            raise RequestError(f"override {override!r}: {parent} has no parts to set {step!r} in.")
+
+
+def _explain(detail: dict[str, Any], values: Any) -> str:
+    """One problem in the words of the file: stages by name, unions by their keys, the nearest valid name."""
+    location: list[str] = []
+    model: Any = Recipe
+    place: Any = values
+    for step in detail["loc"]:
+        if isinstance(step, int) and isinstance(place, list | tuple):
+            place = place[step]
+            location.append(place.get("name", str(step)) if isinstance(place, dict) else str(step))
+        elif isinstance(place, Mapping) and step in place:
+            location.append(str(step))
+            place = place[step]
+        elif detail["type"] in {"missing", "extra_forbidden"} and step == detail["loc"][-1]:
+            location.append(str(step))
+        # Any other step is pydantic's own name for a branch of a union.
+    where = ".".join(location) or "recipe"
+    if detail["type"] == "extra_forbidden":
+        model = _section_at(detail["loc"][:-1])
+        known = [field.alias or name for name, field in model.model_fields.items()] if model else []
+        return f"{where}: {_unknown(str(detail['loc'][-1]), known)}"
+    if detail["type"] == "missing":
+        return f"{where}: missing; it must be given."
+    message = detail["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(detail["input"], dict | list | tuple) else f" (got {detail['input']!r})"
+    return f"{where}: {message[0].lower() + message[1:]}{given}"
+
+
+_SECTIONS: dict[str, type[_Section]] = {
+    "model": ModelRecipe,
+    "vision": VisionRecipe,
+    "language": LanguageRecipe,
+    "tokenizer": TokenizerRecipe,
+    "connector": ConnectorRecipe,
+    "data": DataRecipe,
+    "augment": AugmentRecipe,
+    "stages": StageRecipe,
+    "optimizer": OptimizerRecipe,
+}
+
+
+def _section_at(location: Sequence[str | int]) -> type[_Section]:
+    """The section a location lies in: the last of its steps that names one."""
+    for step in reversed(location):
+        if isinstance(step, str) and step in _SECTIONS:
+            return _SECTIONS[step]
+    return Recipe
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown name {name!r}.{hint} Valid: {', '.join(sorted(known))}."

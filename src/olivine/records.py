@@ -1,0 +1,109 @@
+"""The few types that every room shares: what a conversation, a question, an answer and a score are.
+
+No reading, writing or tokenising here: those live in `data` and `evaluate`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Role(StrEnum):
+    """Who speaks a turn."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One utterance, without any template marker and without `<image>`."""
+
+    role: Role
+    text: str
+
+
+#: User and assistant in strict alternation, the user first.
+Conversation = tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training item: a conversation about at most one picture.
+
+    `image` is relative to the source's image root, `None` for text-only items. The picture stands before the
+    first user turn's text wherever its mark stood in the file (LLaVA's `preprocess_multimodal`).
+    """
+
+    id: str
+    conversation: Conversation
+    image: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One evaluation item. `prompt` is the whole user turn; `unit` the independent cluster for statistics.
+
+    `references` are what counts as right, in the benchmark's own sense; `details` holds whatever else the
+    benchmark's scorer reads (types, splits, choices).
+    """
+
+    id: str
+    prompt: str
+    image: str | None
+    unit: str
+    references: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AnswerState(StrEnum):
+    """Answered, answered with nothing, or not answered because something broke (never scored as wrong)."""
+
+    ANSWERED = "answered"
+    EMPTY = "empty"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said to one question, or why it said nothing (`error`)."""
+
+    question_id: str
+    text: str
+    state: AnswerState = AnswerState.ANSWERED
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One scored question: its independent unit and how right it was, in [0, 1]."""
+
+    question_id: str
+    unit: str
+    correct: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a benchmark made of a set of answers.
+
+    `metrics` in the official tool's own units; `items` one row a question; `missing` the ids of questions
+    without an answer, in question order.
+    """
+
+    benchmark: str
+    variant: str
+    metrics: Mapping[str, float]
+    items: tuple[Item, ...]
+    missing: tuple[str, ...] = ()
+
+    def summary(self) -> dict[str, Any]:
+        """The object that `olivine score --json` prints."""
+        return {
+            "benchmark": self.benchmark,
+            "variant": self.variant,
+            "metrics": dict(self.metrics),
+            "items": len(self.items),
+            "missing": list(self.missing),
+        }

@@ -1,0 +1,130 @@
+"""Tiny models, tokenizers and data sets for tests: ours, and those of whoever builds on Olivine.
+
+Everything is made from a seed on the spot; nothing is read from the network or from outside the folder given.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from transformers import LlamaTokenizer
+
+from olivine.data.vocabulary import train_tokenizer
+from olivine.model.build import build
+from olivine.model.vlm import VisionLanguageModel
+from olivine.recipe import ModelRecipe
+
+CORPUS = (
+    "what color is the shape?",
+    "is there a red circle in the image?",
+    "A chat between a curious user and an artificial intelligence assistant.",
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    "USER: ASSISTANT: model user",
+)
+
+
+def gemma_tokenizer(vocab_size: int = 640) -> Any:
+    """A small tokenizer in Gemma's layout."""
+    return train_tokenizer(CORPUS, vocab_size)
+
+
+def llama_tokenizer(*, legacy: bool = False) -> Any:
+    """A small tokenizer in Llama's manner: a space is put before the text (before every piece of it, if `legacy`)."""
+    trained = json.loads(gemma_tokenizer().backend_tokenizer.to_str())["model"]
+    pieces = [p for p in trained["vocab"] if not (p.startswith("<") and p.endswith(">") and not p.startswith("<0x"))]
+    vocab = {piece: index for index, piece in enumerate(["<unk>", "<s>", "</s>", *pieces])}
+    merges = [tuple(pair) for pair in trained["merges"]]
+    return LlamaTokenizer(vocab=vocab, merges=merges, legacy=legacy, add_bos_token=True, pad_token="<unk>")  # noqa: S106
+
+
+def tiny_model_recipe(
+    *,
+    tower: Literal["clip", "dinov2"] = "clip",
+    language: Literal["gemma", "llama"] = "gemma",
+    depth: int = 2,
+    tokenizer: Any = None,
+    **vision: Any,
+) -> ModelRecipe:
+    """Random towers and language models of a few thousand weights; `tokenizer` as a recipe has it."""
+    towers = {
+        "clip": {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "image_size": 16},
+        "dinov2": {"model_type": "dinov2", "hidden_size": 32, "mlp_ratio": 2, "image_size": 24},
+    }
+    tower_config = {**towers[tower], "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
+    language_config = {
+        "model_type": language,
+        "vocab_size": 640,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1 if language == "gemma" else 2,
+        "head_dim": 16 if language == "gemma" else 8,
+        # Wider than usual: with transformers' 0.02 so small a model's logits hardly differ from one another.
+        "initializer_range": 0.2,
+    }
+    return ModelRecipe.model_validate(
+        {
+            "vision": {"from": tower_config, "image_size": 16, **vision},
+            "language": {"from": language_config, "tokenizer": tokenizer or {"vocab_size": 640}},
+            "connector": {"depth": depth},
+        }
+    )
+
+
+def tiny_vlm(
+    *,
+    tower: Literal["clip", "dinov2"] = "clip",
+    language: Literal["gemma", "llama"] = "gemma",
+    depth: int = 2,
+    seed: int = 0,
+    folder: Path | None = None,
+    **vision: Any,
+) -> VisionLanguageModel:
+    """A whole tiny model; a Llama needs a `folder` to keep its tokenizer in."""
+    tokenizer = None
+    if language == "llama":
+        assert folder is not None, "a Llama's tokenizer is loaded from a folder"
+        llama_tokenizer().save_pretrained(folder)
+        tokenizer = str(folder)
+    recipe = tiny_model_recipe(tower=tower, language=language, depth=depth, tokenizer=tokenizer, **vision)
+    return build(recipe, seed=seed, texts=lambda: CORPUS)
+
+
+def write_pictures(folder: Path, count: int, *, side: int = 16, seed: int = 0) -> list[str]:
+    """Random PNG pictures of different sizes; returns their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(seed)
+    names = []
+    for number in range(count):
+        shape = (side + number % 3 * 4, side + number % 2 * 6, 3)
+        name = f"{number}.png"
+        Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
+        names.append(name)
+    return names
+
+
+def llava_item(identity: str, pairs: Sequence[tuple[str, str]], image: str | None = None) -> dict[str, Any]:
+    """One item of LLaVA JSON: questions with replies, about a picture or about none."""
+    turns = []
+    for number, (question, reply) in enumerate(pairs):
+        mark = "<image>\n" if image is not None and number == 0 else ""
+        turns += [{"from": "human", "value": mark + question}, {"from": "gpt", "value": reply}]
+    return {"id": identity, **({"image": image} if image is not None else {}), "conversations": turns}
+
+
+def write_dataset(folder: Path, *, items: int = 24, seed: int = 0) -> Path:
+    """A LLaVA JSON of `items` items with pictures under images/: one to three questions each, every fifth text-only."""
+    names = write_pictures(folder / "images", max(1, items // 2), seed=seed)
+    rows = []
+    for number in range(items):
+        pairs = [
+            (f"is there a red circle? {turn}", "yes" if (number + turn) % 2 else "no") for turn in range(1 + number % 3)
+        ]
+        rows.append(llava_item(f"s{number}", pairs, None if number % 5 == 4 else names[number % len(names)]))
+    path = folder / "train.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path

@@ -1,0 +1,155 @@
+"""What a stage optimises: language at labelled positions, or pictures against captions.
+
+An objective turns one batch into gradients; steps, schedules and logs are in `stage`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from olivine.data.batches import Batch
+from olivine.data.packing import Row
+from olivine.model.attention import packed
+from olivine.model.loss import contrastive_loss, labelled_loss
+from olivine.model.vlm import VisionLanguageModel
+
+#: Pictures that a frozen tower encodes at once.
+_TOWER_CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A batch's loss: a sum and what to divide it by (labelled tokens or pictures)."""
+
+    total: float
+    count: int
+
+
+class Objective(nn.Module, ABC):
+    """Turns batches into losses. Parameters of its own train with the stage and are dropped at its end."""
+
+    @abstractmethod
+    def measure(self, batch: Batch, *, backward: bool) -> Measured:
+        """The loss of a batch; with `backward`, gradients of its mean are added to what trains."""
+
+
+class LanguageObjective(Objective):
+    """Next token at labelled positions, averaged over the batch's labelled tokens, whatever rows they lie in."""
+
+    def __init__(self, vlm: VisionLanguageModel) -> None:
+        super().__init__()
+        self._vlm = _Hidden(vlm)
+
+    def measure(self, batch: Batch, *, backward: bool) -> Measured:
+        """One packed row after another, so that memory is that of a row."""
+        vlm = self._vlm.value
+        patches = self._frozen_patches(batch)
+        total = 0.0
+        labels = batch.labels
+        with packed(vlm.language):
+            for row in batch.rows:
+                row_on_device = row.to(vlm.device)
+                features = self._features(row, batch, patches)
+                hidden = vlm.hidden_states(row_on_device, features)
+                loss = labelled_loss(hidden, row_on_device.targets, vlm.logits)
+                if backward:
+                    (loss / labels).backward()
+                total += loss.item()
+        return Measured(total, labels)
+
+    def _frozen_patches(self, batch: Batch) -> Tensor | None:
+        """All pictures of the batch through the tower once, without gradient; None if the tower trains."""
+        vlm = self._vlm.value
+        if batch.pixels is None or any(p.requires_grad for p in vlm.tower.parameters()):
+            return None
+        with torch.no_grad():
+            return torch.cat([vlm.patch_features(pixels) for pixels in batch.pixels.split(_TOWER_CHUNK)])
+
+    def _features(self, row: Row, batch: Batch, patches: Tensor | None) -> Tensor | None:
+        """Image features in the order of the row's placeholders, each unique picture encoded once."""
+        if not row.pictures:
+            return None
+        vlm = self._vlm.value
+        unique = sorted(set(row.pictures))
+        if patches is None:
+            assert batch.pixels is not None, "the row shows pictures"
+            shown = vlm.patch_features(batch.pixels[unique])
+        else:
+            shown = patches[unique]
+        return vlm.project(shown)[[unique.index(picture) for picture in row.pictures]]
+
+
+class ContrastiveObjective(Objective):
+    """CLIP's objective (arXiv:2103.00020): a tower's pooled patches against captions read by a small text encoder.
+
+    The first reply about each picture is its caption. Patches of the layer that the language model will be shown are
+    averaged, so that it is they that learn, and not a class token which nobody reads later.
+    """
+
+    #: Captions are cut to this many tokens (CLIP: 77).
+    MAX_TOKENS = 77
+    _WIDTH = 64
+
+    def __init__(self, vlm: VisionLanguageModel) -> None:
+        super().__init__()
+        self._vlm = _Hidden(vlm)
+        width: int = vlm.model.config.vision_config.hidden_size
+        heads: int = vlm.model.config.vision_config.num_attention_heads
+        self.text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(vlm.tokenizer),
+                hidden_size=width,
+                intermediate_size=2 * width,
+                num_hidden_layers=1,
+                num_attention_heads=heads,
+                max_position_embeddings=self.MAX_TOKENS,
+                hidden_act="gelu",
+                bos_token_id=vlm.tokenizer.bos_token_id,
+                eos_token_id=vlm.tokenizer.eos_token_id,
+            )
+        )
+        self.picture_projection = nn.Linear(width, self._WIDTH, bias=False)
+        self.text_projection = nn.Linear(width, self._WIDTH, bias=False)
+        # CLIP starts its temperature at 0.07 and never lets the scale above 100.
+        self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+
+    def measure(self, batch: Batch, *, backward: bool) -> Measured:
+        """The whole batch at once: every other caption in it is a negative."""
+        assert batch.pixels is not None, "the stage checked that every sample has a picture"
+        vlm = self._vlm.value
+        pooled = vlm.patch_features(batch.pixels).mean(dim=1)
+        pictures = F.normalize(self.picture_projection(pooled), dim=-1)
+        texts = F.normalize(self.text_projection(self._read(list(batch.captions))), dim=-1)
+        loss = contrastive_loss(pictures, texts, self.log_scale.exp().clamp(max=100), list(batch.captions))
+        if backward:
+            loss.backward()
+        count = len(batch.captions)
+        return Measured(loss.item() * count, count)
+
+    def _read(self, captions: list[str]) -> Tensor:
+        """Captions to `[captions, width]`: mean over their tokens."""
+        tokenizer: Any = self._vlm.value.tokenizer
+        encoded = tokenizer(
+            captions,
+            padding=True,
+            truncation=True,
+            max_length=self.MAX_TOKENS,
+            return_tensors="pt",
+            padding_side="right",
+        ).to(self._vlm.value.device)
+        states = self.text(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask).last_hidden_state
+        real = encoded.attention_mask.unsqueeze(-1).to(states.dtype)
+        mean: Tensor = (states * real).sum(dim=1) / real.sum(dim=1)
+        return mean
+
+
+@dataclass(frozen=True, slots=True)
+class _Hidden:
+    """Keeps the model out of the objective's own parameters and state."""
+
+    value: VisionLanguageModel

@@ -1,0 +1,39 @@
+"""AdamW over the parts that train, and the learning rate of each step.
+
+Which parts train is decided in `stage`.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from olivine.recipe import OptimizerRecipe
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], recipe: OptimizerRecipe, lr: float) -> torch.optim.AdamW:
+    """AdamW; weight decay falls on matrices alone, never on biases and norms."""
+    chosen = list(parameters)
+    groups = [
+        {"params": [p for p in chosen if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in chosen if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=lr, betas=recipe.betas, eps=recipe.epsilon, fused=True
+    )
+
+
+def learning_rate(recipe: OptimizerRecipe, peak: float, step: int, steps: int) -> float:
+    """The rate of a step (from 0): a linear rise over the warm-up, then the schedule.
+
+    Cosine falls to zero at the end, as transformers' `get_cosine_schedule_with_warmup` does, which LLaVA uses.
+    """
+    warmup = math.ceil(recipe.warmup * steps)
+    if step < warmup:
+        # One further than transformers, whose very first step has rate zero and changes nothing.
+        return peak * (step + 1) / (warmup + 1)
+    if recipe.schedule == "constant":
+        return peak
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,209 @@
+"""A whole run: the recipe's stages one after another, each leaving a checkpoint, in a directory one can go on from.
+
+The training loop is in `stage`.
+"""
+
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+
+from olivine.data.sources import Skipped, read_samples
+from olivine.errors import RequestError
+from olivine.files import read_json, sha256_of_file, write_json, write_text
+from olivine.model import checkpoint
+from olivine.model.build import build
+from olivine.model.vlm import VisionLanguageModel
+from olivine.recipe import Recipe, StageRecipe
+from olivine.records import Sample
+from olivine.train.resume import STATE
+from olivine.train.stage import Stage
+
+RECIPE, PROVENANCE, CHECKPOINT, RESULT = "recipe.yaml", "provenance.json", "checkpoint", "result.json"
+_PACKAGES = ("olivine", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
+#: Recipe fields that may differ when a run is gone on with: they decide nothing that is written before them.
+_FREE = {"output", "evaluate"}
+
+
+def train(recipe: Recipe, console: Console) -> Path:
+    """Run every stage that is not yet done; returns the last stage's checkpoint folder.
+
+    Raises:
+        RequestError: the run directory holds another recipe's run, or its data has changed since.
+        RunError: training could not go on (no labels, a loss that is not finite).
+        DataError: a broken sample under `on_error: stop`.
+    """
+    directory = recipe.run_directory
+    stages = [stage for stage in recipe.stages if not stage.skip]
+    if not stages:
+        raise RequestError("stages: every stage is skipped; nothing would train.")
+    _check_same_recipe(directory, recipe)
+    data = _Data(recipe)
+    provenance = data.provenance({stage.data for stage in stages})
+    _check_same_data(directory, provenance)
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    finished = [stage for stage in stages if (directory / stage.name / RESULT).is_file()]
+    if finished:
+        last = finished[-1]
+        console.print(f"stages already done: {', '.join(stage.name for stage in finished)}")
+        vlm = checkpoint.load(directory / last.name / CHECKPOINT)
+    else:
+        vlm = build(recipe.model, seed=recipe.seed, texts=data.texts)
+    write_text(directory / RECIPE, recipe.to_yaml())
+    write_json(directory / PROVENANCE, {**_environment(recipe, device), "data": provenance})
+    vlm.model.to(device)
+
+    for stage in stages[len(finished) :]:
+        _run_stage(vlm, recipe, stage, data.samples(stage.data), directory / stage.name, console)
+    return directory / stages[-1].name / CHECKPOINT
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint folder itself, that of a stage's directory, or the last stage's of a run directory.
+
+    Raises:
+        RequestError: none of these, or the run is not finished.
+    """
+    if (path / checkpoint.COMPANION).is_file():
+        return path
+    if (path / CHECKPOINT / checkpoint.COMPANION).is_file():
+        return path / CHECKPOINT
+    if (path / RECIPE).is_file():
+        values = yaml.safe_load((path / RECIPE).read_text(encoding="utf-8"))
+        names = [stage["name"] for stage in values["stages"] if not stage["skip"]]
+        if (path / names[-1] / RESULT).is_file():
+            return path / names[-1] / CHECKPOINT
+        raise RequestError(
+            f"{path}: the run is not finished (stage {names[-1]} has no checkpoint). Train it to its end."
+        )
+    raise RequestError(f"{path}: neither a checkpoint nor a run directory. Expected what `olivine train` wrote.")
+
+
+def recorded_benchmarks(path: Path) -> list[str]:
+    """The benchmarks that a run's recipe names; none for a bare checkpoint."""
+    file = path / RECIPE
+    return list(yaml.safe_load(file.read_text(encoding="utf-8"))["evaluate"]) if file.is_file() else []
+
+
+def _run_stage(
+    vlm: VisionLanguageModel,
+    recipe: Recipe,
+    stage: StageRecipe,
+    samples: list[Sample],
+    folder: Path,
+    console: Console,
+) -> None:
+    result = Stage(vlm, recipe, stage, samples, folder, console).run()
+    # The weights are rounded to what the checkpoint holds, so that going on from it and going on now are the same.
+    vlm.cast(torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32)
+    checkpoint.save(vlm, folder / CHECKPOINT)
+    write_json(
+        folder / RESULT,
+        {
+            "stage": stage.name,
+            "steps": result.steps,
+            "seconds": round(result.seconds, 1),
+            "loss": result.loss,
+            "held_out_loss": result.held_out_loss,
+            "skipped": result.skipped,
+        },
+    )
+    (folder / STATE).unlink(missing_ok=True)
+    held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
+    console.print(
+        f"stage {stage.name}: {result.steps:,} steps in {result.seconds:.0f} s, loss {result.loss:.4f}{held_out}, "
+        f"samples: {result.skipped} -> {folder / CHECKPOINT}",
+        highlight=False,
+    )
+
+
+class _Data:
+    """The recipe's sources, each read once."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._samples: dict[str, list[Sample]] = {}
+        self._skipped: dict[str, Skipped] = {}
+
+    def samples(self, name: str) -> list[Sample]:
+        if name not in self._samples:
+            self._skipped[name] = Skipped()
+            self._samples[name] = read_samples(self._recipe.data[name], self._skipped[name])
+        return self._samples[name]
+
+    def texts(self) -> Iterator[str]:
+        for name in self._recipe.data:
+            for sample in self.samples(name):
+                for turn in sample.conversation:
+                    yield turn.text
+
+    def provenance(self, names: set[str]) -> dict[str, Any]:
+        return {
+            name: {
+                "json": str(self._recipe.data[name].json_),
+                "sha256": sha256_of_file(self._recipe.data[name].json_),
+                "samples": len(self.samples(name)),
+                "skipped": self._skipped[name].describe(),
+                "skipped_examples": self._skipped[name].examples,
+            }
+            for name in sorted(names)
+        }
+
+
+def _environment(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "packages": {name: version(name) for name in _PACKAGES},
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _check_same_recipe(directory: Path, recipe: Recipe) -> None:
+    path = directory / RECIPE
+    if not path.is_file():
+        return
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    now = yaml.safe_load(recipe.to_yaml())
+    different = sorted(_differences(before, now, ""))
+    if different:
+        raise RequestError(
+            f"{directory} holds a run of another recipe; different: {', '.join(different)}. "
+            "Give another output=DIR, or remove that directory to start anew."
+        )
+
+
+def _differences(before: Any, now: Any, where: str) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before.keys() | now.keys():
+            if where or key not in _FREE:
+                yield from _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, (old, new) in enumerate(zip(before, now, strict=True)):
+            name = old.get("name", index) if isinstance(old, dict) else index
+            yield from _differences(old, new, f"{where}.{name}")
+    elif before != now:
+        yield where
+
+
+def _check_same_data(directory: Path, provenance: dict[str, Any]) -> None:
+    path = directory / PROVENANCE
+    if not path.is_file():
+        return
+    for name, before in read_json(path)["data"].items():
+        now = provenance.get(name)
+        if now is not None and now["sha256"] != before["sha256"]:
+            raise RequestError(
+                f"data.{name}: {now['json']} has changed since this run began, so going on would mix two data sets. "
+                "Put the old file back, or give another output=DIR."
+            )

@@ -1,0 +1,264 @@
+"""One stage: one loop over batches, whatever trains and whatever the objective.
+
+Which stages there are, and what lies between them, is in `run`.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+
+from olivine.data.batches import Batch, BatchMaker, SampleOrder, ahead
+from olivine.errors import RequestError, RunError
+from olivine.files import write_json
+from olivine.model.connector import trainable
+from olivine.model.generate import answer_one
+from olivine.model.vlm import VisionLanguageModel
+from olivine.recipe import DataRecipe, Recipe, StageRecipe
+from olivine.records import Role, Sample
+from olivine.train.log import MetricsLog, print_summary, progress_bar
+from olivine.train.objectives import ContrastiveObjective, LanguageObjective, Objective
+from olivine.train.optimizer import learning_rate, make_optimizer
+from olivine.train.resume import load_state, save_state
+
+BAD_BATCH = "bad_batch.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a finished stage reports: steps done now (not before a resume), seconds, last and held-out loss."""
+
+    steps: int
+    seconds: float
+    loss: float
+    held_out_loss: float | None
+    skipped: str
+
+
+class Stage:
+    """A stage ready to run.
+
+    Args:
+        vlm: the model, changed in place.
+        recipe: the whole recipe.
+        stage: which of its stages.
+        samples: all samples of the stage's data source; held-out ones are set apart here.
+        folder: where metrics, sampled answers and the resume point go.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        recipe: Recipe,
+        stage: StageRecipe,
+        samples: Sequence[Sample],
+        folder: Path,
+        console: Console,
+    ) -> None:
+        self.vlm, self.recipe, self.stage, self.folder, self.console = vlm, recipe, stage, folder, console
+        source = recipe.data[stage.data]
+        _check_objective(stage, samples)
+        training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
+        self._held_out = self._maker(held_out, source)
+        self._held_out_count = len(held_out)
+        self._maker_ = self._maker(training, source)
+        self.order = SampleOrder(
+            len(training), batch=stage.batch, epochs=stage.epochs, steps=stage.steps, seed=recipe.seed, key=stage.name
+        )
+        self._training_count = len(training)
+
+        _set_precision(vlm, stage, recipe)
+        torch.manual_seed(recipe.seed)
+        self.weights = choose_trainable(vlm, stage, recipe.model.connector.depth)
+        self.objective: Objective
+        if stage.objective == "contrastive":
+            self.objective = ContrastiveObjective(vlm).to(vlm.device)
+        else:
+            self.objective = LanguageObjective(vlm)
+        self._trained = [*self.weights.values(), *self.objective.parameters()]
+        self.optimizer = make_optimizer(self._trained, recipe.optimizer, stage.lr)
+
+    def run(self) -> StageResult:
+        """Train to the end of the stage, from the last resume point if there is one.
+
+        Raises:
+            RunError: a batch without labels, or a loss that is not finite (the batch's samples are written down).
+            DataError: a broken sample under `on_error: stop`.
+        """
+        first = load_state(self.folder, weights=self.weights, objective=self.objective, optimizer=self.optimizer)
+        log = MetricsLog(self.folder, first)
+        print_summary(
+            self.console,
+            self.vlm,
+            self.stage,
+            steps=self.order.steps,
+            samples=self._training_count,
+            first_step=first,
+        )
+        began = time.monotonic()
+        loss = math.nan
+        self._set_modes()
+        with progress_bar(self.console) as bar:
+            task = bar.add_task(
+                self.stage.name, total=self.order.steps, completed=first, loss="–", batch=self.stage.batch
+            )
+            for step, batch in ahead(self._maker_, self.order, first):
+                loss = self._step(step, batch, log)
+                bar.update(task, completed=step + 1, loss=f"{loss:.3f}")
+                self._look_in(step + 1, log)
+                if self.stage.save_every and (step + 1) % self.stage.save_every == 0 and step + 1 < self.order.steps:
+                    self._save(step + 1)
+        held_out = self._held_out_loss()
+        if held_out is not None:
+            log.metrics(self.order.steps, {"held_out_loss": held_out})
+        self.vlm.model.eval()
+        seconds = time.monotonic() - began
+        return StageResult(self.order.steps - first, seconds, loss, held_out, self._maker_.skipped.describe())
+
+    def _step(self, step: int, batch: Batch, log: MetricsLog) -> float:
+        began = time.monotonic()
+        if not batch.labels:
+            raise RunError(
+                f"stage {self.stage.name}, step {step}: no token of the batch is supervised, so nothing can be learnt. "
+                f"Run: olivine data check {self.recipe.data[self.stage.data].json_}"
+            )
+        rate = learning_rate(self.recipe.optimizer, self.stage.lr, step, self.order.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            measured = self.objective.measure(batch, backward=True)
+        loss = measured.total / measured.count
+        norm = float(nn.utils.clip_grad_norm_(self._trained, self.recipe.optimizer.clip or math.inf))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._stop_at(step, batch, loss, norm)
+        self.optimizer.step()
+        log.metrics(
+            step,
+            {
+                "loss": loss,
+                "lr": rate,
+                "grad_norm": norm,
+                "labels": batch.labels,
+                "tokens": sum(len(row.ids) for row in batch.rows),
+                "samples": batch.samples,
+                "seconds": round(time.monotonic() - began, 4),
+            },
+        )
+        return loss
+
+    def _stop_at(self, step: int, batch: Batch, loss: float, norm: float) -> None:
+        ids = [sample_id for row in batch.rows for sample_id in row.sample_ids]
+        write_json(self.folder / BAD_BATCH, {"step": step, "loss": str(loss), "grad_norm": str(norm), "samples": ids})
+        raise RunError(
+            f"stage {self.stage.name}, step {step}: loss {loss}, gradient norm {norm}; the weights were left as they "
+            f"were. Its samples are in {self.folder / BAD_BATCH}. Try a lower learning rate, or precision: fp32."
+        )
+
+    def _look_in(self, step: int, log: MetricsLog) -> None:
+        """Held-out loss and two sampled answers, every `validate_every` steps."""
+        if not (self.stage.validate_every and self._held_out_count) or step % self.stage.validate_every:
+            return
+        held_out = self._held_out_loss()
+        assert held_out is not None, "there are held-out samples"
+        log.metrics(step - 1, {"held_out_loss": held_out})
+        line = f"{self.stage.name} step {step}: held-out loss {held_out:.4f}"
+        if self.stage.objective == "language":
+            for index in range(min(2, self._held_out_count)):
+                row = self._sampled_answer(self._held_out.sample(index))
+                log.sample(step - 1, row)
+                line += f"\n  {row['question']!r} -> {row['answer']!r} (true: {row['truth']!r})"
+        self.console.print(line, markup=False, highlight=False)
+        self._set_modes()
+
+    @torch.no_grad()
+    def _held_out_loss(self) -> float | None:
+        if not self._held_out_count:
+            return None
+        self.vlm.model.eval()
+        total, count = 0.0, 0
+        for start in range(0, self._held_out_count, self.stage.batch):
+            places = [(0, index) for index in range(start, min(start + self.stage.batch, self._held_out_count))]
+            batch = self._held_out.make(places)
+            if not batch.labels:
+                continue
+            with self._autocast():
+                measured = self.objective.measure(batch, backward=False)
+            total, count = total + measured.total, count + measured.count
+        return total / count if count else None
+
+    def _sampled_answer(self, sample: Sample) -> dict[str, str]:
+        question, truth = sample.conversation[0], sample.conversation[1]
+        assert question.role is Role.USER, "conversations begin with the user"
+        image = self._held_out.image_file(sample) if sample.image is not None else None
+        with self._autocast():
+            answer = answer_one(self.vlm, question.text, image, max_new_tokens=32)
+        return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
+
+    def _save(self, step: int) -> None:
+        save_state(self.folder, step=step, weights=self.weights, objective=self.objective, optimizer=self.optimizer)
+
+    def _maker(self, samples: Sequence[Sample], source: DataRecipe) -> BatchMaker:
+        encoder = self.vlm.encoder(self.stage.template)
+        transform = self.vlm.transform.with_fit(self.stage.image_fit)
+        return BatchMaker(samples, source, encoder, transform, row_tokens=self.stage.row_tokens)
+
+    def _set_modes(self) -> None:
+        """Training mode for what trains, so that a frozen part never drops anything."""
+        self.vlm.model.eval()
+        modules = {"vision": self.vlm.tower, "connector": self.vlm.connector, "language": self.vlm.language}
+        for part in self.stage.train:
+            modules[part].train()
+        self.objective.train()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.recipe.optimizer.precision == "bf16")
+
+
+def split_held_out(samples: Sequence[Sample], held_out: int, seed: int, key: str) -> tuple[list[Sample], list[Sample]]:
+    """(training, held-out): the same few samples in every stage over the same source, at most a tenth of it."""
+    count = min(held_out, len(samples) // 10)
+    entropy = [seed, int.from_bytes(hashlib.sha256(f"held out {key}".encode()).digest()[:8], "big")]
+    chosen = np.random.default_rng(entropy).choice(len(samples), size=count, replace=False)
+    apart = {int(index) for index in chosen}
+    return (
+        [sample for index, sample in enumerate(samples) if index not in apart],
+        [samples[index] for index in sorted(apart)],
+    )
+
+
+def choose_trainable(vlm: VisionLanguageModel, stage: StageRecipe, depth: int) -> dict[str, nn.Parameter]:
+    """Freeze everything but the stage's parts; returns what trains, by name."""
+    for parameter in vlm.model.parameters():
+        parameter.requires_grad_(False)
+    may_train = {id(parameter) for parameter in trainable(vlm.connector, depth)}
+    chosen = {}
+    for part in stage.train:
+        for name, parameter in vlm.part(part).items():
+            if part != "connector" or id(parameter) in may_train:
+                parameter.requires_grad_(True)
+                chosen[name] = parameter
+    return chosen
+
+
+def _set_precision(vlm: VisionLanguageModel, stage: StageRecipe, recipe: Recipe) -> None:
+    """fp32 for what trains; what is frozen is held in bf16 where the recipe says bf16."""
+    vlm.cast(torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32)
+    vlm.cast(torch.float32, stage.train)
+
+
+def _check_objective(stage: StageRecipe, samples: Sequence[Sample]) -> None:
+    if stage.objective == "contrastive":
+        blind = next((sample for sample in samples if sample.image is None), None)
+        if blind is not None:
+            raise RequestError(
+                f"stages.{stage.name}: objective contrastive needs a picture in every sample; "
+                f"{blind.id!r} of data source {stage.data!r} has none."
+            )

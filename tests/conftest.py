@@ -1,0 +1,42 @@
+"""What every test shares: quiet libraries, no network, one tiny model of each kind."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from olivine.model.vlm import VisionLanguageModel
+from olivine.testing import tiny_vlm, write_pictures
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def vlm() -> VisionLanguageModel:
+    """CLIP and Gemma; tests must not change it."""
+    return tiny_vlm()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder, 12)
+    return folder
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the real data sets are not on this machine")
+    return SHARED_DATA

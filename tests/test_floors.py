@@ -1,0 +1,63 @@
+"""Imports point down the floors of the design, and only `model`, `train` and `testing` know transformers."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "olivine"
+FLOORS = [
+    {"errors"},
+    {"records"},
+    {"files"},
+    {"recipe"},
+    {"world"},
+    {"data"},
+    {"model"},
+    {"train"},
+    {"evaluate"},
+    {"ablate"},
+    {"explain"},
+    {"serve"},
+    {"testing", "demo", "doctor"},
+    {"cli"},
+    {"__main__"},
+]
+HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def _room(path: Path) -> str:
+    relative = path.relative_to(SOURCE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_down(path):
+    room = _room(path)
+    for name in _imports(path):
+        parts = name.split(".")
+        if parts[0] == "olivine" and len(parts) > 1 and room != "__init__":
+            assert HEIGHT[parts[1]] <= HEIGHT[room], f"{path}: {name} is on a higher floor"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_transformers_stays_in_its_rooms(path):
+    if "transformers" in {name.split(".")[0] for name in _imports(path)}:
+        assert _room(path) in {"model", "train", "testing"} or path.name == "vocabulary.py"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_modules_say_what_they_hold(path):
+    assert ast.get_docstring(ast.parse(path.read_text())), f"{path}: no module docstring"
