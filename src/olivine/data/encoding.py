@@ -84,7 +84,7 @@ class TemplateEncoder:
     def prompt(self, text: str, image: bool) -> tuple[list[int], list[int]]:
         """A question up to where the reply begins, as (shared prefix ids, continuation ids)."""
         conversation = (Turn(Role.USER, text),)
-        prefix, continuation = (self._encode(part) for part in independent_parts(self.template, conversation, image))
+        prefix, continuation = self._encode_parts(independent_parts(self.template, conversation, image))
         return prefix.ids, continuation.ids
 
     def example(self, sample: Sample, *, independent: bool = False) -> Example:
@@ -92,14 +92,21 @@ class TemplateEncoder:
         image = sample.image is not None
         if independent and len(sample.conversation) > 2:
             parts = independent_parts(self.template, sample.conversation, image)
-            return Example(sample, tuple(self._encode(part) for part in parts))
+            return Example(sample, self._encode_parts(parts))
         return Example(sample, (self.conversation(sample.conversation, image),))
 
     def conversation(self, conversation: Conversation, image: bool) -> Tokens:
         """Tokenise a whole conversation."""
         return self._encode(self.template.render(conversation, image))
 
-    def _encode(self, pieces: Sequence[Piece]) -> Tokens:
+    def _encode_parts(self, parts: Sequence[Sequence[Piece]]) -> tuple[Tokens, ...]:
+        shared = parts[0]
+        return (self._encode(shared), *(self._encode(part, behind=shared) for part in parts[1:]))
+
+    def _encode(self, pieces: Sequence[Piece], *, behind: Sequence[Piece] = ()) -> Tokens:
+        """Tokenise pieces that stand behind others."""
+        # The tokenizer adds the beginning of sequence itself: text right behind it opens the text for it.
+        opens = all(self._is_beginning(piece) for piece in behind)
         ids: list[int] = []
         supervised: list[bool] = []
         runs = _runs_of_text(pieces)
@@ -107,7 +114,8 @@ class TemplateEncoder:
         encodings = iter(self._text.encode_batch(texts, add_special_tokens=False))
         for index, run in enumerate(runs):
             if run[0].kind is PieceKind.TEXT:
-                tokens = self._label(run, next(encodings), first=index == 0)
+                first = opens and all(self._is_beginning(earlier[0]) for earlier in runs[:index])
+                tokens = self._label(run, next(encodings), first=first)
                 ids += tokens.ids
                 supervised += tokens.supervised
             else:
@@ -115,6 +123,9 @@ class TemplateEncoder:
                 ids += new
                 supervised += [run[0].supervised] * len(new)
         return Tokens(ids, supervised)
+
+    def _is_beginning(self, piece: Piece) -> bool:
+        return piece.kind is PieceKind.MARKER and self._markers[piece.text] == self.tokenizer.bos_token_id
 
     def _label(self, run: Sequence[Piece], whole: Encoding, *, first: bool) -> Tokens:
         """Label a run of text by the pieces it was joined from; `whole` is the run tokenised in one go.

@@ -43,16 +43,16 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         DataError: it is truncated, not a picture, or larger than `MAX_PIXELS`.
     """
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated picture must be refused, not filled with grey"
     try:
         with warnings.catch_warnings():
             # The size is checked below, before any pixel is unpacked.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise DataError(f"image {path}: {width}x{height} pixels; at most {MAX_PIXELS:,} are accepted.")
-        assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated picture must be refused, not filled with grey"
-        return image.convert("RGB")
+            with Image.open(path) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise DataError(f"image {path}: {width}x{height} pixels; at most {MAX_PIXELS:,} are accepted.")
+                return image.convert("RGB")
     except UnidentifiedImageError:
         raise DataError(f"image {path}: not a picture in any format known here.") from None
     except FileNotFoundError:

@@ -51,8 +51,11 @@ def save(vlm: VisionLanguageModel, folder: Path, *, transform: ImageTransform | 
         write_json(temporary / COMPANION, companion)
 
 
-def load(folder: Path, *, dtype: torch.dtype | None = None) -> VisionLanguageModel:
-    """Read a folder that `save` wrote.
+def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
+    """Read a folder that `save` wrote, with weights in the dtype they were saved in.
+
+    `to_train` reads by way of fp32: transformers makes Gemma's embedding scale in the dtype it loads, and training on
+    from bf16 weights must not go on with a rounded one.
 
     Raises:
         RequestError: no such folder, or not one of Olivine's.
@@ -63,17 +66,20 @@ def load(folder: Path, *, dtype: torch.dtype | None = None) -> VisionLanguageMod
             "Give the checkpoint folder of a stage, or the run directory."
         )
     companion = read_json(folder / COMPANION)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype or "auto")
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32 if to_train else "auto")
     model.generation_config = GenerationConfig.from_pretrained(folder)
     image = companion["image"]
     transform = ImageTransform(image["size"], image["fit"], tuple(image["mean"]), tuple(image["std"]))
-    return VisionLanguageModel(
+    vlm = VisionLanguageModel(
         model=model.eval(),
         tokenizer=AutoTokenizer.from_pretrained(folder),
         transform=transform,
         template=companion["template"],
         image_tokens=model.config.image_seq_length,
     )
+    if to_train:
+        vlm.cast(getattr(torch, read_json(folder / "config.json")["dtype"]))
+    return vlm
 
 
 def _processor(vlm: VisionLanguageModel, transform: ImageTransform) -> Any:

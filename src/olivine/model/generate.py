@@ -20,14 +20,15 @@ def answer_one(vlm: VisionLanguageModel, text: str, image: Path | None, *, max_n
     """
     prefix, continuation = vlm.encoder().prompt(text, image is not None)
     ids = torch.tensor([prefix + continuation], device=vlm.device)
-    pixels = None
+    # Left out rather than None: transformers 5.23 encodes whatever is given.
+    inputs = {}
     if image is not None:
         dtype = next(vlm.tower.parameters()).dtype
-        pixels = torch.from_numpy(vlm.transform(open_image(image)))[None].to(vlm.device, dtype)
+        inputs["pixel_values"] = torch.from_numpy(vlm.transform(open_image(image)))[None].to(vlm.device, dtype)
     out = vlm.model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        pixel_values=pixels,
+        **inputs,
         max_new_tokens=max_new_tokens,
         do_sample=False,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import LlamaTokenizer
 
@@ -91,7 +92,14 @@ def tiny_vlm(
         llama_tokenizer().save_pretrained(folder)
         tokenizer = str(folder)
     recipe = tiny_model_recipe(tower=tower, language=language, depth=depth, tokenizer=tokenizer, **vision)
-    return build(recipe, seed=seed, texts=lambda: CORPUS)
+    vlm = build(recipe, seed=seed, texts=lambda: CORPUS)
+    if language == "gemma":
+        # With tied and scaled embeddings a random Gemma repeats its last token; stronger layers make it say more.
+        with torch.no_grad():
+            for name, weight in vlm.part("language").items():
+                if weight.ndim == 2 and "embed" not in name:
+                    weight.mul_(2)
+    return vlm
 
 
 def write_pictures(folder: Path, count: int, *, side: int = 16, seed: int = 0) -> list[str]:

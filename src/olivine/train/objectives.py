@@ -57,7 +57,8 @@ class LanguageObjective(Objective):
                 features = self._features(row, batch, patches)
                 hidden = vlm.hidden_states(row_on_device, features)
                 loss = labelled_loss(hidden, row_on_device.targets, vlm.logits)
-                if backward:
+                # A row of text alone has nothing to teach a connector.
+                if backward and loss.requires_grad:
                     (loss / labels).backward()
                 total += loss.item()
         return Measured(total, labels)

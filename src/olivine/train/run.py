@@ -53,7 +53,7 @@ def train(recipe: Recipe, console: Console) -> Path:
     if finished:
         last = finished[-1]
         console.print(f"stages already done: {', '.join(stage.name for stage in finished)}")
-        vlm = checkpoint.load(directory / last.name / CHECKPOINT)
+        vlm = checkpoint.load(directory / last.name / CHECKPOINT, to_train=True)
     else:
         vlm = build(recipe.model, seed=recipe.seed, texts=data.texts)
     write_text(directory / RECIPE, recipe.to_yaml())
