@@ -134,7 +134,7 @@ def sha256_of_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise _unreadable(path, error) from None
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -166,12 +166,16 @@ def require_file(path: Path, what: str) -> Path:
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: file not found. Check the path.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}).") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: file not found. Check the path.")
+    return DataError(f"{path}: cannot be read ({error.strerror}).")
 
 
 def _flush_to_disk(path: Path) -> None:

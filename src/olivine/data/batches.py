@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from olivine.data.encoding import Example, TemplateEncoder
-from olivine.data.images import ImageTransform, open_image
+from olivine.data.images import ImageTransform, moved, open_image
 from olivine.data.llava_json import ItemError
 from olivine.data.packing import Row, deal, pack
 from olivine.data.sources import Skipped, check_example, image_path
@@ -26,6 +26,8 @@ from olivine.records import Sample
 
 #: Tokenised examples are kept for the next epoch up to this many samples.
 _KEPT_EXAMPLES = 100_000
+#: Fitted pictures are kept for the next epoch up to this many bytes in all.
+_KEPT_PIXELS = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class BatchMaker:
         self._transform = transform
         self._row_tokens = row_tokens
         self._examples: dict[int, Example] = {}
+        self._fitted: dict[str, NDArray[np.uint8]] = {}
         self.skipped = Skipped()
 
     def make(self, places: Sequence[tuple[int, int]], order: SampleOrder | None = None) -> Batch:
@@ -122,7 +125,7 @@ class BatchMaker:
         """
         examples: list[Example] = []
         picture_of: dict[str, int] = {}
-        pixels: list[NDArray[np.float32]] = []
+        pixels: list[NDArray[np.uint8]] = []
         for epoch, index in places:
             try:
                 example = self._example(index)
@@ -142,7 +145,7 @@ class BatchMaker:
             chosen = [examples[i] for i in dealt]
             shown = [picture_of[e.sample.image] for e in chosen if e.sample.image is not None]
             rows.append(pack(chosen, shown))
-        stacked = torch.from_numpy(np.stack(pixels)) if pixels else None
+        stacked = torch.from_numpy(self._transform.normalise(np.stack(pixels))) if pixels else None
         first_of: dict[str, str] = {}
         for example in examples:
             if example.sample.image is not None:
@@ -167,14 +170,22 @@ class BatchMaker:
             self._examples[index] = example
         return self._examples[index]
 
-    def _pixels(self, sample: Sample, draw: np.random.Generator | None) -> NDArray[np.float32]:
+    def _pixels(self, sample: Sample, draw: np.random.Generator | None) -> NDArray[np.uint8]:
+        assert sample.image is not None, "asked for the picture of a text-only sample"
+        pixels = self._fitted.get(sample.image)
+        if pixels is None:
+            pixels = self._fit(sample)
+            if (len(self._fitted) + 1) * pixels.nbytes <= _KEPT_PIXELS:
+                self._fitted[sample.image] = pixels
+        return pixels if draw is None else moved(pixels, self._source.augment, draw)
+
+    def _fit(self, sample: Sample) -> NDArray[np.uint8]:
         try:
-            image = open_image(self.image_file(sample))
+            return np.asarray(self._transform.fitted(open_image(self.image_file(sample))))
         except ItemError:
             raise
         except DataError as error:
             raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
-        return self._transform(image, self._source.augment, draw)
 
 
 def ahead(maker: BatchMaker, order: SampleOrder, first_step: int, *, depth: int = 2) -> Iterator[tuple[int, Batch]]:

@@ -141,17 +141,17 @@ def _check_picture(
         return
     if sample.image not in seen:
         try:
-            path = image_path(sample, images)
+            path = image_path(sample, images, name)
             _note_suffix(path, sample.image, name, report)
             open_image(path)
             seen[sample.image] = None
         except ItemError as error:
-            seen[sample.image] = error
+            seen[sample.image] = ItemError(error.kind, str(error).removeprefix(name))
         except DataError as error:
-            seen[sample.image] = ItemError("unreadable image", str(error))
+            seen[sample.image] = ItemError("unreadable image", f": {error}")
     problem = seen[sample.image]
     if problem is not None:
-        raise ItemError(problem.kind, f"{name}: {problem}")
+        raise ItemError(problem.kind, name + str(problem))
 
 
 def _note_suffix(path: Path, named: str, name: str, report: Report) -> None:

@@ -82,16 +82,16 @@ class ImageTransform:
         """The same transform with another fit; None keeps it."""
         return self if fit is None else replace(self, fit=fit)
 
-    def __call__(
-        self, image: Image.Image, augment: AugmentRecipe | None = None, draw: np.random.Generator | None = None
-    ) -> NDArray[np.float32]:
-        """Transform one RGB picture to `[3, size, size]` float32; `draw` gives augmentation its randomness."""
-        pixels = np.asarray(self.fitted(image))
-        if augment is not None and draw is not None:
-            pixels = _moved(pixels, augment, draw)
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """Transform one RGB picture to `[3, size, size]` float32."""
+        return self.normalise(np.asarray(self.fitted(image))[None])[0]
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Fitted pictures `[pictures, size, size, 3]` uint8 to the tower's input `[pictures, 3, size, size]`."""
         scaled = pixels.astype(np.float32) * np.float32(1 / 255)
-        normalised = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+        scaled -= np.asarray(self.mean, np.float32)
+        scaled /= np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
     def fitted(self, image: Image.Image) -> Image.Image:
         """The picture as the tower sees it, before normalisation: `size` x `size`, RGB."""
@@ -126,8 +126,8 @@ def _centre_crop(image: Image.Image, side: int) -> Image.Image:
     return resized.crop((left, top, left + side, top + side))
 
 
-def _moved(pixels: NDArray[np.uint8], augment: AugmentRecipe, draw: np.random.Generator) -> NDArray[np.uint8]:
-    """Mirror and shift `[height, width, 3]` pixels; what is shifted in repeats the edge."""
+def moved(pixels: NDArray[np.uint8], augment: AugmentRecipe, draw: np.random.Generator) -> NDArray[np.uint8]:
+    """Mirror and shift a fitted picture `[height, width, 3]` at random; what is shifted in repeats the edge."""
     if augment.flip and draw.random() < 0.5:
         pixels = pixels[:, ::-1]
     if augment.shift:

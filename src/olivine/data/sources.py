@@ -10,7 +10,7 @@ from pathlib import Path
 
 from olivine.data.encoding import Example, TemplateEncoder
 from olivine.data.images import find_image
-from olivine.data.llava_json import ItemError, parse_item, read_items
+from olivine.data.llava_json import ItemError, item_name, parse_item, read_items
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe, OnError
 from olivine.records import Sample
@@ -50,7 +50,10 @@ def read_samples(source: DataRecipe, skipped: Skipped) -> list[Sample]:
     samples: list[Sample] = []
     for index, item in enumerate(read_items(source.json_)):
         try:
-            samples.append(_checked(parse_item(item, index), index, source.images))
+            sample = parse_item(item, index)
+            if sample.image is not None:
+                image_path(sample, source.images, item_name(item, index))
+            samples.append(sample)
         except ItemError as error:
             _apply_policy(source.on_error, error, source.json_, skipped)
     if not samples:
@@ -92,28 +95,20 @@ def check_example(example: Example, max_length: int) -> Example:
     return example
 
 
-def image_path(sample: Sample, root: Path | None) -> Path:
-    """The picture of a sample that has one.
+def image_path(sample: Sample, root: Path | None, name: str | None = None) -> Path:
+    """The picture of a sample that has one; `name` is what messages call the sample, its id by default.
 
     Raises:
         ItemError: no image root was given, the path leaves it, or the file is missing.
     """
     assert sample.image is not None, "asked for the picture of a text-only sample"
+    name = name or f"id {sample.id!r}"
     if root is None:
-        raise ItemError("no image root", f"id {sample.id!r}: has an image, but no image root was given (images: DIR).")
+        raise ItemError("no image root", f"{name}: has an image, but no image root was given (images: DIR).")
     try:
         return find_image(root, sample.image)
     except DataError as error:
-        raise ItemError("missing image", f"id {sample.id!r}: {error}") from None
-
-
-def _checked(sample: Sample, index: int, root: Path | None) -> Sample:
-    if sample.image is not None:
-        try:
-            image_path(sample, root)
-        except ItemError as error:
-            raise ItemError(error.kind, f"item {index}: {error}") from None
-    return sample
+        raise ItemError("missing image", f"{name}: {error}") from None
 
 
 def _apply_policy(policy: OnError, error: ItemError, path: Path, skipped: Skipped) -> None:

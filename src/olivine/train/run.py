@@ -44,7 +44,7 @@ def train(recipe: Recipe, console: Console) -> Path:
     if not stages:
         raise RequestError("stages: every stage is skipped; nothing would train.")
     _check_same_recipe(directory, recipe)
-    data = _Data(recipe)
+    data = _Data(recipe, console)
     provenance = data.provenance({stage.data for stage in stages})
     _check_same_data(directory, provenance)
 
@@ -75,7 +75,7 @@ def find_checkpoint(path: Path) -> Path:
         return path
     if (path / CHECKPOINT / checkpoint.COMPANION).is_file():
         return path / CHECKPOINT
-    if (path / RECIPE).is_file():
+    if (path / PROVENANCE).is_file():
         values = yaml.safe_load((path / RECIPE).read_text(encoding="utf-8"))
         names = [stage["name"] for stage in values["stages"] if not stage["skip"]]
         if (path / names[-1] / RESULT).is_file():
@@ -127,8 +127,9 @@ def _run_stage(
 class _Data:
     """The recipe's sources, each read once."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, console: Console) -> None:
         self._recipe = recipe
+        self._console = console
         self._samples: dict[str, list[Sample]] = {}
         self._skipped: dict[str, Skipped] = {}
 
@@ -136,6 +137,8 @@ class _Data:
         if name not in self._samples:
             self._skipped[name] = Skipped()
             self._samples[name] = read_samples(self._recipe.data[name], self._skipped[name])
+            if self._skipped[name].total:
+                self._console.print(f"data {name}: items {self._skipped[name].describe()}", highlight=False)
         return self._samples[name]
 
     def texts(self) -> Iterator[str]:
