@@ -23,7 +23,6 @@ def run(monkeypatch, capfd):
         monkeypatch.setattr(cli.log, "_file", sys.stderr)
         with pytest.raises(SystemExit) as stopped:
             cli.main()
-            raise SystemExit(0)
         out, err = capfd.readouterr()
         assert "Traceback" not in err
         return stopped.value.code or 0, out, err
@@ -232,8 +231,12 @@ def test_easy_vqa_conversion_by_hand(run, tmp_path):
     questions = [json.loads(line) for line in (target / "questions.jsonl").read_text().splitlines()]
     assert [q["category"] for q in questions] == ["colour", "yes/no", "yes/no", "yes/no"]
     assert questions[2] == {
-        "question_id": 2, "image": "test/1.png", "text": "is a teal shape present?", "answer": "yes", "category": "yes/no",
-    }  # fmt: skip
+        "question_id": 2,
+        "image": "test/1.png",
+        "text": "is a teal shape present?",
+        "answer": "yes",
+        "category": "yes/no",
+    }
     with Image.open(target / "images" / "test" / "1.png") as picture:
         assert picture.format == "PNG"
 
@@ -256,6 +259,42 @@ def test_real_easy_vqa_converts_whole(shared_data, tmp_path):
     assert len((tmp_path / "easy" / "questions.jsonl").read_text().splitlines()) == 9673
     instructions = json.loads((tmp_path / "easy" / "instructions.json").read_text())
     assert sum(len(item["conversations"]) // 2 for item in instructions) == 38575
+
+
+OFFICIAL = {
+    "gqa": (
+        "gqa/testdev_balanced_questions.json",
+        {"accuracy": 63.31, "binary": 80.60, "open": 48.64, "distribution": 1.80},
+    ),
+    "mme": ("mme/lavin", {"perception": 963.6114, "cognition": 249.6429}),
+    "pope": ("pope/llava-pin", {"adversarial/f1": 0.8446, "random/f1": 0.8714, "popular/f1": 0.8625}),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_other_peoples_answers_get_the_official_figures(run, shared_data, name):
+    annotations, figures = OFFICIAL[name]
+    folder = shared_data / annotations
+    answers = {
+        "gqa": shared_data / "gqa" / "answers-llava-v1.5-13b.jsonl",
+        "mme": folder,
+        "pope": shared_data / "pope" / "answers-llava-v1.5-13b.jsonl",
+    }[name]
+    code, out, err = run("score", name, "--annotations", folder, "--answers", answers, "--json")
+    assert code == 0, err
+    metrics = json.loads(out)["metrics"]
+    for metric, figure in figures.items():
+        digits = len(str(figure).split(".")[1])
+        assert round(metrics[metric], max(digits, 2)) == figure, metric
+
+
+def test_options_of_other_benchmarks_and_half_a_judge_are_refused(run, tmp_path):
+    code, _, err = run("score", "gqa", "--annotations", "a", "--answers", "b", "--grades", "c")
+    assert code == 2
+    assert "--grades: not an option of gqa" in err
+    code, _, err = run("score", "mmvet", "--annotations", "a", "--answers", "b", "--judge-url", "http://127.0.0.1:1")
+    assert code == 2
+    assert "go together" in err
 
 
 def test_doctor_and_version_in_a_process_of_their_own():

@@ -13,14 +13,14 @@ from rich.console import Console
 
 from olivine.data.easy_vqa import convert, package_folder
 from olivine.evaluate import benchmarks
-from olivine.evaluate.run import Evaluation, evaluate
+from olivine.evaluate.run import Control, Evaluation, evaluate
 from olivine.model.checkpoint import load as load_checkpoint
 from olivine.recipe import load
 from olivine.train.run import train
 
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
-#: Where blind answering stands (a model that never looks, measured with `evaluate --blind`), in percent.
+#: Fewer epochs: the score falls, the way stays the same.
 _QUICK = ("stages.look.epochs=10", "stages.align.epochs=1", "stages.instruct.epochs=1")
 
 
@@ -39,11 +39,12 @@ def run(output: Path, *, quick: bool, console: Console, bar: Bar) -> None:
     recipe = load(Path(str(files("olivine") / "recipes" / "easy-vqa.yaml")), overrides)
     checkpoint = train(recipe, console)
     scores: dict[str, Any] = {}
-    for blind in (False, True):
-        folder = recipe.run_directory / "evaluation" / ("exact-match-blind" if blind else "exact-match")
-        wanted = Evaluation(benchmarks.get("exact-match"), data, None, folder, str(checkpoint), blind)
-        with bar("asked blind" if blind else "asked") as on_answer:
-            scores["blind" if blind else "seen"] = evaluate(load_checkpoint(checkpoint), checkpoint, wanted, on_answer)
+    controls: tuple[Control | None, ...] = (None, "blind")
+    for control in controls:
+        folder = recipe.run_directory / "evaluation" / ("exact-match" + (f"-{control}" if control else ""))
+        wanted = Evaluation(benchmarks.get("exact-match"), data, None, folder, str(checkpoint), control)
+        with bar(f"asked {control}" if control else "asked") as on_answer:
+            scores[control or "seen"] = evaluate(load_checkpoint(checkpoint), checkpoint, wanted, on_answer)
     console.print(
         f"easy-VQA test: {scores['seen'].metrics['accuracy']:.2f} % of {len(scores['seen'].items):,} questions "
         f"(blind: {scores['blind'].metrics['accuracy']:.2f} %) -> {recipe.run_directory}",

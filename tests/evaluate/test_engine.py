@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from olivine.errors import DataError, RunError
+from olivine.errors import DataError, RequestError, RunError
 from olivine.evaluate.answers import match_answers, read_answers
 from olivine.evaluate.benchmarks import get
 from olivine.evaluate.engine import AnsweringEngine
-from olivine.evaluate.run import Evaluation, evaluate
+from olivine.evaluate.run import Evaluation, controlled, evaluate
 from olivine.files import read_json, read_json_lines
 from olivine.model import checkpoint
 from olivine.model.generate import answer_one
@@ -56,10 +56,22 @@ def test_order_does_not_matter(model):
 
 
 def test_blind_is_asking_without_the_picture(model):
-    vlm, images, questions, expected = model
-    blind = {a.question_id: a.text for a in AnsweringEngine(vlm, max_new_tokens=10).answer(questions, None, blind=True)}
+    vlm, _, questions, expected = model
+    asked = controlled(questions, "blind")
+    blind = {a.question_id: a.text for a in AnsweringEngine(vlm, max_new_tokens=10).answer(asked, None)}
     assert blind == {q.id: answer_one(vlm, q.prompt, None, max_new_tokens=10) for q in questions}
     assert blind != expected
+
+
+def test_shuffled_shows_every_question_another_picture(model):
+    _, _, questions, _ = model
+    asked = controlled(questions, "shuffled")
+    pairs = {(q.image, a.image) for q, a in zip(questions, asked, strict=True)}
+    assert (None, None) in pairs
+    assert all(one != other for one, other in pairs if one is not None)
+    assert len({one for one, _ in pairs}) == len({other for _, other in pairs}) == len(pairs)
+    with pytest.raises(RequestError, match="single picture"):
+        controlled(questions[:1], "shuffled")
 
 
 def test_a_broken_picture_fails_its_questions_and_no_others(model, tmp_path):

@@ -229,7 +229,14 @@ def test_contrast_by_hand():
 
 def test_packed_attention_is_left_behind(vlm):
     before = vlm.language.config._attn_implementation
-    with pytest.raises(RuntimeError, match="inside"), packed(vlm.language):
-        assert vlm.language.config._attn_implementation == PACKED
-        raise RuntimeError("inside")
+    inside = []
+
+    def fail_inside():
+        with packed(vlm.language):
+            inside.append(vlm.language.config._attn_implementation)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_inside()
+    assert inside == [PACKED]
     assert vlm.language.config._attn_implementation == before

@@ -6,6 +6,7 @@ What a row is and how samples are dealt to rows; pictures and the order of sampl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,21 +136,22 @@ def _group(examples: Sequence[Example], starts: Sequence[int]) -> list[Attention
 
 
 def _attention_group(examples: Sequence[Example], starts: Sequence[int]) -> AttentionGroup:
+    # In numpy: this runs beside the training step, and torch would start a second set of threads for it.
     longest = max(example.length for example in examples)
-    lengths = torch.tensor([example.length for example in examples])
-    place = torch.arange(longest)
+    lengths = np.array([example.length for example in examples])
+    place = np.arange(longest)
     real = place[None] < lengths[:, None]
-    gather = torch.where(real, place[None] + torch.tensor(starts)[:, None], 0)
+    gather = torch.from_numpy(np.where(real, place[None] + np.array(starts)[:, None], 0))
     if all(len(example.parts) == 1 for example in examples):
-        return AttentionGroup(gather, None, real)
+        return AttentionGroup(gather, None, torch.from_numpy(real))
     # Part 0 is seen by all; -1 behind the end is seen by itself alone, since a query that sees nothing gives NaN.
-    part = torch.full((len(examples), longest), -1)
+    part = np.full((len(examples), longest), -1, dtype=np.int16)
     for row, example in enumerate(examples):
-        numbers = [number for number, tokens in enumerate(example.parts) for _ in range(len(tokens))]
-        part[row, : len(numbers)] = torch.tensor(numbers)
-    same = part[:, :, None] == part[:, None, :]
-    shared = part[:, None, :] == 0
-    causal = place[None, :, None] >= place[None, None, :]
-    own = torch.eye(longest, dtype=torch.bool)[None]
-    mask = (causal & (same | shared) & real[:, :, None] & real[:, None, :]) | own
-    return AttentionGroup(gather, mask[:, None], real)
+        part[row, : example.length] = np.repeat(
+            np.arange(len(example.parts)), [len(tokens) for tokens in example.parts]
+        )
+    mask = (part[:, :, None] == part[:, None, :]) | (part[:, None, :] == 0)
+    mask &= (place[:, None] >= place[None, :])[None]
+    mask &= real[:, None, :] & real[:, :, None]
+    mask |= np.eye(longest, dtype=bool)[None]
+    return AttentionGroup(gather, torch.from_numpy(mask[:, None]), torch.from_numpy(real))

@@ -44,13 +44,13 @@ class AnsweringEngine:
         self._budget = token_budget
         self._stop_ids = torch.tensor(self._encoder.stop_ids, device=vlm.device)
 
-    def answer(self, questions: Sequence[Question], images: Path | None, *, blind: bool = False) -> Iterator[Answer]:
-        """Answers as they come, grouped by picture.
+    def answer(self, questions: Sequence[Question], images: Path | None) -> Iterator[Answer]:
+        """Answers as they come, grouped by picture; `images` is the root of their paths.
 
-        A picture that cannot be read fails its questions and no others. `blind` asks without pictures.
+        A picture that cannot be read fails its questions and no others.
         """
         for with_image in (True, False):
-            chosen = [q for q in questions if (q.image is not None and not blind) is with_image]
+            chosen = [question for question in questions if (question.image is not None) is with_image]
             prefix, _ = self._encoder.prompt("", with_image)
             for chunk in self._chunks(chosen, prefix, with_image):
                 yield from self._answer_chunk(chunk, prefix, images)
@@ -58,7 +58,7 @@ class AnsweringEngine:
     def _chunks(self, questions: Sequence[Question], prefix: list[int], with_image: bool) -> Iterator[list[_Group]]:
         by_image: dict[str | None, list[Question]] = {}
         for question in questions:
-            by_image.setdefault(question.image if with_image else None, []).append(question)
+            by_image.setdefault(question.image, []).append(question)
         chunk: list[_Group] = []
         held = 0
         for image, asked in by_image.items():

@@ -6,11 +6,11 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from olivine.errors import RunError
+from olivine.errors import RequestError, RunError
 from olivine.evaluate.answers import read_answers, to_row
 from olivine.evaluate.benchmarks import Benchmark
 from olivine.evaluate.engine import AnsweringEngine
@@ -19,6 +19,10 @@ from olivine.model.vlm import VisionLanguageModel
 from olivine.records import Answer, AnswerState, Question, Score
 
 ANSWERS, ITEMS, SCORES, REQUEST = "answers.jsonl", "items.jsonl", "scores.json", "request.json"
+
+
+#: Asking without pictures, or with another question's: how far does a model get that does not look?
+Control = Literal["blind", "shuffled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Evaluation:
     images: Path | None
     folder: Path
     model_id: str
-    blind: bool = False
+    control: Control | None = None
     prompt: str | None = None
     variant: str | None = None
 
@@ -58,9 +62,9 @@ def evaluate(
 
     engine = AnsweringEngine(vlm, max_new_tokens=wanted.benchmark.max_new_tokens)
     images = wanted.images or wanted.benchmark.images(wanted.data)
-    open_questions = [question for question in questions if question.id not in answers]
+    asked = controlled(questions, wanted.control)
     on_answer(len(answers), len(questions))
-    for answer in engine.answer(open_questions, images, blind=wanted.blind):
+    for answer in engine.answer([question for question in asked if question.id not in answers], images):
         answers[answer.question_id] = answer
         append_json_line(wanted.folder / ANSWERS, to_row(answer, by_id[answer.question_id], wanted.model_id))
         on_answer(len(answers), len(questions))
@@ -68,8 +72,28 @@ def evaluate(
     write_json_lines(wanted.folder / ANSWERS, [to_row(a, by_id[a.question_id], wanted.model_id) for a in ordered])
     _stop_if_failed(ordered, wanted.folder)
     score = wanted.benchmark.score(questions, ordered, wanted.variant)
-    write_score(score, wanted.folder, questions, {"blind": wanted.blind, "model": wanted.model_id})
+    about = {"control": wanted.control, "model": wanted.model_id, **wanted.benchmark.judged_by()}
+    write_score(score, wanted.folder, questions, about)
     return score
+
+
+def controlled(questions: Sequence[Question], control: Control | None) -> list[Question]:
+    """The questions as they are asked: without pictures, or each picture's questions about another picture.
+
+    Which other is fixed: pictures in the order of their names, each gives way to the next.
+
+    Raises:
+        RequestError: there is only one picture, so no other to show.
+    """
+    if control is None:
+        return list(questions)
+    names = sorted({question.image for question in questions if question.image is not None})
+    if control == "shuffled" and len(names) == 1:
+        raise RequestError("--shuffled: the questions have a single picture; there is no other to show.")
+    shown: dict[str | None, str | None] = {None: None}
+    for name, following in zip(names, names[1:] + names[:1], strict=True):
+        shown[name] = following if control == "shuffled" else None
+    return [replace(question, image=shown[question.image]) for question in questions]
 
 
 def write_score(score: Score, folder: Path, questions: Sequence[Question], about: dict[str, Any]) -> None:
@@ -90,7 +114,7 @@ def _request(weights: Path, wanted: Evaluation, questions: Sequence[Question]) -
         "benchmark": wanted.benchmark.name,
         "weights": sorted([file.name, sha256_of_file(file)] for file in weights.glob("*.safetensors")),
         "questions": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
-        "blind": wanted.blind,
+        "control": wanted.control,
         "max_new_tokens": wanted.benchmark.max_new_tokens,
     }
 

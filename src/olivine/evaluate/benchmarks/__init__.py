@@ -1,12 +1,37 @@
 """The benchmarks by name."""
 
 import difflib
+import inspect
+from typing import Any
 
 from olivine.errors import RequestError
+from olivine.evaluate.benchmarks.ai2d import AI2D
 from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.exact_match import ExactMatch
+from olivine.evaluate.benchmarks.gqa import GQA
+from olivine.evaluate.benchmarks.hallusionbench import HallusionBench
+from olivine.evaluate.benchmarks.mmbench import MMBench
+from olivine.evaluate.benchmarks.mme import MME
+from olivine.evaluate.benchmarks.mmmu import MMMU
+from olivine.evaluate.benchmarks.mmstar import MMStar
+from olivine.evaluate.benchmarks.mmvet import MMVet
+from olivine.evaluate.benchmarks.mmvp import MMVP
+from olivine.evaluate.benchmarks.ocid_ref import OCIDRef
+from olivine.evaluate.benchmarks.pope import POPE
+from olivine.evaluate.benchmarks.refcoco import RefCOCO
+from olivine.evaluate.benchmarks.scienceqa import ScienceQA
+from olivine.evaluate.benchmarks.seed import SEEDBench
+from olivine.evaluate.benchmarks.tallyqa import TallyQA
+from olivine.evaluate.benchmarks.textvqa import TextVQA
+from olivine.evaluate.benchmarks.vizwiz import VizWiz
+from olivine.evaluate.benchmarks.vqav2 import VQAv2
+from olivine.evaluate.benchmarks.vsr import VSR
 
-_BENCHMARKS: dict[str, type[Benchmark]] = {benchmark.name: benchmark for benchmark in (ExactMatch,)}
+_ALL: tuple[type[Benchmark], ...] = (
+    *(AI2D, ExactMatch, GQA, HallusionBench, MMBench, MME, MMMU, MMStar, MMVet, MMVP),
+    *(OCIDRef, POPE, RefCOCO, ScienceQA, SEEDBench, TallyQA, TextVQA, VizWiz, VQAv2, VSR),
+)
+_BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}
 
 
 def names() -> list[str]:
@@ -14,17 +39,22 @@ def names() -> list[str]:
     return sorted(_BENCHMARKS)
 
 
-def get(name: str) -> Benchmark:
-    """The benchmark of that name.
+def get(name: str, **options: Any) -> Benchmark:
+    """The benchmark of that name, made with the options that are not None.
 
     Raises:
-        RequestError: there is none; the message has the nearest valid name.
+        RequestError: there is none (the message has the nearest valid name), or it has no such option.
     """
     if name not in _BENCHMARKS:
         nearest = difflib.get_close_matches(name, _BENCHMARKS, n=1, cutoff=0.4)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise RequestError(f"no benchmark {name!r}.{hint} Valid: {', '.join(names())}.")
-    return _BENCHMARKS[name]()
+    given = {option: value for option, value in options.items() if value is not None}
+    known = set(inspect.signature(_BENCHMARKS[name]).parameters)
+    for option in given:
+        if option not in known:
+            raise RequestError(f"--{option.replace('_', '-')}: not an option of {name}.")
+    return _BENCHMARKS[name](**given)
 
 
 __all__ = ["Benchmark", "get", "names"]

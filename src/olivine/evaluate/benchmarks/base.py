@@ -58,6 +58,10 @@ class Benchmark(ABC):
         """Read answers in LLaVA's answer JSON lines; benchmarks with a format of their own recognise that too."""
         return read_answers(path)
 
+    def judged_by(self) -> dict[str, str]:
+        """What scores must say about who graded, for benchmarks that a judge grades."""
+        return {}
+
     def choose_variant(self, variant: str | None) -> str:
         """`variant`, or the default.
 

@@ -1,0 +1,223 @@
+"""Answering speed: the engine against transformers' `generate`, one at a time and in padded batches, same answers.
+
+    python benchmarks/evaluate.py [--quick] [--json] [--out benchmarks/results/evaluate-cpu.json]
+
+Two loads on one random model with 576 image tokens: GQA-shaped (31 questions a picture, about 30 text tokens, 3 answer
+tokens) and one question a picture. The three ways run in turn, round after round; ratios are medians over rounds.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+from olivine.data.images import open_image
+from olivine.evaluate.engine import AnsweringEngine
+from olivine.model.build import build
+from olivine.model.vlm import VisionLanguageModel
+from olivine.recipe import ModelRecipe
+from olivine.records import Question
+from olivine.testing import CORPUS, write_pictures
+
+NEW_TOKENS = 3
+WORDS = ["is", "there", "a", "red", "circle", "in", "the", "image", "what", "color", "is", "the", "shape", "of"]
+
+
+def make_model(hidden: int, layers: int) -> VisionLanguageModel:
+    """Random weights in the shapes that matter: 24 x 24 patches, multi-query attention, tied embeddings."""
+    recipe = {
+        "vision": {
+            "from": {
+                "model_type": "clip_vision_model",
+                "hidden_size": 128,
+                "intermediate_size": 512,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "image_size": 336,
+                "patch_size": 14,
+            }
+        },
+        "language": {
+            "from": {
+                "model_type": "gemma",
+                "vocab_size": 8192,
+                "hidden_size": hidden,
+                "intermediate_size": 4 * hidden,
+                "num_hidden_layers": layers,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 1,
+                "head_dim": hidden // 4,
+                "initializer_range": 0.2,
+            },
+            "tokenizer": {"vocab_size": 640},
+        },
+    }
+    vlm = build(ModelRecipe.model_validate(recipe), seed=0, texts=lambda: CORPUS)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    vlm.model.to(device)
+    return vlm
+
+
+def make_questions(pictures: list[str], per_picture: int) -> list[Question]:
+    """About thirty text tokens each, template included."""
+    questions = []
+    for number in range(len(pictures) * per_picture):
+        text = " ".join(WORDS[(number * 5 + k * (1 + number % 3)) % len(WORDS)] for k in range(12 + number % 5)) + "?"
+        image = pictures[number // per_picture]
+        questions.append(Question(str(number), text, image, image))
+    return questions
+
+
+class Ways:
+    """Three ways to answer the same questions; each returns the new token ids by question."""
+
+    def __init__(self, vlm: VisionLanguageModel, images: Path) -> None:
+        self.vlm, self.images = vlm, images
+        self.encoder = vlm.encoder()
+
+    def engine(self, questions: list[Question]) -> dict[str, str]:
+        engine = AnsweringEngine(self.vlm, max_new_tokens=NEW_TOKENS, token_budget=31 * 700)
+        return {answer.question_id: answer.text for answer in engine.answer(questions, self.images)}
+
+    def one_at_a_time(self, questions: list[Question]) -> dict[str, str]:
+        return self.batched(questions, size=1)
+
+    def padded(self, questions: list[Question]) -> dict[str, str]:
+        return self.batched(questions, size=8)
+
+    @torch.inference_mode()
+    def batched(self, questions: list[Question], size: int) -> dict[str, str]:
+        """`generate` as anybody would call it: left-padded, every question with its own picture."""
+        answers = {}
+        for start in range(0, len(questions), size):
+            some = questions[start : start + size]
+            prompts = [[*prefix, *text] for prefix, text in (self.encoder.prompt(q.prompt, True) for q in some)]
+            longest = max(map(len, prompts))
+            pad = self.vlm.tokenizer.pad_token_id
+            ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.vlm.device)
+            mask = torch.tensor(
+                [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.vlm.device
+            )
+            pixels = [torch.from_numpy(self.vlm.transform(open_image(self.images / q.image))) for q in some]
+            out = self.vlm.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                pixel_values=torch.stack(pixels).to(self.vlm.device),
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+            )
+            for question, row in zip(some, out[:, longest:].tolist(), strict=True):
+                answers[question.id] = self.vlm.decode(row).strip()
+        return answers
+
+
+def timed(way: Callable[[list[Question]], dict[str, str]], questions: list[Question]) -> tuple[float, dict[str, str]]:
+    began = time.perf_counter()
+    answers = way(questions)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began, answers
+
+
+def token_bound(vlm: VisionLanguageModel, questions: list[Question]) -> float:
+    """How many times fewer tokens the language model has to run when each picture's prefix is run once."""
+    encoder = vlm.encoder()
+    prefix, _ = encoder.prompt("", True)
+    texts = [len(encoder.prompt(question.prompt, True)[1]) for question in questions]
+    pictures = len({question.image for question in questions})
+    apart = sum(len(prefix) + text + NEW_TOKENS - 1 for text in texts)
+    shared = pictures * len(prefix) + sum(text + NEW_TOKENS - 1 for text in texts)
+    return apart / shared
+
+
+def measure(
+    ways: Ways, questions: list[Question], rounds: int, label: str
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Alternate the three ways; rows with seconds a question, and the engine's median advantage over each."""
+    names = {"engine": ways.engine, "one at a time": ways.one_at_a_time, "padded batch of 8": ways.padded}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    said: dict[str, dict[str, str]] = {}
+    for round_number in range(rounds + 1):
+        for name, way in names.items():
+            taken, said[name] = timed(way, questions)
+            if round_number:  # the first round warms up
+                seconds[name].append(taken)
+    same = {name: sum(said[name][q.id] == said["engine"][q.id] for q in questions) for name in names}
+    rows = [
+        {
+            "load": label,
+            "way": name,
+            "ms_a_question": round(1000 * statistics.median(taken) / len(questions), 2),
+            "questions": len(questions),
+            "same_answers_as_engine": same[name],
+        }
+        for name, taken in seconds.items()
+    ]
+    engine = seconds["engine"]
+    ratios = {
+        f"{label}: {name} / engine": round(statistics.median(a / b for a, b in zip(taken, engine, strict=True)), 2)
+        for name, taken in seconds.items()
+        if name != "engine"
+    }
+    return rows, ratios
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smaller model and one round, to see that it runs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    parser.add_argument("--out", type=Path, help="also write the JSON there")
+    wanted = parser.parse_args()
+    hidden, layers, rounds, pictures = (64, 2, 1, 2) if wanted.quick else (256, 8, 3, 4)
+    vlm = make_model(hidden, layers)
+    with tempfile.TemporaryDirectory() as folder:
+        names = write_pictures(Path(folder), 16 if not wanted.quick else 4, side=336)
+        ways = Ways(vlm, Path(folder))
+        gqa = make_questions(names[:pictures], 31)
+        single = make_questions(names, 1)
+        gqa_rows, gqa_ratios = measure(ways, gqa, rounds, "31 questions a picture")
+        single_rows, single_ratios = measure(ways, single, rounds, "1 question a picture")
+    bound = token_bound(vlm, gqa)
+    reached = gqa_ratios["31 questions a picture: one at a time / engine"] / bound
+    result = {
+        "ratios": {**gqa_ratios, **single_ratios},
+        "token_bound": round(bound, 2),
+        "share_of_bound": round(reached, 2),
+        "rows": gqa_rows + single_rows,
+        "model": {"hidden": hidden, "layers": layers, "image_tokens": vlm.image_tokens},
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"cpu, {torch.get_num_threads()} threads",
+        "versions": {name: version(name) for name in ("olivine", "torch", "transformers")}
+        | {"python": platform.python_version()},
+    }
+    text = json.dumps(result, indent=2)
+    if wanted.out:
+        wanted.out.parent.mkdir(parents=True, exist_ok=True)
+        wanted.out.write_text(text + "\n", encoding="utf-8")
+    if wanted.json:
+        sys.stdout.write(text + "\n")
+        return
+    for row in result["rows"]:
+        same = f"{row['same_answers_as_engine']} of {row['questions']} answers as the engine's"
+        print(f"{row['load']:24} {row['way']:18} {row['ms_a_question']:9.2f} ms a question, {same}")
+    for name, ratio in result["ratios"].items():
+        print(f"{name}: {ratio}x")
+    print(f"token counts allow {result['token_bound']}x over one at a time; reached {100 * reached:.0f} % of it")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""MME: two yes/no questions a picture in fourteen sub-tasks, scored as the release's calculation.py does.
+
+No picture is opened here; the release's folders are only read for their question files.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from olivine.errors import DataError
+from olivine.evaluate.answers import from_row, match_answers
+from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.parsing import graded, percent, read_lines, read_rows, rows_have, vlmevalkit_yes_no
+from olivine.records import Answer, Question, Score
+
+_PERCEPTION = (
+    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
+)  # fmt: skip
+_COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+
+_INSTRUCTION = "Please answer yes or no."
+
+
+class MME(Benchmark):
+    """MME (`BradyFU/Awesome-Multimodal-Large-Language-Models`, branch Evaluation, tools/eval_tool.zip).
+
+    Metrics, in points: for each sub-task `TASK/acc` (share of questions right, of 100), `TASK/acc_plus` (share of
+    pictures with both right, of 100), and `TASK`, their sum; `perception` (ten sub-tasks, of 2000) and `cognition`
+    (four, of 800), left out where one of their sub-tasks was not read; `total`, the sum of the sub-tasks read. The
+    two lines of a picture stand one after the other in a sub-task's file; one unit is such a pair.
+
+    Variants:
+
+    - `official`: the lower-cased response is yes or no, or else its first four characters hold `yes`, or else `no`,
+      or else it is neither, which is wrong. Nothing is stripped; so `know` is a no and `Answer: yes` is neither.
+    - `lmms-eval`: outer white space and all periods go first, and a lone `y` or `n` counts.
+    - `vlmevalkit`: whole words anywhere, yes or no but not both, else wrong.
+
+    The official tool stops at a picture without its two lines, and so does `official` at a missing answer; in the
+    other variants that is wrong. Unknown and repeated answers are errors.
+    """
+
+    name = "mme"
+    variants = ("official", "lmms-eval", "vlmevalkit")
+    prompts = ("llava-1.5", "original")
+
+    def read(self, path: Path, prompt: str | None = None) -> list[Question]:
+        """Read the tool's folder of `TASK.txt` files (or one of them), or the release's folder of task folders.
+
+        A line is `picture<TAB>question<TAB>Yes|No[<TAB>response]`; the release has `question<TAB>Yes|No`, one file a
+        picture. `original` asks the question as it stands; `llava-1.5` drops " Please answer yes or no." from it and
+        asks for a word or phrase.
+        """
+        wording = _original if self.choose_prompt(prompt) == "original" else _llava
+        files = _task_files(path)
+        if files:
+            pairs = [pair for task, file in files.items() for pair in _pairs_of_tool(task, file)]
+        else:
+            pairs = [pair for folder in _task_folders(path) for pair in _pairs_of_release(folder, path)]
+        return [
+            Question(
+                id=f"{unit}/{number}",
+                prompt=wording(question),
+                image=image,
+                unit=unit,
+                references=(gold,),
+                details={"task": unit.split("/")[0], "question": question},
+            )
+            for unit, image, lines in pairs
+            for number, (question, gold) in enumerate(lines, start=1)
+        ]
+
+    def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
+        """Read the tool's folder of result files, or LLaVA's answer lines.
+
+        LLaVA gives both questions of a picture one id (`TASK/PICTURE`); they are told apart by the prompt, as its
+        own converter does.
+        """
+        known = {_join_key(q.details["task"], q.unit, q.details["question"]): q.id for q in questions}
+        files = _task_files(path)
+        if files:
+            asked = {question.details["task"] for question in questions}
+            lines = [line for task, file in files.items() if task in asked for line in _responses(task, file, known)]
+            return [from_row({"question_id": key, "text": text}) for key, text in lines]
+        rows = read_rows(path)
+        answers = super().read_answers(path, questions)
+        ids = {question.id for question in questions}
+        if not rows_have(rows, "prompt") or all(answer.question_id in ids for answer in answers):
+            return answers
+        return [
+            Answer(
+                _id_by_prompt(answer.question_id, row.get("prompt", ""), known, path),
+                answer.text,
+                answer.state,
+                answer.error,
+            )
+            for answer, row in zip(answers, rows, strict=True)
+        ]
+
+    def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
+        """Sub-task scores and their sums."""
+        chosen = self.choose_variant(variant)
+        texts, missing = match_answers(questions, answers, what=self.name)
+        if missing and chosen == "official":
+            raise DataError(
+                f"{self.name}: {len(missing)} of {len(questions)} questions have no answer (first: {missing[0]!r}). "
+                "The official tool needs both lines of every picture: answer them all."
+            )
+        parse = _PARSERS[chosen]
+        items = graded(questions, texts, lambda text, question: parse(text) == question.references[0])
+        pairs: dict[str, dict[str, list[float]]] = {}
+        for question, item in zip(questions, items, strict=True):
+            pairs.setdefault(question.details["task"], {}).setdefault(item.unit, []).append(item.correct)
+        return Score(self.name, chosen, _points(pairs), items, missing)
+
+
+#: A unit, its picture's path, and its lines: question and gold.
+_Pair = tuple[str, str, list[tuple[str, str]]]
+
+
+def _task_files(path: Path) -> dict[str, Path]:
+    files = [path] if path.suffix == ".txt" else [path / f"{task}.txt" for task in (*_PERCEPTION, *_COGNITION)]
+    return {file.stem: file for file in files if file.is_file()}
+
+
+def _task_folders(path: Path) -> list[Path]:
+    folders = [path / task for task in (*_PERCEPTION, *_COGNITION) if (path / task).is_dir()]
+    if not folders:
+        raise DataError(
+            f"{path}: no MME files. Expected a folder of existence.txt, count.txt and so on, or the release's folder "
+            "of the same names."
+        )
+    return folders
+
+
+def _pairs_of_tool(task: str, file: Path) -> list[_Pair]:
+    rows = [_cells(line, (3, 4), f"{file}: line {number}") for number, line in enumerate(read_lines(file), start=1)]
+    if len(rows) % 2:
+        raise DataError(f"{file}: {len(rows)} lines; expected two for each picture. Is the file cut short?")
+    pairs: list[_Pair] = []
+    seen: Counter[str] = Counter()
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        if first[0] != second[0]:
+            raise DataError(f"{file}: lines of {first[0]} and {second[0]} make a pair; expected two lines a picture.")
+        lines = [(row[1], _gold(row[2], str(file))) for row in (first, second)]
+        image = f"{task}/{first[0]}"
+        seen[image] += 1
+        pairs.append((image if seen[image] == 1 else f"{image}#{seen[image]}", image, lines))
+    return pairs
+
+
+def _pairs_of_release(folder: Path, root: Path) -> list[_Pair]:
+    texts = folder / "questions_answers_YN" if (folder / "images").is_dir() else folder
+    pictures = folder / "images" if (folder / "images").is_dir() else folder
+    pairs = []
+    for file in sorted(texts.glob("*.txt")):
+        lines = [_cells(line.strip(), (2,), str(file)) for line in read_lines(file)]
+        if len(lines) != 2:
+            raise DataError(f"{file}: {len(lines)} lines; expected two questions a picture.")
+        found = [picture for picture in sorted(pictures.glob(f"{file.stem}.*")) if picture.suffix != ".txt"]
+        picture = found[0] if found else pictures / f"{file.stem}.jpg"
+        relative = picture.relative_to(root).as_posix()
+        pairs.append((f"{folder.name}/{picture.name}", relative, [(q, _gold(gold, str(file))) for q, gold in lines]))
+    return pairs
+
+
+def _cells(line: str, counts: Sequence[int], where: str) -> list[str]:
+    cells = line.split("\t")
+    if len(cells) not in counts:
+        expected = " or ".join(str(count) for count in counts)
+        raise DataError(f"{where}: {len(cells)} tab-separated cells; expected {expected}. Is this one of MME's files?")
+    return cells
+
+
+def _gold(text: str, where: str) -> str:
+    if text.strip().lower() not in ("yes", "no"):
+        raise DataError(f"{where}: gold answer {text!r}; expected Yes or No.")
+    return text.strip().lower()
+
+
+def _responses(task: str, file: Path, known: Mapping[tuple[str, str, str], str]) -> list[tuple[str, str]]:
+    answers = []
+    for number, line in enumerate(read_lines(file), start=1):
+        image, question, _, response = _cells(line, (4,), f"{file}: line {number} (picture, question, gold, response)")
+        answers.append((_id_by_prompt(f"{task}/{image}", question, known, file), response))
+    return answers
+
+
+def _id_by_prompt(unit: str, prompt: str, known: Mapping[tuple[str, str, str], str], path: Path) -> str:
+    key = _join_key(unit.split("/")[0], unit, prompt)
+    if key not in known:
+        raise DataError(f"{path}: no question {key[2]!r} about {unit}. Are these answers to these questions?")
+    return known[key]
+
+
+def _join_key(task: str, unit: str, prompt: str) -> tuple[str, str, str]:
+    """Task, picture without its ending (LLaVA's converter writes .txt), question without instructions and spacing."""
+    bare = prompt.replace(SHORT_ANSWER.strip(), "").replace(_INSTRUCTION, "")
+    return task, unit.split("/")[-1].split(".")[0], re.sub(r"\s+", " ", bare).strip()
+
+
+def _original(question: str) -> str:
+    return question
+
+
+def _llava(question: str) -> str:
+    return question.replace(f" {_INSTRUCTION}", "").strip() + SHORT_ANSWER
+
+
+def _official(response: str) -> str | None:
+    # The tool's response still ends with its newline; that is no letter, so the rule is the same without it.
+    start = response.lower()[:4]
+    return next((word for word in ("yes", "no") if word in start), None)
+
+
+def _lmms_eval(response: str) -> str | None:
+    plain = response.lower().strip().replace(".", "")
+    return {"y": "yes", "n": "no"}.get(plain) or _official(plain)
+
+
+_PARSERS: dict[str, Callable[[str], str | None]] = {
+    "official": _official,
+    "lmms-eval": _lmms_eval,
+    "vlmevalkit": vlmevalkit_yes_no,
+}
+
+
+def _points(pairs: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """The metrics of every task's pairs of correctness."""
+    metrics: dict[str, float] = {}
+    for task, of_pictures in pairs.items():
+        acc = percent([correct for pair in of_pictures.values() for correct in pair])
+        acc_plus = percent([float(sum(pair) == 2) for pair in of_pictures.values()])
+        metrics |= {task: acc + acc_plus, f"{task}/acc": acc, f"{task}/acc_plus": acc_plus}
+    totals = {
+        name: sum(metrics[task] for task in tasks)
+        for name, tasks in (("perception", _PERCEPTION), ("cognition", _COGNITION))
+        if all(task in metrics for task in tasks)
+    }
+    return totals | {"total": sum(metrics[task] for task in pairs)} | metrics

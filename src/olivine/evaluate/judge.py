@@ -1,0 +1,291 @@
+"""The judge: a language model behind any OpenAI-compatible chat endpoint, asked in parallel and never twice.
+
+What it is asked, and what its replies mean, is each benchmark's own rule and is not here.
+"""
+
+import hashlib
+import http.client
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit
+
+from olivine.errors import DataError, RequestError, RunError
+from olivine.files import read_json, write_json
+
+#: The environment variable that holds the key, if the endpoint wants one.
+KEY_VARIABLE = "OLIVINE_JUDGE_KEY"
+
+#: Replies beyond this are not a verdict.
+_MOST_BYTES = 1 << 22
+_LONGEST_PAUSE = 60.0
+#: Answers of the endpoint that may well be other ones in a moment, besides all of 5xx.
+_PASSING = frozenset({408, 409, 425, 429})
+
+_Work = TypeVar("_Work")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """One question to the judge.
+
+    `run` and `attempt` tell apart askings that are otherwise the same: a further run must not be answered out of the
+    first one's cache, nor a re-ask by the reply it wants to replace.
+    """
+
+    prompt: str
+    system: str | None = None
+    temperature: float = 0.0
+    max_tokens: int = 16
+    run: int = 0
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeReply:
+    """What the judge said, and the name that the endpoint gives to the model that said it."""
+
+    text: str
+    model: str
+
+
+class Judge:
+    """A judge model behind a chat endpoint.
+
+    The key comes from the environment alone and appears in no message, file or log. Redirects are not followed: they
+    would carry it elsewhere.
+
+    Args:
+        url: `http(s)://HOST/v1` or the like; `/chat/completions` is added unless it is there.
+        model: the name that the endpoint knows the model by; it names the judge in scores.
+        cache: folder of the replies, one file each, named by the hash of what was asked.
+        key_variable: the environment variable that holds the key; unset or empty for endpoints that want none.
+        concurrency: most requests under way at once.
+        timeout: seconds without a byte from the endpoint before a try is given up.
+        retries: further tries after a time-out, a broken connection, 408, 409, 425, 429, 5xx or an answer that is no
+            chat completion.
+        back_off: seconds before the first further try; doubled for each one after it, up to a minute, more where the
+            endpoint says Retry-After.
+
+    Raises:
+        RequestError: `url` is no http or https address, or holds a user name or password; or the key is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        cache: Path,
+        *,
+        key_variable: str = KEY_VARIABLE,
+        concurrency: int = 8,
+        timeout: float = 120.0,
+        retries: int = 6,
+        back_off: float = 1.0,
+    ) -> None:
+        self.model = model
+        self._url = _endpoint(url)
+        self._cache = cache
+        self._key_variable = key_variable
+        self._key = _key(key_variable)
+        self._concurrency = concurrency
+        self._timeout = timeout
+        self._retries = retries
+        self._back_off = back_off
+        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._stopping = threading.Event()
+
+    def ask(self, request: JudgeRequest) -> JudgeReply:
+        """The reply, out of the cache if the same was asked before.
+
+        Raises:
+            RunError: the endpoint refuses (wrong key, unknown model), or gave no usable reply in all its tries.
+        """
+        place = self._place(request)
+        reply = _cached(place)
+        if reply is None:
+            reply = self._ask_until_answered(request)
+            write_json(place, {"judge": self.model, **asdict(request), "reply": asdict(reply)})
+        return reply
+
+    def each(self, work: Callable[[_Work], _Result], items: Sequence[_Work]) -> list[_Result]:
+        """`work(item)` of every item, several at a time, results in the order of `items`.
+
+        `work` asks this judge. At the first error nothing further is begun; replies received so far stay cached.
+
+        Raises:
+            RunError: as `ask`.
+        """
+        pool = ThreadPoolExecutor(max_workers=self._concurrency)
+        try:
+            futures = [pool.submit(work, item) for item in items]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            failed = [future for future in futures if future in done and future.exception()]
+            return [future.result() for future in failed or futures]
+        except BaseException:
+            self._stopping.set()  # wakes those that pause before a further try
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+            self._stopping.clear()
+
+    def about(self, prompt: str) -> dict[str, str]:
+        """What scores must say about their judge: its name, and the hash of the wording that it was asked with."""
+        return {"judge": self.model, "judge_prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
+
+    def _place(self, request: JudgeRequest) -> Path:
+        asked = json.dumps([self.model, asdict(request)], sort_keys=True, ensure_ascii=True)
+        digest = hashlib.sha256(asked.encode()).hexdigest()
+        return self._cache / digest[:2] / f"{digest}.json"
+
+    def _ask_until_answered(self, request: JudgeRequest) -> JudgeReply:
+        body = json.dumps(_body(self.model, request)).encode()
+        for tries in range(1, self._retries + 2):
+            try:
+                return self._post(body)
+            except _PassingError as error:
+                last = error
+            if tries <= self._retries:
+                self._pause(tries, last, body)
+        raise RunError(
+            f"judge {self.model} at {self._url}: no usable reply in {self._retries + 1} tries (last: {last}). "
+            f"Is it up? The replies so far are kept in {self._cache}; run again to go on."
+        )
+
+    def _pause(self, tries: int, error: "_PassingError", body: bytes) -> None:
+        # Requests that were turned away together must not come back together.
+        spread = 1 + hashlib.sha256(body).digest()[0] / 256
+        seconds = min(_LONGEST_PAUSE, max(self._back_off * 2 ** (tries - 1) * spread, error.retry_after))
+        if self._stopping.wait(seconds):
+            raise RunError(f"judge {self.model}: stopped because another question failed.")
+
+    def _post(self, body: bytes) -> JudgeReply:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - the scheme was checked
+        try:
+            with self._opener.open(request, timeout=self._timeout) as response:
+                content = response.read(_MOST_BYTES + 1)
+        except urllib.error.HTTPError as error:
+            raise self._refusal(error) from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            raise _PassingError(self._excerpt(f"{type(reason).__name__} {reason}")) from None
+        reply = _reply(content, self.model)
+        if reply is None:
+            raise _PassingError(f"no chat completion but {self._excerpt(content[:400].decode(errors='replace'))!r}")
+        return reply
+
+    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+        """What to raise for an answer that is no success: what may pass, or what the user must see to."""
+        said = f"HTTP {error.code}: {self._excerpt(_read_error(error))}"
+        if error.code in _PASSING or error.code >= 500:
+            return _PassingError(said, _retry_after(error))
+        return RunError(
+            f"judge {self.model} at {self._url} refused: {said}. Check the url, the model's name, and the key in the "
+            f"environment variable {self._key_variable}."
+        )
+
+    def _excerpt(self, text: str) -> str:
+        plain = text.replace(self._key, "***") if self._key else text
+        return " ".join(plain.split())[:200]
+
+
+class _PassingError(Exception):
+    """A try failed for a reason that may pass; `retry_after` is what the endpoint asked for, in seconds."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> None:
+        """Make a redirect an error (3xx) instead of a second request that carries the key to another place."""
+
+
+def _endpoint(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise RequestError("judge url: not an address. Expected http://HOST/v1 or https://HOST/v1.") from None
+    if parts.username or parts.password:
+        raise RequestError(
+            f"judge url at {parts.hostname}: a user name or password does not belong there. Put the key into the "
+            f"environment variable {KEY_VARIABLE}."
+        )
+    if not valid:
+        raise RequestError(f"judge url {url!r}: expected http://HOST/v1 or https://HOST/v1.")
+    path = parts.path.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+    return parts._replace(path=path, fragment="").geturl()
+
+
+def _key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        # Checked here, because the HTTP library would show the key in its complaint.
+        raise RequestError(f"environment variable {variable}: expected a key in printable ASCII. Set it again.")
+    return key
+
+
+def _body(model: str, request: JudgeRequest) -> dict[str, Any]:
+    system = [{"role": "system", "content": request.system}] if request.system is not None else []
+    return {
+        "model": model,
+        "messages": [*system, {"role": "user", "content": request.prompt}],
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
+    }
+
+
+def _reply(content: bytes, asked: str) -> JudgeReply | None:
+    """The text of a chat completion; `None` if `content` is something else."""
+    if len(content) > _MOST_BYTES:
+        return None
+    try:
+        completion = json.loads(content)
+        text = completion["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return None
+    return JudgeReply(text, str(completion.get("model") or asked)) if isinstance(text, str) else None
+
+
+def _cached(place: Path) -> JudgeReply | None:
+    """An earlier reply; a file that does not hold one is as good as none, for it will be written anew."""
+    if not place.is_file():
+        return None
+    try:
+        row = read_json(place)
+    except DataError:
+        return None
+    reply = row.get("reply") if isinstance(row, Mapping) else None
+    if not isinstance(reply, Mapping) or not isinstance(reply.get("text"), str):
+        return None
+    return JudgeReply(reply["text"], str(reply.get("model")))
+
+
+def _read_error(error: urllib.error.HTTPError) -> str:
+    try:
+        return error.read(2000).decode(errors="replace") or str(error.reason)
+    except (OSError, http.client.HTTPException):
+        return str(error.reason)
+    finally:
+        error.close()
+
+
+def _retry_after(error: urllib.error.HTTPError) -> float:
+    """Seconds out of the Retry-After header; a date in it is taken as no hint."""
+    value = error.headers.get("Retry-After", "") if error.headers else ""
+    return float(value) if value.isdecimal() and len(value) < 10 else 0.0
