@@ -1,0 +1,170 @@
+"""Packing and batches: nothing lost, nothing padded, the same order for the same seed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from olivine.data.batches import BatchMaker, SampleOrder, ahead
+from olivine.data.packing import IGNORED, deal, pack
+from olivine.data.sources import Skipped, encode_samples, read_samples
+from olivine.errors import DataError
+from olivine.recipe import DataRecipe
+from olivine.testing import write_dataset
+
+
+@given(lengths=st.lists(st.integers(1, 50), max_size=60), capacity=st.integers(1, 60))
+@settings(max_examples=200)
+def test_dealing_loses_nothing_and_keeps_to_the_capacity(lengths, capacity):
+    rows = deal(lengths, capacity)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    for row in rows:
+        assert sum(lengths[i] for i in row) <= capacity or len(row) == 1
+    assert rows == deal(lengths, capacity)
+
+
+def test_first_fit_decreasing_by_hand():
+    assert deal([3, 7, 5, 2], 10) == [[1, 0], [2, 3]]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+def source(dataset, **more):
+    return DataRecipe.model_validate({"json": dataset, "images": dataset.parent / "images", **more})
+
+
+def maker(vlm, dataset, *, row_tokens=200, **more):
+    recipe = source(dataset, **more)
+    samples = read_samples(recipe, Skipped())
+    return BatchMaker(samples, recipe, vlm.encoder(), vlm.transform, row_tokens=row_tokens), len(samples)
+
+
+@pytest.mark.parametrize("turns", ["together", "independent"])
+def test_a_row_is_its_samples_end_to_end(vlm, dataset, turns):
+    recipe = source(dataset, turns=turns)
+    examples = encode_samples(read_samples(recipe, Skipped())[:6], vlm.encoder(), recipe, Skipped())
+    row = pack(examples, [])
+    assert row.ids.tolist() == [i for e in examples for part in e.parts for i in part.ids]
+    assert row.labels == sum(example.labels for example in examples)
+    start = 0
+    for example in examples:
+        shared = len(example.parts[0])
+        for number, part in enumerate(example.parts):
+            offset = shared if number else 0
+            assert row.positions[start : start + len(part)].tolist() == list(range(offset, offset + len(part)))
+            targets = row.targets[start : start + len(part)]
+            assert targets[-1] == IGNORED
+            for place, target in enumerate(targets[:-1].tolist()):
+                assert target == (part.ids[place + 1] if part.supervised[place + 1] else IGNORED)
+            start += len(part)
+
+
+def test_groups_cover_every_place_once(vlm, dataset):
+    recipe = source(dataset, turns="independent")
+    examples = encode_samples(read_samples(recipe, Skipped()), vlm.encoder(), recipe, Skipped())
+    row = pack(examples, [])
+    places = torch.cat([group.gather[group.real] for group in row.groups])
+    assert sorted(places.tolist()) == list(range(len(row.ids)))
+
+
+def test_the_mask_by_hand(vlm, dataset):
+    """Shared prefix of p tokens, two continuations: neither sees the other, both see the prefix and their own past."""
+    recipe = source(dataset, turns="independent")
+    samples = [s for s in read_samples(recipe, Skipped()) if len(s.conversation) == 4][:1]
+    example = encode_samples(samples, vlm.encoder(), recipe, Skipped())[0]
+    (group,) = pack([example], []).groups
+    p, a, b = (len(part) for part in example.parts)
+    expected = torch.zeros(p + a + b, p + a + b, dtype=torch.bool)
+    for query in range(p + a + b):
+        for key in range(query + 1):
+            expected[query, key] = key < p or (key < p + a) == (query < p + a)
+    assert torch.equal(group.mask[0, 0], expected)
+
+
+def test_a_batch_encodes_each_picture_once_and_loses_no_sample(vlm, dataset):
+    batches, count = maker(vlm, dataset)
+    batch = batches.make([(0, index) for index in range(count)])
+    assert sorted(i for row in batch.rows for i in row.sample_ids) == sorted(f"s{n}" for n in range(count))
+    pictures = {s["image"] for s in json.loads(dataset.read_text()) if "image" in s}
+    assert len(batch.pixels) == len(pictures)
+    assert all(len(row.ids) <= 200 for row in batch.rows)
+    shown = sum(int((row.ids == vlm.model.config.image_token_id).sum()) for row in batch.rows)
+    assert shown == vlm.image_tokens * sum(len(row.pictures) for row in batch.rows)
+
+
+def test_order_is_each_epoch_a_new_permutation():
+    order = SampleOrder(10, batch=4, epochs=2, steps=None, seed=1, key="align")
+    assert order.steps == 5
+    seen = [pair for step in range(order.steps) for pair in order.at(step)]
+    assert [epoch for epoch, _ in seen] == [0] * 10 + [1] * 10
+    assert sorted(i for _, i in seen[:10]) == sorted(i for _, i in seen[10:]) == list(range(10))
+    assert [i for _, i in seen[:10]] != [i for _, i in seen[10:]]
+
+
+def test_order_depends_on_seed_and_stage_and_on_nothing_else():
+    def order(**changes):
+        values = {"batch": 4, "epochs": 1, "steps": None, "seed": 1, "key": "align"} | changes
+        made = SampleOrder(40, **values)
+        return [pair for step in range(made.steps) for pair in made.at(step)]
+
+    assert order() == order()
+    assert order() != order(seed=2)
+    assert order() != order(key="instruct")
+    assert order() == order(batch=10), "the same samples in the same order, however they are dealt to steps"
+
+
+def test_order_of_a_late_step_needs_no_earlier_one():
+    first = SampleOrder(100, batch=7, epochs=3, steps=None, seed=3, key="k")
+    second = SampleOrder(100, batch=7, epochs=3, steps=None, seed=3, key="k")
+    early = [first.at(step) for step in range(30)]
+    assert second.at(29) == early[29]
+
+
+def test_steps_override_epochs_and_partial_epochs_end_early():
+    assert SampleOrder(10, batch=4, epochs=1, steps=7, seed=0, key="").steps == 7
+    assert SampleOrder(10, batch=4, epochs=0.5, steps=None, seed=0, key="").samples == 5
+
+
+def test_prepared_ahead_gives_the_same_as_one_by_one(vlm, dataset):
+    batches, count = maker(vlm, dataset, augment={"flip": True, "shift": 2})
+    order = SampleOrder(count, batch=5, epochs=2, steps=None, seed=0, key="x")
+    for step, batch in ahead(batches, order, 3):
+        alone = batches.make(order.at(step), order)
+        assert torch.equal(batch.pixels, alone.pixels)
+        assert [row.sample_ids for row in batch.rows] == [row.sample_ids for row in alone.rows]
+    assert step == order.steps - 1
+
+
+def test_a_damaged_picture_stops_or_is_skipped(vlm, tmp_path):
+    path = write_dataset(tmp_path)
+    (tmp_path / "images" / "0.png").write_bytes(b"\x89PNG cut")
+    batches, count = maker(vlm, path)
+    with pytest.raises(DataError, match=r"train\.json: id 's0'.*0\.png.*on_error: skip"):
+        batches.make([(0, i) for i in range(count)])
+    lenient, _ = maker(vlm, path, on_error="skip")
+    batch = lenient.make([(0, i) for i in range(count)])
+    assert lenient.skipped.kinds == {"unreadable image": batch_loss(path, "0.png")}
+    assert batch.samples == count - lenient.skipped.total
+
+
+def batch_loss(path, image):
+    return sum(row.get("image") == image for row in json.loads(path.read_text()))
+
+
+def test_a_sample_too_long_is_never_cut(vlm, dataset):
+    batches, count = maker(vlm, dataset, max_length=20)
+    with pytest.raises(DataError, match="max_length is 20"):
+        batches.make([(0, i) for i in range(count)])
+
+
+def test_draws_belong_to_samples():
+    order = SampleOrder(10, batch=2, epochs=1, steps=None, seed=0, key="")
+    assert order.draw(0, 3).random() == order.draw(0, 3).random()
+    assert len({order.draw(e, i).random() for e in range(3) for i in range(3)}) == 9
+    assert isinstance(order.draw(0, 0), np.random.Generator)
