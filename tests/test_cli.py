@@ -241,6 +241,23 @@ def test_easy_vqa_conversion_by_hand(run, tmp_path):
         assert picture.format == "PNG"
 
 
+def test_the_demo_prints_its_score_and_is_not_done_twice(run, tmp_path, monkeypatch):
+    """On two pictures and one step a stage: the way, not the score."""
+    source = write_easy_vqa(tmp_path / "source")
+    monkeypatch.setattr("olivine.demo.package_folder", lambda: source)
+    monkeypatch.setattr("olivine.demo._QUICK", tuple(f"stages.{s}.steps=1" for s in ("look", "align", "instruct")))
+    code, _, err = run("demo", "--quick", "--output", tmp_path / "demo")
+    assert code == 0, err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("easy-VQA test: ")
+    assert "of 4 questions (blind: " in last
+    monkeypatch.setattr("olivine.train.stage.Stage.run", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr("olivine.evaluate.engine.AnsweringEngine._answer_chunk", lambda *a: pytest.fail("asked again"))
+    code, _, err = run("demo", "--quick", "--output", tmp_path / "demo")
+    assert code == 0, err
+    assert err.strip().splitlines()[-1] == last
+
+
 def test_a_conversion_that_breaks_leaves_nothing(run, tmp_path):
     source = write_easy_vqa(tmp_path / "source")
     (source / "test" / "images" / "1.png").unlink()

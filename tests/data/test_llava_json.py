@@ -136,11 +136,11 @@ def test_check_counts_everything_and_changes_nothing(tmp_path):
     path.write_text(json.dumps(rows))
     before = path.read_bytes()
     tokenizer = gemma_tokenizer()
-    encoder = TemplateEncoder(
-        TEMPLATES["gemma"], tokenizer, image_token_id=image_token(tokenizer), image_tokens=4
-    )
+    encoder = TemplateEncoder(TEMPLATES["gemma"], tokenizer, image_token_id=image_token(tokenizer), image_tokens=4)
     seen = []
-    report = check(path, tmp_path / "images", LengthLimit(encoder, 2048), lambda done, total: seen.append((done, total)))
+    report = check(
+        path, tmp_path / "images", LengthLimit(encoder, 2048), lambda done, total: seen.append((done, total))
+    )
     summary = report.summary()
     assert summary["broken"] == dict.fromkeys([*BROKEN, "unreadable image", "too long"], 1)
     assert summary["notes"] == {"wrong extension": 1, "other suffix on disk": 1}

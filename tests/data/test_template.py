@@ -22,16 +22,16 @@ IMAGE_TOKENS = 5
 #: Surrogates cannot be written as UTF-8; everything else, markers spelled out included, is fair.
 TEXT = st.one_of(
     st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30),
-    st.sampled_from(["<end_of_turn>", "<bos>", "<image>", "</s>", "\n", "\n\n", " ", "ASSISTANT:", "<start_of_turn>model\n"]),
+    st.sampled_from(
+        ["<end_of_turn>", "<bos>", "<image>", "</s>", "\n", "\n\n", " ", "ASSISTANT:", "<start_of_turn>model\n"]
+    ),
 )
 CONVERSATIONS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4)
 
 
 def encoder(template: str, tokenizer: str) -> TemplateEncoder:
     chosen = TOKENIZERS[tokenizer]
-    return TemplateEncoder(
-        TEMPLATES[template], chosen, image_token_id=image_token(chosen), image_tokens=IMAGE_TOKENS
-    )
+    return TemplateEncoder(TEMPLATES[template], chosen, image_token_id=image_token(chosen), image_tokens=IMAGE_TOKENS)
 
 
 ENCODERS = {

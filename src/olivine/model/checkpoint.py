@@ -22,6 +22,7 @@ from olivine.data.template import TEMPLATES
 from olivine.errors import RequestError
 from olivine.files import atomic_folder, read_json, write_json
 from olivine.model import connector as _registers_deep_connectors  # noqa: F401
+from olivine.model import without_progress_bars
 from olivine.model.vlm import VisionLanguageModel
 
 #: Beside transformers' own files: what they have no place for.
@@ -35,7 +36,7 @@ def save(vlm: VisionLanguageModel, folder: Path, *, transform: ImageTransform | 
     appears whole or not at all.
     """
     transform = transform or vlm.transform
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, without_progress_bars():
         vlm.model.save_pretrained(temporary)
         _processor(vlm, transform).save_pretrained(temporary)
         companion = {
@@ -66,7 +67,8 @@ def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
             "Give the checkpoint folder of a stage, or the run directory."
         )
     companion = read_json(folder / COMPANION)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32 if to_train else "auto")
+    with without_progress_bars():
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32 if to_train else "auto")
     model.generation_config = GenerationConfig.from_pretrained(folder)
     image = companion["image"]
     transform = ImageTransform(image["size"], image["fit"], tuple(image["mean"]), tuple(image["std"]))

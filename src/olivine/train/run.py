@@ -137,8 +137,10 @@ class _Data:
         if name not in self._samples:
             self._skipped[name] = Skipped()
             self._samples[name] = read_samples(self._recipe.data[name], self._skipped[name])
-            if self._skipped[name].total:
-                self._console.print(f"data {name}: items {self._skipped[name].describe()}", highlight=False)
+            count, path = len(self._samples[name]), self._recipe.data[name].json_
+            self._console.print(
+                f"data {name}: {count:,} samples, {self._skipped[name].describe()} <- {path}", highlight=False
+            )
         return self._samples[name]
 
     def texts(self) -> Iterator[str]:

@@ -66,9 +66,9 @@ class Stage:
         source = recipe.data[stage.data]
         _check_objective(stage, samples)
         training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
-        self._held_out = self._maker(held_out, source)
+        self._held_out_batches = self._make_batches(held_out, source)
         self._held_out_count = len(held_out)
-        self._maker_ = self._maker(training, source)
+        self._batches = self._make_batches(training, source)
         self.order = SampleOrder(
             len(training), batch=stage.batch, epochs=stage.epochs, steps=stage.steps, seed=recipe.seed, key=stage.name
         )
@@ -109,7 +109,9 @@ class Stage:
             task = bar.add_task(
                 self.stage.name, total=self.order.steps, completed=first, loss="–", batch=self.stage.batch
             )
-            for step, batch in ahead(self._maker_, self.order, first):
+            for step, batch in ahead(self._batches, self.order, first):
+                if not batch.samples:
+                    continue  # every one of them was broken, skipped by policy and counted
                 loss = self._step(step, batch, log)
                 bar.update(task, completed=step + 1, loss=f"{loss:.3f}")
                 self._look_in(step + 1, log)
@@ -120,7 +122,7 @@ class Stage:
             log.metrics(self.order.steps, {"held_out_loss": held_out})
         self.vlm.model.eval()
         seconds = time.monotonic() - began
-        return StageResult(self.order.steps - first, seconds, loss, held_out, self._maker_.skipped.describe())
+        return StageResult(self.order.steps - first, seconds, loss, held_out, self._batches.skipped.describe())
 
     def _step(self, step: int, batch: Batch, log: MetricsLog) -> float:
         began = time.monotonic()
@@ -172,7 +174,7 @@ class Stage:
         line = f"{self.stage.name} step {step}: held-out loss {held_out:.4f}"
         if self.stage.objective == "language":
             for index in range(min(2, self._held_out_count)):
-                row = self._sampled_answer(self._held_out.sample(index))
+                row = self._sampled_answer(self._held_out_batches.sample(index))
                 log.sample(step - 1, row)
                 line += f"\n  {row['question']!r} -> {row['answer']!r} (true: {row['truth']!r})"
         self.console.print(line, markup=False, highlight=False)
@@ -186,7 +188,7 @@ class Stage:
         total, count = 0.0, 0
         for start in range(0, self._held_out_count, self.stage.batch):
             places = [(0, index) for index in range(start, min(start + self.stage.batch, self._held_out_count))]
-            batch = self._held_out.make(places)
+            batch = self._held_out_batches.make(places)
             if not batch.labels:
                 continue
             with self._autocast():
@@ -197,7 +199,7 @@ class Stage:
     def _sampled_answer(self, sample: Sample) -> dict[str, str]:
         question, truth = sample.conversation[0], sample.conversation[1]
         assert question.role is Role.USER, "conversations begin with the user"
-        image = self._held_out.image_file(sample) if sample.image is not None else None
+        image = self._held_out_batches.image_file(sample) if sample.image is not None else None
         with self._autocast():
             answer = answer_one(self.vlm, question.text, image, max_new_tokens=32)
         return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
@@ -205,7 +207,7 @@ class Stage:
     def _save(self, step: int) -> None:
         save_state(self.folder, step=step, weights=self.weights, objective=self.objective, optimizer=self.optimizer)
 
-    def _maker(self, samples: Sequence[Sample], source: DataRecipe) -> BatchMaker:
+    def _make_batches(self, samples: Sequence[Sample], source: DataRecipe) -> BatchMaker:
         encoder = self.vlm.encoder(self.stage.template)
         transform = self.vlm.transform.with_fit(self.stage.image_fit)
         return BatchMaker(samples, source, encoder, transform, row_tokens=self.stage.row_tokens)
