@@ -5,10 +5,10 @@ import json
 import pytest
 
 from olivine.data.check import LengthLimit, check
+from olivine.data.encoding import TemplateEncoder
 from olivine.data.llava_json import ItemError, parse_item, read_items
 from olivine.data.sources import Skipped, read_samples
 from olivine.data.template import TEMPLATES
-from olivine.data.encoding import TemplateEncoder
 from olivine.errors import DataError
 from olivine.model.build import image_token
 from olivine.recipe import DataRecipe

@@ -139,7 +139,8 @@ def test_vicuna_string_is_llavas_v1():
     pieces = TEMPLATES["vicuna"].render(conversation([("Q", "A"), ("Q2", "A2")]), True)
     assert "".join(piece.text for piece in pieces) == (
         "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
-        "detailed, and polite answers to the user's questions. USER: <image>\nQ ASSISTANT: A</s>USER: Q2 ASSISTANT: A2</s>"
+        "detailed, and polite answers to the user's questions. "
+        "USER: <image>\nQ ASSISTANT: A</s>USER: Q2 ASSISTANT: A2</s>"
     )
 
 
