@@ -221,6 +221,33 @@ def test_contrastive_trains_the_tower_and_needs_pictures(dataset, tmp_path):
     assert moved == {"vision_tower"}
 
 
+def test_a_broken_held_out_picture_does_not_stop_a_run_that_skips(tmp_path):
+    own = write_dataset(tmp_path / "own", items=30)
+    rows = [row for row in json.loads(own.read_text()) if "image" in row]
+    own.write_text(json.dumps(rows))
+    stages = [{"name": "a", "steps": 2, "validate_every": 1}]
+    values = make_recipe(own, tmp_path / "run", stages=stages).model_dump(by_alias=True)
+    values["data"]["all"]["on_error"] = "skip"
+    held_out = split_held_out(rows, 64, 0, "all")[1]
+    for row in held_out:
+        (own.parent / "images" / row["image"]).write_bytes(b"\x89PNG broken")
+    folder = train(Recipe.model_validate(values), QUIET)
+    assert read_json(folder.parent / "result.json")["held_out_loss"] is None
+
+    for path in (own.parent / "images").iterdir():
+        path.write_bytes(b"\x89PNG broken")
+    values["output"] = tmp_path / "nothing"
+    with pytest.raises(RunError, match="every sample was skipped"):
+        train(Recipe.model_validate(values), QUIET)
+
+
+def test_a_source_that_only_the_tokenizer_saw_is_recorded_too(dataset, tmp_path):
+    values = make_recipe(dataset, tmp_path / "run", stages=[{"name": "a", "steps": 1}]).model_dump(by_alias=True)
+    values["data"]["unused"] = values["data"]["all"]
+    train(Recipe.model_validate(values), QUIET)
+    assert read_json(tmp_path / "run" / "provenance.json")["data"].keys() == {"all", "unused"}
+
+
 def test_depth_one_keeps_its_identity(dataset, tmp_path):
     folder = train(make_recipe(dataset, tmp_path / "run", depth=1), QUIET)
     connector = checkpoint.load(folder).connector

@@ -20,7 +20,7 @@ from olivine.files import read_json, sha256_of_file, write_json, write_text
 from olivine.model import checkpoint
 from olivine.model.build import build
 from olivine.model.vlm import VisionLanguageModel
-from olivine.recipe import Recipe, StageRecipe
+from olivine.recipe import Recipe, StageRecipe, TokenizerRecipe
 from olivine.records import Sample
 from olivine.train.resume import STATE
 from olivine.train.stage import Stage
@@ -45,7 +45,9 @@ def train(recipe: Recipe, console: Console) -> Path:
         raise RequestError("stages: every stage is skipped; nothing would train.")
     _check_same_recipe(directory, recipe)
     data = _Data(recipe, console)
-    provenance = data.provenance({stage.data for stage in stages})
+    # A trained tokenizer has seen every source, whether or not a stage trains on it.
+    trains_tokenizer = isinstance(recipe.model.language.tokenizer, TokenizerRecipe)
+    provenance = data.provenance(set(recipe.data) if trains_tokenizer else {stage.data for stage in stages})
     _check_same_data(directory, provenance)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

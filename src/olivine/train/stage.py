@@ -6,7 +6,7 @@ Which stages there are, and what lies between them, is in `run`.
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from olivine.data.batches import Batch, BatchMaker, SampleOrder, ahead
-from olivine.errors import RequestError, RunError
+from olivine.errors import DataError, RequestError, RunError
 from olivine.files import write_json
 from olivine.model.connector import trainable
 from olivine.model.generate import answer_one
@@ -117,6 +117,11 @@ class Stage:
                 self._look_in(step + 1, log)
                 if self.stage.save_every and (step + 1) % self.stage.save_every == 0 and step + 1 < self.order.steps:
                     self._save(step + 1)
+        if math.isnan(loss) and first < self.order.steps:
+            raise RunError(
+                f"stage {self.stage.name}: every sample was skipped ({self._batches.skipped.describe()}), so nothing "
+                f"was learnt. Run: olivine data check {self.recipe.data[self.stage.data].json_}"
+            )
         held_out = self._held_out_loss()
         if held_out is not None:
             log.metrics(self.order.steps, {"held_out_loss": held_out})
@@ -169,12 +174,12 @@ class Stage:
         if not (self.stage.validate_every and self._held_out_count) or step % self.stage.validate_every:
             return
         held_out = self._held_out_loss()
-        assert held_out is not None, "there are held-out samples"
+        if held_out is None:
+            return  # their pictures are all broken, which the source's policy counts
         log.metrics(step - 1, {"held_out_loss": held_out})
         line = f"{self.stage.name} step {step}: held-out loss {held_out:.4f}"
         if self.stage.objective == "language":
-            for index in range(min(2, self._held_out_count)):
-                row = self._sampled_answer(self._held_out_batches.sample(index))
+            for row in self._sampled_answers(2):
                 log.sample(step - 1, row)
                 line += f"\n  {row['question']!r} -> {row['answer']!r} (true: {row['truth']!r})"
         self.console.print(line, markup=False, highlight=False)
@@ -195,6 +200,20 @@ class Stage:
                 measured = self.objective.measure(batch, backward=False)
             total, count = total + measured.total, count + measured.count
         return total / count if count else None
+
+    def _sampled_answers(self, count: int) -> Iterator[dict[str, str]]:
+        """The first held-out samples that can be asked about."""
+        for index in range(self._held_out_count):
+            if count == 0:
+                return
+            try:
+                row = self._sampled_answer(self._held_out_batches.sample(index))
+            except DataError:
+                if self.recipe.data[self.stage.data].on_error == "stop":
+                    raise
+                continue
+            count -= 1
+            yield row
 
     def _sampled_answer(self, sample: Sample) -> dict[str, str]:
         question, truth = sample.conversation[0], sample.conversation[1]
