@@ -93,7 +93,8 @@ class AnsweringEngine:
         asked = [question for group in chunk for question in group.questions]
         continuations = [ids for group in chunk for ids in group.continuations]
         owner = [number for number, group in enumerate(chunk) for _ in group.questions]
-        cache.batch_select_indices(torch.tensor(owner, device=self._vlm.device))
+        if len(owner) > len(chunk):  # with one question a picture the cache is as it should be
+            cache.batch_select_indices(torch.tensor(owner, device=self._vlm.device))
         for question, ids in zip(asked, self._decode(cache, len(prefix), continuations), strict=True):
             text = self._vlm.decode(ids).strip()
             yield Answer(question.id, text, AnswerState.ANSWERED if text else AnswerState.EMPTY)
