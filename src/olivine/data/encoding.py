@@ -84,7 +84,7 @@ class TemplateEncoder:
     def prompt(self, text: str, image: bool) -> tuple[list[int], list[int]]:
         """A question up to where the reply begins, as (shared prefix ids, continuation ids)."""
         conversation = (Turn(Role.USER, text),)
-        prefix, continuation = self._encode_parts(independent_parts(self.template, conversation, image))
+        prefix, continuation = self.encode_parts(independent_parts(self.template, conversation, image))
         return prefix.ids, continuation.ids
 
     def example(self, sample: Sample, *, independent: bool = False) -> Example:
@@ -92,14 +92,15 @@ class TemplateEncoder:
         image = sample.image is not None
         if independent and len(sample.conversation) > 2:
             parts = independent_parts(self.template, sample.conversation, image)
-            return Example(sample, self._encode_parts(parts))
+            return Example(sample, self.encode_parts(parts))
         return Example(sample, (self.conversation(sample.conversation, image),))
 
     def conversation(self, conversation: Conversation, image: bool) -> Tokens:
         """Tokenise a whole conversation."""
         return self._encode(self.template.render(conversation, image))
 
-    def _encode_parts(self, parts: Sequence[Sequence[Piece]]) -> tuple[Tokens, ...]:
+    def encode_parts(self, parts: Sequence[Sequence[Piece]]) -> tuple[Tokens, ...]:
+        """Tokenise a shared prefix and what continues it; every boundary must lie beside a marker or a newline."""
         shared = parts[0]
         return (self._encode(shared), *(self._encode(part, behind=shared) for part in parts[1:]))
 

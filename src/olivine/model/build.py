@@ -24,6 +24,7 @@ from olivine.files import read_json
 from olivine.model.connector import initialise, llava_class
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ModelRecipe, Source, TokenizerRecipe, VisionRecipe
+from olivine.world.backbones import located
 
 #: Towers whose patch tokens follow exactly one class token, which is what transformers' LLaVA drops.
 TOWER_TYPES = ("clip_vision_model", "dinov2")
@@ -32,7 +33,7 @@ TEMPLATE_OF = {"gemma": "gemma", "llama": "vicuna"}
 
 _CLIP_STATISTICS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_STATISTICS = {"clip_vision_model": _CLIP_STATISTICS, "dinov2": _IMAGENET_STATISTICS}
+STATISTICS = {"clip_vision_model": _CLIP_STATISTICS, "dinov2": _IMAGENET_STATISTICS}
 
 
 def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]]) -> VisionLanguageModel:
@@ -47,6 +48,7 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
         RequestError: a part that cannot be found, fetched or used, with its key in the recipe.
     """
     torch.manual_seed(seed)
+    recipe = _with_backbones_located(recipe)
     tower = _load_tower(recipe.vision)
     language = _load_language(recipe.language.from_)
     tokenizer = _load_tokenizer(recipe, texts)
@@ -84,6 +86,23 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
         do_sample=False,
     )
     return vlm
+
+
+def _with_backbones_located(recipe: ModelRecipe) -> ModelRecipe:
+    """The recipe with `world:NAME` replaced by the folder that it stands for."""
+
+    def place(source: Source) -> Source:
+        return located(source) if isinstance(source, str) else source
+
+    language = {"from_": place(recipe.language.from_)}
+    if isinstance(recipe.language.tokenizer, str):
+        language["tokenizer"] = place(recipe.language.tokenizer)
+    return recipe.model_copy(
+        update={
+            "vision": recipe.vision.model_copy(update={"from_": place(recipe.vision.from_)}),
+            "language": recipe.language.model_copy(update=language),
+        }
+    )
 
 
 def _load_tower(recipe: VisionRecipe) -> Any:
@@ -160,7 +179,7 @@ def _extra_tokens(tokenizer: Any) -> list[str]:
 
 
 def _image_transform(recipe: VisionRecipe, config: Any) -> ImageTransform:
-    mean, std = _STATISTICS[config.model_type]
+    mean, std = STATISTICS[config.model_type]
     size = config.image_size if config.model_type == "clip_vision_model" else 224
     stored = _stored_preprocessor(recipe.from_)
     mean, std = stored.get("image_mean", mean), stored.get("image_std", std)

@@ -43,7 +43,8 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
     shade = np.cos(angle) * _RAMP[None, :] + np.sin(angle) * _RAMP[:, None]
     picture *= (1 + _SHADE * np.float32(strength) * shade)[:, :, None]
     picture += _NOISE_FIELD[down * 8 : down * 8 + SIDE, right : right + SIDE]
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    return drawn
 
 
 def image(scene: Scene) -> Image.Image:
@@ -72,4 +73,4 @@ def _things(scene: Scene) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     for thing in scene.things:
         draw_thing(pen, thing, _FINER)
     pixels = np.asarray(sheet.reduce(_FINER), np.float32)
-    return pixels[:, :, :3].copy(), pixels[:, :, 3:] / 255
+    return pixels[:, :, :3].copy(), pixels[:, :, 3:] / np.float32(255)

@@ -80,7 +80,7 @@ def _yes_no(
     return Asked(text, "yes" if truth else "no", sentence, topic, structural, semantic, YES_NO, things)
 
 
-def _some_thing(scene: Scene, draw: Random, fits: Callable[[Thing], bool] = lambda thing: True) -> int | None:
+def _some_thing(scene: Scene, draw: Random, fits: Callable[[Thing], bool] = lambda _: True) -> int | None:
     fitting = [i for i, thing in enumerate(scene.things) if fits(thing)]
     return draw.choice(fitting) if fitting else None
 
@@ -160,7 +160,8 @@ def _exist(scene: Scene, draw: Random) -> Asked | None:
         return _exist_coloured(scene, draw, truth)
     if truth:
         index = draw.randrange(len(scene.things))
-        kind, things = scene.things[index].kind, (index,)
+        kind = scene.things[index].kind
+        things: tuple[int, ...] = (index,)
     else:
         kind, things = _tempting_absence(scene, draw), ()
     what = article(kind)

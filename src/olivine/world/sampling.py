@@ -64,16 +64,17 @@ _JITTER = 7.0
 _APART = 0.8
 
 
-def scene(seed: int, split: str, index: int) -> Scene:
+def scene(seed: int, split: str, index: int, *, things: int | None = None) -> Scene:
     """The scene `index` of a split: the same for the same arguments, on any machine.
 
     Args:
         seed: the world's seed.
         split: any name; `novel` alone shows the held-out combinations.
         index: from 0, without end.
+        things: how many it shows, 2 to 5 by default.
     """
     draw = Random(f"{seed}/{split}/{index}")
-    return _draw_scene(draw, f"{split}-{index}", novel=split == NOVEL)
+    return _draw_scene(draw, f"{split}-{index}", things, novel=split == NOVEL)
 
 
 def scenes(seed: int, split: str, count: int, first: int = 0) -> Iterator[Scene]:
@@ -83,9 +84,9 @@ def scenes(seed: int, split: str, count: int, first: int = 0) -> Iterator[Scene]
     return (scene(seed, split, index) for index in range(first, first + count))
 
 
-def _draw_scene(draw: Random, scene_id: str, *, novel: bool) -> Scene:
+def _draw_scene(draw: Random, scene_id: str, count: int | None, *, novel: bool) -> Scene:
     setting = draw.choice(SETTINGS)
-    kinds = _draw_kinds(draw, setting, _weighted(draw, _COUNTS))
+    kinds = _draw_kinds(draw, setting, count or _weighted(draw, _COUNTS))
     while novel and not any(kind in _HELD_OUT_COLOURS for kind in kinds):
         kinds = _draw_kinds(draw, setting, len(kinds))
     new = next(i for i, kind in enumerate(kinds) if kind in _HELD_OUT_COLOURS) if novel else None

@@ -1,0 +1,144 @@
+"""tiny-CLIP: pictures against captions (arXiv:2103.00020), with scenes that differ in one thing in the same batch.
+
+A batch of 32,768 holds near misses by itself; one of this size has to be given them.
+"""
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+
+from olivine.files import write_json
+from olivine.model.build import STATISTICS
+from olivine.model.loss import contrastive_loss
+from olivine.train.backbones.language import world_tokenizer
+from olivine.train.backbones.loop import Pretraining, adamw
+from olivine.train.backbones.towers import SHAPE, as_pixels, patches_of, probe
+from olivine.world.drawing import draw
+from olivine.world.language import caption
+from olivine.world.sampling import scene
+from olivine.world.scene import SIDE, Scene
+from olivine.world.variations import PROPERTIES, varied
+
+_WIDTH = 128
+_TEXT_LAYERS = 1
+_VOCABULARY = 1024
+#: The first so much of the training shows one thing a picture: what a kind looks like is learnt several times sooner.
+_SINGLE_SHARE = 0.4
+_MAX_TOKENS = 96
+_KEEP = 0.95
+
+
+class ClipPretraining(Pretraining):
+    """A `CLIPVisionModel` beside a text encoder that is dropped at the end.
+
+    Args:
+        steps, batch: how long; `batch` pictures a step, in groups of `variants` that differ in one property.
+    """
+
+    def __init__(self, steps: int, batch: int, seed: int, *, variants: int = 4, peak: float = 1.5e-3) -> None:
+        self.steps, self.peak = steps, peak
+        self._batch, self._variants, self._seed = batch, variants, seed
+        self.tokenizer = world_tokenizer(seed, _VOCABULARY)
+        torch.manual_seed(seed)
+        self.tower = CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=SHAPE.hidden,
+                intermediate_size=4 * SHAPE.hidden,
+                num_hidden_layers=SHAPE.layers,
+                num_attention_heads=SHAPE.heads,
+                image_size=SIDE,
+                patch_size=SHAPE.patch,
+                hidden_act="gelu",
+                projection_dim=_WIDTH,
+            )
+        )
+        self._text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(self.tokenizer),
+                hidden_size=SHAPE.hidden,
+                intermediate_size=4 * SHAPE.hidden,
+                num_hidden_layers=_TEXT_LAYERS,
+                num_attention_heads=SHAPE.heads,
+                max_position_embeddings=_MAX_TOKENS,
+                hidden_act="gelu",
+                bos_token_id=self.tokenizer.bos_token_id,
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        )
+        self._heads = _Heads()
+        self.trained = nn.ModuleDict({"tower": self.tower, "text": self._text, "heads": self._heads})
+        self.optimizer = adamw(self.trained, 0.1)
+
+    def step(self, index: int) -> dict[str, float]:
+        """Every other caption of the batch is a negative, the near misses above all."""
+        pictures, captions = self._pairs(index)
+        seen, read = self._embed(pictures, captions)
+        scale = self._heads.log_scale.exp().clamp(max=100)
+        loss = contrastive_loss(seen, read, scale, captions)
+        loss.backward()
+        right = float(((seen @ read.T).argmax(1) == torch.arange(len(captions))).float().mean())
+        return {"loss": loss.item(), "matched": right, "scale": scale.item()}
+
+    def _pairs(self, index: int) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[str]]:
+        drawn = Random(f"{self._seed}/clip/{index}")
+        things = 1 if index < _SINGLE_SHARE * self.steps else None
+        shown: list[Scene] = []
+        while len(shown) < self._batch:
+            first = scene(self._seed, "clip", index * self._batch + len(shown), things=things)
+            group = [first]
+            while len(group) < self._variants:
+                other = varied(first, drawn, drawn.choice(PROPERTIES))
+                if other is not None:
+                    group.append(other[0])
+            shown += group
+        return np.stack([draw(one) for one in shown]), [caption(one, drawn, keep=_KEEP) for one in shown]
+
+    def _embed(self, pictures: np.ndarray[Any, np.dtype[np.uint8]], captions: list[str]) -> tuple[Tensor, Tensor]:
+        pooled = self.tower(as_pixels(pictures, STATISTICS["clip_vision_model"])).pooler_output
+        encoded = self.tokenizer(
+            captions, padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt", padding_side="right"
+        )
+        states = self._text(**{k: encoded[k] for k in ("input_ids", "attention_mask")}).last_hidden_state
+        real = encoded.attention_mask.unsqueeze(-1).to(states.dtype)
+        read = (states * real).sum(dim=1) / real.sum(dim=1)
+        return F.normalize(self._heads.picture(pooled), dim=-1), F.normalize(self._heads.text(read), dim=-1)
+
+    @torch.no_grad()
+    def figures(self, rounds: int = 10) -> dict[str, Any]:
+        """Retrieval of a picture's caption among 100 of other scenes, and the linear probe."""
+        self.trained.eval()
+        right = 0
+        for number in range(rounds):
+            drawn = Random(f"{self._seed}/retrieval/{number}")
+            shown = [scene(self._seed, "retrieval", 100 * number + i) for i in range(100)]
+            seen, read = self._embed(
+                np.stack([draw(one) for one in shown]), [caption(one, drawn, keep=_KEEP) for one in shown]
+            )
+            right += int(((seen @ read.T).argmax(1) == torch.arange(100)).sum())
+        self.trained.train()
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.tower.parameters()),
+            "retrieval_1_of_100": round(right / rounds, 2),
+            "probe": probe(lambda p: patches_of(self.tower, as_pixels(p, STATISTICS["clip_vision_model"])), self._seed),
+        }
+
+    def save(self, folder: Path) -> None:
+        """The tower in bf16, with the statistics that its pictures are normalised by."""
+        self.tower.to(torch.bfloat16).save_pretrained(folder)
+        mean, deviation = STATISTICS["clip_vision_model"]
+        write_json(folder / "preprocessor_config.json", {"image_mean": mean, "image_std": deviation})
+
+
+class _Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.picture = nn.Linear(SHAPE.hidden, _WIDTH, bias=False)
+        self.text = nn.Linear(SHAPE.hidden, _WIDTH, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())

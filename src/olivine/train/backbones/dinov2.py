@@ -1,0 +1,201 @@
+"""tiny-DINOv2: a student agrees with its own moving average over crops and over hidden patches; no text.
+
+After DINOv2 (arXiv:2304.07193): the DINO loss on class tokens between crops, the iBOT loss on hidden patches of the
+global crops, teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread. Crops are not mirrored or recoloured:
+here things face left or right and are told apart by colour.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from transformers import Dinov2Config, Dinov2Model
+
+from olivine.files import write_json
+from olivine.model.build import STATISTICS
+from olivine.train.backbones.loop import Pretraining, adamw
+from olivine.train.backbones.towers import SHAPE, as_pixels, patches_of, probe
+from olivine.world.drawing import draw
+from olivine.world.sampling import scene
+from olivine.world.scene import SIDE
+
+_PROTOTYPES = 1024
+_BOTTLENECK = 64
+_LOCAL_SIDE = 48
+_GLOBAL_SCALE, _LOCAL_SCALE = (0.6, 1.0), (0.15, 0.5)
+_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.06
+_KOLEO = 0.1
+_STATISTICS = STATISTICS["dinov2"]
+
+
+class Dinov2Pretraining(Pretraining):
+    """A `Dinov2Model` taught by its own moving average.
+
+    Args:
+        steps, batch: how long; `batch` pictures a step, each in two global and `local_crops` local crops.
+    """
+
+    def __init__(self, steps: int, batch: int, seed: int, *, local_crops: int = 4, peak: float = 1e-3) -> None:
+        self.steps, self.peak = steps, peak
+        self._batch, self._local_crops, self._seed = batch, local_crops, seed
+        torch.manual_seed(seed)
+        student = _Network()
+        self._teacher = copy.deepcopy(student).requires_grad_(False)
+        # The teacher lies in a resume point with the student, and takes no gradients.
+        self.trained = nn.ModuleDict({"student": student, "teacher": self._teacher})
+        self._student = student
+        self.optimizer = adamw(student, 0.05)
+
+    def step(self, index: int) -> dict[str, float]:
+        """The teacher sees global crops whole; the student sees them partly hidden, and local crops."""
+        drawn = np.random.default_rng([self._seed, index])
+        whole, parts = self._crops(index, drawn)
+        hidden = torch.from_numpy(_hide(drawn, len(whole)))
+        with torch.no_grad():
+            class_states, patch_states = self._teacher.tower_states(whole)
+            class_targets = sinkhorn(self._teacher.class_head(class_states))
+            patch_targets = sinkhorn(self._teacher.patch_head(patch_states[hidden]))
+        class_student, patch_student = self._student.tower_states(whole, hidden)
+        class_local, _ = self._student.tower_states(parts)
+        between_crops = self._between_crops(
+            class_targets, self._student.class_head(class_student), self._student.class_head(class_local)
+        )
+        on_patches = _agreement(patch_targets, self._student.patch_head(patch_student[hidden]))
+        spread = koleo(class_student[: self._batch]) + koleo(class_student[self._batch :])
+        loss = between_crops + on_patches + _KOLEO * spread / 2
+        loss.backward()
+        return {
+            "loss": loss.item(),
+            "crops": between_crops.item(),
+            "patches": on_patches.item(),
+            "koleo": spread.item(),
+        }
+
+    def after_step(self, index: int) -> None:
+        """The teacher's moving average; the longer the training, the slower it moves (0.99 to 1)."""
+        keep = 1 - 0.01 * (1 + np.cos(np.pi * index / self.steps)) / 2
+        with torch.no_grad():
+            for old, new in zip(self._teacher.parameters(), self._student.parameters(), strict=True):
+                old.lerp_(new, 1 - keep)
+
+    def _crops(self, index: int, drawn: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Two global crops of each picture `[2 * batch, 3, 96, 96]` and the local ones `[n * batch, 3, 48, 48]`."""
+        pictures = [
+            Image.fromarray(draw(scene(self._seed, "dinov2", index * self._batch + place)))
+            for place in range(self._batch)
+        ]
+        whole = [_crop(p, drawn, _GLOBAL_SCALE, SIDE) for _ in range(2) for p in pictures]
+        parts = [_crop(p, drawn, _LOCAL_SCALE, _LOCAL_SIDE) for _ in range(self._local_crops) for p in pictures]
+        return as_pixels(np.stack(whole), _STATISTICS), as_pixels(np.stack(parts), _STATISTICS)
+
+    def _between_crops(self, targets: Tensor, whole: Tensor, parts: Tensor) -> Tensor:
+        """Every student crop against the teacher's global crops, but none against itself."""
+        first, second = targets.chunk(2)
+        views = [*whole.chunk(2), *parts.chunk(self._local_crops)]
+        terms = [_agreement(second, views[0]), _agreement(first, views[1])]
+        terms += [_agreement(target, view) for view in views[2:] for target in (first, second)]
+        return torch.stack(terms).mean()
+
+    @torch.no_grad()
+    def figures(self) -> dict[str, Any]:
+        """The linear probe of the teacher, which is what is kept."""
+        tower = self._teacher.tower.eval()
+        return {
+            "parameters": sum(parameter.numel() for parameter in tower.parameters()),
+            "probe": probe(lambda pictures: patches_of(tower, as_pixels(pictures, _STATISTICS)), self._seed),
+        }
+
+    def save(self, folder: Path) -> None:
+        """The teacher in bf16, with the statistics that its pictures are normalised by."""
+        self._teacher.tower.to(torch.bfloat16).save_pretrained(folder)
+        mean, deviation = _STATISTICS
+        values = {"image_mean": mean, "image_std": deviation, "crop_size": {"height": SIDE, "width": SIDE}}
+        write_json(folder / "preprocessor_config.json", values)
+
+
+class _Network(nn.Module):
+    """The tower with its two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = Dinov2Model(
+            Dinov2Config(
+                hidden_size=SHAPE.hidden,
+                num_hidden_layers=SHAPE.layers,
+                num_attention_heads=SHAPE.heads,
+                image_size=SIDE,
+                patch_size=SHAPE.patch,
+                # As for the language models: the default suits wider networks.
+                initializer_range=SHAPE.hidden**-0.5,
+            )
+        )
+        self.class_head, self.patch_head = _Head(), _Head()
+
+    def tower_states(self, pixels: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Class states `[crops, hidden]` and patch states `[crops, patches, hidden]`."""
+        states = self.tower(pixels, bool_masked_pos=hidden).last_hidden_state
+        return states[:, 0], states[:, 1:]
+
+
+class _Head(nn.Module):
+    """DINO's projection: a small network to a sphere, then cosine similarities to prototypes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(SHAPE.hidden, 2 * SHAPE.hidden), nn.GELU(), nn.Linear(2 * SHAPE.hidden, _BOTTLENECK)
+        )
+        self.prototypes = nn.Parameter(torch.randn(_PROTOTYPES, _BOTTLENECK))
+
+    def forward(self, states: Tensor) -> Tensor:
+        return F.normalize(self.layers(states), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+
+
+@torch.no_grad()
+def sinkhorn(similarities: Tensor, rounds: int = 3) -> Tensor:
+    """Soft assignments `[states, prototypes]` that use every prototype alike (SwAV's centring, as DINOv2 has it)."""
+    weights = torch.exp((similarities - similarities.max()) / _TEACHER_TEMPERATURE)
+    for _ in range(rounds):
+        weights = weights / weights.sum(0, keepdim=True) / weights.shape[1]
+        weights = weights / weights.sum(1, keepdim=True) / weights.shape[0]
+    return weights * weights.shape[0]
+
+
+def koleo(states: Tensor) -> Tensor:
+    """DINOv2's regulariser: minus the mean log distance of each state to its nearest neighbour on the sphere."""
+    on_sphere = F.normalize(states, dim=-1)
+    with torch.no_grad():
+        nearest = (on_sphere @ on_sphere.T).fill_diagonal_(-1).argmax(1)
+    return -torch.log((on_sphere - on_sphere[nearest]).norm(dim=-1) + 1e-8).mean()
+
+
+def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:
+    return -(targets * F.log_softmax(similarities / _STUDENT_TEMPERATURE, dim=-1)).sum(-1).mean()
+
+
+def _crop(picture: Image.Image, drawn: np.random.Generator, scale: tuple[float, float], side: int) -> NDArray[np.uint8]:
+    edge = SIDE * float(drawn.uniform(*scale)) ** 0.5
+    left, top = drawn.uniform(0, SIDE - edge, size=2)
+    cut = picture.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + edge, top + edge))
+    # Exposure differs between crops, colour does not.
+    lit: NDArray[np.uint8] = np.clip(np.asarray(cut, np.float32) * drawn.uniform(0.85, 1.15), 0, 255).astype(np.uint8)
+    return lit
+
+
+def _hide(drawn: np.random.Generator, crops: int) -> NDArray[np.bool_]:
+    """Which patches the student does not see: in half the crops none, in the others a block of 10 to 50 %."""
+    grid = SHAPE.grid
+    hidden = np.zeros((crops, grid, grid), bool)
+    for place in range(0, crops, 2):
+        share = float(drawn.uniform(0.1, 0.5))
+        while hidden[place].mean() < share:
+            height, width = drawn.integers(1, 5, size=2)
+            top, left = drawn.integers(0, grid - height + 1), drawn.integers(0, grid - width + 1)
+            hidden[place, top : top + height, left : left + width] = True
+    return hidden.reshape(crops, -1)

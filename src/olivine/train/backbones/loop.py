@@ -1,0 +1,142 @@
+"""One loop for every backbone: steps, learning rate, progress, a log, resume points, held-out figures.
+
+What a step does is the business of each backbone's own module.
+"""
+
+import math
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from olivine.errors import RunError
+from olivine.files import append_json_line, atomic_file, write_json
+
+LOG, RESUME, FIGURES = "pretraining.jsonl", "resume.pt", "figures.json"
+_LOG_EVERY = 20
+
+
+class Pretraining(ABC):
+    """One backbone in training.
+
+    Attributes:
+        steps: optimiser steps in all.
+        trained: everything that takes gradients, as one module; it is what a resume point holds.
+        optimizer: over `trained`; its groups' rates are set by the loop.
+        peak: the highest learning rate.
+    """
+
+    steps: int
+    peak: float
+    trained: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    @abstractmethod
+    def step(self, index: int) -> dict[str, float]:
+        """Gradients of step `index` (which alone decides its data); returns what to log, `loss` among it."""
+
+    def after_step(self, index: int) -> None:  # noqa: B027
+        """What follows the optimiser's step (a teacher's moving average)."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, Any]:
+        """Held-out figures, on splits that training never drew."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the backbone as an ordinary transformers folder."""
+
+
+def pretrain(job: Pretraining, folder: Path, *, save_every: int, on_step: Callable[[int, int], None]) -> dict[str, Any]:
+    """Train to the end, going on from the folder's resume point if there is one; returns the held-out figures.
+
+    Raises:
+        RunError: the loss is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    device = next(job.trained.parameters()).device
+    first, seconds = _resume(job, folder)
+    began = time.monotonic() - seconds
+    job.trained.train()
+    for index in range(first, job.steps):
+        for group in job.optimizer.param_groups:
+            group["lr"] = _rate(job, index)
+        job.optimizer.zero_grad(set_to_none=True)
+        # Weights stay fp32; products in bf16 are a fifth faster on processors and several times on GPUs.
+        with torch.autocast(device.type, torch.bfloat16):
+            measured = job.step(index)
+        if not math.isfinite(measured["loss"]):
+            raise RunError(f"{folder.name}: the loss of step {index} is {measured['loss']}; try a lower rate.")
+        nn.utils.clip_grad_norm_(job.trained.parameters(), 1.0)
+        job.optimizer.step()
+        job.after_step(index)
+        on_step(index + 1, job.steps)
+        elapsed = time.monotonic() - began
+        if index % _LOG_EVERY == 0 or index + 1 == job.steps:
+            row = {name: round(value, 5) for name, value in measured.items()}
+            append_json_line(folder / LOG, {"step": index, "steps": job.steps, **row, "seconds": round(elapsed, 1)})
+        if (index + 1) % save_every == 0 and index + 1 < job.steps:
+            _save(job, folder, index + 1, elapsed)
+    job.trained.eval()
+    figures = {
+        **job.figures(),
+        "steps": job.steps,
+        "seconds": round(time.monotonic() - began),
+        "threads": torch.get_num_threads(),
+    }
+    job.save(folder)
+    write_json(folder / FIGURES, figures)
+    (folder / RESUME).unlink(missing_ok=True)
+    return figures
+
+
+def _rate(job: Pretraining, index: int) -> float:
+    """A linear rise over the first 4 %, then half a cosine down to a hundredth."""
+    warmup = max(1, round(0.04 * job.steps))
+    if index < warmup:
+        return job.peak * (index + 1) / warmup
+    progress = (index - warmup) / max(1, job.steps - warmup)
+    return job.peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _save(job: Pretraining, folder: Path, step: int, seconds: float) -> None:
+    state = {
+        "step": step,
+        "seconds": seconds,
+        "weights": job.trained.state_dict(),
+        "optimizer": job.optimizer.state_dict(),
+    }
+    with atomic_file(folder / RESUME) as path:
+        torch.save(state, path)
+
+
+def _resume(job: Pretraining, folder: Path) -> tuple[int, float]:
+    path = folder / RESUME
+    if not path.is_file():
+        # A log without a resume point is of a run that was cut off before its first one.
+        (folder / LOG).unlink(missing_ok=True)
+        return 0, 0.0
+    state = torch.load(path, weights_only=True)
+    job.trained.load_state_dict(state["weights"])
+    job.optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"]), float(state["seconds"])
+
+
+def adamw(module: nn.Module, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW with the decay on matrices alone; rates are set by the loop."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

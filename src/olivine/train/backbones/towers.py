@@ -1,0 +1,126 @@
+"""What both towers share: their common shape, pictures as tensors, and the linear probe that judges their patches.
+
+How each learns is in `clip` and `dinov2`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from olivine.world.drawing import draw
+from olivine.world.sampling import scenes
+from olivine.world.scene import COLOURS, KINDS, SIDE, Scene, Thing
+
+
+@dataclass(frozen=True, slots=True)
+class TowerShape:
+    """A vision transformer's shape; CLIP and DINOv2 have the same."""
+
+    hidden: int = 96
+    layers: int = 4
+    heads: int = 4
+    patch: int = 12
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return SIDE // self.patch
+
+
+SHAPE = TowerShape()
+#: Which hidden state a language model is shown: LLaVA's choice, the last but one.
+LAYER = -2
+
+
+def as_pixels(pictures: NDArray[np.uint8], statistics: tuple[Sequence[float], Sequence[float]]) -> Tensor:
+    """`[pictures, side, side, 3]` bytes to `[pictures, 3, side, side]` float32, normalised by (means, deviations)."""
+    mean, deviation = (np.asarray(values, np.float32) for values in statistics)
+    values = (pictures.astype(np.float32) / 255 - mean) / deviation
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
+
+
+def patches_of(tower: nn.Module, pixels: Tensor, layer: int = LAYER) -> Tensor:
+    """`[pictures, patches, hidden]`: one hidden state without its class token."""
+    states: Tensor = tower(pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
+    return states
+
+
+def covered(thing: Thing, shape: TowerShape = SHAPE) -> list[int]:
+    """The patches whose middle lies on the thing's square; the nearest one if there is none."""
+    found = [
+        row * shape.grid + column
+        for row in range(shape.grid)
+        for column in range(shape.grid)
+        if abs((column + 0.5) * shape.patch - thing.x) <= thing.radius
+        and abs((row + 0.5) * shape.patch - thing.y) <= thing.radius
+    ]
+    nearest = min(int(thing.y / shape.patch), shape.grid - 1) * shape.grid
+    return found or [nearest + min(int(thing.x / shape.patch), shape.grid - 1)]
+
+
+@torch.no_grad()
+def probe(
+    encode: Callable[[NDArray[np.uint8]], Tensor], seed: int, train: int = 2000, test: int = 500
+) -> dict[str, Any]:
+    """Accuracy, in percent, of linear classifiers on the mean patch feature of each thing: kind, colour, state.
+
+    Args:
+        encode: pictures `[n, side, side, 3]` to patch features `[n, patches, hidden]`.
+        seed: of the world.
+        train, test: how many scenes the classifiers learn from and are tried on; none was trained on.
+    """
+    learnt, tried = (
+        _things(encode, list(scenes(seed, split, count)))
+        for split, count in (("probe-train", train), ("probe-test", test))
+    )
+    middle, spread = learnt[0].mean(0), learnt[0].std(0) + 1e-6
+    results = {}
+    for name, classes in (("kind", tuple(KINDS)), ("colour", COLOURS)):
+        results[name] = _linear(learnt, tried, middle, spread, name, classes)
+    return results
+
+
+def _things(encode: Callable[[NDArray[np.uint8]], Tensor], shown: Sequence[Scene]) -> tuple[Tensor, list[Thing]]:
+    features, things = [], []
+    for start in range(0, len(shown), 100):
+        some = shown[start : start + 100]
+        patches = encode(np.stack([draw(scene) for scene in some]))
+        for place, scene in enumerate(some):
+            for thing in scene.things:
+                features.append(patches[place, covered(thing)].mean(0))
+                things.append(thing)
+    return torch.stack(features).float(), things
+
+
+@torch.enable_grad()
+def _linear(
+    learnt: tuple[Tensor, list[Thing]],
+    tried: tuple[Tensor, list[Thing]],
+    middle: Tensor,
+    spread: Tensor,
+    name: str,
+    classes: Sequence[str],
+) -> float:
+    def targets(things: Sequence[Thing]) -> Tensor:
+        return torch.tensor([classes.index(getattr(thing, name)) for thing in things])
+
+    x, y = (learnt[0] - middle) / spread, targets(learnt[1])
+    weight = torch.zeros(len(classes), x.shape[1], requires_grad=True)
+    bias = torch.zeros(len(classes), requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(x @ weight.T + bias, y) + 1e-4 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    guess = ((tried[0] - middle) / spread @ weight.T + bias).argmax(-1)
+    return round(100 * float((guess == targets(tried[1])).float().mean()), 2)

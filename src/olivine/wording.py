@@ -1,0 +1,17 @@
+"""LLaVA's fixed wordings: what is put behind a question to say how it is to be answered.
+
+Where they are used is up to training data (`world`) and benchmarks (`evaluate`).
+"""
+
+from collections.abc import Sequence
+
+#: LLaVA-1.5's instruction for short answers (haotian-liu/LLaVA, docs/Evaluation.md).
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+#: LLaVA-1.5's instruction for multiple choice.
+OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
+
+
+def with_options(question: str, options: Sequence[str]) -> str:
+    """The question with its options a line each, `A. red`, and the instruction to answer by letter."""
+    lines = [f"{chr(ord('A') + place)}. {option}" for place, option in enumerate(options)]
+    return "\n".join([question, *lines]) + OPTION_LETTER

@@ -1,0 +1,93 @@
+"""The world's training sets in LLaVA's JSON: captions for the connector, instructions for the whole.
+
+Benchmarks, which no training set shares a scene with, are written in `benchmarks`.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from olivine.files import write_json, write_text
+from olivine.world.conversations import instructions, told_in_words
+from olivine.world.drawing import image
+from olivine.world.language import caption
+from olivine.world.sampling import scene
+from olivine.world.scene import Scene
+
+CAPTIONS, INSTRUCTIONS, IMAGES = "captions.json", "instructions.json", "images"
+#: One text-only conversation for so many pictures (LLaVA-1.5's mix has 40,688 of 665,298).
+_PICTURES_PER_TEXT = 16
+_QUESTIONS = 10
+_CHUNK = 250
+_DESCRIBE = ("Describe the picture.", "Write a caption for this picture.", "Describe this image in one sentence.")
+
+
+def write(
+    folder: Path,
+    seed: int,
+    pictures: int = 4000,
+    on_picture: Callable[[int, int], None] | None = None,
+    *,
+    workers: int = 1,
+) -> None:
+    """Write `captions.json`, `instructions.json` and their pictures: as many of each as `pictures`.
+
+    The same seed gives the same bytes, whatever the number of workers.
+
+    Args:
+        folder: where to; it is made.
+        seed: of the world.
+        pictures: of each of the two sets; `captions.json` has one conversation of one turn for each of its own,
+            `instructions.json` one of ten questions, and a conversation without a picture for every sixteen.
+        on_picture: told (done, in all) as it goes.
+        workers: processes that draw.
+    """
+    total = 2 * pictures
+    done = 0
+    with ProcessPoolExecutor(workers) as pool:
+        for split, name in (("align", CAPTIONS), ("instruct", INSTRUCTIONS)):
+            (folder / IMAGES / split).mkdir(parents=True, exist_ok=True)
+            starts = range(0, pictures, _CHUNK)
+            some = partial(_write_some, folder, seed, split, pictures)
+            items: list[dict[str, Any]] = []
+            for written in pool.map(some, starts) if workers > 1 else map(some, starts):
+                items += written
+                done = min(done + _CHUNK, total)
+                if on_picture is not None:
+                    on_picture(done, total)
+            write_json(folder / name, items)
+    write_text(folder / "seed.txt", f"{seed}\n")
+
+
+def _write_some(folder: Path, seed: int, split: str, pictures: int, first: int) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    for index in range(first, min(first + _CHUNK, pictures)):
+        shown = scene(seed, split, index)
+        name = f"{split}/{index:06d}.jpg"
+        # Chroma is kept whole: colour is what half the questions ask of.
+        image(shown).save(folder / IMAGES / name, quality=95, subsampling=0)
+        draw = Random(f"{seed}/{split}/{index}/words")
+        items += list(_caption(shown, name, draw) if split == "align" else _instruction(shown, name, draw, seed, index))
+    return items
+
+
+def _caption(shown: Scene, name: str, draw: Random) -> Iterator[dict[str, Any]]:
+    yield _item(shown.id, name, [(draw.choice(_DESCRIBE), caption(shown, draw, keep=1.0))])
+
+
+def _instruction(shown: Scene, name: str, draw: Random, seed: int, index: int) -> Iterator[dict[str, Any]]:
+    yield _item(shown.id, name, instructions(shown, draw, _QUESTIONS))
+    if index % _PICTURES_PER_TEXT == 0:
+        told = told_in_words(scene(seed, "instruct-text", index), draw, 4)
+        yield _item(f"{shown.id}-text", None, [(f"{told.description}\n{asked}", reply) for asked, reply in told.pairs])
+
+
+def _item(name: str, picture: str | None, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    turns = []
+    for number, (asked, reply) in enumerate(pairs):
+        mark = "<image>\n" if picture is not None and number == 0 else ""
+        turns += [{"from": "human", "value": mark + asked}, {"from": "gpt", "value": reply}]
+    return {"id": name, **({"image": picture} if picture is not None else {}), "conversations": turns}

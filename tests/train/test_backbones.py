@@ -1,0 +1,162 @@
+"""The backbones' pretraining: it learns, goes on to the same bits, and leaves ordinary transformers folders."""
+
+from random import Random
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from olivine.errors import RequestError, RunError
+from olivine.files import read_json, read_json_lines
+from olivine.train.backbones import loop
+from olivine.train.backbones.clip import ClipPretraining
+from olivine.train.backbones.dinov2 import Dinov2Pretraining, koleo, sinkhorn
+from olivine.train.backbones.language import SIZES, LanguagePretraining, Schedule
+from olivine.train.backbones.run import JOBS
+from olivine.train.backbones.towers import SHAPE, covered
+from olivine.world.backbones import BACKBONES, located, shipped
+from olivine.world.language import description
+from olivine.world.questions import ask
+from olivine.world.sampling import scene, scenes
+
+STEPS = 4
+
+
+def _language(steps=STEPS):
+    return LanguagePretraining(SIZES["small"], 640, Schedule(steps, 1e-3, scenes=2, questions=3, captions=2), 0)
+
+
+MAKERS = {
+    "clip": lambda: ClipPretraining(STEPS, 8, 0, variants=2),
+    "dinov2": lambda: Dinov2Pretraining(STEPS, 4, 0, local_crops=2),
+    "language": _language,
+}
+
+
+@pytest.fixture
+def quick_figures(monkeypatch):
+    for job in (ClipPretraining, Dinov2Pretraining, LanguagePretraining):
+        monkeypatch.setattr(job, "figures", lambda self: {"seen": True})
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_goes_on_to_the_same_bits(name, tmp_path, quick_figures):
+    """A run that is cut off between two resume points ends as one that was not."""
+    loop.pretrain(MAKERS[name](), tmp_path / "whole", save_every=2, on_step=lambda *_: None)
+
+    def stop(step, _steps):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.pretrain(MAKERS[name](), tmp_path / "cut", save_every=2, on_step=stop)
+    assert (tmp_path / "cut" / loop.RESUME).is_file()
+    done = []
+    loop.pretrain(MAKERS[name](), tmp_path / "cut", save_every=2, on_step=lambda step, _: done.append(step))
+    assert done == [3, 4], "it began again instead of going on"
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "cut")]
+    assert weights[0] == weights[1]
+    assert not (tmp_path / "cut" / loop.RESUME).exists()
+    assert read_json(tmp_path / "cut" / loop.FIGURES)["steps"] == STEPS
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_weight_that_takes_part_is_trained(name):
+    """Products in bf16 must not go on using copies of the first step's weights."""
+    job = MAKERS[name]()
+    before = {n: p.detach().clone() for n, p in job.trained.named_parameters() if p.requires_grad}
+    for group in job.optimizer.param_groups:
+        group["lr"] = 1e-3
+    for index in range(2):
+        job.optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            job.step(index)
+        job.optimizer.step()
+    after = dict(job.trained.named_parameters())
+    # A class token's attention never asks the last patch states of CLIP anything, so some weights may rest.
+    moved = [n for n in before if not torch.equal(before[n], after[n])]
+    assert len(moved) >= 0.9 * len(before), sorted(set(before) - set(moved))
+
+
+def test_a_language_model_learns(tmp_path, quick_figures):
+    loop.pretrain(_language(40), tmp_path, save_every=100, on_step=lambda *_: None)
+    losses = [row["loss"] for row in read_json_lines(tmp_path / loop.LOG)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    job = _language()
+    job.step = lambda index: {"loss": float("nan")}
+    with pytest.raises(RunError, match="step 0"):
+        loop.pretrain(job, tmp_path, save_every=2, on_step=lambda *_: None)
+
+
+def test_reading_shares_the_description_and_hides_questions_from_one_another():
+    job = _language()
+    shown, draw = scene(0, "t", 0), Random(1)
+    pairs = [(asked.text, asked.answer) for asked in ask(shown, draw, 3)]
+    told = description(shown, draw)
+    together = job.reading("t", told, pairs)
+    ids = [token for part in together.parts for token in part.ids]
+    alone = job.tokenizer.decode(ids[: len(together.parts[0])] + together.parts[1].ids)
+    assert alone == (
+        f"<bos><start_of_turn>user\n{told}\n{pairs[0][0]}<end_of_turn>\n<start_of_turn>model\n{pairs[0][1]}"
+        "<end_of_turn>\n"
+    )
+    # Exactly what the template writes for one question about a told scene.
+    whole = job._encoders["gemma"].conversation(_turns(f"{told}\n{pairs[0][0]}", pairs[0][1]), False)
+    assert whole.ids == together.parts[0].ids + together.parts[1].ids
+
+
+def _turns(asked, reply):
+    from olivine.world.conversations import conversation
+
+    return conversation([(asked, reply)])
+
+
+def test_sinkhorn_uses_every_prototype_alike():
+    similarities = torch.nn.functional.normalize(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    weights = sinkhorn(similarities, rounds=50)
+    torch.testing.assert_close(weights.sum(1), torch.ones(64))
+    torch.testing.assert_close(weights.sum(0), torch.full((16,), 4.0), rtol=0.02, atol=0.02)
+
+
+def test_koleo_falls_as_states_spread():
+    close = torch.tensor([[1.0, 0.0], [0.999, 0.04], [-1.0, 0.01], [-1.0, 0.0]])
+    apart = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    assert koleo(apart) < koleo(close)
+
+
+def test_what_a_thing_covers_lies_on_it():
+    for shown in scenes(0, "t", 20):
+        for thing in shown.things:
+            for patch in covered(thing):
+                x, y = (patch % SHAPE.grid + 0.5) * SHAPE.patch, (patch // SHAPE.grid + 0.5) * SHAPE.patch
+                assert abs(x - thing.x) <= thing.radius + SHAPE.patch / 2
+                assert abs(y - thing.y) <= thing.radius + SHAPE.patch / 2
+
+
+def test_names():
+    assert set(JOBS) == set(BACKBONES)
+    assert located("google/gemma-2b-it") == "google/gemma-2b-it"
+    with pytest.raises(RequestError, match="Did you mean world:tiny-clip"):
+        located("world:tiny-klip")
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_shipped_backbones_are_ordinary_folders(name):
+    folder = shipped() / name
+    if "gemma" in name:
+        AutoModelForCausalLM.from_pretrained(folder)
+        AutoTokenizer.from_pretrained(folder)
+    else:
+        AutoModel.from_pretrained(folder)
+    assert (folder / loop.FIGURES).is_file()
+    assert (folder / loop.LOG).is_file()
+
+
+def test_all_backbones_together_stay_small():
+    total = sum(path.stat().st_size for path in shipped().rglob("*") if path.is_file())
+    assert total <= 25 * 2**20
+
+
