@@ -72,4 +72,4 @@ def _things(scene: Scene) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     for thing in scene.things:
         draw_thing(pen, thing, _FINER)
     pixels = np.asarray(sheet.reduce(_FINER), np.float32)
-    return pixels[:, :, :3].copy(), pixels[:, :, 3:] / 255
+    return pixels[:, :, :3].copy(), pixels[:, :, 3:] / np.float32(255)

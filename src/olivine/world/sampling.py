@@ -62,6 +62,8 @@ _RADIUS = {"small": (9.0, 10.5), "large": (14.0, 16.0)}
 _JITTER = 7.0
 #: Centres are at least this share of the two radii apart: what is covered stays less than what is seen.
 _APART = 0.8
+#: Half of what the longest writing takes of the picture, with a little room, in pixels.
+_WRITING = (12.0, 8.0)
 
 
 def scene(seed: int, split: str, index: int) -> Scene:
@@ -119,7 +121,10 @@ def _draw_spots(draw: Random, kinds: list[str]) -> list[_Spot]:
     while True:
         cells = draw.sample(range(9), len(kinds))
         spots = [_draw_spot(draw, cell, kind) for cell, kind in zip(cells, kinds, strict=True)]
-        if all(_clear(a, b) for i, a in enumerate(spots) for b in spots[:i]):
+        if not all(_clear(a, b) for i, a in enumerate(spots) for b in spots[:i]):
+            continue
+        signs = [i for i, kind in enumerate(kinds) if kind == "sign"]
+        if all(_readable(spots[i], other) for i in signs for j, other in enumerate(spots) if j != i):
             return spots
 
 
@@ -130,11 +135,19 @@ def _draw_spot(draw: Random, cell: int, kind: str) -> _Spot:
     third = SIDE / 3
     x = third * (cell % 3 + 0.5) + draw.uniform(-_JITTER, _JITTER)
     y = third * (cell // 3 + 0.5) + draw.uniform(-_JITTER, _JITTER)
+    if kind == "sign":
+        x = min(max(x, radius), SIDE - radius)  # all that is written lies in the picture
     return size, round(x, 2), round(y, 2), round(radius, 2)
 
 
 def _clear(first: _Spot, second: _Spot) -> bool:
     return math.dist(first[1:3], second[1:3]) >= _APART * (first[3] + second[3])
+
+
+def _readable(sign: _Spot, other: _Spot) -> bool:
+    """Whether the other is behind the sign, or beside what is written on it."""
+    across, down = other[1] - sign[1], other[2] - sign[2]
+    return down <= 0 or abs(across) >= _WRITING[0] + other[3] or down >= _WRITING[1] + other[3]
 
 
 def _draw_thing(draw: Random, kind: str, size: str, x: float, y: float, radius: float, *, new: bool) -> Thing:

@@ -205,7 +205,7 @@ def _sign(brush: _Brush) -> None:
 
 
 def _write(brush: _Brush) -> None:
-    """The sign's writing, each dot two pixels of the picture wide and high, so that it can be read at the size drawn."""
+    """The sign's writing, each dot two pixels of the picture wide and high, so that it can be read."""
     dot = 2 * brush.scale
     text = brush.thing.writing
     width = (len(text) * (glyphs.WIDTH + 1) - 1) * dot
@@ -236,7 +236,7 @@ def _draw_pattern(brush: _Brush) -> None:
 _PATTERN_AREA: dict[str, tuple[Callable[[float], float], float, float]] = {
     "ball": (lambda v: 0.86 * (1 - min(1.0, (abs(v) + 0.1) ** 2)) ** 0.5, -0.45, 0.45),
     "kite": (lambda v: 0.68 * (1 - abs(v + 0.15) / (0.8 if v > -0.15 else 0.85)), -0.5, 0.22),
-    "box": (lambda v: 0.8, 0.3, 0.66),
+    "box": (lambda _: 0.8, 0.3, 0.66),
     "cup": (lambda v: 0.6 - 0.11 * (v + 0.68), 0.2, 0.62),
     "fish": (lambda v: 0.66 * (1 - min(1.0, (abs(v / 0.56) + 0.1) ** 2)) ** 0.5, -0.26, 0.26),
 }
