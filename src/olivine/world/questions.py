@@ -335,11 +335,12 @@ def _writing(scene: Scene, draw: Random) -> Asked | None:
         )
         return Asked(asked, text, f"{upper(sentence)}.", "writing", "query", "attr", (), (index,))
     truth = draw.random() < 0.5
-    shown = text if truth else _misread(text, draw)
+    shown = text if truth else misread(text, draw)
     return yes_no(f"Does the sign say {shown}?", truth, sentence, sentence, "writing", "verify", "attr", index)
 
 
-def _misread(text: str, draw: Random) -> str:
+def misread(text: str, draw: Random) -> str:
+    """What a sign might say instead: one character is another of its kind."""
     place = draw.randrange(len(text))
     characters = DIGITS if text[place] in DIGITS else LETTERS
     return text[:place] + another(characters, text[place], draw) + text[place + 1 :]
@@ -395,16 +396,29 @@ TOPICS: dict[str, Callable[[Scene, Random], Asked | None]] = {
 }
 #: How often a topic is asked, where not once.
 WEIGHT = {
-    **{"colour": 2.5, "kind": 2.5, "exist": 1.5, "relation": 2.5, "place": 1.2},
-    **{"time": 0.4, "setting": 0.5, "use": 0.7},
+    "colour": 2.5,
+    "kind": 2.5,
+    "exist": 1.5,
+    "relation": 2.5,
+    "place": 1.2,
+    "time": 0.4,
+    "setting": 0.5,
+    "use": 0.7,
 }
 
 
-def every_question(scene: Scene, draw: Random, tries: int = 200) -> Iterator[Asked]:
-    """All that can be found to ask of a scene in so many tries, each once."""
+def every_question(
+    scene: Scene, draw: Random, tries: int = 200, topics: Sequence[str] | None = None
+) -> Iterator[Asked]:
+    """All that can be found to ask of a scene in so many tries, each once.
+
+    Args:
+        topics: names in `TOPICS`, all tried equally often; all by default.
+    """
+    names = list(topics or TOPICS)
     seen = set()
     for _ in range(tries):
-        asked = TOPICS[draw.choice(list(TOPICS))](scene, draw)
+        asked = TOPICS[draw.choice(names)](scene, draw)
         if asked is not None and asked.text not in seen:
             seen.add(asked.text)
             yield asked

@@ -58,7 +58,8 @@ _COUNTS = {2: 2.0, 3: 4.0, 4: 4.0, 5: 3.0}
 #: How much likelier a kind becomes once one of it is there, so that there is something to count.
 _MORE_OF_THE_SAME = 1.6
 _Spot = tuple[str, float, float, float]  # size, x, y, radius
-_RADIUS = {"small": (9.0, 10.5), "large": (14.0, 16.0)}
+#: From and to, in pixels.
+RADIUS = {"small": (9.0, 10.5), "large": (14.0, 16.0)}
 _JITTER = 7.0
 #: Centres are at least this share of the two radii apart: what is covered stays less than what is seen.
 _APART = 0.8
@@ -83,6 +84,12 @@ def scenes(seed: int, split: str, count: int, first: int = 0) -> Iterator[Scene]
     if count < 0:
         raise RequestError(f"count: {count}; it cannot be negative.")
     return (scene(seed, split, index) for index in range(first, first + count))
+
+
+def could_be_in(kind: str, setting: str) -> bool:
+    """Whether a kind is ever seen in a setting: by itself, or with what may bring it along there."""
+    usual = FREQUENCY[setting]
+    return kind in usual or any(kind in AFFINITY.get(other, {}) for other in usual)
 
 
 def _draw_scene(draw: Random, scene_id: str, *, novel: bool) -> Scene:
@@ -131,7 +138,7 @@ def _draw_spots(draw: Random, kinds: list[str]) -> list[_Spot]:
 def _draw_spot(draw: Random, cell: int, kind: str) -> _Spot:
     # A small sign could not be read.
     size = "large" if draw.random() < 0.55 or kind == "sign" else "small"
-    radius = draw.uniform(*_RADIUS[size])
+    radius = draw.uniform(*RADIUS[size])
     third = SIDE / 3
     x = third * (cell % 3 + 0.5) + draw.uniform(-_JITTER, _JITTER)
     y = third * (cell // 3 + 0.5) + draw.uniform(-_JITTER, _JITTER)
@@ -172,7 +179,7 @@ def _draw_writing(draw: Random) -> str:
     if style < 0.3:
         return draw.choice(DIGITS)
     if style < 0.6:
-        return draw.choice(LETTERS)
+        return draw.choice(LETTERS.replace("A", ""))  # VQA's normaliser takes a lone one for an article
     return draw.choice(LETTERS) + draw.choice(DIGITS)
 
 
