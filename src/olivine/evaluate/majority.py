@@ -5,8 +5,11 @@ A model that cannot see but knows the benchmark's statistics; `--blind` shows ho
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 
+from olivine.evaluate import benchmarks
 from olivine.evaluate.benchmarks import Benchmark
+from olivine.evaluate.rule_judge import RuleJudge
 from olivine.records import Answer, Question, Score
 
 #: The details that tell kinds of questions apart, the first that a question has: names as the benchmarks give them.
@@ -29,6 +32,16 @@ def majority(benchmark: Benchmark, questions: Sequence[Question]) -> Score:
     guesses = {kind: references.most_common(1)[0][0] for kind, references in counts.items() if references}
     answers = [Answer(question.id, guesses[_kind(question)]) for question in questions]
     return benchmark.score(questions, answers)
+
+
+def guessing(name: str, folder: Path) -> dict[str, dict[str, float]]:
+    """`{"majority": metrics}` of the benchmark whose files are in `folder`; MM-Vet's answers are graded by rule.
+
+    Raises:
+        RequestError, DataError: as the benchmark's `read` and `score`.
+    """
+    benchmark = benchmarks.get(name, judge=RuleJudge() if name == "mmvet" else None)
+    return {"majority": dict(majority(benchmark, benchmark.read(folder)).metrics)}
 
 
 def _kind(question: Question) -> Hashable:

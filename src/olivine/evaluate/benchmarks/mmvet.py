@@ -184,7 +184,7 @@ class MMVet(Benchmark):
         chosen = self.choose_variant(variant or ("rule" if ruled else None))
         if (chosen == "rule") != ruled:
             raise RequestError(
-                f"{self.name}: variant {chosen!r} does not go with this judge. 'rule' is scored with --judge-model rule, "
+                f"{self.name}: variant {chosen!r} does not go with this judge. 'rule' goes with --judge-model rule, "
                 "'official' with a model or the grades that one gave."
             )
         return chosen
