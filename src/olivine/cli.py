@@ -327,9 +327,9 @@ def world_page(
     from olivine.world.sampling import scenes
 
     about = (
-        "Drawn scenes of 96 x 96 pixels, and what the eight benchmarks ask of them. This page is what `olivine world page "
-        f"{target.as_posix()} --seed {seed}` writes; `olivine world write` writes the benchmarks. A number behind an "
-        "answer is how many of ten annotators gave it."
+        "Drawn scenes of 96 x 96 pixels, and what the eight benchmarks ask of them. This page is written by "
+        f"`olivine world page {target.as_posix()} --seed {seed}`, the benchmarks by `olivine world write`. A number "
+        "behind an answer is how many of ten annotators gave it."
     )
     with tempfile.TemporaryDirectory() as name, _bar("benchmarks") as bar:
         written = Path(name)

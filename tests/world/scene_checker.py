@@ -58,7 +58,7 @@ THIRD = 32.0
 CLEAR = 14.0
 
 
-class Doubtful(AssertionError):
+class DoubtfulError(AssertionError):
     """The question could rightly be answered in more than one way, or in none."""
 
 
@@ -68,7 +68,7 @@ def answer(text, scene):
         found = re.fullmatch(pattern, text)
         if found:
             return rule(scene, *found.groups())
-    raise Doubtful(f"no rule for {text!r}")
+    raise DoubtfulError(f"no rule for {text!r}")
 
 
 def place_of(thing):
@@ -79,7 +79,7 @@ def place_of(thing):
 
 def only(things, what):
     if len(things) != 1:
-        raise Doubtful(f"{len(things)} things for {what!r}")
+        raise DoubtfulError(f"{len(things)} things for {what!r}")
     return things[0]
 
 
@@ -87,7 +87,7 @@ def resolve(scene, phrase):
     """The one thing that `the ...` can mean, in the widest reading of its words."""
     found = re.fullmatch(rf"the (?:(\w+) )?(\w+)(?: {AT})?", phrase)
     if not found:
-        raise Doubtful(f"not a reference: {phrase!r}")
+        raise DoubtfulError(f"not a reference: {phrase!r}")
     adjective, kind, place = found.groups()
     assert kind in KINDS, phrase
     things = [t for t in scene["things"] if t["kind"] == kind]
@@ -111,7 +111,9 @@ def yes(truth):
 
 def related(first, relation, second):
     """Whether the relation holds; None if neither it nor its opposite clearly does."""
-    axis, sign = {"to the left of": ("x", 1), "to the right of": ("x", -1), "above": ("y", 1), "below": ("y", -1)}[relation]
+    axis, sign = {"to the left of": ("x", 1), "to the right of": ("x", -1), "above": ("y", 1), "below": ("y", -1)}[
+        relation
+    ]
     apart = sign * (second[axis] - first[axis])
     return None if abs(apart) < CLEAR else apart > 0
 
@@ -119,7 +121,7 @@ def related(first, relation, second):
 def surely_related(first, relation, second):
     truth = related(first, relation, second)
     if truth is None:
-        raise Doubtful("too near to tell")
+        raise DoubtfulError("too near to tell")
     return truth
 
 
@@ -127,7 +129,7 @@ def property_named(value):
     for name, values in (("colour", COLOURS), ("size", SIZES), ("pattern", PATTERNS), ("state", STATES)):
         if value in values:
             return name
-    raise Doubtful(f"no property has the value {value!r}")
+    raise DoubtfulError(f"no property has the value {value!r}")
 
 
 def has(scene, the, value):
@@ -137,7 +139,7 @@ def has(scene, the, value):
 def which_of(scene, the, first, second):
     value = resolve(scene, the)[property_named(first)]
     if value not in (first, second):
-        raise Doubtful(f"neither {first} nor {second}")
+        raise DoubtfulError(f"neither {first} nor {second}")
     return value
 
 
@@ -163,7 +165,7 @@ def count(scene, *plurals):
 def the_only_kind(scene, names):
     found = kinds(scene) & names
     if len(found) != 1:
-        raise Doubtful(f"{found} fit")
+        raise DoubtfulError(f"{found} fit")
     return found.pop()
 
 
@@ -176,13 +178,15 @@ def choose_relation(scene, the, first, second, that):
     one, other = resolve(scene, the), resolve(scene, that)
     right = [name for name in (first, second) if surely_related(one, name, other)]
     if len(right) != 1:
-        raise Doubtful("both or neither")
+        raise DoubtfulError("both or neither")
     return right[0].removeprefix("to the ").removesuffix(" of")
 
 
 def extreme(scene, adjective, the, that):
     things = [resolve(scene, the), resolve(scene, that)]
-    return only([t for t in things if t["size"] == {"larger": "large", "smaller": "small"}[adjective]], adjective)["kind"]
+    return only([t for t in things if t["size"] == {"larger": "large", "smaller": "small"}[adjective]], adjective)[
+        "kind"
+    ]
 
 
 def sign(scene):
@@ -245,14 +249,14 @@ RULES = [
 def how_many(scene, number, plural):
     there = count(scene, plural)
     if there > number:
-        raise Doubtful("of more than so many it is also true that there are so many")
+        raise DoubtfulError("of more than so many it is also true that there are so many")
     return yes(there == number)
 
 
 ARTICLE = r"(?:[Aa]n?)"
 THING = re.compile(
-    rf"(small|large)(?: (plain|striped|spotted))? (\w+) (\w+)"
-    rf"(?: that says (\w+)| facing (left|right)| with an? (open|closed) door| that is (\w+))?"
+    r"(small|large)(?: (plain|striped|spotted))? (\w+) (\w+)"
+    r"(?: that says (\w+)| facing (left|right)| with an? (open|closed) door| that is (\w+))?"
 )
 
 
