@@ -88,6 +88,7 @@ def test_help_has_an_example_for_every_command(run):
         ["demo"],
         ["doctor"],
         *(["data", c] for c in ("check", "show", "easy-vqa")),
+        *(["world", c] for c in ("write", "page")),
     ):
         code, out, _ = run(*command, "--help")
         assert code == 0
@@ -312,6 +313,36 @@ def test_options_of_other_benchmarks_and_half_a_judge_are_refused(run, tmp_path)
     code, _, err = run("score", "mmvet", "--annotations", "a", "--answers", "b", "--judge-url", "http://127.0.0.1:1")
     assert code == 2
     assert "go together" in err
+
+
+def test_the_world_is_written_scored_and_shown(run, tmp_path):
+    world = tmp_path / "world"
+    command = ("world", "write", world, "--pictures", 0, "--share", "0.02", "--json")
+    code, out, err = run(*command)
+    assert code == 0, err
+    assert err.strip().splitlines()[-1] == f"done: {world}"
+    assert "pope: 36 questions on 2 pictures; guessing gets mean/f1 0.67" in err
+    record = json.loads(out)
+    assert json.loads((world / "world.json").read_text()) == record
+    assert run(*command)[1] == out
+
+    questions = json.loads((world / "mmvet" / "mm-vet.json").read_text())
+    answers = tmp_path / "answers.json"
+    answers.write_text(json.dumps({key: row["answer"] for key, row in questions.items()}))
+    score = ("score", "mmvet", "--annotations", world / "mmvet", "--answers", answers, "--json")
+    code, out, err = run(*score, "--judge-model", "rule")
+    assert code == 0, err
+    assert json.loads(out)["judge"] == "rule: elements found"
+    assert json.loads(out)["variant"] == "rule"
+    assert run(*score)[0] == 2
+
+    code, _, err = run("world", "page", tmp_path / "docs" / "page.md")
+    assert code == 0, err
+    text = (tmp_path / "docs" / "page.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        f"## {name}" for name in record["benchmarks"]
+    ]
+    assert sum(file.stat().st_size for file in (tmp_path / "docs").rglob("*.*")) < 400_000
 
 
 def test_doctor_and_version_in_a_process_of_their_own():

@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at and check training data; convert easy-VQA.")
 app.add_typer(data_app, name="data")
+world_app = typer.Typer(no_args_is_help=True, help="The embedded world: write its data and benchmarks, look at them.")
+app.add_typer(world_app, name="world")
 
 log = Console(stderr=True, soft_wrap=True)
 
@@ -72,7 +74,9 @@ def train(
 
 
 _JudgeUrl = Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint that grades (MM-Vet).")]
-_JudgeModel = Annotated[str | None, typer.Option(help="The judge's model; its key comes from OLIVINE_JUDGE_KEY.")]
+_JudgeModel = Annotated[
+    str | None, typer.Option(help="The judge's model (key: OLIVINE_JUDGE_KEY), or rule: no judge, but found elements.")
+]
 _JudgePrompt = Annotated[Path | None, typer.Option(help="A file with your own wording for the judge.")]
 _JudgeRuns = Annotated[int | None, typer.Option(help="How often every answer is graded.")]
 _Variant = Annotated[str | None, typer.Option(help="Scoring variant, by name; the first is official.")]
@@ -171,7 +175,10 @@ def score(
 def _judging(url: str | None, model: str | None, folder: Path, prompt: Path | None, runs: int | None) -> dict[str, Any]:
     """The options of a benchmark that a judge grades; replies are kept in `folder`, so that a rerun costs nothing."""
     from olivine.evaluate.judge import Judge
+    from olivine.evaluate.rule_judge import RuleJudge
 
+    if model == "rule" and url is None:
+        return {"judge": RuleJudge(), "judge_prompt": prompt, "runs": runs}
     if (url is None) != (model is None):
         raise RequestError("--judge-url and --judge-model go together; give both, or neither.")
     judge = None if url is None or model is None else Judge(url, model, folder / "judge-cache")
@@ -265,6 +272,70 @@ def data_easy_vqa(
 
     with _bar("easy-VQA") as bar:
         convert(source or package_folder(), target, bar)
+    log.print(f"done: {target}", highlight=False)
+
+
+@world_app.command("write")
+def world_write(
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")] = Path("data/world"),
+    seed: Annotated[int, typer.Option(help="Another seed is another world of the same kind.")] = 1,
+    pictures: Annotated[int, typer.Option(help="Training pictures a stage; 0 writes benchmarks only.")] = 4000,
+    share: Annotated[float, typer.Option(help="Size of the benchmarks, of the usual one.")] = 1.0,
+    as_json: _Json = False,
+) -> None:
+    """Write training data and the eight benchmarks in their official layouts; what is there is left as it is.
+
+    Example: olivine world write data/world
+    """
+    from olivine.evaluate.majority import guessing
+    from olivine.world.benchmarks import write_all
+
+    if pictures:
+        from olivine.world import training_data
+
+        with _bar("training data") as bar:
+            training_data.write(folder / "training", seed, pictures, bar)
+    with _bar("benchmarks") as bar:
+        record = write_all(folder, seed, share=share, measure=guessing, on_benchmark=bar)
+    if as_json:
+        typer.echo(json.dumps(record))
+    for name, about in record["benchmarks"].items():
+        guessed = dict(list(about["majority"].items())[:2])
+        log.print(
+            f"{name}: {about['questions']:,} questions on {about['pictures']:,} pictures; guessing gets "
+            f"{_metrics(guessed)}",
+            highlight=False,
+        )
+    log.print(f"done: {folder}", highlight=False)
+
+
+@world_app.command("page")
+def world_page(
+    target: Annotated[Path, typer.Argument(help="The page to write, in Markdown.")] = Path("docs/world.md"),
+    seed: Annotated[int, typer.Option(help="The world's seed.")] = 1,
+) -> None:
+    """Write a page of example pictures with questions and answers.
+
+    Example: olivine world page docs/world.md
+    """
+    import tempfile
+
+    from olivine.evaluate import benchmarks as known
+    from olivine.evaluate.gallery import Shelf, write_page
+    from olivine.world.benchmarks import WRITERS, write_all
+    from olivine.world.drawing import image
+    from olivine.world.sampling import scenes
+
+    about = (
+        "Drawn scenes of 96 x 96 pixels, and what the eight benchmarks ask of them. This page is written by "
+        f"`olivine world page {target.as_posix()} --seed {seed}`, the benchmarks by `olivine world write`. A number "
+        "behind an answer is how many of ten annotators gave it."
+    )
+    with tempfile.TemporaryDirectory() as name, _bar("benchmarks") as bar:
+        written = Path(name)
+        write_all(written, seed, share=0.1, on_benchmark=bar)
+        shelves = [Shelf(known.get(benchmark), written / benchmark) for benchmark in WRITERS]
+        write_page(target, "The embedded world", about, [image(s) for s in scenes(seed, "page", 24)], shelves)
     log.print(f"done: {target}", highlight=False)
 
 

@@ -81,6 +81,8 @@ def test_points_are_accuracy_and_accuracy_plus(tmp_path: Path) -> None:
     assert score.metrics["OCR"] == 75
     assert score.metrics["total"] == 75
     assert "perception" not in score.metrics  # nine of its ten sub-tasks are not here
+    assert score.metrics["perception-1-of-10"] == score.metrics["total"]
+    assert not any(name.startswith("cognition") for name in score.metrics)
     assert [item.unit for item in score.items[:3]] == ["OCR/0.jpg", "OCR/0.jpg", "OCR/1.jpg"]
 
 

@@ -47,6 +47,13 @@ def test_hints_are_llavas_default_where_there_are_any(tmp_path: Path) -> None:
     assert hinted.unit == "003a"
 
 
+def test_pictures_lie_where_textvqa_puts_them(tmp_path: Path) -> None:
+    path = write(tmp_path, row(1))
+    assert TextVQA().images(path) == tmp_path
+    (tmp_path / "train_images").mkdir()
+    assert TextVQA().images(path) == TextVQA().images(tmp_path) == tmp_path / "train_images"
+
+
 def test_hints_out_of_llavas_question_file(tmp_path: Path) -> None:
     path = write(tmp_path, row(1))
     ocr = tmp_path / "llava.jsonl"

@@ -158,5 +158,3 @@ def test_shipped_backbones_are_ordinary_folders(name):
 def test_all_backbones_together_stay_small():
     total = sum(path.stat().st_size for path in shipped().rglob("*") if path.is_file())
     assert total <= 25 * 2**20
-
-

@@ -10,8 +10,9 @@ from random import Random
 
 from olivine.records import Conversation, Role, Turn
 from olivine.wording import SHORT_ANSWER, with_options
+from olivine.world.asked import Asked
 from olivine.world.language import caption, description
-from olivine.world.questions import Asked, ask
+from olivine.world.questions import ask
 from olivine.world.scene import Scene
 
 #: How often each form of asking is taken; what a question does not allow falls back to the short answer.
@@ -22,7 +23,7 @@ _DESCRIBE = (
     "Describe this image in one sentence.",
     "What can be seen here?",
 )
-_CONTEXTS = ("Look at the picture.", "This picture was drawn.", "The picture shows a scene.")
+_CONTEXTS = ("Look at the picture.", "This picture was drawn.", "The picture shows a scene by {}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,10 @@ def conversation(pairs: Sequence[tuple[str, str]]) -> Conversation:
 
 def _put(asked: Asked, scene: Scene, draw: Random) -> tuple[str, str]:
     form = draw.choices(list(_FORMS), list(_FORMS.values()))[0]
+    if form == "short" and asked.topic == "setting" and asked.structural == "verify":
+        # MME asks of scenes in its own words.
+        place = asked.text.removesuffix("?").split()[-1]
+        return f"Is this picture captured in a place of {place}?{SHORT_ANSWER}", asked.answer
     if form == "sentence":
         return asked.text, asked.sentence
     if form == "hinted" and asked.topic == "writing":
@@ -64,7 +69,7 @@ def _put(asked: Asked, scene: Scene, draw: Random) -> tuple[str, str]:
         if form == "two letters":
             listed = " ".join(f"({chr(ord('a') + place)}) {option}" for place, option in enumerate(options))
             return f"{asked.text} {listed}", f"({letter.lower()})"
-        context = f"Context: {draw.choice(_CONTEXTS)}\n" if form == "context" else ""
+        context = f"Context: {draw.choice(_CONTEXTS)}\n".format(scene.time) if form == "context" else ""
         return context + with_options(asked.text, options), letter
     return asked.text + SHORT_ANSWER, asked.answer
 

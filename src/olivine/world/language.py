@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from olivine.world.scene import KINDS, Scene, Thing
+from olivine.world.scene import KINDS, Scene, Thing, named_apart
 
 #: How a place reads after a thing.
 _AT = {
@@ -102,9 +102,10 @@ def reference(scene: Scene, thing: Thing, draw: Random, *, without: Sequence[str
         return f"the {thing.colour} {thing.kind}"
     ways = []
     for name in ("colour", "size", "pattern", "place"):
-        told = thing.place if name == "place" else str(getattr(thing, name))
-        others = (other.place if name == "place" else str(getattr(other, name)) for other in same if other is not thing)
-        if name not in without and told not in others:
+        told = str(getattr(thing, name))
+        others = [str(getattr(other, name)) for other in same if other is not thing]
+        apart = all(named_apart(told, other) for other in others) if name == "place" else told not in others
+        if name not in without and apart:
             if name == "place":
                 ways.append(f"the {thing.kind} {at(told, draw)}")
             elif name != "pattern" or KINDS[thing.kind].patterned:

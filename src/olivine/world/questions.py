@@ -1,14 +1,15 @@
 """What can be asked of a scene, with the one right answer: colours, states, counts, places, relations, writing.
 
-How questions become conversations lies in `conversations`; benchmark files are written in `benchmarks`.
+What takes more than looking lies in `reasoning`; benchmark files are written in `benchmarks`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
 
+from olivine.world.asked import Asked, another, some_thing, tempting_absence, upper, yes_no
 from olivine.world.language import article, at, listed, number, reference
-from olivine.world.sampling import DIGITS, FREQUENCY, LETTERS
+from olivine.world.reasoning import REASONING
+from olivine.world.sampling import DIGITS, LETTERS
 from olivine.world.scene import (
     CATEGORIES,
     COLOURS,
@@ -22,37 +23,9 @@ from olivine.world.scene import (
     TIMES,
     Relation,
     Scene,
-    Thing,
     holds,
+    named_apart,
 )
-
-YES_NO = ("yes", "no")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question with its answer.
-
-    Attributes:
-        text: the question, without any instruction on how to answer.
-        answer: a word or short phrase.
-        sentence: the same answer in a full sentence.
-        topic: what it asks about: a name in `TOPICS`.
-        structural: GQA's structural type (query, verify, choose, logical, compare).
-        semantic: GQA's semantic type (attr, obj, cat, rel, global).
-        valid: all answers that would make sense.
-        things: places in `scene.things` of what it speaks of; empty if it speaks of the whole picture or of what is
-            not there.
-    """
-
-    text: str
-    answer: str
-    sentence: str
-    topic: str
-    structural: str
-    semantic: str
-    valid: tuple[str, ...]
-    things: tuple[int, ...] = ()
 
 
 def ask(scene: Scene, draw: Random, count: int, topics: Sequence[str] | None = None) -> list[Asked]:
@@ -73,22 +46,6 @@ def ask(scene: Scene, draw: Random, count: int, topics: Sequence[str] | None = N
     return list(found.values())
 
 
-def _yes_no(
-    text: str, truth: bool, statement: str, denial: str, topic: str, structural: str, semantic: str, *things: int
-) -> Asked:
-    sentence = f"Yes, {statement}." if truth else f"No, {denial}."
-    return Asked(text, "yes" if truth else "no", sentence, topic, structural, semantic, YES_NO, things)
-
-
-def _some_thing(scene: Scene, draw: Random, fits: Callable[[Thing], bool] = lambda _: True) -> int | None:
-    fitting = [i for i, thing in enumerate(scene.things) if fits(thing)]
-    return draw.choice(fitting) if fitting else None
-
-
-def _another(options: Sequence[str], than: str, draw: Random) -> str:
-    return draw.choice([option for option in options if option != than])
-
-
 # --- attributes ------------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +53,7 @@ def _property(name: str, options: tuple[str, ...], what: tuple[str, ...]) -> Cal
     """Questions on a property that every thing of some kinds has: what is it, is it so, which of two."""
 
     def asking(scene: Scene, draw: Random) -> Asked | None:
-        index = _some_thing(scene, draw, lambda thing: name != "pattern" or KINDS[thing.kind].patterned)
+        index = some_thing(scene, draw, lambda thing: name != "pattern" or KINDS[thing.kind].patterned)
         if index is None:
             return None
         thing = scene.things[index]
@@ -108,21 +65,21 @@ def _property(name: str, options: tuple[str, ...], what: tuple[str, ...]) -> Cal
         form = draw.random()
         if form < 0.55:
             text = draw.choice(what).format(the)
-            return Asked(text, value, f"{_upper(statement)}.", name, "query", "attr", options, (index,))
-        other = _another(options, value, draw)
+            return Asked(text, value, f"{upper(statement)}.", name, "query", "attr", options, (index,))
+        other = another(options, value, draw)
         if form < 0.75:
             pair = draw.sample([value, other], 2)
             text = f"Is {the} {pair[0]} or {pair[1]}?"
-            return Asked(text, value, f"{_upper(statement)}.", name, "choose", "attr", tuple(pair), (index,))
+            return Asked(text, value, f"{upper(statement)}.", name, "choose", "attr", tuple(pair), (index,))
         truth = draw.random() < 0.5
         text = f"Is {the} {value if truth else other}?"
-        return _yes_no(text, truth, statement, statement, name, "verify", "attr", index)
+        return yes_no(text, truth, statement, statement, name, "verify", "attr", index)
 
     return asking
 
 
 def _state(scene: Scene, draw: Random) -> Asked | None:
-    index = _some_thing(scene, draw, lambda thing: bool(thing.state))
+    index = some_thing(scene, draw, lambda thing: bool(thing.state))
     if index is None:
         return None
     thing = scene.things[index]
@@ -130,7 +87,7 @@ def _state(scene: Scene, draw: Random) -> Asked | None:
     if the is None:
         return None
     states = KINDS[thing.kind].states
-    other = _another(states, thing.state, draw)
+    other = another(states, thing.state, draw)
     if KINDS[thing.kind].property == "facing":
         statement, text = f"{the} is facing {thing.state}", f"Which way is {the} facing?"
         choose, verify = f"Is {the} facing {{}} or {{}}?", f"Is {the} facing {{}}?"
@@ -142,13 +99,13 @@ def _state(scene: Scene, draw: Random) -> Asked | None:
         choose, verify = f"Is {the} {{}} or {{}}?", f"Is {the} {{}}?"
     form = draw.random()
     if form < 0.3 and text:
-        return Asked(text, thing.state, f"{_upper(statement)}.", "state", "query", "attr", states, (index,))
+        return Asked(text, thing.state, f"{upper(statement)}.", "state", "query", "attr", states, (index,))
     if form < 0.6:
         asked = choose.format(*draw.sample(states, 2))
-        return Asked(asked, thing.state, f"{_upper(statement)}.", "state", "choose", "attr", states, (index,))
+        return Asked(asked, thing.state, f"{upper(statement)}.", "state", "choose", "attr", states, (index,))
     truth = draw.random() < 0.5
     asked = verify.format(thing.state if truth else other)
-    return _yes_no(asked, truth, statement, statement, "state", "verify", "attr", index)
+    return yes_no(asked, truth, statement, statement, "state", "verify", "attr", index)
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------
@@ -160,22 +117,12 @@ def _exist(scene: Scene, draw: Random) -> Asked | None:
         return _exist_coloured(scene, draw, truth)
     if truth:
         index = draw.randrange(len(scene.things))
-        kind = scene.things[index].kind
-        things: tuple[int, ...] = (index,)
+        kind, things = scene.things[index].kind, [index]
     else:
-        kind, things = _tempting_absence(scene, draw), ()
+        kind, things = tempting_absence(scene, draw), []
     what = article(kind)
-    text = draw.choice((f"Is there {what} in the picture?", f"Is there {what} in the image?", f"Do you see {what}?"))
-    return _yes_no(text, truth, f"there is {what}", f"there is no {kind}", "exist", "verify", "obj", *things)
-
-
-def _tempting_absence(scene: Scene, draw: Random) -> str:
-    """A kind that is not there, mostly one that could well be."""
-    absent = {kind: 0.3 for kind in KINDS if kind not in scene.kinds}
-    for kind, weight in FREQUENCY[scene.setting].items():
-        if kind in absent:
-            absent[kind] += weight
-    return draw.choices(list(absent), list(absent.values()))[0]
+    text = draw.choice(_EXIST_ASKED).format(what)
+    return yes_no(text, truth, f"there is {what}", f"there is no {kind}", "exist", "verify", "obj", *things)
 
 
 def _exist_coloured(scene: Scene, draw: Random, truth: bool) -> Asked | None:
@@ -189,10 +136,10 @@ def _exist_coloured(scene: Scene, draw: Random, truth: bool) -> Asked | None:
         if any(other.colour == colour for other in scene.of_kind(thing.kind)):
             return None
     what = f"{article(colour)} {thing.kind}"
-    text = draw.choice((f"Is there {what} in the picture?", f"Is there {what} in the image?", f"Do you see {what}?"))
+    text = draw.choice(_EXIST_ASKED).format(what)
     denial = f"there is no {colour} {thing.kind}"
     things = (index,) if truth else ()
-    return _yes_no(text, truth, f"there is {what}", denial, "exist", "verify", "obj", *things)
+    return yes_no(text, truth, f"there is {what}", denial, "exist", "verify", "obj", *things)
 
 
 def _logical(scene: Scene, draw: Random) -> Asked | None:
@@ -202,20 +149,20 @@ def _logical(scene: Scene, draw: Random) -> Asked | None:
         others = [kind for kind in scene.kinds if kind != here]
         if truth and not others:
             return None
-        second = draw.choice(others) if truth else _tempting_absence(scene, draw)
+        second = draw.choice(others) if truth else tempting_absence(scene, draw)
         pair = draw.sample([here, second], 2)
         both = f"{article(pair[0])} and {article(pair[1])}"
         text = f"Are there both {both} in the picture?"
-        return _yes_no(text, truth, f"there are both {both}", f"there are not both {both}", "logical", "logical", "obj")
-    first = here if truth else _tempting_absence(scene, draw)
-    second = _tempting_absence(scene, draw)
+        return yes_no(text, truth, f"there are both {both}", f"there are not both {both}", "logical", "logical", "obj")
+    first = here if truth else tempting_absence(scene, draw)
+    second = tempting_absence(scene, draw)
     if first == second:
         return None
     pair = draw.sample([first, second], 2)
     either = f"{article(pair[0])} or {article(pair[1])}"
     text = f"Is there either {either} in the picture?"
     denial = f"there is neither {article(pair[0])} nor {article(pair[1])}"
-    return _yes_no(text, truth, f"there is {article(first)}", denial, "logical", "logical", "obj")
+    return yes_no(text, truth, f"there is {article(first)}", denial, "logical", "logical", "obj")
 
 
 def _kind(scene: Scene, draw: Random) -> Asked | None:
@@ -231,9 +178,9 @@ def _kind(scene: Scene, draw: Random) -> Asked | None:
         return Asked(text, thing.kind, sentence, "kind", "query", "obj", tuple(KINDS), (index,))
     if form < 0.75:
         where = at(thing.place, draw)
-        if sum(other.place == thing.place for other in scene.things) > 1:
+        if not all(named_apart(thing.place, other.place) for other in scene.things if other is not thing):
             return None
-        sentence = f"{_upper(where)} is {article(thing.kind)}."
+        sentence = f"{upper(where)} is {article(thing.kind)}."
         return Asked(f"What is {where}?", thing.kind, sentence, "kind", "query", "obj", tuple(KINDS), (index,))
     category = KINDS[thing.kind].category
     members = tuple(kind for kind in KINDS if KINDS[kind].category == category)
@@ -251,9 +198,9 @@ def _category(scene: Scene, draw: Random) -> Asked | None:
     category = draw.choice([name for name in CATEGORIES if (name in there) == truth])
     members = [i for i, thing in enumerate(scene.things) if KINDS[thing.kind].category == category]
     what = article(category)
-    text = f"Is there {what} in the picture?" if category not in KINDS else f"Do you see {what}?"
+    text = draw.choice(_EXIST_ASKED).format(what)
     names = listed(list(dict.fromkeys(article(scene.things[i].kind) for i in members))) if members else ""
-    return _yes_no(
+    return yes_no(
         text, bool(members), f"there is {names}", f"there is no {category}", "category", "verify", "cat", *members
     )
 
@@ -264,16 +211,30 @@ def _count(scene: Scene, draw: Random) -> Asked | None:
         text = draw.choice(("How many things are there?", "How many things are in the picture?"))
         sentence = f"There are {number(total)} things."
         return Asked(text, str(total), sentence, "count", "query", "obj", _COUNT_ANSWERS, tuple(range(total)))
-    kind = _tempting_absence(scene, draw) if draw.random() < 0.15 else draw.choice(scene.kinds)
+    kind = tempting_absence(scene, draw) if draw.random() < 0.15 else draw.choice(scene.kinds)
     things = tuple(i for i, thing in enumerate(scene.things) if thing.kind == kind)
+    plural = KINDS[kind].plural
     # One is what a blind guess would say: ask of it less often.
     if len(things) == 1 and draw.random() < 0.6:
         return None
-    plural = KINDS[kind].plural
+    if things and draw.random() < 0.3:
+        return _count_verified(kind, things, draw)
     text = draw.choice((f"How many {plural} are there?", f"How many {plural} are in the picture?"))
     noun = kind if len(things) == 1 else plural
     sentence = f"There {'is' if len(things) == 1 else 'are'} {number(len(things))} {noun}."
     return Asked(text, str(len(things)), sentence, "count", "query", "obj", _COUNT_ANSWERS, things)
+
+
+def _count_verified(kind: str, things: tuple[int, ...], draw: Random) -> Asked | None:
+    """Whether there are so many; never fewer than there are, for of three it is true that there are two."""
+    asked = len(things) + draw.randrange(2)
+    if asked == 1:
+        return None
+    plural = KINDS[kind].plural
+    statement = f"there are {number(asked)} {plural}"
+    denial = f"there is only one {kind}" if len(things) == 1 else f"there are only {number(len(things))} {plural}"
+    text = f"Are there {number(asked)} {plural} {draw.choice(('in the picture', 'in this image'))}?"
+    return yes_no(text, asked == len(things), statement, denial, "count", "verify", "obj", *things)
 
 
 _COUNT_ANSWERS = tuple(str(count) for count in range(6))
@@ -289,7 +250,7 @@ def _place(scene: Scene, draw: Random) -> Asked | None:
     if the is None:
         return None
     text = draw.choice((f"Where in the picture is {the}?", f"In which part of the picture is {the}?"))
-    sentence = f"{_upper(the)} is {at(thing.place, draw)}."
+    sentence = f"{upper(the)} is {at(thing.place, draw)}."
     return Asked(text, thing.place, sentence, "place", "query", "rel", PLACES, (index,))
 
 
@@ -309,7 +270,7 @@ def _relation(scene: Scene, draw: Random) -> Asked | None:
     sentence = f"{the} is {right} {that}"
     form = draw.random()
     if form < 0.4:
-        return _yes_no(
+        return yes_no(
             f"Is {the} {relation} {that}?", truth, sentence, sentence, "relation", "verify", "rel", first, second
         )
     if form < 0.7:
@@ -318,12 +279,12 @@ def _relation(scene: Scene, draw: Random) -> Asked | None:
         text = f"Is {the} {pair[0]} or {pair[1]} {that}?"
         valid = tuple(short.get(option, option) for option in pair)
         return Asked(
-            text, short.get(right, right), f"{_upper(sentence)}.", "relation", "choose", "rel", valid, (first, second)
+            text, short.get(right, right), f"{upper(sentence)}.", "relation", "choose", "rel", valid, (first, second)
         )
     related = [i for i, thing in enumerate(scene.things) if i != second and holds(thing, right, other)]
     if related != [first]:
         return None
-    sentence = f"{_upper(article(one.kind))} is {right} {that}."
+    sentence = f"{upper(article(one.kind))} is {right} {that}."
     return Asked(
         f"What is {right} {that}?", one.kind, sentence, "relation", "query", "rel", tuple(KINDS), (first, second)
     )
@@ -349,7 +310,7 @@ def _compare(scene: Scene, draw: Random) -> Asked | None:
             larger, thing = (that, other) if one.size == "large" else (the, one)
         text = f"Which is {adjective}, {the} or {that}?"
         valid = (one.kind, other.kind)
-        sentence = f"{_upper(larger)} is {adjective}."
+        sentence = f"{upper(larger)} is {adjective}."
         return Asked(text, thing.kind, sentence, "compare", "compare", "attr", valid, (first, second))
     name = draw.choice(("colour", "size"))
     same = getattr(one, name) == getattr(other, name)
@@ -359,11 +320,11 @@ def _compare(scene: Scene, draw: Random) -> Asked | None:
     text = f"Do {the} and {that} have the same {name}?"
     value, its = getattr(one, name), getattr(other, name)
     statement, denial = f"both are {value}", f"{the} is {value} and {that} is {its}"
-    return _yes_no(text, same, statement, denial, "compare", "compare", "attr", first, second)
+    return yes_no(text, same, statement, denial, "compare", "compare", "attr", first, second)
 
 
 def _writing(scene: Scene, draw: Random) -> Asked | None:
-    index = _some_thing(scene, draw, lambda thing: bool(thing.writing))
+    index = some_thing(scene, draw, lambda thing: bool(thing.writing))
     if index is None:
         return None
     text = scene.things[index].writing
@@ -372,16 +333,17 @@ def _writing(scene: Scene, draw: Random) -> Asked | None:
         asked = draw.choice(
             ("What does the sign say?", "What is written on the sign?", "What can be read on the sign?")
         )
-        return Asked(asked, text, f"{_upper(sentence)}.", "writing", "query", "attr", (), (index,))
+        return Asked(asked, text, f"{upper(sentence)}.", "writing", "query", "attr", (), (index,))
     truth = draw.random() < 0.5
-    shown = text if truth else _misread(text, draw)
-    return _yes_no(f"Does the sign say {shown}?", truth, sentence, sentence, "writing", "verify", "attr", index)
+    shown = text if truth else misread(text, draw)
+    return yes_no(f"Does the sign say {shown}?", truth, sentence, sentence, "writing", "verify", "attr", index)
 
 
-def _misread(text: str, draw: Random) -> str:
+def misread(text: str, draw: Random) -> str:
+    """What a sign might say instead: one character is another of its kind."""
     place = draw.randrange(len(text))
     characters = DIGITS if text[place] in DIGITS else LETTERS
-    return text[:place] + _another(characters, text[place], draw) + text[place + 1 :]
+    return text[:place] + another(characters, text[place], draw) + text[place + 1 :]
 
 
 def _setting(scene: Scene, draw: Random) -> Asked | None:
@@ -390,9 +352,9 @@ def _setting(scene: Scene, draw: Random) -> Asked | None:
         sentence = f"This is {article(scene.setting)}."
         return Asked(text, scene.setting, sentence, "setting", "query", "global", SETTINGS)
     truth = draw.random() < 0.5
-    shown = scene.setting if truth else _another(SETTINGS, scene.setting, draw)
+    shown = scene.setting if truth else another(SETTINGS, scene.setting, draw)
     statement = f"this is {article(scene.setting)}"
-    return _yes_no(f"Is this {article(shown)}?", truth, statement, statement, "setting", "verify", "global")
+    return yes_no(f"Is this {article(shown)}?", truth, statement, statement, "setting", "verify", "global")
 
 
 def _time(scene: Scene, draw: Random) -> Asked | None:
@@ -404,10 +366,12 @@ def _time(scene: Scene, draw: Random) -> Asked | None:
     return Asked(f"Is it {pair[0]} or {pair[1]}?", scene.time, sentence, "time", "choose", "global", tuple(TIMES))
 
 
-def _upper(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
+_EXIST_ASKED = (
+    "Is there {} in the picture?",
+    "Is there {} in the image?",
+    "Is there {} in this image?",
+    "Do you see {}?",
+)
 _COLOUR_ASKED = ("What colour is {}?", "Which colour does {} have?", "What is the colour of {}?")
 _SIZE_ASKED = ("What size is {}?", "How large is {}?")
 _PATTERN_ASKED = ("What pattern does {} have?", "Is {} plain, striped or spotted?")
@@ -428,16 +392,33 @@ TOPICS: dict[str, Callable[[Scene, Random], Asked | None]] = {
     "writing": _writing,
     "setting": _setting,
     "time": _time,
+    **REASONING,
 }
 #: How often a topic is asked, where not once.
-WEIGHT = {"colour": 2.5, "kind": 2.5, "exist": 1.5, "relation": 2.5, "place": 1.2, "time": 0.4, "setting": 0.5}
+WEIGHT = {
+    "colour": 2.5,
+    "kind": 2.5,
+    "exist": 1.5,
+    "relation": 2.5,
+    "place": 1.2,
+    "time": 0.4,
+    "setting": 0.5,
+    "use": 0.7,
+}
 
 
-def every_question(scene: Scene, draw: Random, tries: int = 200) -> Iterator[Asked]:
-    """All that can be found to ask of a scene in so many tries, each once."""
+def every_question(
+    scene: Scene, draw: Random, tries: int = 200, topics: Sequence[str] | None = None
+) -> Iterator[Asked]:
+    """All that can be found to ask of a scene in so many tries, each once.
+
+    Args:
+        topics: names in `TOPICS`, all tried equally often; all by default.
+    """
+    names = list(topics or TOPICS)
     seen = set()
     for _ in range(tries):
-        asked = TOPICS[draw.choice(list(TOPICS))](scene, draw)
+        asked = TOPICS[draw.choice(names)](scene, draw)
         if asked is not None and asked.text not in seen:
             seen.add(asked.text)
             yield asked

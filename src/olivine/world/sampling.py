@@ -58,10 +58,13 @@ _COUNTS = {2: 2.0, 3: 4.0, 4: 4.0, 5: 3.0}
 #: How much likelier a kind becomes once one of it is there, so that there is something to count.
 _MORE_OF_THE_SAME = 1.6
 _Spot = tuple[str, float, float, float]  # size, x, y, radius
-_RADIUS = {"small": (9.0, 10.5), "large": (14.0, 16.0)}
+#: From and to, in pixels.
+RADIUS = {"small": (9.0, 10.5), "large": (14.0, 16.0)}
 _JITTER = 7.0
 #: Centres are at least this share of the two radii apart: what is covered stays less than what is seen.
 _APART = 0.8
+#: Half of what the longest writing takes of the picture, with a little room, in pixels.
+_WRITING = (12.0, 8.0)
 
 
 def scene(seed: int, split: str, index: int, *, things: int | None = None) -> Scene:
@@ -82,6 +85,12 @@ def scenes(seed: int, split: str, count: int, first: int = 0) -> Iterator[Scene]
     if count < 0:
         raise RequestError(f"count: {count}; it cannot be negative.")
     return (scene(seed, split, index) for index in range(first, first + count))
+
+
+def could_be_in(kind: str, setting: str) -> bool:
+    """Whether a kind is ever seen in a setting: by itself, or with what may bring it along there."""
+    usual = FREQUENCY[setting]
+    return kind in usual or any(kind in AFFINITY.get(other, {}) for other in usual)
 
 
 def _draw_scene(draw: Random, scene_id: str, count: int | None, *, novel: bool) -> Scene:
@@ -120,22 +129,33 @@ def _draw_spots(draw: Random, kinds: list[str]) -> list[_Spot]:
     while True:
         cells = draw.sample(range(9), len(kinds))
         spots = [_draw_spot(draw, cell, kind) for cell, kind in zip(cells, kinds, strict=True)]
-        if all(_clear(a, b) for i, a in enumerate(spots) for b in spots[:i]):
+        if not all(_clear(a, b) for i, a in enumerate(spots) for b in spots[:i]):
+            continue
+        signs = [i for i, kind in enumerate(kinds) if kind == "sign"]
+        if all(_readable(spots[i], other) for i in signs for j, other in enumerate(spots) if j != i):
             return spots
 
 
 def _draw_spot(draw: Random, cell: int, kind: str) -> _Spot:
     # A small sign could not be read.
     size = "large" if draw.random() < 0.55 or kind == "sign" else "small"
-    radius = draw.uniform(*_RADIUS[size])
+    radius = draw.uniform(*RADIUS[size])
     third = SIDE / 3
     x = third * (cell % 3 + 0.5) + draw.uniform(-_JITTER, _JITTER)
     y = third * (cell // 3 + 0.5) + draw.uniform(-_JITTER, _JITTER)
+    if kind == "sign":
+        x = min(max(x, radius), SIDE - radius)  # all that is written lies in the picture
     return size, round(x, 2), round(y, 2), round(radius, 2)
 
 
 def _clear(first: _Spot, second: _Spot) -> bool:
     return math.dist(first[1:3], second[1:3]) >= _APART * (first[3] + second[3])
+
+
+def _readable(sign: _Spot, other: _Spot) -> bool:
+    """Whether the other is behind the sign, or beside what is written on it."""
+    across, down = other[1] - sign[1], other[2] - sign[2]
+    return down <= 0 or abs(across) >= _WRITING[0] + other[3] or down >= _WRITING[1] + other[3]
 
 
 def _draw_thing(draw: Random, kind: str, size: str, x: float, y: float, radius: float, *, new: bool) -> Thing:
@@ -160,7 +180,7 @@ def _draw_writing(draw: Random) -> str:
     if style < 0.3:
         return draw.choice(DIGITS)
     if style < 0.6:
-        return draw.choice(LETTERS)
+        return draw.choice(LETTERS.replace("A", ""))  # VQA's normaliser takes a lone one for an article
     return draw.choice(LETTERS) + draw.choice(DIGITS)
 
 

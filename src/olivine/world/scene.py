@@ -160,6 +160,11 @@ def row(thing: Thing) -> int:
     return PLACES.index(thing.place) // 3
 
 
+def named_apart(place: str, other: str) -> bool:
+    """Whether a place's name leaves no doubt that the other is not meant: something top left is also on the left."""
+    return place not in other.split() and place != other
+
+
 def holds(first: Thing, relation: Relation, second: Thing) -> bool:
     """Whether `first` clearly is there from `second`: in another third of the picture and `CLEARLY` apart.
 

@@ -35,7 +35,14 @@ _COFFEE: Rgb = (92, 52, 24)
 #: Light colours are patterned and written on in dark ink, dark ones in light ink.
 _LIGHT_COLOURS = {"yellow", "pink", "white"}
 #: Where a thing surely shows its own colour, in its own square; everything else does so at its centre.
-_PROBES: dict[str, Point] = {"sign": (-0.88, 0.42)}
+_PROBES: dict[str, Point] = {
+    "sign": (-0.88, 0.42),
+    "car": (0.0, 0.15),
+    "house": (-0.1, 0.08),
+    "lamp": (0.0, -0.3),
+    "cup": (0.0, -0.12),
+    "kite": (0.0, -0.1),
+}
 
 
 def probe(thing: Thing) -> Point:
@@ -205,7 +212,7 @@ def _sign(brush: _Brush) -> None:
 
 
 def _write(brush: _Brush) -> None:
-    """The sign's writing, each dot two pixels of the picture wide and high: it can be read at the size drawn."""
+    """The sign's writing, each dot two pixels of the picture wide and high, so that it can be read."""
     dot = 2 * brush.scale
     text = brush.thing.writing
     width = (len(text) * (glyphs.WIDTH + 1) - 1) * dot

@@ -27,7 +27,8 @@ class MME(Benchmark):
 
     Metrics, in points: for each sub-task `TASK/acc` (share of questions right, of 100), `TASK/acc_plus` (share of
     pictures with both right, of 100), and `TASK`, their sum; `perception` (ten sub-tasks, of 2000) and `cognition`
-    (four, of 800), left out where one of their sub-tasks was not read; `total`, the sum of the sub-tasks read. The
+    (four, of 800); where only N of their sub-tasks were read, the sum is `perception-N-of-10` or `cognition-N-of-4`
+    instead, so that it is never taken for the official one; `total`, the sum of the sub-tasks read. The
     two lines of a picture stand one after the other in a sub-task's file; one unit is such a pair.
 
     Variants:
@@ -233,9 +234,10 @@ def _points(pairs: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, flo
         acc = percent([correct for pair in of_pictures.values() for correct in pair])
         acc_plus = percent([float(sum(pair) == 2) for pair in of_pictures.values()])
         metrics |= {task: acc + acc_plus, f"{task}/acc": acc, f"{task}/acc_plus": acc_plus}
-    totals = {
-        name: sum(metrics[task] for task in tasks)
-        for name, tasks in (("perception", _PERCEPTION), ("cognition", _COGNITION))
-        if all(task in metrics for task in tasks)
-    }
+    totals = {}
+    for name, tasks in (("perception", _PERCEPTION), ("cognition", _COGNITION)):
+        read = [task for task in tasks if task in pairs]
+        if read:
+            part = "" if len(read) == len(tasks) else f"-{len(read)}-of-{len(tasks)}"
+            totals[name + part] = sum(metrics[task] for task in read)
     return totals | {"total": sum(metrics[task] for task in pairs)} | metrics

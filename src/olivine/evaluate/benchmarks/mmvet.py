@@ -16,6 +16,7 @@ from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parsing import answers_from, find_file, read_rows, require_keys
 from olivine.evaluate.judge import Judge, JudgeReply, JudgeRequest
+from olivine.evaluate.rule_judge import RuleJudge
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
 
@@ -62,25 +63,29 @@ class MMVet(Benchmark):
     0), but for the wording before the row. Figures by different judges do not compare, nor do those by one judge under
     different wordings: `judged_by` says which they were.
 
+    Variants: `official`, and `rule`, which a `RuleJudge` gives whatever is asked for: the share of the reference's
+    elements that the answer says. It is no official figure, and `judged_by` says so.
+
     With a judge, a question without an answer is an error, as in the official tool. Stored grades must be of all
     questions and of no others; then answers are not looked at.
 
     Args:
         grades: a stored grades file, replayed without any judge.
-        judge: who grades, where there is no such file.
+        judge: who grades, where there is no such file; a `RuleJudge` grades once, whatever `runs` says.
         judge_prompt: a file with another wording of everything before the graded row.
         runs: how often each answer is graded (the paper: 5).
         subset: a JSON list of ids (the official bard_set.json); other questions are neither asked nor scored.
     """
 
     name = "mmvet"
+    variants = ("official", "rule")
     max_new_tokens = 1024
 
     def __init__(
         self,
         *,
         grades: Path | None = None,
-        judge: Judge | None = None,
+        judge: Judge | RuleJudge | None = None,
         judge_prompt: Path | None = None,
         runs: int = 1,
         subset: Path | None = None,
@@ -125,7 +130,7 @@ class MMVet(Benchmark):
             DataError: grades are not of these questions, or (with a judge) questions have no answer.
             RunError: the judge could not be asked.
         """
-        chosen = self.choose_variant(variant)
+        chosen = self._chosen(variant)
         _, missing = match_answers(questions, answers, what=self.name)
         if self._grades is None:
             grades = self.grade(questions, answers)
@@ -146,7 +151,8 @@ class MMVet(Benchmark):
         if judge is None:
             raise RequestError(
                 f"{self.name}: answers are graded by a judge. Name one (--judge-url, --judge-model), or give the "
-                "grades that one gave (--grades FILE)."
+                "grades that one gave (--grades FILE). --judge-model rule needs no endpoint, but is not the official "
+                "judge."
             )
         texts, missing = match_answers(questions, answers, what=self.name)
         if missing:
@@ -154,6 +160,8 @@ class MMVet(Benchmark):
                 f"{self.name}: {len(missing)} of {len(questions)} questions have no answer (first: {missing[0]!r}). "
                 "The official tool stops there: answer them all."
             )
+        if isinstance(judge, RuleJudge):
+            return {q.id: _columns(*judge.grade(q.references[0], texts[q.id])) for q in questions}
         asked = [(question, run) for run in range(self._runs) for question in questions]
         rated = judge.each(lambda pair: _grade(judge, self._prompt, pair[0], texts[pair[0].id], pair[1]), asked)
         grades: Grades = {question.id: {"model": [], "content": [], "score": []} for question in questions}
@@ -166,7 +174,24 @@ class MMVet(Benchmark):
         """What scores must say about who graded: the judge and the hash of its prompt, or the file of grades."""
         if self._grades is not None:
             return {"grades": self._grades.name}
+        if isinstance(self._judge, RuleJudge):
+            return self._judge.about()
         return {} if self._judge is None else self._judge.about(self._prompt)
+
+    def _chosen(self, variant: str | None) -> str:
+        """The variant by which is scored: it and the judge must be of one kind."""
+        ruled = isinstance(self._judge, RuleJudge) and self._grades is None
+        chosen = self.choose_variant(variant or ("rule" if ruled else None))
+        if (chosen == "rule") != ruled:
+            raise RequestError(
+                f"{self.name}: variant {chosen!r} does not go with this judge. 'rule' goes with --judge-model rule, "
+                "'official' with a model or the grades that one gave."
+            )
+        return chosen
+
+
+def _columns(reply: JudgeReply, grade: float) -> dict[str, list[Any]]:
+    return {"model": [reply.model], "content": [reply.text], "score": [grade]}
 
 
 def _read_prompt(path: Path) -> str:

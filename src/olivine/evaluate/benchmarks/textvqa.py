@@ -71,6 +71,11 @@ class TextVQA(Benchmark):
             raise DataError(f"{file}: no OCR tokens for the prompt llava-1.5. Expected a Rosetta OCR file beside it.")
         return [_question(f"{file}: question {n}", row, chosen, hints) for n, row in enumerate(rows["data"], start=1)]
 
+    def images(self, path: Path) -> Path:
+        """The folder of pictures: `train_images`, where the validation split's lie too, if it is there."""
+        folder = (path if path.is_dir() else path.parent) / "train_images"
+        return folder if folder.is_dir() else super().images(path)
+
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
         """Read official results, a list of `{"question_id", "answer"}`, or LLaVA's answer lines.
 

@@ -101,7 +101,9 @@ class ClipPretraining(Pretraining):
         return np.stack([draw(one) for one in shown]), [caption(one, drawn, keep=_KEEP) for one in shown]
 
     def _embed(self, pictures: np.ndarray[Any, np.dtype[np.uint8]], captions: list[str]) -> tuple[Tensor, Tensor]:
-        pooled = self.tower(as_pixels(pictures, STATISTICS["clip_vision_model"])).pooler_output
+        # Patches are averaged, as in CLIP's variants without a class token: it is they that a language model is shown.
+        states = self.tower(as_pixels(pictures, STATISTICS["clip_vision_model"])).last_hidden_state
+        pooled = self.tower.post_layernorm(states[:, 1:].mean(dim=1))
         encoded = self.tokenizer(
             captions, padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt", padding_side="right"
         )

@@ -1,0 +1,123 @@
+"""How fast the world is drawn: scenes, pictures, JPEG files and questions a second, on one core.
+
+    python benchmarks/world.py [--quick] [--json] [--out benchmarks/results/world-cpu.json]
+
+Each is timed over the same scenes, round after round in turn; figures are medians over rounds, in seconds of processor
+time, so that what else runs on the machine matters little. What is asked of it: 500 pictures a second a core.
+"""
+
+import argparse
+import io
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from random import Random
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from olivine.world.drawing import draw, image
+from olivine.world.language import caption, description
+from olivine.world.questions import ask
+from olivine.world.sampling import scenes
+from olivine.world.scene import Scene
+
+ASKED_FOR = 500.0
+QUESTIONS = 10
+
+
+def sampled(shown: list[Scene]) -> None:
+    list(scenes(1, "speed", len(shown)))
+
+
+def drawn(shown: list[Scene]) -> None:
+    for one in shown:
+        draw(one)
+
+
+def streamed(shown: list[Scene]) -> None:
+    """From the seed to the picture: what training on the fly would do."""
+    for one in scenes(1, "speed", len(shown)):
+        draw(one)
+
+
+def saved(shown: list[Scene]) -> None:
+    for one in shown:
+        image(one).save(io.BytesIO(), "JPEG", quality=95, subsampling=0)
+
+
+def told(shown: list[Scene]) -> None:
+    for one in shown:
+        words = Random(one.id)
+        caption(one, words)
+        description(one, words)
+
+
+def asked(shown: list[Scene]) -> None:
+    for one in shown:
+        ask(one, Random(one.id), QUESTIONS)
+
+
+WAYS: dict[str, Callable[[list[Scene]], None]] = {
+    "scenes sampled": sampled,
+    "pictures drawn": drawn,
+    "pictures from the seed": streamed,
+    "pictures as JPEG in memory": saved,
+    "scenes captioned and described": told,
+    f"scenes asked {QUESTIONS} questions": asked,
+}
+
+
+def measure(count: int, rounds: int) -> list[dict[str, Any]]:
+    shown = list(scenes(1, "speed", count))
+    rates: dict[str, list[float]] = {name: [] for name in WAYS}
+    for number in range(rounds + 1):
+        for name, way in WAYS.items():
+            began = time.process_time()
+            way(shown)
+            if number:  # the first round warms up
+                rates[name].append(count / (time.process_time() - began))
+    return [
+        {"way": name, "a_second": round(statistics.median(rate), 1), "slowest_round": round(min(rate), 1)}
+        for name, rate in rates.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few scenes and one round, to see that it runs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    parser.add_argument("--out", type=Path, help="also write the JSON there")
+    wanted = parser.parse_args()
+    count, rounds = (50, 1) if wanted.quick else (1000, 5)
+    rows = measure(count, rounds)
+    rate = next(row["a_second"] for row in rows if row["way"] == "pictures from the seed")
+    result = {
+        "ratios": {"pictures a second a core / 500": round(rate / ASKED_FOR, 2)},
+        "rows": rows,
+        "scenes": count,
+        "rounds": rounds,
+        "device": f"cpu, 1 core, {platform.machine()}",
+        "versions": {name: version(name) for name in ("olivine", "numpy", "pillow")}
+        | {"python": platform.python_version()},
+    }
+    text = json.dumps(result, indent=2)
+    if wanted.out:
+        wanted.out.parent.mkdir(parents=True, exist_ok=True)
+        wanted.out.write_text(text + "\n", encoding="utf-8")
+    if wanted.json:
+        sys.stdout.write(text + "\n")
+        return
+    for row in rows:
+        print(f"{row['way']:36s} {row['a_second']:10,.1f} a second (slowest round {row['slowest_round']:,.1f})")
+    print(f"pictures from the seed: {rate / ASKED_FOR:.2f} times the 500 a second that are asked for")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Scenes as picture files: JPEG or PNG, by one process or by many, the same bytes either way.
+
+How a picture is drawn lies in `drawing`.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from olivine.files import write_json_lines
+from olivine.world.drawing import image
+from olivine.world.scene import Scene
+
+#: Fewer pictures than this are drawn before other processes have started.
+_WORTH_STARTING = 1500
+_CHUNK = 64
+
+
+def save(scene: Scene, path: Path) -> None:
+    """Draw a scene into a file: PNG, or JPEG of quality 95 without chroma subsampling, as its ending says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        image(scene).save(path)
+    else:
+        image(scene).save(path, quality=95, subsampling=0)
+
+
+def save_all(
+    scenes: Mapping[Path, Scene],
+    *,
+    processes: int | None = None,
+    on_picture: Callable[[int, int], None] | None = None,
+) -> None:
+    """Draw every scene into its file.
+
+    Args:
+        processes: how many; by default one for each processor where there are many pictures, else this one alone.
+        on_picture: is told (done, of how many) as it goes.
+    """
+    jobs = list(scenes.items())
+    wanted = processes or (_processors() if len(jobs) >= _WORTH_STARTING else 1)
+    chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
+    done = 0
+    for count in _saved(chunks, wanted):
+        done += count
+        if on_picture is not None:
+            on_picture(done, len(jobs))
+
+
+def save_with_truth(folder: Path, scenes: Mapping[str, Scene]) -> None:
+    """Draw every scene into `folder` under its name, and write what it shows to `scenes.jsonl`.
+
+    A row of that file is `{"image": name, "scene": Scene.to_dict()}`.
+    """
+    save_all({folder / name: scene for name, scene in scenes.items()})
+    write_json_lines(
+        folder / "scenes.jsonl", ({"image": name, "scene": scene.to_dict()} for name, scene in scenes.items())
+    )
+
+
+_Job = tuple[Path, Scene]
+
+
+def _saved(chunks: Sequence[Sequence[_Job]], processes: int) -> Iterable[int]:
+    if processes == 1:
+        yield from map(_save_chunk, chunks)
+        return
+    # Threads may be at work (a progress bar): a fork could copy one of their locks.
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap_unordered(_save_chunk, chunks)
+
+
+def _save_chunk(jobs: Sequence[_Job]) -> int:
+    for path, scene in jobs:
+        save(scene, path)
+    return len(jobs)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
