@@ -4,7 +4,10 @@ JSON goes to stdout and nothing else does under `--json`; progress and logs go t
 """
 
 import json
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -294,7 +297,7 @@ def world_write(
         from olivine.world import training_data
 
         with _bar("training data") as bar:
-            training_data.write(folder / "training", seed, pictures, bar)
+            training_data.write(folder / "training", seed, pictures, bar, workers=_cores())
     with _bar("benchmarks") as bar:
         record = write_all(folder, seed, share=share, measure=guessing, on_benchmark=bar)
     if as_json:
@@ -307,6 +310,34 @@ def world_write(
             highlight=False,
         )
     log.print(f"done: {folder}", highlight=False)
+
+
+@world_app.command("pretrain")
+def world_pretrain(
+    only: Annotated[str | None, typer.Option(help="Names, by commas. Default: all five.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to. Default: into the package itself.")] = None,
+    seed: Annotated[int, typer.Option(help="The world's seed, and that of the weights.")] = 0,
+    share: Annotated[float, typer.Option(help="Share of the usual steps, for a quick look.")] = 1.0,
+    jobs: Annotated[int, typer.Option(help="How many at a time. Default: one on each processor.")] = 0,
+) -> None:
+    """Train the tiny backbones from random weights; goes on by itself where an earlier run stopped.
+
+    Example: olivine world pretrain --only tiny-clip --output runs/backbones
+    """
+    from olivine.train.backbones.run import pretrain_all
+    from olivine.world.backbones import BACKBONES, shipped
+
+    names = [name for name in (only or ",".join(BACKBONES)).split(",") if name]
+    for name in names:
+        if name not in BACKBONES:
+            raise RequestError(f"--only: no backbone {name!r}. Valid: {', '.join(BACKBONES)}.")
+    target = output or shipped()
+    with _bars(names) as on_step:
+        figures = pretrain_all(names, target, seed=seed, share=share, jobs=jobs, on_step=on_step)
+    for name, found in figures.items():
+        told = {key: value for key, value in found.items() if key not in ("by_topic", "seconds", "threads")}
+        log.print(f"{name}: {told}", highlight=False)
+    log.print(f"done: {target}", highlight=False)
 
 
 @world_app.command("page")
@@ -380,6 +411,19 @@ def _metrics(metrics: Any) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
 
 
+@contextmanager
+def _bars(names: list[str]) -> Iterator[Callable[[str, int, int], None]]:
+    """One bar a name, moved by (name, done, in all)."""
+    columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=log, transient=True) as progress:
+        tasks = {name: progress.add_task(name, total=None) for name in names}
+        yield lambda name, done, total: progress.update(tasks[name], completed=done, total=total)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _device() -> Any:
     import torch
 
@@ -388,8 +432,6 @@ def _device() -> Any:
 
 def _quiet_libraries() -> None:
     """Keep transformers' advice about torchvision and its loading bars out of a user's terminal."""
-    import os
-
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 

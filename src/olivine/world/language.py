@@ -113,18 +113,23 @@ def reference(scene: Scene, thing: Thing, draw: Random, *, without: Sequence[str
     return draw.choice(ways) if ways else None
 
 
-def caption(scene: Scene, draw: Random, *, keep: float = 0.8) -> str:
-    """One or two sentences about the picture; each property is told with the likelihood `keep`."""
+def caption(scene: Scene, draw: Random, *, keep: float = 0.8, keep_places: float | None = None) -> str:
+    """A sentence about the picture; each property is told with the likelihood `keep`.
+
+    Args:
+        keep_places: the likelihood for places and for scenery and time, if it is another.
+    """
+    keep_places = keep if keep_places is None else keep_places
     phrases = []
     for thing in _ordered(scene, draw):
-        told = Told(*(draw.random() < keep for _ in range(5)))
+        told = Told(*(draw.random() < likely for likely in (keep, keep, keep, keep, keep_places)))
         phrase = article(noun_phrase(thing, told))
         phrases.append(f"{phrase} {at(thing.place, draw)}" if told.place else phrase)
     things = listed(phrases)
     scenery = draw.choice(_SCENERY[scene.setting])
-    time = f" {draw.choice(_TIMES[scene.time])}" if draw.random() < keep else ""
+    time = f" {draw.choice(_TIMES[scene.time])}" if draw.random() < keep_places else ""
     form = draw.randrange(4)
-    if draw.random() > keep:
+    if draw.random() > keep_places:
         return f"{_upper(things)}."
     if form == 0:
         return f"{_upper(things)}, {scenery}{time}."
@@ -135,13 +140,16 @@ def caption(scene: Scene, draw: Random, *, keep: float = 0.8) -> str:
     return f"{_upper(scenery)}{time} there {'is' if len(phrases) == 1 else 'are'} {things}."
 
 
-def description(scene: Scene, draw: Random) -> str:
-    """Every fact of the scene in words, one sentence a thing: what the picture shows to those who cannot see it."""
+def description(scene: Scene, draw: Random, told: Told = EVERYTHING) -> str:
+    """Every fact of the scene in words, one sentence a thing: what the picture shows to those who cannot see it.
+
+    `told` may leave out properties of all its things.
+    """
     opening = f"{_upper(draw.choice(_SCENERY[scene.setting]))} {draw.choice(_TIMES[scene.time])}."
     sentences = []
     form = draw.randrange(3)
     for thing in _ordered(scene, draw):
-        phrase, place = article(noun_phrase(thing)), at(thing.place, draw)
+        phrase, place = article(noun_phrase(thing, told)), at(thing.place, draw)
         if form == 0:
             sentences.append(f"There is {phrase} {place}.")
         elif form == 1:

@@ -60,7 +60,7 @@ _MORE_OF_THE_SAME = 1.6
 _Spot = tuple[str, float, float, float]  # size, x, y, radius
 #: From and to, in pixels.
 RADIUS = {"small": (9.0, 10.5), "large": (14.0, 16.0)}
-_JITTER = 7.0
+_JITTER = 4.0
 #: Centres are at least this share of the two radii apart: what is covered stays less than what is seen.
 _APART = 0.8
 #: Half of what the longest writing takes of the picture, with a little room, in pixels.

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from olivine.files import write_json, write_text
+from olivine.files import atomic_folder, read_json, write_json
 from olivine.world.conversations import instructions, told_in_words
 from olivine.world.drawing import image
 from olivine.world.language import caption
@@ -18,6 +18,8 @@ from olivine.world.sampling import scene
 from olivine.world.scene import Scene
 
 CAPTIONS, INSTRUCTIONS, IMAGES = "captions.json", "instructions.json", "images"
+#: What was asked for, beside what was written.
+RECORD = "request.json"
 #: One text-only conversation for so many pictures (LLaVA-1.5's mix has 40,688 of 665,298).
 _PICTURES_PER_TEXT = 16
 _QUESTIONS = 10
@@ -35,7 +37,8 @@ def write(
 ) -> None:
     """Write `captions.json`, `instructions.json` and their pictures: as many of each as `pictures`.
 
-    The same seed gives the same bytes, whatever the number of workers.
+    The same seed gives the same bytes, whatever the number of workers. The folder appears whole or not at all; one
+    that is there already, of the same request, is left as it is.
 
     Args:
         folder: where to; it is made.
@@ -45,7 +48,15 @@ def write(
         on_picture: told (done, in all) as it goes.
         workers: processes that draw.
     """
-    total = 2 * pictures
+    request = {"seed": seed, "pictures": pictures}
+    if (folder / RECORD).is_file() and read_json(folder / RECORD) == request:
+        return
+    with atomic_folder(folder) as place:
+        _write_all(place, seed, pictures, on_picture or (lambda _done, _total: None), workers)
+        write_json(place / RECORD, request)
+
+
+def _write_all(folder: Path, seed: int, pictures: int, on_picture: Callable[[int, int], None], workers: int) -> None:
     done = 0
     with ProcessPoolExecutor(workers) as pool:
         for split, name in (("align", CAPTIONS), ("instruct", INSTRUCTIONS)):
@@ -55,11 +66,9 @@ def write(
             items: list[dict[str, Any]] = []
             for written in pool.map(some, starts) if workers > 1 else map(some, starts):
                 items += written
-                done = min(done + _CHUNK, total)
-                if on_picture is not None:
-                    on_picture(done, total)
+                done += sum("image" in item for item in written)
+                on_picture(done, 2 * pictures)
             write_json(folder / name, items)
-    write_text(folder / "seed.txt", f"{seed}\n")
 
 
 def _write_some(folder: Path, seed: int, split: str, pictures: int, first: int) -> list[dict[str, Any]]:

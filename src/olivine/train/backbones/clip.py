@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
@@ -18,9 +19,9 @@ from olivine.model.build import STATISTICS
 from olivine.model.loss import contrastive_loss
 from olivine.train.backbones.language import world_tokenizer
 from olivine.train.backbones.loop import Pretraining, adamw
-from olivine.train.backbones.towers import SHAPE, as_pixels, patches_of, probe
+from olivine.train.backbones.towers import SHAPE, as_pixels, close_up, patches_of, probe
 from olivine.world.drawing import draw
-from olivine.world.language import caption
+from olivine.world.language import Told, article, caption, noun_phrase
 from olivine.world.sampling import scene
 from olivine.world.scene import SIDE, Scene
 from olivine.world.variations import PROPERTIES, varied
@@ -28,10 +29,14 @@ from olivine.world.variations import PROPERTIES, varied
 _WIDTH = 128
 _TEXT_LAYERS = 1
 _VOCABULARY = 1024
-#: The first so much of the training shows one thing a picture: what a kind looks like is learnt several times sooner.
-_SINGLE_SHARE = 0.4
 _MAX_TOKENS = 96
 _KEEP = 0.95
+#: The first so much of the training shows things close up, in batches so many times as large: what a kind looks like
+#: is learnt there at a tenth of the cost.
+_CLOSE_UP_SHARE, _CLOSE_UP_FACTOR = 0.5, 3
+#: Captions mostly leave out where things are and where it plays, as people's do: who could match by that alone would
+#: never learn what the things are (measured: kinds stayed unread).
+_KEEP_PLACES = 0.5
 
 
 class ClipPretraining(Pretraining):
@@ -86,23 +91,41 @@ class ClipPretraining(Pretraining):
         right = float(((seen @ read.T).argmax(1) == torch.arange(len(captions))).float().mean())
         return {"loss": loss.item(), "matched": right, "scale": scale.item()}
 
-    def _pairs(self, index: int) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[str]]:
+    def _pairs(self, index: int) -> tuple[NDArray[np.uint8], list[str]]:
         drawn = Random(f"{self._seed}/clip/{index}")
-        things = 1 if index < _SINGLE_SHARE * self.steps else None
+        if index < _CLOSE_UP_SHARE * self.steps:
+            return self._close_ups(index, drawn)
         shown: list[Scene] = []
         while len(shown) < self._batch:
-            first = scene(self._seed, "clip", index * self._batch + len(shown), things=things)
+            first = scene(self._seed, "clip", index * self._batch + len(shown))
             group = [first]
             while len(group) < self._variants:
                 other = varied(first, drawn, drawn.choice(PROPERTIES))
                 if other is not None:
                     group.append(other[0])
             shown += group
-        return np.stack([draw(one) for one in shown]), [caption(one, drawn, keep=_KEEP) for one in shown]
+        return np.stack([draw(one) for one in shown]), [
+            caption(one, drawn, keep=_KEEP, keep_places=_KEEP_PLACES) for one in shown
+        ]
 
-    def _embed(self, pictures: np.ndarray[Any, np.dtype[np.uint8]], captions: list[str]) -> tuple[Tensor, Tensor]:
+    def _close_ups(self, index: int, drawn: Random) -> tuple[NDArray[np.uint8], list[str]]:
+        wanted = self._batch * _CLOSE_UP_FACTOR
+        pictures: list[NDArray[np.uint8]] = []
+        captions: list[str] = []
+        first = index * wanted
+        while len(captions) < wanted:
+            shown = scene(self._seed, "clip-close-up", first + len(captions), things=5)
+            picture = draw(shown)
+            for thing in shown.things:
+                pictures.append(close_up(picture, thing))
+                told = Told(*(drawn.random() < likely for likely in (_KEEP, _KEEP, _KEEP, _KEEP, 0.0)))
+                captions.append(f"{article(noun_phrase(thing, told))}.")
+        return np.stack(pictures[:wanted]), captions[:wanted]
+
+    def _embed(self, pictures: NDArray[np.uint8], captions: list[str]) -> tuple[Tensor, Tensor]:
         # Patches are averaged, as in CLIP's variants without a class token: it is they that a language model is shown.
-        states = self.tower(as_pixels(pictures, STATISTICS["clip_vision_model"])).last_hidden_state
+        pixels = as_pixels(pictures, STATISTICS["clip_vision_model"])
+        states = self.tower(pixels, interpolate_pos_encoding=pixels.shape[-1] != SIDE).last_hidden_state
         pooled = self.tower.post_layernorm(states[:, 1:].mean(dim=1))
         encoded = self.tokenizer(
             captions, padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt", padding_side="right"
@@ -121,7 +144,7 @@ class ClipPretraining(Pretraining):
             drawn = Random(f"{self._seed}/retrieval/{number}")
             shown = [scene(self._seed, "retrieval", 100 * number + i) for i in range(100)]
             seen, read = self._embed(
-                np.stack([draw(one) for one in shown]), [caption(one, drawn, keep=_KEEP) for one in shown]
+                np.stack([draw(one) for one in shown]), [caption(one, drawn, keep=1.0) for one in shown]
             )
             right += int(((seen @ read.T).argmax(1) == torch.arange(100)).sum())
         self.trained.train()

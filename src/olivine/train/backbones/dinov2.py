@@ -1,8 +1,8 @@
 """tiny-DINOv2: a student agrees with its own moving average over crops and over hidden patches; no text.
 
 After DINOv2 (arXiv:2304.07193): the DINO loss on class tokens between crops, the iBOT loss on hidden patches of the
-global crops, teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread. Crops are not mirrored or recoloured:
-here things face left or right and are told apart by colour.
+global crops, teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread. Crops are not mirrored, recoloured or
+resized: here things face left or right, are told apart by colour, and are small or large.
 """
 
 import copy
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
@@ -27,8 +26,8 @@ from olivine.world.scene import SIDE
 
 _PROTOTYPES = 1024
 _BOTTLENECK = 64
-_LOCAL_SIDE = 48
-_GLOBAL_SCALE, _LOCAL_SCALE = (0.6, 1.0), (0.15, 0.5)
+#: Crops keep the picture's scale: sizes mean something here (things are small or large).
+_GLOBAL_SIDE, _LOCAL_SIDE = 80, 48
 _STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.06
 _KOLEO = 0.1
 _STATISTICS = STATISTICS["dinov2"]
@@ -85,13 +84,10 @@ class Dinov2Pretraining(Pretraining):
                 old.lerp_(new, 1 - keep)
 
     def _crops(self, index: int, drawn: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Two global crops of each picture `[2 * batch, 3, 96, 96]` and the local ones `[n * batch, 3, 48, 48]`."""
-        pictures = [
-            Image.fromarray(draw(scene(self._seed, "dinov2", index * self._batch + place)))
-            for place in range(self._batch)
-        ]
-        whole = [_crop(p, drawn, _GLOBAL_SCALE, SIDE) for _ in range(2) for p in pictures]
-        parts = [_crop(p, drawn, _LOCAL_SCALE, _LOCAL_SIDE) for _ in range(self._local_crops) for p in pictures]
+        """Two global crops of each picture `[2 * batch, 3, 80, 80]` and the local ones `[n * batch, 3, 48, 48]`."""
+        pictures = [draw(scene(self._seed, "dinov2", index * self._batch + place)) for place in range(self._batch)]
+        whole = [_crop(p, drawn, _GLOBAL_SIDE) for _ in range(2) for p in pictures]
+        parts = [_crop(p, drawn, _LOCAL_SIDE) for _ in range(self._local_crops) for p in pictures]
         return as_pixels(np.stack(whole), _STATISTICS), as_pixels(np.stack(parts), _STATISTICS)
 
     def _between_crops(self, targets: Tensor, whole: Tensor, parts: Tensor) -> Tensor:
@@ -179,23 +175,22 @@ def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:
     return -(targets * F.log_softmax(similarities / _STUDENT_TEMPERATURE, dim=-1)).sum(-1).mean()
 
 
-def _crop(picture: Image.Image, drawn: np.random.Generator, scale: tuple[float, float], side: int) -> NDArray[np.uint8]:
-    edge = SIDE * float(drawn.uniform(*scale)) ** 0.5
-    left, top = drawn.uniform(0, SIDE - edge, size=2)
-    cut = picture.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + edge, top + edge))
+def _crop(picture: NDArray[np.uint8], drawn: np.random.Generator, side: int) -> NDArray[np.uint8]:
+    left, top = drawn.integers(0, SIDE - side + 1, size=2)
+    cut = picture[top : top + side, left : left + side].astype(np.float32)
     # Exposure differs between crops, colour does not.
-    lit: NDArray[np.uint8] = np.clip(np.asarray(cut, np.float32) * drawn.uniform(0.85, 1.15), 0, 255).astype(np.uint8)
+    lit: NDArray[np.uint8] = np.clip(cut * drawn.uniform(0.85, 1.15), 0, 255).astype(np.uint8)
     return lit
 
 
 def _hide(drawn: np.random.Generator, crops: int) -> NDArray[np.bool_]:
     """Which patches the student does not see: in half the crops none, in the others a block of 10 to 50 %."""
-    grid = SHAPE.grid
+    grid = _GLOBAL_SIDE // SHAPE.patch
     hidden = np.zeros((crops, grid, grid), bool)
     for place in range(0, crops, 2):
         share = float(drawn.uniform(0.1, 0.5))
         while hidden[place].mean() < share:
-            height, width = drawn.integers(1, 5, size=2)
+            height, width = drawn.integers(1, 4, size=2)
             top, left = drawn.integers(0, grid - height + 1), drawn.integers(0, grid - width + 1)
             hidden[place, top : top + height, left : left + width] = True
     return hidden.reshape(crops, -1)

@@ -25,16 +25,18 @@ from olivine.records import Role, Sample, Turn
 from olivine.train.backbones.loop import Pretraining, adamw
 from olivine.wording import SHORT_ANSWER
 from olivine.world.conversations import conversation, told_in_words
-from olivine.world.language import caption, description
+from olivine.world.language import EVERYTHING, Told, caption, description
 from olivine.world.questions import ask
 from olivine.world.sampling import scene
 from olivine.world.scene import Scene
 
 _TOKENIZER_SCENES = 3000
 _ROW_TOKENS = 4096
-#: Until which share of the training scenes show one thing, and at most three: who is to learn to look up which thing
-#: is meant must first have learnt that there is something to look up.
-_ONE_THING, _FEW_THINGS = 0.12, 0.4
+#: The first so much of the training tells little, of few things: looking up what is meant is learnt as a whole or not
+#: at all, and sooner where there is less to search.
+_BRIEF = 0.3
+_BRIEFLY = Told(size=False, pattern=False, state=False)
+_BRIEF_TOPICS = ("colour", "place", "kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,13 @@ SIZES = {"small": Size(128, 4, 448, 4), "large": Size(160, 6, 640, 5)}
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long, and on what: per step, scenes told in words with so many questions each, and retold scenes."""
+    """How long, and on what: per step, scenes told in words with so many questions each, and scenes gone on about."""
 
     steps: int
     peak: float
-    scenes: int = 8
+    scenes: int = 12
     questions: int = 7
-    retold: int = 8
+    texts: int = 16
 
 
 class LanguagePretraining(Pretraining):
@@ -102,30 +104,33 @@ class LanguagePretraining(Pretraining):
     def _examples(self, index: int) -> list[Example]:
         plan = self._schedule
         draw = Random(f"{self._seed}/language/{index}")
-        things = self._things(index)
+        brief = index < _BRIEF * self.steps
         examples = []
         for place in range(plan.scenes):
-            shown = scene(self._seed, "language", index * plan.scenes + place, things=things)
-            told = told_in_words(shown, draw, plan.questions)
-            examples.append(self.reading(shown.id, told.description, told.pairs))
-        for place in range(plan.retold):
-            shown = scene(self._seed, "retold", index * plan.retold + place, things=things)
-            examples.append(self._retelling(shown, draw))
+            shown = scene(self._seed, "language", index * plan.scenes + place, things=2 + index % 2 if brief else None)
+            if brief:
+                pairs = [(asked.text, asked.answer) for asked in ask(shown, draw, plan.questions, _BRIEF_TOPICS)]
+                examples.append(self.reading(shown.id, description(shown, draw, _BRIEFLY), pairs))
+            else:
+                told = told_in_words(shown, draw, plan.questions)
+                examples.append(self.reading(shown.id, told.description, told.pairs))
+        for place in range(plan.texts):
+            shown = scene(self._seed, "texts", index * plan.texts + place, things=2 + index % 2 if brief else None)
+            examples.append(self._text(shown, draw, brief=brief))
         return examples
 
-    def _things(self, index: int) -> int | None:
-        """How many things the scenes of a step show: one at first, then one to three, then as many as there are."""
-        progress = index / self.steps
-        if progress < _ONE_THING:
-            return 1
-        return 1 + index % 3 if progress < _FEW_THINGS else None
+    def _text(self, shown: Scene, draw: Random, *, brief: bool) -> Example:
+        """A scene told, and gone on about: as a picture and its caption follow one another in `plain`.
 
-    def _retelling(self, shown: Scene, draw: Random) -> Example:
-        """A scene in one wording, then in another, as a picture and its caption follow one another in `plain`.
-
-        Nearly every word of the second is somewhere in the first: nothing teaches to read as densely.
+        Mostly statements, each of which names a thing and then says what was told of it: nothing teaches to look up
+        as soon. Else the whole in other words.
         """
-        told, again = description(shown, draw), caption(shown, draw, keep=1.0)
+        told = description(shown, draw, _BRIEFLY if brief else EVERYTHING)
+        if brief or draw.random() < 0.6:
+            found = ask(shown, draw, 8, _BRIEF_TOPICS if brief else None)
+            again = " ".join(asked.sentence for asked in found if asked.structural in ("query", "choose"))
+        else:
+            again = caption(shown, draw, keep=1.0)
         encoder = self._encoders["plain"]
         pieces = encoder.template.render(conversation([("", again)]), False)
         shared, rest = encoder.encode_parts([[pieces[0], Piece(told), Piece("\n")], pieces[1:]])
@@ -199,14 +204,14 @@ class LanguagePretraining(Pretraining):
 
 
 def gemma_config(size: Size, vocabulary: int) -> GemmaConfig:
-    """Gemma's architecture at a tiny size: one key-value head, as Gemma-2B has."""
+    """Gemma's architecture at a tiny size, with as many key-value heads as heads, as Gemma-7B has."""
     return GemmaConfig(
         vocab_size=vocabulary,
         hidden_size=size.hidden,
         intermediate_size=size.intermediate,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
-        num_key_value_heads=1,
+        num_key_value_heads=size.heads,
         head_dim=32,
         max_position_embeddings=4096,
         # transformers' 0.02 suits widths of thousands: at this one queries and keys would begin all but equal.

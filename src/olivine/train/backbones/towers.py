@@ -25,7 +25,7 @@ class TowerShape:
     hidden: int = 96
     layers: int = 4
     heads: int = 4
-    patch: int = 12
+    patch: int = 16
 
     @property
     def grid(self) -> int:
@@ -43,6 +43,16 @@ def as_pixels(pictures: NDArray[np.uint8], statistics: tuple[Sequence[float], Se
     mean, deviation = (np.asarray(values, np.float32) for values in statistics)
     values = (pictures.astype(np.float32) / 255 - mean) / deviation
     return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
+
+
+def close_up(picture: NDArray[np.uint8], thing: Thing, shape: TowerShape = SHAPE) -> NDArray[np.uint8]:
+    """The thing's surroundings, half the picture wide and high, cut along the patches' borders."""
+    side = SIDE // 2
+    left, top = (
+        min(max(round((middle - side / 2) / shape.patch), 0) * shape.patch, SIDE - side)
+        for middle in (thing.x, thing.y)
+    )
+    return picture[top : top + side, left : left + side]
 
 
 def patches_of(tower: nn.Module, pixels: Tensor, layer: int = LAYER) -> Tensor:
