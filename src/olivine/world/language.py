@@ -122,7 +122,8 @@ def caption(scene: Scene, draw: Random, *, keep: float = 0.8, keep_places: float
     keep_places = keep if keep_places is None else keep_places
     phrases = []
     for thing in _ordered(scene, draw):
-        told = Told(*(draw.random() < likely for likely in (keep, keep, keep, keep, keep_places)))
+        place = draw.random() < keep_places
+        told = Told(*(draw.random() < keep for _ in range(4)), place)
         phrase = article(noun_phrase(thing, told))
         phrases.append(f"{phrase} {at(thing.place, draw)}" if told.place else phrase)
     things = listed(phrases)
