@@ -26,8 +26,8 @@ REPLICATES = 3000
 def simulate(random, units, *, effect=0.0, sizes=(1, 20)):
     """Two cells answering the same questions about `units` pictures of different difficulty: `[units, replicates]`.
 
-    Returns right answers of each cell and answers asked. A picture has its own difficulty and each cell its own luck with
-    it, so that answers about one picture hang together.
+    Returns right answers of each cell and answers asked. A picture has its own difficulty and each cell its own luck
+    with it, so that answers about one picture hang together.
     """
     asked = random.integers(*sizes, units)[:, None] * np.ones((1, REPLICATES))
     difficulty = random.uniform(0.2, 0.7, (units, REPLICATES))

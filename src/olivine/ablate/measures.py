@@ -30,7 +30,10 @@ GROUPS = 250
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A metric as reports show it: times `scale`, called `label`; `linear` if it is the mean of the items."""
+    """A metric as reports show it: times `scale`, called `label`.
+
+    `linear`: it is a hundred times the mean of the items, so that nothing needs scoring again.
+    """
 
     metric: str
     label: str
@@ -105,9 +108,9 @@ class Evaluated:
 
         The mean of the values is the score (before the rounding of tools that round).
         """
-        return self._of_items(measure) if measure.linear else self._of_parts(measure)
+        return self._of_items() if measure.linear else self._of_parts(measure)
 
-    def _of_items(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
+    def _of_items(self) -> tuple[tuple[str, ...], Array]:
         place = {unit: number for number, unit in enumerate(sorted(self.units))}
         sums, counts = np.zeros(len(place)), np.zeros(len(place))
         for row in self.items:
