@@ -7,7 +7,7 @@ import yaml
 from olivine.testing import tiny_model_recipe, write_dataset
 
 
-def write_study(folder, *, steps=2, questions=8, seeds=(0,), axes=None, **more):
+def write_study(folder, *, steps=2, questions=4, seeds=(0,), axes=None, **more):
     """Write a two-stage base recipe, its data, questions about its pictures, and a study of them; the study's path."""
     dataset = write_dataset(folder / "data", items=20)
     images = str(dataset.parent / "images")

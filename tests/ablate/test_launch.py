@@ -17,6 +17,13 @@ from olivine.errors import RequestError
 from olivine.model.size import ModelSize
 from olivine.recipe import load
 
+#: Two cells: one that aligns and one that does not.
+AXES = {"align": {"yes": {}, "no": {"stages.align.skip": True}}}
+
+
+def small(folder, **more):
+    return make_plan(load_study(write_study(folder, axes=AXES, **more)))
+
 
 class Told:
     """Progress, written down."""
@@ -47,8 +54,8 @@ def outputs(directory):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A study of four cells, carried out once."""
-    path = write_study(tmp_path_factory.mktemp("study"))
+    """A study of two cells, carried out once."""
+    path = write_study(tmp_path_factory.mktemp("study"), axes=AXES)
     plan = make_plan(load_study(path))
     told = Told()
     assert launch_here(plan, quiet(), told) == []
@@ -76,7 +83,7 @@ def test_a_second_time_nothing_is_left(finished):
 
 def test_a_killed_study_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
     _, plan, _ = finished
-    other = make_plan(load_study(write_study(tmp_path)))
+    other = small(tmp_path)
     assert list(other.steps) == list(plan.steps), "steps are known by content, wherever they lie"
 
     class KilledError(BaseException):
@@ -85,8 +92,8 @@ def test_a_killed_study_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch
     def kill(*_):
         raise KilledError
 
-    for place in (1, 4, 8):
-        monkeypatch.setattr(steps_module, "train_stage" if place != 4 else "evaluate", kill)
+    for killed in ("train_stage", "train_stage", "evaluate"):
+        monkeypatch.setattr(steps_module, killed, kill)
         # One step gets through for every kill: the launcher goes on where it was.
         with pytest.raises(KilledError):
             launch_here(other, quiet(), Told())
@@ -101,16 +108,16 @@ def test_a_killed_study_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch
 def test_a_step_equals_the_stage_of_a_whole_run(finished, tmp_path):
     from olivine.train.run import train
 
-    path, plan, _ = finished
-    recipe = plan.study.recipes[("two", "yes"), 0].model_copy(update={"output": tmp_path / "whole"})
+    _path, plan, _ = finished
+    recipe = plan.study.recipes[("yes",), 0].model_copy(update={"output": tmp_path / "whole"})
     checkpoint = train(recipe, quiet())
-    key = plan.stages[("two", "yes"), 0][-1]
+    key = plan.stages[("yes",), 0][-1]
     step = plan.steps[key]
     assert (checkpoint / "model.safetensors").read_bytes() == (step.checkpoint / "model.safetensors").read_bytes()
 
 
 def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch):
-    plan = make_plan(load_study(write_study(tmp_path)))
+    plan = small(tmp_path)
     real, died = steps_module.train_stage, []
 
     def flaky(recipe, stage, after, folder, console):
@@ -128,9 +135,9 @@ def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch):
 
 
 def test_a_step_that_stays_dead_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
-    plan = make_plan(load_study(write_study(tmp_path)))
+    plan = small(tmp_path)
     real = steps_module.train_stage
-    dead = plan.stages[("one", "yes"), 0][-1]
+    dead = plan.stages[("yes",), 0][-1]
 
     def broken(recipe, stage, after, folder, console):
         if folder.name == dead:
@@ -139,7 +146,7 @@ def test_a_step_that_stays_dead_is_reported_and_the_rest_goes_on(tmp_path, monke
 
     monkeypatch.setattr(steps_module, "train_stage", broken)
     failures = launch_here(plan, quiet(), Told())
-    assert [(f.step.key, f.begun) for f in failures][0] == (dead, True)
+    assert next((f.step.key, f.begun) for f in failures) == (dead, True)
     assert len(failures) == 3  # the stage and its two evaluations
     assert all("not begun" in f.reason for f in failures[1:])
     assert "ValueError: no good" in (plan.steps[dead].folder / ERROR).read_text()
@@ -153,7 +160,7 @@ def test_an_unknown_launcher_is_answered_with_the_nearest():
 
 def test_ray_missing_is_said(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
-    plan = make_plan(load_study(write_study(tmp_path)))
+    plan = small(tmp_path)
     with pytest.raises(RequestError, match="pip install"):
         launcher("ray")(plan, quiet(), Told())
 
@@ -162,8 +169,7 @@ def test_ray_missing_is_said(monkeypatch, tmp_path):
 def test_ray_gives_the_same_bits(finished, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     _, plan, _ = finished
-    path = write_study(tmp_path, resources={"cpus": 1})
-    other = make_plan(load_study(path))
+    other = small(tmp_path, resources={"cpus": 1})
     told = Told()
     assert launcher("ray")(other, quiet(), told) == []
     assert sorted(told.ended) == sorted(other.steps)
@@ -173,8 +179,8 @@ def test_ray_gives_the_same_bits(finished, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_ray_reports_what_dies_and_goes_on(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
-    plan = make_plan(load_study(write_study(tmp_path)))
-    dead = plan.steps[plan.stages[("one", "yes"), 0][-1]]
+    plan = small(tmp_path)
+    dead = plan.steps[plan.stages[("yes",), 0][-1]]
     # What the worker meets: a file where the step's checkpoint must go.
     dead.folder.mkdir(parents=True)
     (dead.folder / "metrics.jsonl").mkdir()
@@ -210,7 +216,7 @@ def test_a_plan_knows_its_costs(finished):
     costs = plan_costs(plan, device("cpu"))
     assert all(cost is not None and cost.tokens > 0 for cost in costs.values())
     # A blind question has no picture to read.
-    keys = [plan.evaluations[("two", "yes"), 0, "exact-match", control] for control in (None, "blind")]
+    keys = [plan.evaluations[("yes",), 0, "exact-match", control] for control in (None, "blind")]
     assert costs[keys[0]].tokens > costs[keys[1]].tokens
     assert total(costs.values()).operations == pytest.approx(sum(c.operations for c in costs.values()))
     with pytest.raises(RequestError, match="Did you mean 'h100'"):

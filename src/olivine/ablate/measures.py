@@ -30,7 +30,7 @@ GROUPS = 250
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A metric as reports show it: times `scale`, called `label`.
+    """A metric as reports show it: times `scale`, in `unit`, called `label` behind the benchmark's name.
 
     `linear`: it is a hundred times the mean of the items, so that nothing needs scoring again.
     """
@@ -39,31 +39,54 @@ class Measure:
     label: str
     scale: float = 1.0
     linear: bool = False
+    unit: str = "%"
 
 
-_ACCURACY = (Measure("accuracy", "accuracy, %", linear=True),)
-_FRACTION = (Measure("accuracy", "accuracy, %", 100.0, linear=True),)
-_CORRECT = Measure(CORRECT, "questions right, %", linear=True)
+_ACCURACY = (Measure("accuracy", "accuracy", linear=True),)
+_FRACTION = (Measure("accuracy", "accuracy", 100.0, linear=True),)
+_CORRECT = Measure(CORRECT, "questions right", linear=True)
 #: What is shown of each benchmark; the first is what headlines speak of. Metrics that a run lacks are passed over.
 _MEASURES: dict[str, tuple[Measure, ...]] = {
     **dict.fromkeys(("ai2d", "exact-match", "gqa", "seed", "tallyqa", "textvqa", "vizwiz", "vqav2"), _ACCURACY),
     **dict.fromkeys(("mmmu", "mmstar", "ocid-ref", "refcoco", "vsr"), _FRACTION),
     "hallusionbench": (
-        Measure("aAcc", "questions right, %", linear=True),
-        Measure("qAcc", "questions right over all figures, %"),
+        Measure("aAcc", "questions right", linear=True),
+        Measure("qAcc", "questions right over all figures"),
     ),
-    "mmbench": (Measure("accuracy", "right in all rotations, %"),),
+    "mmbench": (Measure("accuracy", "accuracy over all rotations"),),
     "mme": (
-        Measure("perception", "perception, points of 2000"),
-        Measure("cognition", "cognition, points of 800"),
-        Measure("total", "all tasks, points"),
+        Measure("perception", "perception", unit="of 2000"),
+        Measure("cognition", "cognition", unit="of 800"),
+        Measure("total", "all tasks", unit="points"),
         _CORRECT,
     ),
-    "mmvet": (Measure("total", "total, points of 100", linear=True),),
-    "mmvp": (Measure("pair", "pairs right, %", 100.0), _CORRECT),
-    "pope": (Measure("mean/accuracy", "accuracy, %", 100.0), Measure("mean/f1", "F1, %", 100.0)),
-    "scienceqa": (Measure("img", "accuracy with picture, %"), Measure("accuracy", "accuracy, %", linear=True)),
+    "mmvet": (Measure("total", "total", linear=True, unit="of 100"),),
+    "mmvp": (Measure("pair", "pairs right", 100.0), _CORRECT),
+    "pope": (Measure("mean/accuracy", "accuracy", 100.0), Measure("mean/f1", "F1", 100.0)),
+    "scienceqa": (Measure("img", "accuracy with picture"), Measure("accuracy", "accuracy", linear=True)),
 }
+
+#: Benchmarks as their authors write them, where that is not the name in capitals.
+_TITLES = {
+    "exact-match": "exact match",
+    "hallusionbench": "HallusionBench",
+    "mmbench": "MMBench",
+    "mmstar": "MMStar",
+    "mmvet": "MM-Vet",
+    "ocid-ref": "OCID-Ref",
+    "refcoco": "RefCOCO",
+    "scienceqa": "ScienceQA",
+    "seed": "SEED-Bench",
+    "tallyqa": "TallyQA",
+    "textvqa": "TextVQA",
+    "vizwiz": "VizWiz",
+    "vqav2": "VQAv2",
+}
+
+
+def title(benchmark: str) -> str:
+    """A benchmark's name as its authors write it."""
+    return _TITLES.get(benchmark, benchmark.upper())
 
 
 def measures(benchmark: str, folders: Sequence[Path]) -> tuple[Measure, ...]:
@@ -81,15 +104,18 @@ class Evaluated:
         folder: what `olivine evaluate` wrote.
         benchmark: the benchmark it is of, to score parts of the answers again.
         data: that benchmark's own files.
-        variant: the scoring that was asked for.
+        prompt: the wording and
+        variant: the scoring that were asked for.
 
     Raises:
         DataError: the folder holds no evaluation.
     """
 
-    def __init__(self, folder: Path, benchmark: Benchmark, data: Path, variant: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, benchmark: Benchmark, data: Path, prompt: str | None = None, variant: str | None = None
+    ) -> None:
         self.folder = folder
-        self._benchmark, self._data, self._variant = benchmark, data, variant
+        self._benchmark, self._data, self._prompt, self._variant = benchmark, data, prompt, variant
         self.scores = read_json(folder / SCORES)
         self.items = read_json_lines(folder / ITEMS)
         self.units = tuple(dict.fromkeys(str(row["unit"]) for row in self.items))
@@ -109,6 +135,14 @@ class Evaluated:
         The mean of the values is the score (before the rounding of tools that round).
         """
         return self._of_items() if measure.linear else self._of_parts(measure)
+
+    def questions(self) -> list[Question]:
+        """What was asked, read from the benchmark's own files."""
+        return self._benchmark.read(self._data, self._prompt)
+
+    def answers(self) -> list[Answer]:
+        """What was answered."""
+        return read_answers(self.folder / ANSWERS)
 
     def _of_items(self) -> tuple[tuple[str, ...], Array]:
         place = {unit: number for number, unit in enumerate(sorted(self.units))}
@@ -136,8 +170,7 @@ class Evaluated:
 
     def _score_parts(self) -> tuple[list[str], Array, list[dict[str, float]]]:
         """Names, sizes and metrics-without of every unit or group of units."""
-        questions = self._benchmark.read(self._data)
-        answers = read_answers(self.folder / ANSWERS)
+        questions, answers = self.questions(), self.answers()
         groups = grouped(self.units)
         names = [members[0] if len(groups) == len(self.units) else f"group {n}" for n, members in enumerate(groups)]
         metrics = [self._without(set(members), questions, answers) for members in groups] if len(groups) > 1 else []

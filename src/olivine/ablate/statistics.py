@@ -8,8 +8,8 @@ contributes to a score: the score is the mean of the values over units.
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,17 +250,21 @@ def effects(values: Array, contrasts: Sequence[Contrast], random: np.random.Gene
     found = estimates(differences, random)
     over_questions = sign_flip(differences.mean(axis=1).T, random)
     p_values = [_p(estimate, float(p)) for estimate, p in zip(found, over_questions, strict=True)]
-    adjusted = [0.0] * len(contrasts)
+    return corrected(
+        Effect(contrast, estimate, float(of_questions), p, p, detectable_effect(estimate.spread))
+        for contrast, estimate, of_questions, p in zip(contrasts, found, over_questions, p_values, strict=True)
+    )
+
+
+def corrected(family: Iterable[Effect]) -> list[Effect]:
+    """The same effects, `p_holm` made for all main effects among them together, and for all interactions together."""
+    effects = list(family)
+    adjusted = [0.0] * len(effects)
     for is_main in (True, False):
-        places = [number for number, contrast in enumerate(contrasts) if (contrast.order == 1) is is_main]
-        for place, p in zip(places, holm([p_values[place] for place in places]), strict=True):
+        places = [number for number, effect in enumerate(effects) if (effect.contrast.order == 1) is is_main]
+        for place, p in zip(places, holm([effects[place].p for place in places]), strict=True):
             adjusted[place] = p
-    return [
-        Effect(contrast, estimate, float(of_questions), p, of_family, detectable_effect(estimate.spread))
-        for contrast, estimate, of_questions, p, of_family in zip(
-            contrasts, found, over_questions, p_values, adjusted, strict=True
-        )
-    ]
+    return [replace(effect, p_holm=p) for effect, p in zip(effects, adjusted, strict=True)]
 
 
 def detectable_effect(about: Spread, *, level: float = 0.95, power: float = 0.8) -> float:

@@ -97,6 +97,8 @@ class Study:
     recipe: StudyRecipe
     cells: tuple[Cell, ...]
     recipes: Mapping[tuple[Cell, int], Recipe]
+    #: What the caller laid over every cell.
+    overrides: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -112,6 +114,11 @@ class Study:
     def axes(self) -> dict[str, tuple[str, ...]]:
         """The levels of each axis, the baseline first."""
         return {axis: tuple(levels) for axis, levels in self.recipe.axes.items()}
+
+    def to_yaml(self) -> str:
+        """The study with every default stated."""
+        values = self.recipe.model_dump(mode="json", by_alias=True)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
     def cell_name(self, cell: Cell) -> str:
         """A cell as people read it: `vision=clip, align=no`."""
@@ -148,7 +155,7 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
         for cell in cells
         for seed in recipe.seeds
     }
-    return Study(recipe, cells, recipes)
+    return Study(recipe, cells, recipes, overrides or {})
 
 
 def _read(path: Path) -> StudyRecipe:
