@@ -214,14 +214,13 @@ def ablate(
     from olivine.ablate.show import StepLines
 
     failures = carry_out(planned, study, log, StepLines(planned, log), launcher)
-    page = report(planned, published)
     for failure in failures:
         log.print(f"[red]failed:[/red] {escape(failure.step.key)}: {escape(failure.reason)}", highlight=False)
-    log.print(
-        f"done: {page}" if not failures else f"{len(failures)} steps failed; what is done: {page}", highlight=False
-    )
+    page = report(planned, published)
     if failures:
+        log.print(f"{len(failures)} steps failed; a report of the others: {page}", highlight=False)
         raise typer.Exit(1)
+    log.print(f"done: {page}", highlight=False)
 
 
 @app.command("report")

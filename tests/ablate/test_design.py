@@ -15,12 +15,12 @@ def found(cells, axes=AXES):
 def test_a_full_factorial_tells_main_effects_and_all_interactions():
     cells = all_cells(AXES)
     weights = found(cells)
-    assert list(weights) == ["a=1", "b=1", "c=1", "a=1 x b=1", "a=1 x c=1", "b=1 x c=1", "a=1 x b=1 x c=1"]
+    assert list(weights) == ["a=1", "b=1", "c=1", "a=1 × b=1", "a=1 × c=1", "b=1 × c=1", "a=1 × b=1 × c=1"]
     assert weights["b=1"] == pytest.approx([(1 if cell[1] == "1" else -1) / 4 for cell in cells])
     assert all(w.sum() == pytest.approx(0) for w in weights.values())
     # One way to put it: the effect of a where b is on, less that where it is off, averaged over c.
     value = np.array([10 * (cell == ("1", "1", "0")) for cell in cells])
-    assert weights["a=1 x b=1"] @ value == pytest.approx(5)
+    assert weights["a=1 × b=1"] @ value == pytest.approx(5)
 
 
 def test_three_levels_are_each_compared_with_the_first():
@@ -52,8 +52,8 @@ def test_half_a_factorial_tells_main_effects():
 def test_a_missing_cell_takes_its_interactions_and_no_main_effect():
     cells = [cell for cell in all_cells(AXES) if cell != ("1", "1", "1")]
     weights = found(cells)
-    assert {"a=1", "b=1", "c=1", "a=1 x b=1"} <= weights.keys()
-    assert "a=1 x b=1 x c=1" not in weights
+    assert {"a=1", "b=1", "c=1", "a=1 × b=1"} <= weights.keys()
+    assert "a=1 × b=1 × c=1" not in weights
     # Where effects simply add up, the estimate is the true one.
     value = np.array([2 * (c[0] == "1") + 5 * (c[1] == "1") - (c[2] == "1") for c in cells])
     assert weights["b=1"] @ value == pytest.approx(5)

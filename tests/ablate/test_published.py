@@ -36,7 +36,7 @@ def test_effects_not_in_the_paper_follow_too():
     effects = {c.name: e for c, e in paper.effects(mmvp)}
     assert effects["align=no"] == pytest.approx(-7.5, abs=0.05)
     assert effects["language=gemma-7b-it"] == pytest.approx(7.2, abs=0.05)
-    assert "language=gemma-7b-it x vision=dinov2" in effects
+    assert "language=gemma-7b-it × vision=dinov2" in effects
 
 
 def test_an_unknown_table_is_answered_with_the_nearest():

@@ -153,7 +153,7 @@ AXES = {"language": ["small", "large"], "vision": ["clip", "dino"], "align": ["y
 def test_effects_find_what_was_put_in():
     random = np.random.default_rng(3)
     cells = all_cells(AXES)
-    truth = {"vision=dino": 4.0, "align=no": -6.0, "vision=dino x align=no": 3.0}
+    truth = {"vision=dino": 4.0, "align=no": -6.0, "vision=dino × align=no": 3.0}
     ability = random.normal(50, 20, 300)
     values = np.stack(
         [

@@ -32,8 +32,8 @@ class Contrast:
 
     @property
     def name(self) -> str:
-        """Axes and levels, as tables and files write them: `vision=dinov2`, `align=no x vision=dinov2`."""
-        return " x ".join(f"{axis}={level}" for axis, level in self.levels)
+        """Axes and levels, as tables and files write them: `vision=dinov2`, `align=no × vision=dinov2`."""
+        return " × ".join(f"{axis}={level}" for axis, level in self.levels)
 
 
 def all_cells(axes: Mapping[str, Sequence[str]]) -> list[Cell]:
