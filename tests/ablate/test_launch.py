@@ -14,6 +14,7 @@ from olivine.ablate.launch import ERROR, launch_here, launcher
 from olivine.ablate.plan import StageStep, make_plan
 from olivine.ablate.study import load_study
 from olivine.errors import RequestError
+from olivine.files import write_json
 from olivine.model.size import ModelSize
 from olivine.recipe import load
 
@@ -116,7 +117,22 @@ def test_a_step_equals_the_stage_of_a_whole_run(finished, tmp_path):
     assert (checkpoint / "model.safetensors").read_bytes() == (step.checkpoint / "model.safetensors").read_bytes()
 
 
-def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch):
+@pytest.fixture
+def pretend(monkeypatch):
+    """Steps that only leave the files which say that they are done: what is tested is who runs when."""
+
+    def train_stage(recipe, stage, after, folder, console):
+        write_json(folder / "result.json", {})
+
+    def evaluate(vlm, weights, wanted, on_answer):
+        write_json(wanted.folder / "scores.json", {"metrics": {}})
+
+    monkeypatch.setattr(steps_module, "train_stage", train_stage)
+    monkeypatch.setattr(steps_module, "evaluate", evaluate)
+    monkeypatch.setattr(steps_module.Worker, "_model", lambda self, checkpoint: None)
+
+
+def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch, pretend):
     plan = small(tmp_path)
     real, died = steps_module.train_stage, []
 
@@ -134,7 +150,7 @@ def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch):
     assert not (died[0] / ERROR).exists()
 
 
-def test_a_step_that_stays_dead_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
+def test_a_step_that_stays_dead_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, pretend):
     plan = small(tmp_path)
     real = steps_module.train_stage
     dead = plan.stages[("yes",), 0][-1]

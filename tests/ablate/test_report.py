@@ -223,7 +223,7 @@ def test_in_a_browser_nothing_overflows_and_nothing_runs(finished, tmp_path, wid
     assert "CONSOLE" not in done.stderr
     seen = json.loads(re.search(r"<pre id=\"out\">(.*?)</pre>", done.stdout, re.S)[1].replace("&gt;", ">"))
     assert seen.pop("scroll") <= width
-    assert seen == {"out": [], "title": "world – Olivine", "scripts": 0}
+    assert seen == {"out": [], "title": "drawn – Olivine", "scripts": 0}
 
 
 def test_axes_are_the_papers():
