@@ -1,33 +1,15 @@
 """`olivine ablate` and `olivine report` as typed: plan, run, go on, report, failures and their exit codes."""
 
 import json
-import sys
 
 import pytest
 import yaml
 from fabricated import write_finished
 from studies import write_study
 
-from olivine import cli
 from olivine.ablate import steps as steps_module
 
 AXES = {"align": {"yes": {}, "no": {"stages.align.skip": True}}}
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Call the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["olivine", *map(str, arguments)])
-        monkeypatch.setattr(cli.log, "_file", sys.stderr)
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return stopped.value.code or 0, out, err
-
-    return call
 
 
 def test_plan_run_and_report(run, tmp_path):
