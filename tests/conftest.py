@@ -1,6 +1,7 @@
 """What every test shares: quiet libraries, no network, one tiny model of each kind."""
 
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from olivine import cli
 from olivine.model.vlm import VisionLanguageModel
 from olivine.testing import tiny_vlm, write_pictures
 
@@ -40,3 +42,20 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the real data sets are not on this machine")
     return SHARED_DATA
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["olivine", *map(str, arguments)])
+        # The console was made when the module was read, before the test's streams were put in place.
+        monkeypatch.setattr(cli.log, "_file", sys.stderr)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return stopped.value.code or 0, out, err
+
+    return call

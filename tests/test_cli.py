@@ -8,26 +8,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from olivine import cli
 from olivine.data.easy_vqa import convert
 from olivine.testing import llava_item, tiny_model_recipe, write_dataset, write_pictures
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Call the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["olivine", *map(str, arguments)])
-        # The console was made when the module was read, before the test's streams were put in place.
-        monkeypatch.setattr(cli.log, "_file", sys.stderr)
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return stopped.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture

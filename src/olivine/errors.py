@@ -1,7 +1,12 @@
-"""The exceptions that reach a user, each with its exit code. Programming mistakes are not here: they are asserts.
+"""The exceptions that reach a user, each with its exit code, and how a wrong name is answered.
+
+Programming mistakes are not here: they are asserts.
 
 Every message names the file, item or key, says what was expected, and what to do next.
 """
+
+import difflib
+from collections.abc import Iterable
 
 
 class OlivineError(Exception):
@@ -22,3 +27,11 @@ class DataError(RequestError):
 
 class RunError(OlivineError):
     """A run that was rightly asked for could not be finished (exit code 1)."""
+
+
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """What to say to a name that is none of `known`: the nearest of them, and all."""
+    valid = sorted(known)
+    nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown name {name!r}.{hint} Valid: {', '.join(valid)}."

@@ -3,7 +3,6 @@
 Reading, overriding and checking only; nothing here opens a model or a picture.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeGuard
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from olivine.errors import RequestError
+from olivine.errors import RequestError, unknown_name
 from olivine.files import require_file
 
 Part = Literal["vision", "connector", "language"]
@@ -183,7 +182,7 @@ class Recipe(_Section):
                 raise ValueError(f"stages: two are named {name!r}; each needs its own name")
         for stage in self.stages:
             if stage.data not in self.data:
-                raise ValueError(f"stages.{stage.name}.data: {_unknown(stage.data, list(self.data))}")
+                raise ValueError(f"stages.{stage.name}.data: {unknown_name(stage.data, list(self.data))}")
         return self
 
     def to_yaml(self) -> str:
@@ -202,10 +201,19 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RequestError: no such file, no YAML, an unknown key (with the nearest valid one) or a wrong value.
     """
-    values = _read(path, seen=())
+    values = read_values(path)
     for override in overrides:
         _override(values, override)
     return from_values(values, where=str(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """A recipe's plain values, with what it is based on merged in, not yet checked.
+
+    Raises:
+        RequestError: no such file, no YAML, or based on itself.
+    """
+    return _read(path, seen=())
 
 
 def from_values(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -217,8 +225,17 @@ def from_values(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [f"  {_explain(dict(detail), values)}" for detail in error.errors()]
-        raise RequestError(f"{where}: not a valid recipe.\n" + "\n".join(lines)) from None
+        raise RequestError(f"{where}: not a valid recipe.\n" + explain(error, values, Recipe, _SECTIONS)) from None
+
+
+def explain(error: ValidationError, values: Any, root: type[BaseModel], sections: Mapping[str, type[BaseModel]]) -> str:
+    """What is wrong with a YAML file, one problem a line, in the file's own words.
+
+    Args:
+        root: the schema of the whole file.
+        sections: the schemas of its parts, by the keys that hold them.
+    """
+    return "\n".join(f"  {_explain(dict(detail), values, root, sections)}" for detail in error.errors())
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -278,6 +295,15 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise RequestError(f"override {override!r}: the value is not valid YAML.") from None
+    change(values, key, value, f"override {override!r}")
+
+
+def change(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set `dotted.key` to `value` in a recipe's plain values; stages are addressed by name.
+
+    Raises:
+        RequestError: no such stage, or the key leads into a plain value; the message begins with `where`.
+    """
     place: Any = values
     steps = key.split(".")
     for depth, step in enumerate(steps):
@@ -285,7 +311,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         if _is_named(place):
             names = [entry["name"] for entry in place]
             if step not in names:
-                raise RequestError(f"override {override!r}: {_unknown(step, names)}")
+                raise RequestError(f"{where}: {unknown_name(step, names)}")
             index = names.index(step)
             if last:
                 place[index] = value
@@ -297,13 +323,14 @@ def _override(values: dict[str, Any], override: str) -> None:
                 place = place.setdefault(step, {})
         else:
             parent = ".".join(steps[:depth])
-            raise RequestError(f"override {override!r}: {parent} has no parts to set {step!r} in.")
+            raise RequestError(f"{where}: {parent} has no parts to set {step!r} in.")
 
 
-def _explain(detail: dict[str, Any], values: Any) -> str:
+def _explain(
+    detail: dict[str, Any], values: Any, root: type[BaseModel], sections: Mapping[str, type[BaseModel]]
+) -> str:
     """One problem in the words of the file: stages by name, unions by their keys, the nearest valid name."""
     location: list[str] = []
-    model: Any = Recipe
     place: Any = values
     for step in detail["loc"]:
         if isinstance(step, int) and isinstance(place, list | tuple):
@@ -315,11 +342,11 @@ def _explain(detail: dict[str, Any], values: Any) -> str:
         elif detail["type"] in {"missing", "extra_forbidden"} and step == detail["loc"][-1]:
             location.append(str(step))
         # Any other step is pydantic's own name for a branch of a union.
-    where = ".".join(location) or "recipe"
+    where = ".".join(location) or "the file"
     if detail["type"] == "extra_forbidden":
-        model = _section_at(detail["loc"][:-1])
-        known = [field.alias or name for name, field in model.model_fields.items()] if model else []
-        return f"{where}: {_unknown(str(detail['loc'][-1]), known)}"
+        model = next((sections[step] for step in reversed(detail["loc"][:-1]) if step in sections), root)
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        return f"{where}: {unknown_name(str(detail['loc'][-1]), known)}"
     if detail["type"] == "missing":
         return f"{where}: missing; it must be given."
     message = detail["msg"].removeprefix("Value error, ")
@@ -338,17 +365,3 @@ _SECTIONS: dict[str, type[_Section]] = {
     "stages": StageRecipe,
     "optimizer": OptimizerRecipe,
 }
-
-
-def _section_at(location: Sequence[str | int]) -> type[_Section]:
-    """The section a location lies in: the last of its steps that names one."""
-    for step in reversed(location):
-        if isinstance(step, str) and step in _SECTIONS:
-            return _SECTIONS[step]
-    return Recipe
-
-
-def _unknown(name: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown name {name!r}.{hint} Valid: {', '.join(sorted(known))}."

@@ -107,7 +107,7 @@ def _with_backbones_located(recipe: ModelRecipe) -> ModelRecipe:
 
 def _load_tower(recipe: VisionRecipe) -> Any:
     key = "model.vision.from"
-    config = _config(recipe.from_, key)
+    config = model_config(recipe.from_, key)
     config = getattr(config, "vision_config", config)
     if config.model_type not in TOWER_TYPES:
         raise RequestError(f"{key}: a {config.model_type!r} is no known tower. Valid: {', '.join(TOWER_TYPES)}.")
@@ -122,7 +122,7 @@ def _load_tower(recipe: VisionRecipe) -> Any:
 
 def _load_language(source: Source) -> Any:
     key = "model.language.from"
-    config = _config(source, key)
+    config = model_config(source, key)
     if config.model_type not in TEMPLATE_OF:
         raise RequestError(
             f"{key}: a {config.model_type!r} is no known language model. Valid: {', '.join(TEMPLATE_OF)}."
@@ -207,7 +207,12 @@ def _stored_side(stored: dict[str, Any]) -> int | None:
     return int(side) if side else None
 
 
-def _config(source: Source, key: str) -> Any:
+def model_config(source: Source, key: str) -> Any:
+    """The transformers configuration of a part; `key` is what messages call it.
+
+    Raises:
+        RequestError: it cannot be found, fetched or read.
+    """
     if isinstance(source, dict):
         values = dict(source)
         model_type = values.pop("model_type", None)

@@ -67,6 +67,32 @@ def train(recipe: Recipe, console: Console) -> Path:
     return directory / stages[-1].name / CHECKPOINT
 
 
+def train_stage(recipe: Recipe, stage: StageRecipe, after: Path | None, folder: Path, console: Console) -> Path:
+    """Run one stage of a recipe into a folder of its own; goes on from where a kill stopped it.
+
+    Whoever calls answers for the folder: that it is this stage's, of this recipe, data and parent.
+
+    Args:
+        after: the checkpoint of the stage before; None starts from the recipe's own parts.
+
+    Returns:
+        The stage's checkpoint folder.
+    """
+    if (folder / RESULT).is_file():
+        return folder / CHECKPOINT
+    data = _Data(recipe, console)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if after is None:
+        vlm = build(recipe.model, seed=recipe.seed, texts=data.texts)
+    else:
+        vlm = checkpoint.load(after, to_train=True)
+    write_text(folder / RECIPE, recipe.to_yaml())
+    write_json(folder / PROVENANCE, {**_environment(recipe, device), "data": data.provenance({stage.data})})
+    vlm.model.to(device)
+    _run_stage(vlm, recipe, stage, data.samples(stage.data), folder, console)
+    return folder / CHECKPOINT
+
+
 def find_checkpoint(path: Path) -> Path:
     """A checkpoint folder itself, that of a stage's directory, or the last stage's of a run directory.
 

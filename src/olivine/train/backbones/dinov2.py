@@ -1,8 +1,9 @@
 """tiny-DINOv2: a student agrees with its own moving average over crops and over hidden patches; no text.
 
 After DINOv2 (arXiv:2304.07193): the DINO loss on class tokens between crops, the iBOT loss on hidden patches of the
-global crops, teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread. Crops are not mirrored, recoloured or
-resized: here things face left or right, are told apart by colour, and are small or large.
+global crops, teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread. Crops are recoloured, as there, so that
+class tokens must tell shapes; hidden patches keep each crop's own colours. They are neither mirrored nor resized: here
+things face left or right, and are small or large.
 """
 
 import copy
@@ -24,12 +25,14 @@ from olivine.world.drawing import draw
 from olivine.world.sampling import scene
 from olivine.world.scene import SIDE
 
-_PROTOTYPES = 1024
+_PROTOTYPES = 512
 _BOTTLENECK = 64
 #: Crops keep the picture's scale: sizes mean something here (things are small or large).
-_GLOBAL_SIDE, _LOCAL_SIDE = 80, 48
+_GLOBAL_SIDE, _LOCAL_SIDE = 64, 32
 _STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.06
 _KOLEO = 0.1
+#: Shares of crops that lose their colours and that have them exchanged and shifted (DINOv2: 0.2 and 0.8).
+_GREY, _RECOLOURED = 0.2, 0.5
 _STATISTICS = STATISTICS["dinov2"]
 
 
@@ -84,8 +87,10 @@ class Dinov2Pretraining(Pretraining):
                 old.lerp_(new, 1 - keep)
 
     def _crops(self, index: int, drawn: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Two global crops of each picture `[2 * batch, 3, 80, 80]` and the local ones `[n * batch, 3, 48, 48]`."""
-        pictures = [draw(scene(self._seed, "dinov2", index * self._batch + place)) for place in range(self._batch)]
+        """Two global crops of each picture `[2 * batch, 3, 64, 64]` and the local ones `[n * batch, 3, 32, 32]`."""
+        pictures = [
+            draw(scene(self._seed, "dinov2", index * self._batch + place, things=5)) for place in range(self._batch)
+        ]
         whole = [_crop(p, drawn, _GLOBAL_SIDE) for _ in range(2) for p in pictures]
         parts = [_crop(p, drawn, _LOCAL_SIDE) for _ in range(self._local_crops) for p in pictures]
         return as_pixels(np.stack(whole), _STATISTICS), as_pixels(np.stack(parts), _STATISTICS)
@@ -178,9 +183,13 @@ def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:
 def _crop(picture: NDArray[np.uint8], drawn: np.random.Generator, side: int) -> NDArray[np.uint8]:
     left, top = drawn.integers(0, SIDE - side + 1, size=2)
     cut = picture[top : top + side, left : left + side].astype(np.float32)
-    # Exposure differs between crops, colour does not.
-    lit: NDArray[np.uint8] = np.clip(cut * drawn.uniform(0.85, 1.15), 0, 255).astype(np.uint8)
-    return lit
+    chance = drawn.random()
+    if chance < _GREY:
+        cut = np.repeat(cut.mean(axis=2, keepdims=True), 3, axis=2)
+    elif chance < _GREY + _RECOLOURED:
+        cut = cut[:, :, drawn.permutation(3)] * drawn.uniform(0.7, 1.2, size=3).astype(np.float32)
+    recoloured: NDArray[np.uint8] = np.clip(cut * drawn.uniform(0.8, 1.2), 0, 255).astype(np.uint8)
+    return recoloured
 
 
 def _hide(drawn: np.random.Generator, crops: int) -> NDArray[np.bool_]:

@@ -1,0 +1,94 @@
+"""What data are, as a short hash: every text file by its content, pictures by their names and sizes.
+
+Hashing pictures by content would read tens of gigabytes to plan a study; a picture changed in place without changing
+its size in bytes is not noticed. Content hashes are kept in a file, so that planning again reads nothing twice.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from olivine.errors import DataError
+from olivine.files import read_json, sha256_of_file, write_json
+
+_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+class Fingerprints:
+    """Hashes of files and folders, each read once.
+
+    Args:
+        memory: where content hashes are kept between runs, by path, size and time of change; None keeps none.
+    """
+
+    def __init__(self, memory: Path | None = None) -> None:
+        self._memory = memory
+        self._known: dict[str, str] = _remembered(memory)
+        self._new = False
+        self._folders: dict[Path, str] = {}
+        #: What was asked for and is not there.
+        self.missing: list[Path] = []
+
+    def of(self, path: Path | None) -> str | None:
+        """The hash of a file or of a folder with all below it; None for no path.
+
+        A path that is not there is put down in `missing`, and hashed by its name, so that a plan can be shown anyway.
+        """
+        if path is None:
+            return None
+        if path.is_dir():
+            return self._of_folder(path)
+        if path.is_file():
+            return self._of_file(path)
+        if path not in self.missing:
+            self.missing.append(path)
+        return f"missing {path}"
+
+    def remember(self) -> None:
+        """Write the content hashes down."""
+        if self._memory is not None and self._new:
+            write_json(self._memory, self._known)
+            self._new = False
+
+    def _of_file(self, path: Path) -> str:
+        if path.suffix.lower() in _PICTURES:
+            return f"{path.stat().st_size} bytes"
+        stat = path.stat()
+        key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        if key not in self._known:
+            self._known[key] = sha256_of_file(path)
+            self._new = True
+        return self._known[key]
+
+    def _of_folder(self, root: Path) -> str:
+        if root not in self._folders:
+            lines = sorted(f"{name}\t{self._of_file(file)}" for name, file in _files(root))
+            self._folders[root] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return self._folders[root]
+
+
+def digest(identity: Any) -> str:
+    """The hash of plain values, whatever the order of their keys: 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
+
+
+def _files(root: Path) -> Iterator[tuple[str, Path]]:
+    """Every file below `root` with its relative name; hidden ones (a tool's own) are passed over."""
+    for folder, names, files in os.walk(root, followlinks=True):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        for name in files:
+            if not name.startswith("."):
+                file = Path(folder) / name
+                yield file.relative_to(root).as_posix(), file
+
+
+def _remembered(memory: Path | None) -> dict[str, str]:
+    if memory is None or not memory.is_file():
+        return {}
+    try:
+        return dict(read_json(memory))
+    except (DataError, TypeError, ValueError):
+        return {}  # a damaged memory costs only the time to hash again

@@ -1,0 +1,192 @@
+"""From an evaluation's files to values of independent units, whatever the benchmark's metric is.
+
+The arithmetic on such values is in `statistics`; scoring itself is the benchmarks' own.
+
+Plain means of items need `items.jsonl` alone. For any other metric (POPE's F1, MME's acc + acc+, pairs all right) the
+benchmark itself scores the answers again with every unit left out in turn: the jackknife. So no scoring rule exists
+twice, and a metric that a benchmark gains tomorrow is covered today.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from olivine.ablate.statistics import Array, pseudo_values, ratio_values
+from olivine.errors import DataError, RunError
+from olivine.evaluate.answers import read_answers
+from olivine.evaluate.benchmarks import Benchmark
+from olivine.evaluate.run import ANSWERS, ITEMS, SCORES
+from olivine.files import read_json, read_json_lines
+from olivine.records import Answer, Question
+
+#: The share of single questions that are right, in percent: the paper's Pr(correct). Every benchmark has it.
+CORRECT = "correct"
+#: More units than this are left out in groups: a score of thousands of pictures need not be made thousands of times.
+GROUPS = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A metric as reports show it: times `scale`, in `unit`, called `label` behind the benchmark's name.
+
+    `linear`: it is a hundred times the mean of the items, so that nothing needs scoring again.
+    """
+
+    metric: str
+    label: str
+    scale: float = 1.0
+    linear: bool = False
+    unit: str = "%"
+
+
+_ACCURACY = (Measure("accuracy", "accuracy", linear=True),)
+_FRACTION = (Measure("accuracy", "accuracy", 100.0, linear=True),)
+_CORRECT = Measure(CORRECT, "questions right", linear=True)
+#: What is shown of each benchmark; the first is what headlines speak of. Metrics that a run lacks are passed over.
+_MEASURES: dict[str, tuple[Measure, ...]] = {
+    **dict.fromkeys(("ai2d", "exact-match", "gqa", "seed", "tallyqa", "textvqa", "vizwiz", "vqav2"), _ACCURACY),
+    **dict.fromkeys(("mmmu", "mmstar", "ocid-ref", "refcoco", "vsr"), _FRACTION),
+    "hallusionbench": (
+        Measure("aAcc", "questions right", linear=True),
+        Measure("qAcc", "questions right over all figures"),
+    ),
+    "mmbench": (Measure("accuracy", "accuracy over all rotations"),),
+    "mme": (
+        Measure("perception", "perception", unit="of 2000"),
+        Measure("cognition", "cognition", unit="of 800"),
+        Measure("total", "all tasks", unit="points"),
+        _CORRECT,
+    ),
+    "mmvet": (Measure("total", "total", linear=True, unit="of 100"),),
+    "mmvp": (Measure("pair", "pairs right", 100.0), _CORRECT),
+    "pope": (Measure("mean/accuracy", "accuracy", 100.0), Measure("mean/f1", "F1", 100.0)),
+    "scienceqa": (Measure("img", "accuracy with picture"), Measure("accuracy", "accuracy", linear=True)),
+}
+
+#: Benchmarks as their authors write them, where that is not the name in capitals.
+_TITLES = {
+    "exact-match": "exact match",
+    "hallusionbench": "HallusionBench",
+    "mmbench": "MMBench",
+    "mmstar": "MMStar",
+    "mmvet": "MM-Vet",
+    "ocid-ref": "OCID-Ref",
+    "refcoco": "RefCOCO",
+    "scienceqa": "ScienceQA",
+    "seed": "SEED-Bench",
+    "tallyqa": "TallyQA",
+    "textvqa": "TextVQA",
+    "vizwiz": "VizWiz",
+    "vqav2": "VQAv2",
+}
+
+
+def title(benchmark: str) -> str:
+    """A benchmark's name as its authors write it."""
+    return _TITLES.get(benchmark, benchmark.upper())
+
+
+def measures(benchmark: str, folders: Sequence[Path]) -> tuple[Measure, ...]:
+    """What is shown of a benchmark: those of its measures that every one of the evaluations has."""
+    known = _MEASURES.get(benchmark, (_CORRECT,))
+    there = [set(read_json(folder / SCORES)["metrics"]) | {CORRECT} for folder in folders]
+    shown = tuple(m for m in known if all(m.metric in metrics for metrics in there))
+    return shown or (_CORRECT,)
+
+
+class Evaluated:
+    """One finished evaluation, ready to be measured.
+
+    Args:
+        folder: what `olivine evaluate` wrote.
+        benchmark: the benchmark it is of, to score parts of the answers again.
+        data: that benchmark's own files.
+        prompt: the wording and
+        variant: the scoring that were asked for.
+
+    Raises:
+        DataError: the folder holds no evaluation.
+    """
+
+    def __init__(
+        self, folder: Path, benchmark: Benchmark, data: Path, prompt: str | None = None, variant: str | None = None
+    ) -> None:
+        self.folder = folder
+        self._benchmark, self._data, self._prompt, self._variant = benchmark, data, prompt, variant
+        self.scores = read_json(folder / SCORES)
+        self.items = read_json_lines(folder / ITEMS)
+        self.units = tuple(dict.fromkeys(str(row["unit"]) for row in self.items))
+        if not self.units:
+            raise DataError(f"{folder / ITEMS}: no scored item. Evaluate again.")
+        self._parts: tuple[list[str], Array, list[dict[str, float]]] | None = None
+
+    def value(self, measure: Measure) -> float:
+        """The score itself, as the benchmark's official metric (scaled)."""
+        if measure.metric == CORRECT:
+            return 100 * float(np.mean([row["correct"] for row in self.items]))
+        return float(self.scores["metrics"][measure.metric]) * measure.scale
+
+    def values(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
+        """(names of the units, or groups of units, and their values), in an order that names alone decide.
+
+        The mean of the values is the score (before the rounding of tools that round).
+        """
+        return self._of_items() if measure.linear else self._of_parts(measure)
+
+    def questions(self) -> list[Question]:
+        """What was asked, read from the benchmark's own files."""
+        return self._benchmark.read(self._data, self._prompt)
+
+    def answers(self) -> list[Answer]:
+        """What was answered."""
+        return read_answers(self.folder / ANSWERS)
+
+    def _of_items(self) -> tuple[tuple[str, ...], Array]:
+        place = {unit: number for number, unit in enumerate(sorted(self.units))}
+        sums, counts = np.zeros(len(place)), np.zeros(len(place))
+        for row in self.items:
+            sums[place[str(row["unit"])]] += row["correct"]
+            counts[place[str(row["unit"])]] += 1
+        return tuple(place), 100 * ratio_values(sums, counts)
+
+    def _of_parts(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
+        if self._parts is None:
+            self._parts = self._score_parts()
+        names, sizes, metrics = self._parts
+        try:
+            without = np.array([part[measure.metric] for part in metrics]) * measure.scale
+        except KeyError:
+            raise RunError(
+                f"{self.folder}: {measure.metric} cannot be made without one of its units; there are too few of some "
+                "kind for an interval. Give the benchmark more questions."
+            ) from None
+        whole = self.value(measure)
+        if len(names) == 1:
+            return tuple(names), np.array([whole])
+        return tuple(names), pseudo_values(whole, without, sizes)
+
+    def _score_parts(self) -> tuple[list[str], Array, list[dict[str, float]]]:
+        """Names, sizes and metrics-without of every unit or group of units."""
+        questions, answers = self.questions(), self.answers()
+        groups = grouped(self.units)
+        names = [members[0] if len(groups) == len(self.units) else f"group {n}" for n, members in enumerate(groups)]
+        metrics = [self._without(set(members), questions, answers) for members in groups] if len(groups) > 1 else []
+        return names, np.array([len(members) for members in groups], dtype=float), metrics
+
+    def _without(self, left_out: set[str], questions: list[Question], answers: list[Answer]) -> dict[str, float]:
+        kept = [question for question in questions if question.unit not in left_out]
+        ids = {question.id for question in kept}
+        score = self._benchmark.score(kept, [a for a in answers if a.question_id in ids], self._variant)
+        return dict(score.metrics)
+
+
+def grouped(units: Sequence[str]) -> list[list[str]]:
+    """The units one by one, or dealt into `GROUPS` groups by their hashes, so that every run deals alike."""
+    ordered = sorted(units)
+    if len(ordered) <= GROUPS:
+        return [[unit] for unit in ordered]
+    ordered.sort(key=lambda unit: hashlib.sha256(unit.encode()).digest())
+    return [ordered[start::GROUPS] for start in range(GROUPS)]

@@ -1,0 +1,106 @@
+"""What a plan and its progress look like in a terminal: lines of text.
+
+Nothing is planned or run here.
+"""
+
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from olivine.ablate.cost import Cost, device, plan_costs, total
+from olivine.ablate.launch import Failure
+from olivine.ablate.plan import Plan, Step
+
+_UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def plan_lines(plan: Plan, device_name: str) -> Iterator[str]:
+    """The steps with what they will cost, what is done, and the sum of what is left.
+
+    Raises:
+        RequestError: no device of that name.
+    """
+    on = device(device_name)
+    costs = plan_costs(plan, on)
+    steps, cells = len(plan.steps), len(plan.study.cells)
+    yield f"{plan.study.name}: {cells} cells, {len(plan.stages)} trainings, {steps} steps -> {plan.study.directory}"
+    yield f"{'step':<44} {'state':<6} {'cells':>5} {'tokens':>8} {'FLOP':>8} {'memory':>10} {device_name:>10}"
+    for key, step in plan.steps.items():
+        state = "done" if step.done else "to do"
+        yield f"{key:<44} {state:<6} {len(plan.used_by(key)):>5} {_cost_line(costs[key])}"
+    left = [step.key for step in plan.left()]
+    yield f"{'left: ' + str(len(left)) + ' steps':<44} {'':<6} {'':>5} {_cost_line(total(costs[key] for key in left))}"
+    unknown = sum(costs[key] is None for key in left)
+    if unknown:
+        yield f"{unknown} steps could not be estimated: their data or a model's configuration are not at hand here."
+    alone = sum(len(plan.used_by(key)) for key in plan.steps)
+    yield f"Run one by one, the cells would take {alone} steps; shared, they take {steps}."
+    for path in plan.missing:
+        yield f"missing: {path} (needed before anything runs)"
+    yield "Estimates: olivine/ablate/cost.py says by which rules. One device; memory with nothing sharded."
+
+
+def _cost_line(cost: Cost | None) -> str:
+    if cost is None:
+        return f"{'?':>8} {'?':>8} {'?':>10} {'?':>10}"
+    memory = f"{cost.memory / 2**30:.1f} GiB"
+    return f"{short(cost.tokens):>8} {short(cost.operations):>8} {memory:>10} {duration(cost.seconds):>10}"
+
+
+def short(value: float) -> str:
+    """A large number in three digits and a letter."""
+    for size, letter in _UNITS:
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class StepLines:
+    """Progress over a whole plan, a line for every step that ends, with the time left by what is left to compute."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._plan, self._console = plan, console
+        self._total = len(plan.steps)
+        self._over = self._total - len(plan.left())
+        self._operations = {
+            key: cost.operations if cost else 0 for key, cost in plan_costs(plan, device("cpu")).items()
+        }
+        self._began = time.monotonic()
+        self._since: dict[str, float] = {}
+        self._computed = 0.0
+        if self._over:
+            console.print(f"{self._over} of {self._total} steps were done before", highlight=False)
+
+    def begin(self, step: Step) -> None:
+        """Say which cells a step is for."""
+        self._since[step.key] = time.monotonic()
+        users = self._plan.used_by(step.key)
+        first = self._plan.study.cell_name(users[0][0])
+        more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+        self._console.print(
+            f"[{self._over + 1}/{self._total}] {step.kind} for {first}{more}", markup=False, highlight=False
+        )
+
+    def within(self, done: int, total: int) -> None:
+        """Evaluations are short beside training: a line for each is enough."""
+
+    def end(self, step: Step, failure: Failure | None) -> None:
+        """Say how long it took and how long the rest will take."""
+        self._over += 1
+        self._computed += self._operations[step.key]
+        took = time.monotonic() - self._since.pop(step.key, time.monotonic())
+        if failure is not None:
+            self._console.print(f"    failed: {failure.reason}", markup=False, highlight=False)
+            return
+        left = sum(self._operations[s.key] for s in self._plan.left())
+        rate = self._computed / max(1e-9, time.monotonic() - self._began)
+        about = f", about {duration(left / rate)} left" if rate > 0 and left else ""
+        self._console.print(f"    {duration(took)}{about}", markup=False, highlight=False)

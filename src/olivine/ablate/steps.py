@@ -1,0 +1,84 @@
+"""One step of a plan, carried out: train a stage, or ask a benchmark; what is done already is not done again.
+
+Order, retries and processes are in `launch`.
+"""
+
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from olivine import __version__
+from olivine.ablate.plan import EvaluateStep, StageStep, Step
+from olivine.errors import RunError
+from olivine.evaluate import benchmarks
+from olivine.evaluate.run import Evaluation, evaluate
+from olivine.files import write_json
+from olivine.model.checkpoint import load
+from olivine.model.vlm import VisionLanguageModel
+from olivine.train.run import train_stage
+
+#: What a step is, in full; beside its output.
+IDENTITY = "step.json"
+#: How long an evaluation took; training says so in its own result.
+TIMING = "timing.json"
+
+
+class Worker:
+    """Carries out steps, one at a time; keeps the last model at hand, since one is mostly asked several benchmarks."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._loaded: tuple[Path, VisionLanguageModel] | None = None
+
+    def run(self, step: Step, after: Step | None, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Carry out a step whose predecessor `after` is done.
+
+        Raises:
+            OlivineError: it could not be; whatever was finished of it is kept.
+        """
+        if step.done:
+            return
+        if after is not None and not after.done:
+            raise RunError(f"{step.key}: the step before, {after.key}, left nothing in {after.folder}.")
+        write_json(step.folder / IDENTITY, {"olivine": __version__, **step.identity})
+        if isinstance(step, StageStep):
+            self.release()
+            checkpoint = after.checkpoint if isinstance(after, StageStep) else None
+            train_stage(step.recipe, step.stage, checkpoint, step.folder, self._console)
+        else:
+            assert isinstance(after, StageStep), "an evaluation comes after a stage"
+            self._evaluate(step, after.checkpoint, on_progress or (lambda _done, _total: None))
+
+    def release(self) -> None:
+        """Let go of the model at hand, before another one needs the memory."""
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _evaluate(self, step: EvaluateStep, checkpoint: Path, on_progress: Callable[[int, int], None]) -> None:
+        began = time.monotonic()
+        wanted = Evaluation(
+            benchmark=benchmarks.get(step.benchmark),
+            data=step.asked.data,
+            images=step.asked.images,
+            folder=step.folder,
+            model_id=step.after,
+            control=step.control,
+            prompt=step.asked.prompt,
+            variant=step.asked.variant,
+        )
+        evaluate(self._model(checkpoint), checkpoint, wanted, on_progress)
+        write_json(step.folder / TIMING, {"seconds": round(time.monotonic() - began, 1)})
+
+    def _model(self, checkpoint: Path) -> VisionLanguageModel:
+        if self._loaded is None or self._loaded[0] != checkpoint:
+            self.release()
+            vlm = load(checkpoint)
+            vlm.model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+            self._loaded = (checkpoint, vlm)
+        return self._loaded[1]
