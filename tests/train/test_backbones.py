@@ -23,7 +23,7 @@ STEPS = 4
 
 
 def _language(steps=STEPS):
-    return LanguagePretraining(SIZES["small"], 640, Schedule(steps, 1e-3, scenes=2, questions=3, captions=2), 0)
+    return LanguagePretraining(SIZES["small"], 640, Schedule(steps, 1e-3, scenes=2, questions=3, texts=2), 0)
 
 
 MAKERS = {

@@ -15,7 +15,6 @@ from olivine.ablate.results import Results, evaluated
 from olivine.ablate.statistics import generator
 from olivine.data.images import find_image, open_image
 from olivine.errors import DataError
-from olivine.evaluate import benchmarks
 from olivine.records import Question
 
 #: Longest side of a picture in the page, in pixels.
@@ -100,7 +99,7 @@ def _disagreement(
 ) -> Disagreement:
     study = results.plan.study
     asked = study.recipe.benchmarks[name]
-    root = asked.images or benchmarks.get(name).images(asked.data)
+    root = asked.images or asked.opened(name).images(asked.data)
     said_one, said_two = (_said(run, question.id) for run in (one, two))
     return Disagreement(
         benchmark=name,

@@ -18,6 +18,7 @@ from olivine.ablate.study import BenchmarkRecipe, Study
 from olivine.evaluate.run import SCORES, Control
 from olivine.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TokenizerRecipe
 from olivine.train.run import CHECKPOINT, RESULT
+from olivine.world.backbones import located
 
 #: Goes up whenever the code gives other outputs for the same recipe and data: old outputs are then not taken for new.
 FORMAT = 1
@@ -179,6 +180,8 @@ def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
     values = model.model_dump(mode="json", by_alias=True)
     for section, key in (("vision", "from"), ("language", "from"), ("language", "tokenizer")):
         source = values[section][key]
+        if isinstance(source, str):
+            source = located(source)
         if isinstance(source, str) and (source.startswith((".", "/", "~")) or Path(source).is_dir()):
             values[section][key] = prints.of(Path(source).expanduser())
     return values
@@ -194,6 +197,7 @@ def _evaluate_step(
         "benchmark": name,
         "prompt": asked.prompt,
         "variant": asked.variant,
+        **({"judge": asked.judge} if asked.judge else {}),
         "control": control,
         "data": prints.of(asked.data),
         "images": prints.of(asked.images),

@@ -16,7 +16,6 @@ from olivine.ablate.measures import Evaluated, Measure, measures, title
 from olivine.ablate.plan import Plan
 from olivine.ablate.statistics import Array, Effect, Estimate, corrected, effects, estimates, generator
 from olivine.errors import RunError
-from olivine.evaluate import benchmarks
 from olivine.evaluate.run import Control
 from olivine.files import write_text
 
@@ -103,7 +102,7 @@ def evaluated(plan: Plan, name: str, control: Control | None) -> dict[tuple[Cell
     for (cell, seed, benchmark, of_control), key in plan.evaluations.items():
         step = plan.steps[key]
         if benchmark == name and of_control == control and step.done:
-            found[cell, seed] = Evaluated(step.folder, benchmarks.get(name), asked.data, asked.prompt, asked.variant)
+            found[cell, seed] = Evaluated(step.folder, asked.opened(name), asked.data, asked.prompt, asked.variant)
     return found
 
 

@@ -14,7 +14,6 @@ from rich.console import Console
 from olivine import __version__
 from olivine.ablate.plan import EvaluateStep, StageStep, Step
 from olivine.errors import RunError
-from olivine.evaluate import benchmarks
 from olivine.evaluate.run import Evaluation, evaluate
 from olivine.files import write_json
 from olivine.model.checkpoint import load
@@ -63,7 +62,7 @@ class Worker:
     def _evaluate(self, step: EvaluateStep, checkpoint: Path, on_progress: Callable[[int, int], None]) -> None:
         began = time.monotonic()
         wanted = Evaluation(
-            benchmark=benchmarks.get(step.benchmark),
+            benchmark=step.asked.opened(step.benchmark),
             data=step.asked.data,
             images=step.asked.images,
             folder=step.folder,

@@ -14,6 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from olivine.ablate.design import Cell, all_cells, half, one_at_a_time, untold
 from olivine.errors import RequestError, unknown_name
 from olivine.evaluate import benchmarks as known_benchmarks
+from olivine.evaluate.benchmarks.base import Benchmark
+from olivine.evaluate.rule_judge import RuleJudge
 from olivine.evaluate.run import Control
 from olivine.files import require_file
 from olivine.recipe import Recipe, change, explain, from_values, read_values
@@ -52,6 +54,12 @@ class BenchmarkRecipe(_Section):
     images: Path | None = None
     prompt: str | None = None
     variant: str | None = None
+    #: Who grades open answers (MM-Vet): `rule` needs no endpoint; it is named in the scores.
+    judge: Literal["rule"] | None = None
+
+    def opened(self, name: str) -> Benchmark:
+        """The benchmark itself, with its judge."""
+        return known_benchmarks.get(name, **({"judge": RuleJudge()} if self.judge == "rule" else {}))
 
 
 class ResourcesRecipe(_Section):

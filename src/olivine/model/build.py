@@ -213,6 +213,8 @@ def model_config(source: Source, key: str) -> Any:
     Raises:
         RequestError: it cannot be found, fetched or read.
     """
+    if isinstance(source, str):
+        source = located(source)
     if isinstance(source, dict):
         values = dict(source)
         model_type = values.pop("model_type", None)

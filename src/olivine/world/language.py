@@ -123,7 +123,8 @@ def caption(scene: Scene, draw: Random, *, keep: float = 0.8, keep_places: float
     phrases = []
     for thing in _ordered(scene, draw):
         place = draw.random() < keep_places
-        told = Told(*(draw.random() < keep for _ in range(4)), place)
+        size, pattern, colour, state = (draw.random() < keep for _ in range(4))
+        told = Told(size, pattern, colour, state, place)
         phrase = article(noun_phrase(thing, told))
         phrases.append(f"{phrase} {at(thing.place, draw)}" if told.place else phrase)
     things = listed(phrases)
