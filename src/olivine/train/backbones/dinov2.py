@@ -28,7 +28,9 @@ from olivine.world.scene import SIDE
 _PROTOTYPES = 512
 _BOTTLENECK = 64
 #: Crops keep the picture's scale: sizes mean something here (things are small or large).
-_GLOBAL_SIDE, _LOCAL_SIDE = 64, 32
+_GLOBAL_SIDE, _LOCAL_SIDE = 80, 32
+#: The first so much of the training shows things close up, as tiny-CLIP's does.
+_CLOSE_UP_SHARE, _CLOSE_UP_SIDE = 0.6, 48
 _STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.06
 _KOLEO = 0.1
 #: Shares of crops that lose their colours and that have them exchanged and shifted (DINOv2: 0.2 and 0.8).
@@ -40,10 +42,10 @@ class Dinov2Pretraining(Pretraining):
     """A `Dinov2Model` taught by its own moving average.
 
     Args:
-        steps, batch: how long; `batch` pictures a step, each in two global and `local_crops` local crops.
+        steps, batch: how long; `batch` close-ups or pictures a step, each in two global and `local_crops` local crops.
     """
 
-    def __init__(self, steps: int, batch: int, seed: int, *, local_crops: int = 4, peak: float = 1e-3) -> None:
+    def __init__(self, steps: int, batch: int, seed: int, *, local_crops: int = 2, peak: float = 1e-3) -> None:
         self.steps, self.peak = steps, peak
         self._batch, self._local_crops, self._seed = batch, local_crops, seed
         torch.manual_seed(seed)
@@ -58,7 +60,7 @@ class Dinov2Pretraining(Pretraining):
         """The teacher sees global crops whole; the student sees them partly hidden, and local crops."""
         drawn = np.random.default_rng([self._seed, index])
         whole, parts = self._crops(index, drawn)
-        hidden = torch.from_numpy(_hide(drawn, len(whole)))
+        hidden = torch.from_numpy(_hide(drawn, len(whole), whole.shape[-1] // SHAPE.patch))
         with torch.no_grad():
             class_states, patch_states = self._teacher.tower_states(whole)
             class_targets = sinkhorn(self._teacher.class_head(class_states))
@@ -87,13 +89,27 @@ class Dinov2Pretraining(Pretraining):
                 old.lerp_(new, 1 - keep)
 
     def _crops(self, index: int, drawn: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Two global crops of each picture `[2 * batch, 3, 64, 64]` and the local ones `[n * batch, 3, 32, 32]`."""
-        pictures = [
-            draw(scene(self._seed, "dinov2", index * self._batch + place, things=5)) for place in range(self._batch)
-        ]
-        whole = [_crop(p, drawn, _GLOBAL_SIDE) for _ in range(2) for p in pictures]
+        """Two global crops of each source `[2 * batch, 3, side, side]` and the local ones `[n * batch, 3, 32, 32]`."""
+        close = index < _CLOSE_UP_SHARE * self.steps
+        pictures = self._close_ups(index) if close else self._scenes(index)
+        whole = [_crop(p, drawn, _CLOSE_UP_SIDE if close else _GLOBAL_SIDE) for _ in range(2) for p in pictures]
         parts = [_crop(p, drawn, _LOCAL_SIDE) for _ in range(self._local_crops) for p in pictures]
         return as_pixels(np.stack(whole), _STATISTICS), as_pixels(np.stack(parts), _STATISTICS)
+
+    def _scenes(self, index: int) -> list[NDArray[np.uint8]]:
+        first = index * self._batch
+        return [draw(scene(self._seed, "dinov2", first + place)) for place in range(self._batch)]
+
+    def _close_ups(self, index: int) -> list[NDArray[np.uint8]]:
+        """A thing and what is about it, 64 pixels wide and high; as many things a picture as there can be."""
+        found: list[NDArray[np.uint8]] = []
+        while len(found) < self._batch:
+            shown = scene(self._seed, "dinov2-close-up", index * self._batch + len(found), things=5)
+            picture = draw(shown)
+            for thing in shown.things:
+                left, top = (min(max(round(middle) - 32, 0), SIDE - 64) for middle in (thing.x, thing.y))
+                found.append(picture[top : top + 64, left : left + 64])
+        return found[: self._batch]
 
     def _between_crops(self, targets: Tensor, whole: Tensor, parts: Tensor) -> Tensor:
         """Every student crop against the teacher's global crops, but none against itself."""
@@ -155,7 +171,9 @@ class _Head(nn.Module):
         self.prototypes = nn.Parameter(torch.randn(_PROTOTYPES, _BOTTLENECK))
 
     def forward(self, states: Tensor) -> Tensor:
-        return F.normalize(self.layers(states), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+        # Sharpened by 1/0.06 they would be too coarse in bf16.
+        with torch.autocast(states.device.type, enabled=False):
+            return F.normalize(self.layers(states.float()), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
 
 
 @torch.no_grad()
@@ -181,7 +199,7 @@ def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:
 
 
 def _crop(picture: NDArray[np.uint8], drawn: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    left, top = drawn.integers(0, SIDE - side + 1, size=2)
+    left, top = drawn.integers(0, len(picture) - side + 1, size=2)
     cut = picture[top : top + side, left : left + side].astype(np.float32)
     chance = drawn.random()
     if chance < _GREY:
@@ -192,14 +210,13 @@ def _crop(picture: NDArray[np.uint8], drawn: np.random.Generator, side: int) -> 
     return recoloured
 
 
-def _hide(drawn: np.random.Generator, crops: int) -> NDArray[np.bool_]:
+def _hide(drawn: np.random.Generator, crops: int, grid: int) -> NDArray[np.bool_]:
     """Which patches the student does not see: in half the crops none, in the others a block of 10 to 50 %."""
-    grid = _GLOBAL_SIDE // SHAPE.patch
     hidden = np.zeros((crops, grid, grid), bool)
     for place in range(0, crops, 2):
         share = float(drawn.uniform(0.1, 0.5))
         while hidden[place].mean() < share:
-            height, width = drawn.integers(1, 4, size=2)
+            height, width = drawn.integers(1, 3, size=2)
             top, left = drawn.integers(0, grid - height + 1), drawn.integers(0, grid - width + 1)
             hidden[place, top : top + height, left : left + width] = True
     return hidden.reshape(crops, -1)

@@ -27,8 +27,8 @@ _SAVE_EVERY = 100
 def _towers() -> dict[str, Callable[[int, float], Pretraining]]:
     # Steps are chosen so that both towers take the same processor time; `figures.json` has what they took.
     return {
-        "tiny-clip": lambda seed, share: ClipPretraining(round(1600 * share), 128, seed),
-        "tiny-dinov2": lambda seed, share: Dinov2Pretraining(round(1600 * share), 64, seed),
+        "tiny-clip": lambda seed, share: ClipPretraining(round(3000 * share), 80, seed, variants=2),
+        "tiny-dinov2": lambda seed, share: Dinov2Pretraining(round(2000 * share), 100, seed, peak=1.5e-3),
     }
 
 
@@ -40,9 +40,9 @@ def _language(size: str, vocabulary: int, steps: int, peak: float) -> Callable[[
 
 JOBS: dict[str, Callable[[int, float], Pretraining]] = {
     **_towers(),
-    "tiny-gemma-s": _language("small", LARGE_VOCABULARY, 1600, 1.5e-3),
-    "tiny-gemma-l": _language("large", LARGE_VOCABULARY, 1600, 1.5e-3),
-    "tiny-gemma-s-pieces": _language("small", SMALL_VOCABULARY, 1600, 1.5e-3),
+    "tiny-gemma-s": _language("small", LARGE_VOCABULARY, 3000, 3e-3),
+    "tiny-gemma-l": _language("large", LARGE_VOCABULARY, 1200, 2.5e-3),
+    "tiny-gemma-s-pieces": _language("small", SMALL_VOCABULARY, 3000, 3e-3),
 }
 
 
