@@ -47,13 +47,14 @@ class AnsweringEngine:
     def answer(self, questions: Sequence[Question], images: Path | None) -> Iterator[Answer]:
         """Answers as they come, grouped by picture; `images` is the root of their paths.
 
-        A picture that cannot be read fails its questions and no others.
+        A picture that cannot be read fails its questions and no others; what breaks while a lot of questions is run
+        (memory, say) fails that lot.
         """
         for with_image in (True, False):
             chosen = [question for question in questions if (question.image is not None) is with_image]
             prefix, _ = self._encoder.prompt("", with_image)
             for chunk in self._chunks(chosen, prefix, with_image):
-                yield from self._answer_chunk(chunk, prefix, images)
+                yield from self._answered_or_failed(chunk, prefix, images)
 
     def _chunks(self, questions: Sequence[Question], prefix: list[int], with_image: bool) -> Iterator[list[_Group]]:
         by_image: dict[str | None, list[Question]] = {}
@@ -78,15 +79,21 @@ class AnsweringEngine:
         if chunk:
             yield chunk
 
+    def _answered_or_failed(self, chunk: list[_Group], prefix: list[int], images: Path | None) -> list[Answer]:
+        try:
+            return self._answer_chunk(chunk, prefix, images)
+        except (RuntimeError, MemoryError, OSError) as error:  # torch's own errors are all RuntimeErrors
+            return [failed for group in chunk for failed in _failed(group, f"{type(error).__name__}: {error}")]
+
     @torch.inference_mode()
-    def _answer_chunk(self, chunk: list[_Group], prefix: list[int], images: Path | None) -> Iterator[Answer]:
+    def _answer_chunk(self, chunk: list[_Group], prefix: list[int], images: Path | None) -> list[Answer]:
+        answers: list[Answer] = []
         features: Tensor | None = None
         if chunk[0].image is not None:
-            readable, failed = _open_all(chunk, images, lambda path: self._vlm.transform(open_image(path)))
-            yield from failed
+            readable, answers = _open_all(chunk, images, lambda path: self._vlm.transform(open_image(path)))
             chunk = [group for group, _ in readable]
             if not chunk:
-                return
+                return answers
             pixels = torch.from_numpy(np.stack([pixels for _, pixels in readable]))
             features = self._vlm.project(self._vlm.patch_features(pixels))
         cache = self._prefill_prefix(prefix, features, len(chunk))
@@ -97,7 +104,8 @@ class AnsweringEngine:
             cache.batch_select_indices(torch.tensor(owner, device=self._vlm.device))
         for question, ids in zip(asked, self._decode(cache, len(prefix), continuations), strict=True):
             text = self._vlm.decode(ids).strip()
-            yield Answer(question.id, text, AnswerState.ANSWERED if text else AnswerState.EMPTY)
+            answers.append(Answer(question.id, text, AnswerState.ANSWERED if text else AnswerState.EMPTY))
+        return answers
 
     def _prefill_prefix(self, prefix: list[int], features: Tensor | None, count: int) -> Any:
         ids = torch.tensor([prefix], device=self._vlm.device).expand(count, -1)
@@ -163,5 +171,9 @@ def _open_all(
                 raise DataError(f"image {group.image!r}: no image root was given (--images DIR).")
             readable.append((group, read(find_image(images, group.image))))
         except DataError as error:
-            failed += [Answer(question.id, "", AnswerState.FAILED, str(error)) for question in group.questions]
+            failed += _failed(group, str(error))
     return readable, failed
+
+
+def _failed(group: _Group, reason: str) -> list[Answer]:
+    return [Answer(question.id, "", AnswerState.FAILED, reason.split("\n")[0]) for question in group.questions]

@@ -29,6 +29,8 @@ class Benchmark(ABC):
     prompts: ClassVar[tuple[str, ...]] = ("llava-1.5",)
     #: Longest answer in tokens (LLaVA-1.5's evaluation scripts: 128 for short answers, 1024 for open ones).
     max_new_tokens: ClassVar[int] = 128
+    #: What to tell a user whose files hold no text to ask: which file to give.
+    where_texts_are: ClassVar[str] = "Give the file that holds the questions."
 
     @abstractmethod
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:

@@ -61,6 +61,7 @@ class MMMU(Benchmark):
     """
 
     name = "mmmu"
+    where_texts_are = "answer_dict_val.json and the shipped outputs do not hold them: give the published questions."
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read questions with the published columns as JSON or JSON lines, answer_dict_val.json, or a folder of
@@ -126,11 +127,12 @@ def _question(row: Any, where: str) -> Question:
     subject = "_".join(key.split("_")[1:-1])
     text = re.sub(r"\s*<image \d+>\s*", " ", row.get("question", "")).strip()
     lettered = "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+    closing = f"\n{lettered}\n{OPTION_LETTER}" if options else f"\n{SHORT_ANSWER}"
     pictured = any("<image " in option or "<img=" in option for option in options)
     named = row.get("image_1")
     return Question(
         id=key,
-        prompt=f"{text}\n{lettered}\n{OPTION_LETTER}" if options else f"{text}\n{SHORT_ANSWER}",
+        prompt=text + closing if text else "",
         image=None if pictured else (named if isinstance(named, str) else f"{key}_1.png"),
         unit=key,
         references=tuple(str(answer) for answer in gold),

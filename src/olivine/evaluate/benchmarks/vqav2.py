@@ -50,6 +50,10 @@ class VQAv2(Benchmark):
 
     name = "vqav2"
     variants = ("2021", "2017", "normalised")
+    where_texts_are = (
+        "Annotations alone do not hold them: put the questions file (v2_OpenEnded_mscoco_val2014_questions.json) "
+        "beside the annotations, or name it (--questions FILE)."
+    )
 
     def __init__(self, questions: Path | None = None) -> None:
         self._questions = questions
