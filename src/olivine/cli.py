@@ -71,10 +71,12 @@ def train(
     log.print(f"done: {checkpoint}", highlight=False)
 
 
-_JudgeUrl = Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint that grades (MM-Vet).")]
+_JudgeUrl = Annotated[
+    str | None, typer.Option(help="An OpenAI-compatible endpoint that grades (MM-Vet, MMVP, HallusionBench).")
+]
 _JudgeModel = Annotated[str | None, typer.Option(help="The judge's model; its key comes from OLIVINE_JUDGE_KEY.")]
 _JudgePrompt = Annotated[Path | None, typer.Option(help="A file with your own wording for the judge.")]
-_JudgeRuns = Annotated[int | None, typer.Option(help="How often every answer is graded.")]
+_JudgeRuns = Annotated[int | None, typer.Option(help="How often every answer is graded (MM-Vet).")]
 _Variant = Annotated[str | None, typer.Option(help="Scoring variant, by name; the first is official.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -163,7 +165,7 @@ def score(
     asked = chosen.read(annotations)
     result = chosen.score(asked, chosen.read_answers(answers, asked), variant)
     if as_json:
-        typer.echo(json.dumps({**result.summary(), **chosen.judged_by()}))
+        typer.echo(json.dumps({**result.summary(), **chosen.judged_by(result.variant)}))
         return
     log.print(f"{result.benchmark} ({result.variant}), {len(result.items):,} questions", highlight=False)
     if result.missing:
@@ -179,7 +181,7 @@ def _judging(url: str | None, model: str | None, folder: Path, prompt: Path | No
     if (url is None) != (model is None):
         raise RequestError("--judge-url and --judge-model go together; give both, or neither.")
     judge = None if url is None or model is None else Judge(url, model, folder / "judge-cache")
-    return {"judge": judge, "judge_prompt": prompt, "runs": runs}
+    return {"judge": judge, "judge_prompt": prompt, "judge_runs": runs}
 
 
 @app.command()

@@ -26,6 +26,15 @@ def make_questions(count, pictures):
     return questions
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """So small a model gains nothing from a second thread, and on a busy machine waits for it at every operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 COUNT, PICTURES, NEW_TOKENS = 500, 60, 4
 
 

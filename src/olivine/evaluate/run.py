@@ -115,7 +115,7 @@ def _finish(log: AnswerLog, wanted: Evaluation, questions: Sequence[Question], a
     log.finish(answers)
     _stop_if_failed(answers, wanted.folder)
     score = wanted.benchmark.score(questions, answers, wanted.variant)
-    about = {"control": wanted.control, "model": wanted.model_id, **wanted.benchmark.judged_by()}
+    about = {"control": wanted.control, "model": wanted.model_id, **wanted.benchmark.judged_by(score.variant)}
     write_score(score, wanted.folder, questions, about)
     return score
 

@@ -60,8 +60,8 @@ class Benchmark(ABC):
         """Read answers in LLaVA's answer JSON lines; benchmarks with a format of their own recognise that too."""
         return read_answers(path)
 
-    def judged_by(self) -> dict[str, str]:
-        """What scores must say about who graded, for benchmarks that a judge grades."""
+    def judged_by(self, variant: str) -> dict[str, str]:  # noqa: ARG002
+        """What scores under `variant` must say about who graded, where a judge did."""
         return {}
 
     def choose_variant(self, variant: str | None) -> str:

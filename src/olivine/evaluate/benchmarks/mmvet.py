@@ -15,7 +15,7 @@ from olivine.errors import DataError, RequestError, RunError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parsing import answers_from, find_file, read_rows, require_keys
-from olivine.evaluate.judge import Judge, JudgeReply, JudgeRequest
+from olivine.evaluate.judge import Judge, JudgeReply, JudgeRequest, read_wording
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
 
@@ -69,7 +69,7 @@ class MMVet(Benchmark):
         grades: a stored grades file, replayed without any judge.
         judge: who grades, where there is no such file.
         judge_prompt: a file with another wording of everything before the graded row.
-        runs: how often each answer is graded (the paper: 5).
+        judge_runs: how often each answer is graded (the paper: 5).
         subset: a JSON list of ids (the official bard_set.json); other questions are neither asked nor scored.
     """
 
@@ -82,15 +82,15 @@ class MMVet(Benchmark):
         grades: Path | None = None,
         judge: Judge | None = None,
         judge_prompt: Path | None = None,
-        runs: int = 1,
+        judge_runs: int = 1,
         subset: Path | None = None,
     ) -> None:
-        if runs < 1:
-            raise RequestError(f"{self.name}: {runs} runs; expected at least 1.")
+        if judge_runs < 1:
+            raise RequestError(f"{self.name}: --judge-runs {judge_runs}; expected at least 1.")
         self._grades = grades
         self._judge = judge
-        self._prompt = JUDGE_PROMPT if judge_prompt is None else _read_prompt(judge_prompt)
-        self._runs = runs
+        self._prompt = JUDGE_PROMPT if judge_prompt is None else read_wording(judge_prompt)
+        self._runs = judge_runs
         self._subset = subset
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
@@ -162,23 +162,11 @@ class MMVet(Benchmark):
                 grades[question.id][name].append(value)
         return grades
 
-    def judged_by(self) -> dict[str, str]:
+    def judged_by(self, variant: str) -> dict[str, str]:  # noqa: ARG002 - there is but one
         """What scores must say about who graded: the judge and the hash of its prompt, or the file of grades."""
         if self._grades is not None:
             return {"grades": self._grades.name}
         return {} if self._judge is None else self._judge.about(self._prompt)
-
-
-def _read_prompt(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise RequestError(f"{path}: the judge's prompt cannot be read ({error.strerror}). Check the path.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: the judge's prompt is not UTF-8 text (byte {error.start}).") from None
-    if not text.strip():
-        raise DataError(f"{path}: the judge's prompt is empty. Expected an instruction and a table's header.")
-    return text
 
 
 def _read_subset(path: Path, known: Mapping[str, Any]) -> frozenset[str]:
