@@ -221,7 +221,7 @@ def test_neither_judge_nor_grades(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"--judge-url.*--grades"):
         MMVet().score(questions, [Answer("v1_0", "x")])
     with pytest.raises(RequestError, match="at least 1"):
-        MMVet(runs=0)
+        MMVet(judge_runs=0)
 
 
 def test_another_wording(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`benchmarks/evaluate.py` measures what it says it does: the flip rate, which must be nought where nothing can flip."""
+"""`benchmarks/evaluate.py` measures what it says: the flip rate, which must be nought where nothing can flip."""
 
 import importlib.util
 from pathlib import Path
@@ -31,4 +31,3 @@ def test_flip_rate_is_measured_and_nought_in_fp32(script, tmp_path):
     rows = script.flips(vlm, questions, tmp_path, new_tokens=8)
     assert {row["load"] for row in rows} == {"bfloat16"}
     assert all(row["answers_other_than_alone"] / 40 == row["flip_rate"] for row in rows)
-    print([row["flip_rate"] for row in rows])

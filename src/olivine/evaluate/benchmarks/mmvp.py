@@ -117,7 +117,7 @@ class MMVP(Benchmark):
         grader = chosen.removesuffix("-corrected")
         corrected = chosen.endswith("-corrected") or grader == "lmms-eval"
         if chosen == JUDGED:
-            items = graded(questions, texts, lambda _, question: verdicts[question.id].strip().lower() == "yes")
+            items = graded(questions, texts, lambda _, question: verdicts[question.id].lower() == "yes")
         else:
             items = graded(questions, texts, lambda text, question: _right(question, text, grader, corrected))
         pairs: dict[str, list[float]] = {}
