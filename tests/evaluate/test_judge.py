@@ -417,7 +417,7 @@ def test_judged_on_the_command_line_and_replayed_without_the_judge(
 ) -> None:
     endpoint.script = [reply("yes")] * 4
     lines = tmp_path / "answers.jsonl"
-    lines.write_text("".join(json.dumps({"question_id": n, "text": "x"}) + "\n" for n in range(1, 5)))
+    lines.write_text("".join(json.dumps({"question_id": n, "text": f"x{n}"}) + "\n" for n in range(1, 5)))
     command = ["score", "mmvp", "--annotations", str(mmvp_file(tmp_path)), "--answers", str(lines), "--json"]
     monkeypatch.setattr(sys, "argv", ["olivine", *command, "--judge-url", endpoint.url, "--judge-model", "gpt-4-0314"])
     said = []

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from olivine.data.encoding import TemplateEncoder
-from olivine.data.images import find_image, open_image
+from olivine.data.images import PictureFolder, Pictures
 from olivine.errors import DataError
 from olivine.model.vlm import VisionLanguageModel
 from olivine.records import Answer, AnswerState, Question
@@ -44,17 +45,18 @@ class AnsweringEngine:
         self._budget = token_budget
         self._stop_ids = torch.tensor(self._encoder.stop_ids, device=vlm.device)
 
-    def answer(self, questions: Sequence[Question], images: Path | None) -> Iterator[Answer]:
-        """Answers as they come, grouped by picture; `images` is the root of their paths.
+    def answer(self, questions: Sequence[Question], images: Pictures | Path | None) -> Iterator[Answer]:
+        """Answers as they come, grouped by picture; `images` is where those are, or the root of their paths.
 
         A picture that cannot be read fails its questions and no others; what breaks while a lot of questions is run
         (memory, say) fails that lot.
         """
+        pictures = PictureFolder(images) if isinstance(images, Path) else images
         for with_image in (True, False):
             chosen = [question for question in questions if (question.image is not None) is with_image]
             prefix, _ = self._encoder.prompt("", with_image)
             for chunk in self._chunks(chosen, prefix, with_image):
-                yield from self._answered_or_failed(chunk, prefix, images)
+                yield from self._answered_or_failed(chunk, prefix, pictures)
 
     def _chunks(self, questions: Sequence[Question], prefix: list[int], with_image: bool) -> Iterator[list[_Group]]:
         by_image: dict[str | None, list[Question]] = {}
@@ -79,18 +81,18 @@ class AnsweringEngine:
         if chunk:
             yield chunk
 
-    def _answered_or_failed(self, chunk: list[_Group], prefix: list[int], images: Path | None) -> list[Answer]:
+    def _answered_or_failed(self, chunk: list[_Group], prefix: list[int], pictures: Pictures | None) -> list[Answer]:
         try:
-            return self._answer_chunk(chunk, prefix, images)
+            return self._answer_chunk(chunk, prefix, pictures)
         except (RuntimeError, MemoryError, OSError) as error:  # torch's own errors are all RuntimeErrors
             return [failed for group in chunk for failed in _failed(group, f"{type(error).__name__}: {error}")]
 
     @torch.inference_mode()
-    def _answer_chunk(self, chunk: list[_Group], prefix: list[int], images: Path | None) -> list[Answer]:
+    def _answer_chunk(self, chunk: list[_Group], prefix: list[int], pictures: Pictures | None) -> list[Answer]:
         answers: list[Answer] = []
         features: Tensor | None = None
         if chunk[0].image is not None:
-            readable, answers = _open_all(chunk, images, lambda path: self._vlm.transform(open_image(path)))
+            readable, answers = _open_all(chunk, pictures, self._vlm.transform)
             chunk = [group for group, _ in readable]
             if not chunk:
                 return answers
@@ -159,7 +161,7 @@ class AnsweringEngine:
 
 
 def _open_all(
-    chunk: Iterable[_Group], images: Path | None, read: Callable[[Path], Any]
+    chunk: Iterable[_Group], pictures: Pictures | None, transform: Callable[[Image.Image], Any]
 ) -> tuple[list[tuple[_Group, Any]], list[Answer]]:
     """(groups with their pixels, failed answers of groups whose picture cannot be read)."""
     readable: list[tuple[_Group, Any]] = []
@@ -167,9 +169,9 @@ def _open_all(
     for group in chunk:
         assert group.image is not None, "asked for pictures of questions without"
         try:
-            if images is None:
+            if pictures is None:
                 raise DataError(f"image {group.image!r}: no image root was given (--images DIR).")
-            readable.append((group, read(find_image(images, group.image))))
+            readable.append((group, transform(pictures.open(group.image))))
         except DataError as error:
             failed += _failed(group, str(error))
     return readable, failed

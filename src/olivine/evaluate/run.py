@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from olivine.data.images import Pictures
 from olivine.errors import RequestError, RunError
 from olivine.evaluate.answer_log import ANSWERS, AnswerLog
 from olivine.evaluate.benchmarks import Benchmark
@@ -89,7 +90,7 @@ def shares(questions: Sequence[Question], count: int) -> list[list[Question]]:
 
 
 def _asked_again_if_failed(
-    engine: AnsweringEngine, questions: Sequence[Question], images: Path | None
+    engine: AnsweringEngine, questions: Sequence[Question], images: Pictures | Path | None
 ) -> Iterator[Answer]:
     """Every question's answer; one that fails is asked once more at the end, alone, and only then has failed."""
     by_id = {question.id: question for question in questions}

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from olivine.errors import DataError, RequestError, RunError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import Benchmark
+from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import answers_from, find_file, read_rows, require_keys
 from olivine.evaluate.judge import Judge, JudgeReply, JudgeRequest, read_wording
 from olivine.files import read_json
@@ -75,6 +77,7 @@ class MMVet(Benchmark):
 
     name = "mmvet"
     max_new_tokens = 1024
+    parquet = ParquetLayout(splits=("test",), picture=lambda row: _image_name(row.values))
 
     def __init__(
         self,
@@ -94,10 +97,14 @@ class MMVet(Benchmark):
         self._subset = subset
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read mm-vet.json, or the folder that holds it. The prompt is the bare question."""
+        """Read mm-vet.json, the folder that holds it, or `lmms-lab/MMVet`. The prompt is the bare question."""
         self.choose_prompt(prompt)
-        file = find_file(path, ("mm-vet.json",), "MM-Vet questions")
-        rows = read_json(file)
+        shards = self.shards(path)
+        if shards:
+            file, rows = path, {row.values["question_id"]: _official_row(row) for row in read_parquet(shards)}
+        else:
+            file = find_file(path, ("mm-vet.json",), "MM-Vet questions")
+            rows = read_json(file)
         if not isinstance(rows, dict):
             raise DataError(f"{file}: a JSON {type(rows).__name__}; expected one object keyed by question id.")
         wanted = rows.keys() if self._subset is None else _read_subset(self._subset, rows)
@@ -174,6 +181,18 @@ def _read_subset(path: Path, known: Mapping[str, Any]) -> frozenset[str]:
     if not isinstance(ids, list) or not set(ids) <= known.keys():
         raise DataError(f"{path}: expected a JSON list of MM-Vet ids like v1_0.")
     return frozenset(ids)
+
+
+def _official_row(row: ParquetRow) -> dict[str, Any]:
+    """A row of the Hugging Face copy as the official file has it: capabilities are joined by commas there."""
+    require_keys(row.values, ("question", "answer", "capability"), row.where)
+    capabilities = [name.strip() for name in row.values["capability"].split(",")]
+    return {**row.values, "imagename": _image_name(row.values), "capability": capabilities}
+
+
+def _image_name(row: Mapping[str, Any]) -> str:
+    """The picture's own name where the copy kept it: some questions share one."""
+    return (row.get("image") or {}).get("path") or f"{row['question_id']}.png"
 
 
 def _question(where: str, key: str, row: Any) -> Question:
