@@ -5,6 +5,7 @@ The pictures stand in the TSV itself; `parsing.unpack_pictures` takes them out.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import OPTION_LETTER, Benchmark
@@ -46,6 +47,7 @@ class MMStar(Benchmark):
         """
         wording = "" if self.choose_prompt(prompt) == "original" else OPTION_LETTER
         shards = self.shards(path)
+        rows: Any
         if shards:
             file, rows = path, [row.values for row in read_parquet(shards)]
         else:
