@@ -70,9 +70,9 @@ def test_same_answers_as_one_at_a_time_whatever_the_batch_and_order(model, monke
     lots = []
     original = AnsweringEngine._decode
 
-    def decode(self, cache, shared, continuations):
-        lots.append(len(continuations))
-        return original(self, cache, shared, continuations)
+    def decode(self, prompts):
+        lots.append(len(prompts.last))
+        return original(self, prompts)
 
     monkeypatch.setattr(AnsweringEngine, "_decode", decode)
     engine = AnsweringEngine(vlm, max_new_tokens=NEW_TOKENS, token_budget=budget_of(vlm, questions, together))
@@ -80,6 +80,15 @@ def test_same_answers_as_one_at_a_time_whatever_the_batch_and_order(model, monke
     assert sum(lots) == COUNT
     assert max(lots) >= together
     assert together > 1 or max(lots) == 1
+
+
+def test_questions_that_share_no_prefix_are_run_in_one_pass(model, monkeypatch):
+    vlm, images, questions, expected = model
+    monkeypatch.setattr(AnsweringEngine, "_prefill_shared", lambda *_: pytest.fail("two passes"))
+    alone = list({q.image: q for q in questions if q.image}.values())
+    assert len(alone) > 30
+    answers = AnsweringEngine(vlm, max_new_tokens=NEW_TOKENS).answer(alone, images)
+    assert {a.question_id: a.text for a in answers} == {q.id: expected[q.id] for q in alone}
 
 
 def test_blind_is_asking_without_the_picture(model):
@@ -115,15 +124,15 @@ def test_a_broken_picture_fails_its_questions_and_no_others(model, tmp_path):
 def test_what_breaks_in_a_lot_fails_that_lot(model, monkeypatch):
     vlm, images, questions, expected = model
     lots = []
-    original = AnsweringEngine._prefill_prefix
+    original = AnsweringEngine._decode
 
-    def prefill(self, *arguments):
-        lots.append(arguments)
+    def decode(self, prompts):
+        lots.append(prompts)
         if len(lots) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory.\nTry to allocate less.")
-        return original(self, *arguments)
+        return original(self, prompts)
 
-    monkeypatch.setattr(AnsweringEngine, "_prefill_prefix", prefill)
+    monkeypatch.setattr(AnsweringEngine, "_decode", decode)
     answers = list(
         AnsweringEngine(vlm, max_new_tokens=NEW_TOKENS, token_budget=budget_of(vlm, questions, 7)).answer(
             questions, images

@@ -150,14 +150,14 @@ def test_failed_answers_are_asked_again_alone_then_named_and_never_scored(saved,
 
 def test_what_fails_in_company_may_succeed_alone(saved, asked, monkeypatch):
     vlm, weights, wanted = saved
-    original = AnsweringEngine._prefill_prefix
+    original = AnsweringEngine._decode
 
-    def prefill(self, prefix, features, count):
-        if count > 1:
+    def decode(self, prompts):
+        if len(prompts.last) > 1:
             raise MemoryError("too many at once")
-        return original(self, prefix, features, count)
+        return original(self, prompts)
 
-    monkeypatch.setattr(AnsweringEngine, "_prefill_prefix", prefill)
+    monkeypatch.setattr(AnsweringEngine, "_decode", decode)
     assert evaluate(vlm, weights, wanted, say_nothing).metrics["accuracy"] == 95.0
     assert len(asked) == 1 + COUNT - 1  # all at once, then all but the one without a picture
 
