@@ -21,7 +21,7 @@ def make_questions(count, pictures):
     questions = []
     for number in range(count):
         text = " ".join(WORDS[(number * 7 + k) % len(WORDS)] for k in range(1 + number % 6)) + f" {number}?"
-        image = None if number % 11 == 10 else f"{number * 5 % pictures}.png"
+        image = None if number % 11 == 10 else f"{number * 7 % pictures}.png"
         questions.append(Question(str(number), text, image, image or str(number)))
     return questions
 
@@ -80,6 +80,21 @@ def test_same_answers_as_one_at_a_time_whatever_the_batch_and_order(model, monke
     assert sum(lots) == COUNT
     assert max(lots) >= together
     assert together > 1 or max(lots) == 1
+
+
+def test_how_much_is_run_at_once_changes_no_answer(model, monkeypatch):
+    vlm, images, questions, expected = model
+    questions = questions[:120]
+    pictures_at_once = []
+    original = type(vlm).patch_features
+    monkeypatch.setattr(
+        type(vlm), "patch_features", lambda self, pixels: pictures_at_once.append(len(pixels)) or original(self, pixels)
+    )
+    for bound in (1, 200):
+        engine = AnsweringEngine(vlm, max_new_tokens=NEW_TOKENS, prefill_budget=bound)
+        answers = {a.question_id: a.text for a in engine.answer(questions, images)}
+        assert answers == {q.id: expected[q.id] for q in questions}
+        assert (max(pictures_at_once) == 1) is (bound == 1)
 
 
 def test_questions_that_share_no_prefix_are_run_in_one_pass(model, monkeypatch):

@@ -22,6 +22,7 @@ from olivine.evaluate.benchmarks.parsing import (
     by_group,
     percent,
     read_rows,
+    require_all_answered,
     require_keys,
     rows_have,
 )
@@ -118,11 +119,8 @@ class GQA(Benchmark):
         if not scored:
             raise DataError(f"{self.name}: no question has isBalanced; only those are scored. Is this the right file?")
         unanswered = [question.id for question in scored if question.id not in said]
-        if unanswered and chosen not in ("lmms-eval", "vlmevalkit"):
-            raise DataError(
-                f"{self.name}: {len(unanswered)} of {len(scored)} questions have no answer (first: {unanswered[0]!r}). "
-                "The official tool refuses such a file: answer them all."
-            )
+        if chosen not in ("lmms-eval", "vlmevalkit"):
+            require_all_answered(self.name, len(scored), unanswered)
         right = {key: float(key in said and said[key] == answer) for key, answer in gold.items()}
         metrics = _accuracies(scored, right) | _choice_metrics(scored, said)
         if not missing:

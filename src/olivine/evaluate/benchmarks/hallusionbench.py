@@ -9,7 +9,7 @@ from typing import Any
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.base import SHORT_ANSWER
 from olivine.evaluate.benchmarks.parsing import (
     answers_from,
     find_file,
@@ -19,8 +19,7 @@ from olivine.evaluate.benchmarks.parsing import (
     rows_have,
     vlmevalkit_yes_no,
 )
-from olivine.evaluate.benchmarks.verdicts import JUDGED, Verdicts
-from olivine.evaluate.judge import Judge
+from olivine.evaluate.benchmarks.verdicts import JUDGED, JudgedBenchmark
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
 
@@ -37,7 +36,7 @@ _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 _WRONG, _RIGHT, _UNCLEAR = 0, 1, 2
 
 
-class HallusionBench(Benchmark):
+class HallusionBench(JudgedBenchmark):
     """HallusionBench (`tianyi-lab/HallusionBench:evaluation.py, utils.py` for the groups).
 
     Metrics, in percent: `aAcc` (questions), `qAcc` (questions right over all their figures), `fAcc` (figures with all
@@ -53,25 +52,12 @@ class HallusionBench(Benchmark):
       always wrong, and the groups of VD and VS that share a subcategory and number taken as one.
     - `judge`: the official grading, and the default where a judge is named. A verdict that holds "incorrect" is
       wrong, else one that holds "correct" is right, else the answer is unclear. Our own wording; temperature 0.
-
-    Args:
-        verdicts: the judge's reply to each question, for `judge`, replayed without asking.
-        judge: who is asked, where there are no verdicts.
-        judge_prompt: a file with another wording of what the judge is told.
     """
 
     name = "hallusionbench"
     variants = ("rule", "vlmevalkit", "judge")
     prompts = ("llava-1.5", "original")
-
-    def __init__(
-        self,
-        verdicts: Mapping[str, str] | None = None,
-        *,
-        judge: Judge | None = None,
-        judge_prompt: Path | None = None,
-    ) -> None:
-        self._verdicts = Verdicts.of(verdicts, judge, JUDGE_PROMPT, judge_prompt, temperature=0.0)
+    judge_wording = JUDGE_PROMPT
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read HallusionBench.json, or the folder that holds it. Pictures are named by the file's `filename`."""
@@ -93,9 +79,9 @@ class HallusionBench(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Accuracy over questions, over questions with all their figures, and over figures."""
-        chosen = self.choose_variant(self._verdicts.default_variant(variant))
+        chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        verdicts = self._verdicts.on(self.name, questions, texts, _shown) if chosen == JUDGED else None
+        verdicts = self.verdicts(questions, texts) if chosen == JUDGED else None
         scored = [q for q in questions if q.image is not None or chosen != "vlmevalkit"]
         items = []
         for question in scored:
@@ -111,14 +97,10 @@ class HallusionBench(Benchmark):
             metrics |= {f"{category}/{name}": value for name, value in _accuracies(of_category).items()}
         return Score(self.name, chosen, metrics, tuple(items), missing)
 
-    def judged_by(self, variant: str) -> dict[str, str]:
-        """The judge and the hash of what it was told, under `judge`."""
-        return self._verdicts.about(variant)
-
-
-def _shown(question: Question, text: str) -> str:
-    asked, answer = question.details["asked"], question.details["answer"]
-    return f"Question: {asked}\nReference answer: {answer}\nResponse: {text}\nVerdict:"
+    def shown(self, question: Question, text: str) -> str:
+        """The question as published, the reference answer in full, and the response."""
+        asked, answer = question.details["asked"], question.details["answer"]
+        return f"Question: {asked}\nReference answer: {answer}\nResponse: {text}\nVerdict:"
 
 
 def _label(question: Question, text: str, verdicts: Mapping[str, str] | None) -> int:

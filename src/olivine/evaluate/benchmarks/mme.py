@@ -18,6 +18,7 @@ from olivine.evaluate.benchmarks.parsing import (
     percent,
     read_lines,
     read_rows,
+    require_all_answered,
     require_keys,
     rows_have,
     vlmevalkit_yes_no,
@@ -115,11 +116,8 @@ class MME(Benchmark):
         """Sub-task scores and their sums."""
         chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        if missing and chosen == "official":
-            raise DataError(
-                f"{self.name}: {len(missing)} of {len(questions)} questions have no answer (first: {missing[0]!r}). "
-                "The official tool needs both lines of every picture: answer them all."
-            )
+        if chosen == "official":
+            require_all_answered(self.name, len(questions), missing)
         parse = _PARSERS[chosen]
         items = graded(questions, texts, lambda text, question: parse(text) == question.references[0])
         pairs: dict[str, dict[str, list[float]]] = {}

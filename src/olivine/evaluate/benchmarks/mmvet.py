@@ -16,7 +16,7 @@ from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
-from olivine.evaluate.benchmarks.parsing import answers_from, find_file, read_rows, require_keys
+from olivine.evaluate.benchmarks.parsing import answers_from, find_file, read_rows, require_all_answered, require_keys
 from olivine.evaluate.judge import Judge, JudgeReply, JudgeRequest, read_wording
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
@@ -156,11 +156,7 @@ class MMVet(Benchmark):
                 "grades that one gave (--grades FILE)."
             )
         texts, missing = match_answers(questions, answers, what=self.name)
-        if missing:
-            raise DataError(
-                f"{self.name}: {len(missing)} of {len(questions)} questions have no answer (first: {missing[0]!r}). "
-                "The official tool stops there: answer them all."
-            )
+        require_all_answered(self.name, len(questions), missing)
         asked = [(question, run) for run in range(self._runs) for question in questions]
         rated = judge.each(lambda pair: _grade(judge, self._prompt, pair[0], texts[pair[0].id], pair[1]), asked)
         grades: Grades = {question.id: {"model": [], "content": [], "score": []} for question in questions}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parsing import (
     answers_from,
     find_file,
@@ -23,8 +22,7 @@ from olivine.evaluate.benchmarks.parsing import (
     rows_have,
     vlmevalkit_option,
 )
-from olivine.evaluate.benchmarks.verdicts import JUDGED, Verdicts
-from olivine.evaluate.judge import Judge
+from olivine.evaluate.benchmarks.verdicts import JUDGED, JudgedBenchmark
 from olivine.records import Answer, Question, Score
 
 #: The official grader's request in our own words.
@@ -37,7 +35,7 @@ its meaning. Reply with one word, yes or no, and nothing else."""
 _SWAPPED = frozenset({"99", "100", "279", "280"})
 
 
-class MMVP(Benchmark):
+class MMVP(JudgedBenchmark):
     """MMVP (`tsb0601/MMVP:scripts/gpt_grader.py` for the pairs; the graders that need no judge are named below).
 
     Metrics, as fractions: `pair` (pairs with both right; the figure that papers mean) and `single`. A pair is two
@@ -57,11 +55,6 @@ class MMVP(Benchmark):
       right, all else is wrong. The judge is asked at temperature 0.2 as there, in our own wording.
 
     `NAME-corrected` uses the labels with rows 99/100 and 279/280 swapped back.
-
-    Args:
-        verdicts: the judge's reply to each question, for `judge`, replayed without asking.
-        judge: who is asked, where there are no verdicts.
-        judge_prompt: a file with another wording of what the judge is told.
     """
 
     name = "mmvp"
@@ -79,15 +72,8 @@ class MMVP(Benchmark):
     )
     prompts = ("llava-1.5", "letters")
     max_new_tokens = 1024
-
-    def __init__(
-        self,
-        verdicts: Mapping[str, str] | None = None,
-        *,
-        judge: Judge | None = None,
-        judge_prompt: Path | None = None,
-    ) -> None:
-        self._verdicts = Verdicts.of(verdicts, judge, JUDGE_PROMPT, judge_prompt, temperature=0.2)
+    judge_wording = JUDGE_PROMPT
+    judge_temperature = 0.2
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read Questions.csv, or the folder that holds it (pictures are `MMVP Images/ROW.jpg`).
@@ -111,9 +97,9 @@ class MMVP(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Pair and single accuracy."""
-        chosen = self.choose_variant(self._verdicts.default_variant(variant))
+        chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        verdicts = self._verdicts.on(self.name, questions, texts, _shown) if chosen == JUDGED else {}
+        verdicts = self.verdicts(questions, texts) if chosen == JUDGED else {}
         grader = chosen.removesuffix("-corrected")
         corrected = chosen.endswith("-corrected") or grader == "lmms-eval"
         if chosen == JUDGED:
@@ -129,15 +115,10 @@ class MMVP(Benchmark):
         }
         return Score(self.name, chosen, metrics, items, missing)
 
-    def judged_by(self, variant: str) -> dict[str, str]:
-        """The judge and the hash of what it was told, under `judge`."""
-        return self._verdicts.about(variant)
-
-
-def _shown(question: Question, text: str) -> str:
-    """What the judge sees: the official question and answer, whatever was asked."""
-    asked, answer = question.details["question"], question.details["answer"]
-    return f"Question: {asked}\nCorrect option: {answer}\nResponse: {text}\nIs the response right?"
+    def shown(self, question: Question, text: str) -> str:
+        """The official question and answer, whatever was asked, and the response."""
+        asked, answer = question.details["question"], question.details["answer"]
+        return f"Question: {asked}\nCorrect option: {answer}\nResponse: {text}\nIs the response right?"
 
 
 def _right(question: Question, text: str, grader: str, corrected: bool) -> bool:

@@ -14,7 +14,15 @@ from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
-from olivine.evaluate.benchmarks.parsing import answers_from, by_group, percent, read_rows, require_keys, rows_have
+from olivine.evaluate.benchmarks.parsing import (
+    answers_from,
+    by_group,
+    percent,
+    read_rows,
+    require_human_answers,
+    require_keys,
+    rows_have,
+)
 from olivine.evaluate.benchmarks.vqa_normaliser import normalise_m4c, soft_score
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer, Item, Question, Score
@@ -117,9 +125,7 @@ class TextVQA(Benchmark):
         texts, missing = match_answers(questions, answers, what=self.name)
         if not texts:
             raise DataError(f"{self.name}: no answers. Expected at least one; is the file empty?")
-        unscorable = [question.id for question in questions if question.id in texts and not question.references]
-        if unscorable:
-            raise DataError(f"{self.name}: question {unscorable[0]!r} has no human answers (the test split?).")
+        require_human_answers(self.name, (question for question in questions if question.id in texts))
         hinted = {a.question_id: a.hinted for a in answers if isinstance(a, Prediction)}
         items = []
         labels = []

@@ -13,7 +13,15 @@ from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
-from olivine.evaluate.benchmarks.parsing import by_detail, find_file, read_rows, require_keys, rows_have
+from olivine.evaluate.benchmarks.parsing import (
+    by_detail,
+    find_file,
+    read_rows,
+    require_all_answered,
+    require_human_answers,
+    require_keys,
+    rows_have,
+)
 from olivine.evaluate.benchmarks.vqa_normaliser import (
     normalise_m4c,
     normalise_vizwiz,
@@ -93,14 +101,9 @@ class VizWiz(Benchmark):
         """Accuracy over all questions and per answer type, and how well unanswerable questions are told apart."""
         chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        unscorable = [question.id for question in questions if not question.references]
-        if unscorable:
-            raise DataError(f"{self.name}: question {unscorable[0]!r} has no human answers (the test split?).")
-        if missing and chosen != "lmms-eval":
-            raise DataError(
-                f"{self.name}: {len(missing)} of {len(questions)} questions have no answer (first: {missing[0]!r}). "
-                "The official tool stops there: answer them all, or score under 'lmms-eval'."
-            )
+        require_human_answers(self.name, questions)
+        if chosen != "lmms-eval":
+            require_all_answered(self.name, len(questions), missing, instead="lmms-eval")
         of_answer, of_human = _CONVERSIONS[chosen]
         items = []
         for question in questions:

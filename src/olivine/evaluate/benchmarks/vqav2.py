@@ -12,7 +12,16 @@ from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
-from olivine.evaluate.benchmarks.parsing import Prediction, answers_from, by_detail, read_rows, require_keys, rows_have
+from olivine.evaluate.benchmarks.parsing import (
+    Prediction,
+    answers_from,
+    by_detail,
+    read_rows,
+    require_all_answered,
+    require_human_answers,
+    require_keys,
+    rows_have,
+)
 from olivine.evaluate.benchmarks.vqa_normaliser import (
     flatten,
     normalise,
@@ -104,14 +113,9 @@ class VQAv2(Benchmark):
         """Accuracy over all questions, per answer type and per question type."""
         chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        unscorable = [question.id for question in questions if not question.references]
-        if unscorable:
-            raise DataError(f"{self.name}: question {unscorable[0]!r} has no human answers (a test split?).")
-        if missing and chosen != "normalised":
-            raise DataError(
-                f"{self.name}: {len(missing)} of {len(questions)} questions have no answer (first: {missing[0]!r}). "
-                "The official tool refuses such a file: answer them all, or score under 'normalised'."
-            )
+        require_human_answers(self.name, questions)
+        if chosen != "normalised":
+            require_all_answered(self.name, len(questions), missing, instead="normalised")
         final = {answer.question_id for answer in answers if isinstance(answer, Prediction)}
         items = []
         for question in questions:
