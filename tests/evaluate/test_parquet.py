@@ -318,6 +318,13 @@ def test_a_converted_copy_names_its_splits_by_folders(tmp_path: Path) -> None:
     assert [q.id for q in get("mmstar").read(tmp_path)] == ["3"]
 
 
+def test_a_folder_above_copies_is_no_copy(tmp_path: Path) -> None:
+    star(tmp_path / "mmstar")
+    star(tmp_path / "other")
+    with pytest.raises(DataError, match="no MMStar questions in this folder"):
+        get("mmstar").read(tmp_path)
+
+
 def test_what_is_wrong_with_a_copy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = star(tmp_path, image={"bytes": None, "path": "elsewhere.png"})
     with pytest.raises(DataError, match=r"row 1: the picture '0\.jpg' is not in column 'image'"):

@@ -75,7 +75,7 @@ def find_shards(path: Path, layout: ParquetLayout) -> dict[Path, str]:
     if path.suffix == ".parquet":
         return {path: _split_of(path)}
     by_config: dict[str, dict[Path, str]] = {}
-    for file in sorted(path.rglob("*.parquet")) if path.is_dir() else []:
+    for file in _files_in(path):
         by_config.setdefault(_config_of(path, file), {})[file] = _split_of(file)
     if not by_config:
         return {}
@@ -88,6 +88,12 @@ def find_shards(path: Path, layout: ParquetLayout) -> dict[Path, str]:
     shards = {file: split for file, split in shards.items() if split in chosen}
     _require_whole(shards)
     return shards
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """No deeper than copies go: a folder above several copies is none itself."""
+    converted = [file for file in folder.glob("*/*/*.parquet") if not _SHARD.fullmatch(file.name)]
+    return sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet"), *converted])
 
 
 def _split_of(file: Path) -> str:
