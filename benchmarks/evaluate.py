@@ -4,6 +4,7 @@
 
 Two loads on one random model with 576 image tokens: GQA-shaped (31 questions a picture, about 30 text tokens, 3 answer
 tokens) and one question a picture. The three ways run in turn, round after round; ratios are medians over rounds.
+Then, in bf16, the flip rate: the share of answers (16 tokens) that another batch composition changes. In fp32 it is 0.
 """
 
 import argparse
@@ -33,6 +34,8 @@ from olivine.records import Question
 from olivine.testing import CORPUS, write_pictures
 
 NEW_TOKENS = 3
+#: Longer answers than those timed: one flipped token changes all that follow.
+FLIP_TOKENS = 16
 WORDS = ["is", "there", "a", "red", "circle", "in", "the", "image", "what", "color", "is", "the", "shape", "of"]
 
 
@@ -175,6 +178,37 @@ def measure(
     return rows, ratios
 
 
+def flips(
+    vlm: VisionLanguageModel, questions: list[Question], images: Path, new_tokens: int = FLIP_TOKENS
+) -> list[dict[str, Any]]:
+    """How many answers differ from those asked one at a time, for each batch composition; in the model's own dtype.
+
+    Compositions by token budget: about 7, about 32 questions in a lot, and all at once.
+    """
+    encoder = vlm.encoder()
+    longest = max(sum(map(len, encoder.prompt(q.prompt, q.image is not None))) for q in questions)
+
+    def said(budget: int) -> dict[str, str]:
+        engine = AnsweringEngine(vlm, max_new_tokens=new_tokens, token_budget=budget)
+        return {answer.question_id: answer.text for answer in engine.answer(questions, images)}
+
+    alone = said(1)
+    rows = []
+    for together in (7, 32, len(questions)):
+        other = said(together * longest)
+        flipped = sum(other[key] != text for key, text in alone.items())
+        rows.append(
+            {
+                "load": f"{next(vlm.model.parameters()).dtype}".removeprefix("torch."),
+                "way": f"in lots of {together}",
+                "questions": len(questions),
+                "answers_other_than_alone": flipped,
+                "flip_rate": round(flipped / len(questions), 4),
+            }
+        )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller model and one round, to see that it runs")
@@ -190,13 +224,15 @@ def main() -> None:
         single = make_questions(names, 1)
         gqa_rows, gqa_ratios = measure(ways, gqa, rounds, "31 questions a picture")
         single_rows, single_ratios = measure(ways, single, rounds, "1 question a picture")
+        vlm.cast(torch.bfloat16)
+        flip_rows = flips(vlm, gqa, Path(folder))
     bound = token_bound(vlm, gqa)
     reached = gqa_ratios["31 questions a picture: one at a time / engine"] / bound
     result = {
-        "ratios": {**gqa_ratios, **single_ratios},
+        "ratios": {**gqa_ratios, **single_ratios, "bf16 flip rate": max(row["flip_rate"] for row in flip_rows)},
         "token_bound": round(bound, 2),
         "share_of_bound": round(reached, 2),
-        "rows": gqa_rows + single_rows,
+        "rows": gqa_rows + single_rows + flip_rows,
         "model": {"hidden": hidden, "layers": layers, "image_tokens": vlm.image_tokens},
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -211,11 +247,16 @@ def main() -> None:
     if wanted.json:
         sys.stdout.write(text + "\n")
         return
-    for row in result["rows"]:
+    for row in gqa_rows + single_rows:
         same = f"{row['same_answers_as_engine']} of {row['questions']} answers as the engine's"
         print(f"{row['load']:24} {row['way']:18} {row['ms_a_question']:9.2f} ms a question, {same}")
-    for name, ratio in result["ratios"].items():
+    for name, ratio in (gqa_ratios | single_ratios).items():
         print(f"{name}: {ratio}x")
+    for row in flip_rows:
+        print(
+            f"{row['load']} {row['way']}: {row['answers_other_than_alone']} of {row['questions']} answers other than "
+            f"alone (flip rate {row['flip_rate']:.2%})"
+        )
     print(f"token counts allow {result['token_bound']}x over one at a time; reached {100 * reached:.0f} % of it")
 
 

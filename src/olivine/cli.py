@@ -76,12 +76,14 @@ def train(
     log.print(f"done: {checkpoint}", highlight=False)
 
 
-_JudgeUrl = Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint that grades (MM-Vet).")]
+_JudgeUrl = Annotated[
+    str | None, typer.Option(help="An OpenAI-compatible endpoint that grades (MM-Vet, MMVP, HallusionBench).")
+]
 _JudgeModel = Annotated[
     str | None, typer.Option(help="The judge's model (key: OLIVINE_JUDGE_KEY), or rule: no judge, but found elements.")
 ]
 _JudgePrompt = Annotated[Path | None, typer.Option(help="A file with your own wording for the judge.")]
-_JudgeRuns = Annotated[int | None, typer.Option(help="How often every answer is graded.")]
+_JudgeRuns = Annotated[int | None, typer.Option(help="How often every answer is graded (MM-Vet).")]
 _Variant = Annotated[str | None, typer.Option(help="Scoring variant, by name; the first is official.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -99,17 +101,19 @@ def evaluate(
     shuffled: Annotated[bool, typer.Option("--shuffled", help="Show another question's picture each time.")] = False,
     prompt: Annotated[str | None, typer.Option(help="Prompt wording, by name.")] = None,
     variant: _Variant = None,
+    questions: Annotated[Path | None, typer.Option(help="A separate question file (VQAv2's).")] = None,
     judge_url: _JudgeUrl = None,
     judge_model: _JudgeModel = None,
     judge_prompt: _JudgePrompt = None,
     judge_runs: _JudgeRuns = None,
     as_json: _Json = False,
 ) -> None:
-    """Answer benchmark questions and score the answers.
+    """Answer benchmark questions and score the answers; under torchrun the pictures are shared out.
 
     Example: olivine evaluate runs/easy-vqa --benchmarks exact-match --data data/easy-vqa
     """
     from olivine.evaluate import benchmarks as known
+    from olivine.evaluate.processes import joined
     from olivine.evaluate.run import Control, Evaluation
     from olivine.evaluate.run import evaluate as run
     from olivine.model.checkpoint import load
@@ -124,20 +128,22 @@ def evaluate(
         raise RequestError(f"--benchmarks: missing. Valid: {', '.join(known.names())}.")
     base = output or (folder.parent if folder.name == "checkpoint" and checkpoint != folder else folder) / "evaluation"
     options = _judging(judge_url, judge_model, base, judge_prompt, judge_runs)
-    made = [known.get(name, **options) for name in chosen]
+    made = known.get_all(chosen, questions=questions, **options)
     vlm = load(folder)
     vlm.model.to(_device())
     summaries = []
-    for benchmark in made:
-        place = data / benchmark.name if (data / benchmark.name).is_dir() else data
-        target = base / (benchmark.name + (f"-{control}" if control else ""))
-        wanted = Evaluation(benchmark, place, images, target, str(folder), control, prompt, variant)
-        with _bar(benchmark.name) as bar:
-            score = run(vlm, folder, wanted, bar)
-        summaries.append(score.summary())
-        log.print(f"{benchmark.name}: {_metrics(score.metrics)} -> {target}", highlight=False)
-    if as_json:
-        typer.echo(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
+    with joined() as processes:
+        for benchmark in made:
+            place = data / benchmark.name if (data / benchmark.name).is_dir() else data
+            target = base / (benchmark.name + (f"-{control}" if control else ""))
+            wanted = Evaluation(benchmark, place, images, target, str(folder), control, prompt, variant)
+            with _bar(benchmark.name, shown=processes.rank == 0) as bar:
+                score = run(vlm, folder, wanted, bar, processes)
+            summaries.append(score.summary())
+            if processes.rank == 0:
+                log.print(f"{benchmark.name}: {_metrics(score.metrics)} -> {target}", highlight=False)
+        if as_json and processes.rank == 0:
+            typer.echo(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
 
 
 @app.command()
@@ -166,7 +172,7 @@ def score(
     asked = chosen.read(annotations)
     result = chosen.score(asked, chosen.read_answers(answers, asked), variant)
     if as_json:
-        typer.echo(json.dumps({**result.summary(), **chosen.judged_by()}))
+        typer.echo(json.dumps({**result.summary(), **chosen.judged_by(result.variant)}))
         return
     log.print(f"{result.benchmark} ({result.variant}), {len(result.items):,} questions", highlight=False)
     if result.missing:
@@ -185,7 +191,7 @@ def _judging(url: str | None, model: str | None, folder: Path, prompt: Path | No
     if (url is None) != (model is None):
         raise RequestError("--judge-url and --judge-model go together; give both, or neither.")
     judge = None if url is None or model is None else Judge(url, model, folder / "judge-cache")
-    return {"judge": judge, "judge_prompt": prompt, "runs": runs}
+    return {"judge": judge, "judge_prompt": prompt, "judge_runs": runs}
 
 
 @app.command()
@@ -454,14 +460,14 @@ def _encoder(tokenizer: str | None, template: str, image_tokens: int) -> Any:
 class _bar:  # noqa: N801  # reads as the function it is used as
     """A progress bar to call with (done, total)."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, shown: bool = True) -> None:
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=log,
-            disable=not log.is_terminal,
+            disable=not (shown and log.is_terminal),
         )
         self._task = self._progress.add_task(name, total=None)
 
@@ -494,9 +500,12 @@ def _cores() -> int:
 
 
 def _device() -> Any:
+    """The GPU that torchrun gave to this process (the first without torchrun), or the CPU."""
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def _quiet_libraries() -> None:

@@ -105,7 +105,7 @@ def read_json_lines(path: Path, *, allow_cut_end: bool = False) -> list[dict[str
         DataError: the file is missing, or a line is not a JSON object (with its number).
     """
     rows: list[dict[str, Any]] = []
-    text = _read_text(path)
+    text = _read_text(path, allow_cut_end=allow_cut_end)
     lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -163,9 +163,13 @@ def require_file(path: Path, what: str) -> Path:
     return path
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, *, allow_cut_end: bool = False) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        if allow_cut_end:  # a kill may cut inside a character
+            end = content.rfind(b"\n") + 1
+            return content[:end].decode("utf-8-sig") + content[end:].decode("utf-8", errors="replace")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}).") from None
     except OSError as error:

@@ -48,7 +48,7 @@ def test_figures_of_the_rule_are_never_official(tmp_path):
     questions = benchmark.read(mmvet(tmp_path))
     score = scored(benchmark, questions, ["red", "two"])
     assert (score.variant, score.metrics["total"]) == ("rule", 75.0)
-    assert benchmark.judged_by() == {"judge": "rule: elements found"}
+    assert benchmark.judged_by("rule") == {"judge": "rule: elements found"}
     assert scored(benchmark, questions, ["red", "two"], "rule").variant == "rule"
     with pytest.raises(RequestError, match="'official' does not go with this judge"):
         scored(benchmark, questions, ["red", "two"], "official")
@@ -63,7 +63,7 @@ def test_stored_grades_stay_official_beside_a_rule(tmp_path):
     write_json(tmp_path / "grades.json", {question.id: {"score": [0.5]} for question in questions})
     benchmark = get("mmvet", judge=RuleJudge(), grades=tmp_path / "grades.json")
     assert benchmark.score(questions, [Answer(q.id, "x") for q in questions]).variant == "official"
-    assert benchmark.judged_by() == {"grades": "grades.json"}
+    assert benchmark.judged_by("official") == {"grades": "grades.json"}
 
 
 def pope(folder):

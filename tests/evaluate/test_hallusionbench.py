@@ -86,7 +86,7 @@ def test_verdicts(tmp_path: Path) -> None:
     verdicts = {question.id: reply for question, reply in zip(questions, replies, strict=True)}
     score = scored(HallusionBench(verdicts=verdicts), questions, ["?"] * 5, "judge")
     assert corrects(score) == [1, 0, 0, 1, 1]  # "incorrect" is looked for first, then "correct"
-    with pytest.raises(RequestError, match="'rule' needs none"):
+    with pytest.raises(RequestError, match="name a judge"):
         scored(HallusionBench(), questions, ["?"] * 5, "judge")
 
 

@@ -1,6 +1,8 @@
 """The judge's client against a server on this machine that answers, hangs, refuses and talks nonsense."""
 
+import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from olivine import cli
 from olivine.errors import RequestError, RunError
+from olivine.evaluate.benchmarks.hallusionbench import HallusionBench
 from olivine.evaluate.benchmarks.mmvet import MMVet
+from olivine.evaluate.benchmarks.mmvp import MMVP
 from olivine.evaluate.judge import KEY_VARIABLE, Judge, JudgeReply, JudgeRequest
 from olivine.files import write_json
 from olivine.records import Answer
@@ -321,3 +326,109 @@ def test_mmvet_over_the_wire(endpoint: Endpoint, tmp_path: Path) -> None:
     assert asked == 6
     assert benchmark.score(questions, answers) == first
     assert len(endpoint.bodies) == asked
+
+
+def mmvp_file(folder: Path) -> Path:
+    rows = [f"{n},Left or right?,(a) Left (b) Right,({'ab'[n % 2]})" for n in range(1, 5)]
+    (folder / "Questions.csv").write_text("Index,Question,Options,Correct Answer\n" + "\n".join(rows) + "\n")
+    return folder / "Questions.csv"
+
+
+def test_mmvp_over_the_wire(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.script = [
+        refuse(500),
+        hang,
+        reply("Yes"),
+        reply("yes"),
+        raw(b"nonsense"),
+        reply("Yes, it is."),
+        reply("no"),
+    ]
+    benchmark = MMVP(judge=judge(endpoint, tmp_path / "cache", concurrency=1, timeout=0.3))
+    questions = benchmark.read(mmvp_file(tmp_path))
+    answers = [Answer(question.id, f"It points that way. {question.id}") for question in questions]
+    first = benchmark.score(questions, answers)
+    assert first.variant == "judge"
+    assert [item.correct for item in first.items] == [1, 1, 0, 0]  # only the bare word is a yes
+    assert first.metrics == {"pair": 0.5, "single": 0.5}
+    assert len(endpoint.bodies) == 7
+    asked = endpoint.bodies[-1]
+    assert asked["temperature"] == 0.2
+    assert [message["role"] for message in asked["messages"]] == ["system", "user"]
+    for piece in ("Left or right? (a) Left (b) Right", "Correct option: (a)", "It points that way. 4"):
+        assert piece in asked["messages"][1]["content"]
+    assert benchmark.score(questions, answers) == first
+    assert len(endpoint.bodies) == 7
+    assert benchmark.score(questions, answers, "letter").variant == "letter"
+    assert benchmark.judged_by("letter") == {}
+    assert len(endpoint.bodies) == 7, "a variant that needs no judge asks none"
+
+
+def test_an_unanswered_question_is_wrong_and_the_judge_is_not_asked(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.script = [reply("yes")] * 3
+    benchmark = MMVP(judge=judge(endpoint, tmp_path / "cache"))
+    questions = benchmark.read(mmvp_file(tmp_path))
+    score = benchmark.score(questions, [Answer(question.id, "x") for question in questions[1:]])
+    assert [item.correct for item in score.items] == [0, 1, 1, 1]
+    assert score.missing == ("1",)
+    assert len(endpoint.bodies) == 3
+
+
+def test_hallusionbench_over_the_wire(endpoint: Endpoint, tmp_path: Path) -> None:
+    row = {"category": "VD", "subcategory": "map", "set_id": "0", "figure_id": "1", "visual_input": "1"}
+    row |= {
+        "question": "Is it red?",
+        "gt_answer": "1",
+        "gt_answer_details": "It is red.",
+        "filename": "./VD/map/0_1.png",
+    }
+    write_json(tmp_path / "HallusionBench.json", [row | {"question_id": str(n)} for n in range(3)])
+    endpoint.script = [refuse(429), reply("Correct."), drop, reply("incorrect"), reply(None), reply("unclear")]
+    wording = tmp_path / "wording.txt"
+    wording.write_text("Say correct, incorrect or unclear.")
+    benchmark = HallusionBench(judge=judge(endpoint, tmp_path / "cache", concurrency=1), judge_prompt=wording)
+    questions = benchmark.read(tmp_path)
+    answers = [Answer(question.id, f"Red. {question.id}") for question in questions]
+    first = benchmark.score(questions, answers)
+    assert first.variant == "judge"
+    assert [item.correct for item in first.items] == [1, 0, 0]
+    system, user = endpoint.bodies[-1]["messages"]
+    assert system == {"role": "system", "content": "Say correct, incorrect or unclear."}
+    assert "Is it red?" in user["content"]
+    assert "Reference answer: It is red." in user["content"]
+    assert benchmark.score(questions, answers) == first
+    assert len(endpoint.bodies) == 6
+    assert benchmark.judged_by("judge") == {
+        "judge": "gpt-4-0613",
+        "judge_prompt_sha256": hashlib.sha256(wording.read_bytes()).hexdigest(),
+    }
+
+
+def test_a_judge_that_refuses_ends_the_scoring_with_the_question_named(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.script = [refuse(401, "bad key")]
+    benchmark = MMVP(judge=judge(endpoint, tmp_path / "cache", concurrency=1))
+    questions = benchmark.read(mmvp_file(tmp_path))
+    with pytest.raises(RunError, match=r"mmvp: the answer to '1' could not be judged.*bad key"):
+        benchmark.score(questions, [Answer(question.id, "x") for question in questions])
+
+
+def test_judged_on_the_command_line_and_replayed_without_the_judge(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoint.script = [reply("yes")] * 4
+    lines = tmp_path / "answers.jsonl"
+    lines.write_text("".join(json.dumps({"question_id": n, "text": f"x{n}"}) + "\n" for n in range(1, 5)))
+    command = ["score", "mmvp", "--annotations", str(mmvp_file(tmp_path)), "--answers", str(lines), "--json"]
+    monkeypatch.setattr(sys, "argv", ["olivine", *command, "--judge-url", endpoint.url, "--judge-model", "gpt-4-0314"])
+    said = []
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert not stopped.value.code
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1]
+    assert said[0]["variant"] == "judge"
+    assert said[0]["metrics"] == {"pair": 1.0, "single": 1.0}
+    assert said[0]["judge"] == "gpt-4-0314"
+    assert len(said[0]["judge_prompt_sha256"]) == 64
+    assert len(endpoint.bodies) == 4, "the second scoring is a replay"

@@ -110,7 +110,7 @@ def test_replies_that_are_no_grade_are_asked_for_again(
 
 def test_runs_are_asked_apart_and_averaged(tmp_path: Path) -> None:
     judge = Scripted("0.1", "0.2", "0.5", "0.8")
-    score = graded(tmp_path, judge, ["a", "b"], runs=2)
+    score = graded(tmp_path, judge, ["a", "b"], judge_runs=2)
     assert [request.run for request in judge.asked] == [0, 0, 1, 1]
     assert score.metrics["run/1"] == 15.0
     assert score.metrics["run/2"] == 65.0
@@ -221,7 +221,7 @@ def test_neither_judge_nor_grades(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"--judge-url.*--grades"):
         MMVet().score(questions, [Answer("v1_0", "x")])
     with pytest.raises(RequestError, match="at least 1"):
-        MMVet(runs=0)
+        MMVet(judge_runs=0)
 
 
 def test_another_wording(tmp_path: Path) -> None:
@@ -232,7 +232,10 @@ def test_another_wording(tmp_path: Path) -> None:
     assert judge.asked[0].prompt == (
         "Grade this.\n\nQuestion | Truth | Said | Grade\n\nWhat is x? | -1 <AND> -5 <OR> both | x = 1 | "
     )
-    own, other = MMVet(judge=judge).judged_by(), MMVet(judge=judge, judge_prompt=wording).judged_by()
+    own, other = (
+        MMVet(judge=judge).judged_by("official"),
+        MMVet(judge=judge, judge_prompt=wording).judged_by("official"),
+    )
     assert own["judge"] == other["judge"] == "gpt-4-0613"
     assert own["judge_prompt_sha256"] != other["judge_prompt_sha256"]
     wording.write_text(" \n")
@@ -243,7 +246,7 @@ def test_another_wording(tmp_path: Path) -> None:
 
 
 def test_who_graded_stored_grades() -> None:
-    assert MMVet(grades=Path("runs/llava_gpt-4-0613-grade-5runs.json")).judged_by() == {
+    assert MMVet(grades=Path("runs/llava_gpt-4-0613-grade-5runs.json")).judged_by("official") == {
         "grades": "llava_gpt-4-0613-grade-5runs.json"
     }
-    assert MMVet().judged_by() == {}
+    assert MMVet().judged_by("official") == {}

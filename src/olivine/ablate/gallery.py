@@ -13,7 +13,7 @@ from olivine.ablate.design import Cell
 from olivine.ablate.measures import Evaluated
 from olivine.ablate.results import Results, evaluated
 from olivine.ablate.statistics import generator
-from olivine.data.images import find_image, open_image
+from olivine.data.images import Pictures, pictures_in
 from olivine.errors import DataError
 from olivine.records import Question
 
@@ -121,11 +121,11 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
 
 
-def _data_uri(root: Path, name: str | None) -> str | None:
+def _data_uri(root: Pictures | Path, name: str | None) -> str | None:
     if name is None:
         return None
     try:
-        picture = open_image(find_image(root, name))
+        picture = pictures_in(root).open(name)
     except DataError:
         return None
     picture.thumbnail((_SIDE, _SIDE))

@@ -16,9 +16,10 @@ import numpy as np
 
 from olivine.ablate.statistics import Array, pseudo_values, ratio_values
 from olivine.errors import DataError, RunError
+from olivine.evaluate.answer_log import ANSWERS
 from olivine.evaluate.answers import read_answers
 from olivine.evaluate.benchmarks import Benchmark
-from olivine.evaluate.run import ANSWERS, ITEMS, SCORES
+from olivine.evaluate.run import ITEMS, SCORES
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer, Question
 

@@ -3,9 +3,11 @@
 Equal to what the saved `transformers` image processor does, but for `letterbox`, whose edge pixels differ.
 """
 
+import io
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,22 +45,62 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         DataError: it is truncated, not a picture, or larger than `MAX_PIXELS`.
     """
+    return _read(path, f"{path}")
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """Read a picture that is in memory whole, as RGB; `name` is for messages.
+
+    Raises:
+        DataError: as `open_image`.
+    """
+    return _read(io.BytesIO(content), name)
+
+
+class Pictures(Protocol):
+    """Where pictures are found by the names that questions give them."""
+
+    def open(self, name: str) -> Image.Image:
+        """The picture, RGB.
+
+        Raises:
+            DataError: it is not there, or cannot be read.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFolder:
+    """Pictures that are files under a root."""
+
+    root: Path
+
+    def open(self, name: str) -> Image.Image:
+        """The picture, RGB; raises as `find_image` and `open_image`."""
+        return open_image(find_image(self.root, name))
+
+
+def pictures_in(place: "Pictures | Path") -> Pictures:
+    """A folder as `Pictures`; what is that already, as it is."""
+    return PictureFolder(place) if isinstance(place, Path) else place
+
+
+def _read(source: Path | IO[bytes], name: str) -> Image.Image:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated picture must be refused, not filled with grey"
     try:
         with warnings.catch_warnings():
             # The size is checked below, before any pixel is unpacked.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(source) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
-                    raise DataError(f"image {path}: {width}x{height} pixels; at most {MAX_PIXELS:,} are accepted.")
+                    raise DataError(f"image {name}: {width}x{height} pixels; at most {MAX_PIXELS:,} are accepted.")
                 return image.convert("RGB")
     except UnidentifiedImageError:
-        raise DataError(f"image {path}: not a picture in any format known here.") from None
+        raise DataError(f"image {name}: not a picture in any format known here.") from None
     except FileNotFoundError:
-        raise DataError(f"image {path}: file not found.") from None
+        raise DataError(f"image {name}: file not found.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path}: cannot be read, the file is truncated or damaged ({error}).") from None
+        raise DataError(f"image {name}: cannot be read, the file is truncated or damaged ({error}).") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from olivine.data.images import open_image
+from olivine.data.images import pictures_in
 from olivine.evaluate.benchmarks import Benchmark
 from olivine.files import atomic_file, write_text
 from olivine.records import Question
@@ -49,8 +49,8 @@ def write_page(
 def _section(shelf: Shelf, folder: Path) -> Iterator[str]:
     name = shelf.benchmark.name
     chosen = _examples(shelf.benchmark.read(shelf.data))
-    root = shelf.benchmark.images(shelf.data)
-    _save(_sheet([open_image(root / picture) for picture in chosen], _PICTURES), folder / f"{name}.jpg")
+    pictures = pictures_in(shelf.benchmark.images(shelf.data))
+    _save(_sheet([pictures.open(picture) for picture in chosen], _PICTURES), folder / f"{name}.jpg")
     yield f"## {name}"
     yield f"![{name}]({folder.name}/{name}.jpg)"
     rows = ["| picture | asked | right |", "|---|---|---|"]

@@ -200,6 +200,24 @@ class Judge:
         return " ".join(plain.split())[:200]
 
 
+def read_wording(path: Path) -> str:
+    """A user's own wording for the judge.
+
+    Raises:
+        RequestError: the file cannot be read.
+        DataError: it is empty, or not UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise RequestError(f"{path}: the judge's prompt cannot be read ({error.strerror}). Check the path.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the judge's prompt is not UTF-8 text (byte {error.start}).") from None
+    if not text.strip():
+        raise DataError(f"{path}: the judge's prompt is empty. Expected what the judge is to be told.")
+    return text
+
+
 class _PassingError(Exception):
     """A try failed for a reason that may pass; `retry_after` is what the endpoint asked for, in seconds."""
 

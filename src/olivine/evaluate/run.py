@@ -1,25 +1,28 @@
 """One evaluation: questions from a benchmark, answers from a model, scores, and the three files they leave.
 
-`answers.jsonl` grows as answers come, so that a killed evaluation goes on; `items.jsonl` and `scores.json` follow.
+`answers.jsonl` (in `answer_log`) comes first, so that a killed evaluation goes on; `items.jsonl`, `scores.json` follow.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from olivine.data.images import Pictures
 from olivine.errors import RequestError, RunError
-from olivine.evaluate.answers import read_answers, to_row
+from olivine.evaluate.answer_log import ANSWERS, AnswerLog
 from olivine.evaluate.benchmarks import Benchmark
 from olivine.evaluate.engine import AnsweringEngine
-from olivine.files import append_json_line, read_json, sha256_of_file, write_json, write_json_lines
+from olivine.evaluate.processes import ALONE, Processes
+from olivine.files import sha256_of_file, write_json, write_json_lines
 from olivine.model.vlm import VisionLanguageModel
 from olivine.records import Answer, AnswerState, Question, Score
 
-ANSWERS, ITEMS, SCORES, REQUEST = "answers.jsonl", "items.jsonl", "scores.json", "request.json"
-
+ITEMS, SCORES = "items.jsonl", "scores.json"
+#: Questions that failed are all in `answers.jsonl`; a message names these many.
+_MOST_NAMED = 20
 
 #: Asking without pictures, or with another question's: how far does a model get that does not look?
 Control = Literal["blind", "shuffled"]
@@ -40,39 +43,80 @@ class Evaluation:
 
 
 def evaluate(
-    vlm: VisionLanguageModel, weights: Path, wanted: Evaluation, on_answer: Callable[[int, int], None]
+    vlm: VisionLanguageModel,
+    weights: Path,
+    wanted: Evaluation,
+    on_answer: Callable[[int, int], None],
+    processes: Processes = ALONE,
 ) -> Score:
     """Answer what is not yet answered, score all, write the files.
 
-    `on_answer` is told (answered, of how many) as it goes.
+    Of several processes each answers the questions about its own pictures; the first scores and writes, and all
+    return the score. `on_answer` is told (answered, of how many) as it goes; of several processes, of one's own share.
 
     Raises:
-        RunError: some questions could not be answered (they are named, and not scored as wrong).
+        RequestError: some questions have no text to ask.
+        RunError: some questions could not be answered, not even alone (they are named, and not scored as wrong).
         DataError: the benchmark's files are not what they must be.
     """
     questions = wanted.benchmark.read(wanted.data, wanted.prompt)
-    request = _request(weights, wanted, questions)
-    answers = {a.question_id: a for a in _earlier_answers(wanted.folder, request)}
-    wanted.folder.mkdir(parents=True, exist_ok=True)
-    write_json(wanted.folder / REQUEST, request)
-    by_id = {question.id: question for question in questions}
-    write_json_lines(
-        wanted.folder / ANSWERS, [to_row(a, by_id[i], wanted.model_id) for i, a in answers.items() if i in by_id]
-    )
-
+    _require_texts(questions, wanted)
+    log = AnswerLog(wanted.folder, questions, wanted.model_id)
+    answers = processes.first(lambda: _begin(log, wanted, weights, questions))
+    asked = controlled(questions, wanted.control)
+    share = shares([question for question in asked if question.id not in answers], processes.size)[processes.rank]
     engine = AnsweringEngine(vlm, max_new_tokens=wanted.benchmark.max_new_tokens)
     images = wanted.images or wanted.benchmark.images(wanted.data)
-    asked = controlled(questions, wanted.control)
-    on_answer(len(answers), len(questions))
-    for answer in engine.answer([question for question in asked if question.id not in answers], images):
-        answers[answer.question_id] = answer
-        append_json_line(wanted.folder / ANSWERS, to_row(answer, by_id[answer.question_id], wanted.model_id))
-        on_answer(len(answers), len(questions))
+    mine: list[Answer] = []
+    on_answer(len(answers), len(answers) + len(share))
+    for answer in _asked_again_if_failed(engine, share, images):
+        log.append(answer, processes)
+        mine.append(answer)
+        on_answer(len(answers) + len(mine), len(answers) + len(share))
+    answers |= {answer.question_id: answer for of_one in processes.gather(mine) for answer in of_one}
     ordered = [answers[question.id] for question in questions]
-    write_json_lines(wanted.folder / ANSWERS, [to_row(a, by_id[a.question_id], wanted.model_id) for a in ordered])
-    _stop_if_failed(ordered, wanted.folder)
-    score = wanted.benchmark.score(questions, ordered, wanted.variant)
-    about = {"control": wanted.control, "model": wanted.model_id, **wanted.benchmark.judged_by()}
+    return processes.first(lambda: _finish(log, wanted, questions, ordered))
+
+
+def shares(questions: Sequence[Question], count: int) -> list[list[Question]]:
+    """The questions in `count` parts of about equal size; all about one picture are in one part, in their order."""
+    by_image: dict[str, list[Question]] = {}
+    for question in questions:
+        by_image.setdefault(question.image or f"no picture: {question.id}", []).append(question)
+    parts: list[list[Question]] = [[] for _ in range(count)]
+    for of_image in by_image.values():
+        min(parts, key=len).extend(of_image)
+    return parts
+
+
+def _asked_again_if_failed(
+    engine: AnsweringEngine, questions: Sequence[Question], images: Pictures | Path | None
+) -> Iterator[Answer]:
+    """Every question's answer; one that fails is asked once more at the end, alone, and only then has failed."""
+    by_id = {question.id: question for question in questions}
+    failed = []
+    for answer in engine.answer(questions, images):
+        if answer.state is AnswerState.FAILED:
+            failed.append(by_id[answer.question_id])
+        else:
+            yield answer
+    for question in failed:
+        yield from engine.answer([question], images)
+
+
+def _begin(log: AnswerLog, wanted: Evaluation, weights: Path, questions: Sequence[Question]) -> dict[str, Answer]:
+    answers = log.begin(_request(weights, wanted, questions))
+    if len(answers) < len(questions):
+        for name in (ITEMS, SCORES):  # a score must not outlive the answers that it is of
+            (wanted.folder / name).unlink(missing_ok=True)
+    return answers
+
+
+def _finish(log: AnswerLog, wanted: Evaluation, questions: Sequence[Question], answers: Sequence[Answer]) -> Score:
+    log.finish(answers)
+    _stop_if_failed(answers, wanted.folder)
+    score = wanted.benchmark.score(questions, answers, wanted.variant)
+    about = {"control": wanted.control, "model": wanted.model_id, **wanted.benchmark.judged_by(score.variant)}
     write_score(score, wanted.folder, questions, about)
     return score
 
@@ -119,17 +163,24 @@ def _request(weights: Path, wanted: Evaluation, questions: Sequence[Question]) -
     }
 
 
-def _earlier_answers(folder: Path, request: dict[str, Any]) -> list[Answer]:
-    if not (folder / REQUEST).is_file() or not (folder / ANSWERS).is_file() or read_json(folder / REQUEST) != request:
-        return []
-    return [a for a in read_answers(folder / ANSWERS, allow_cut_end=True) if a.state is not AnswerState.FAILED]
+def _require_texts(questions: Sequence[Question], wanted: Evaluation) -> None:
+    textless = [question for question in questions if not question.prompt.strip()]
+    if textless:
+        raise RequestError(
+            f"{wanted.benchmark.name}: {len(textless)} of {len(questions)} questions of {wanted.data} have no text to "
+            f"ask (first: {textless[0].id!r}). {wanted.benchmark.where_texts_are}"
+        )
 
 
 def _stop_if_failed(answers: Sequence[Answer], folder: Path) -> None:
     failed = [answer for answer in answers if answer.state is AnswerState.FAILED]
-    if failed:
-        raise RunError(
-            f"{len(failed)} of {len(answers)} questions could not be answered, so there is no score. First: question "
-            f"{failed[0].question_id!r}: {failed[0].error} The others are kept in {folder / ANSWERS}; mend this and "
-            "evaluate again."
-        )
+    if not failed:
+        return
+    named = [f"  question {answer.question_id!r}: {answer.error}" for answer in failed[:_MOST_NAMED]]
+    if len(failed) > _MOST_NAMED:
+        named.append(f"  and {len(failed) - _MOST_NAMED} more: state failed in {folder / ANSWERS}")
+    raise RunError(
+        f"{len(failed)} of {len(answers)} questions could not be answered, each asked twice, so there is no score:\n"
+        + "\n".join(named)
+        + "\nThe other answers are kept. Mend this and run the same command again: only these are asked."
+    )

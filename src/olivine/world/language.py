@@ -142,11 +142,13 @@ def caption(scene: Scene, draw: Random, *, keep: float = 0.8, keep_places: float
     return f"{_upper(scenery)}{time} there {'is' if len(phrases) == 1 else 'are'} {things}."
 
 
-def description(scene: Scene, draw: Random, told: Told = EVERYTHING) -> str:
+def description(scene: Scene, draw: Random, told: Told = EVERYTHING, *, plainly: bool = False) -> str:
     """Every fact of the scene in words, one sentence a thing: what the picture shows to those who cannot see it.
 
-    `told` may leave out properties of all its things.
+    `told` may leave out properties of all its things; `plainly` gives nothing but "There is ..." for each.
     """
+    if plainly:
+        return " ".join(f"There is {article(noun_phrase(thing, told))}." for thing in _ordered(scene, draw))
     opening = f"{_upper(draw.choice(_SCENERY[scene.setting]))} {draw.choice(_TIMES[scene.time])}."
     sentences = []
     form = draw.randrange(3)

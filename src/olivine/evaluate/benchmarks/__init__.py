@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from olivine.errors import RequestError
@@ -45,16 +46,42 @@ def get(name: str, **options: Any) -> Benchmark:
     Raises:
         RequestError: there is none (the message has the nearest valid name), or it has no such option.
     """
+    benchmark = _find(name)
+    given = {option: value for option, value in options.items() if value is not None}
+    _require_known(given, [benchmark])
+    return benchmark(**given)
+
+
+def get_all(wanted: Sequence[str], **options: Any) -> list[Benchmark]:
+    """The benchmarks of those names, each made with the options that it has and that are not None.
+
+    Raises:
+        RequestError: there is none of a name, or an option that none of them has.
+    """
+    benchmarks = [_find(name) for name in wanted]
+    given = {option: value for option, value in options.items() if value is not None}
+    _require_known(given, benchmarks)
+    return [b(**{option: value for option, value in given.items() if option in _options(b)}) for b in benchmarks]
+
+
+def _find(name: str) -> type[Benchmark]:
     if name not in _BENCHMARKS:
         nearest = difflib.get_close_matches(name, _BENCHMARKS, n=1, cutoff=0.4)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise RequestError(f"no benchmark {name!r}.{hint} Valid: {', '.join(names())}.")
-    given = {option: value for option, value in options.items() if value is not None}
-    known = set(inspect.signature(_BENCHMARKS[name]).parameters)
-    for option in given:
+    return _BENCHMARKS[name]
+
+
+def _options(benchmark: type[Benchmark]) -> frozenset[str]:
+    return frozenset(inspect.signature(benchmark).parameters)
+
+
+def _require_known(options: Iterable[str], benchmarks: Sequence[type[Benchmark]]) -> None:
+    known = frozenset[str]().union(*(_options(benchmark) for benchmark in benchmarks))
+    for option in options:
         if option not in known:
-            raise RequestError(f"--{option.replace('_', '-')}: not an option of {name}.")
-    return _BENCHMARKS[name](**given)
+            names = ", ".join(benchmark.name for benchmark in benchmarks)
+            raise RequestError(f"--{option.replace('_', '-')}: not an option of {names}.")
 
 
-__all__ = ["Benchmark", "get", "names"]
+__all__ = ["Benchmark", "get", "get_all", "names"]

@@ -12,6 +12,8 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import Benchmark
+from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
     LETTERS,
     by_detail,
@@ -44,12 +46,20 @@ class AI2D(Benchmark):
     name = "ai2d"
     variants = ("letter", "lmms-eval", "vlmevalkit")
 
+    parquet = ParquetLayout(splits=("test",), picture=lambda row: f"{row.index}.png")
+
     def __init__(self, split: str = "test") -> None:
         self._split = split
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read the folder that holds `questions/*.json` (and `images/`, `ai2d_test_ids.csv`)."""
+        """Read the folder that holds `questions/*.json` (and `images/`, `ai2d_test_ids.csv`), or `lmms-lab/ai2d`.
+
+        The latter has the test questions without ids or diagrams' names: a row's number is its id, and its own unit.
+        """
         self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            return [_of_row(row) for row in read_parquet(shards)]
         files = sorted((path / "questions").glob("*.json"))
         if not files:
             raise DataError(f"{path}: no questions/*.json in it. Expected the folder of AI2D's archive.")
@@ -95,6 +105,21 @@ def _question(text: str, row: Mapping[str, Any], image: str, split: str | None, 
         unit=image,
         references=(LETTERS[row["correctAnswer"]],),
         details={"choices": choices, "split": split},
+    )
+
+
+def _of_row(row: ParquetRow) -> Question:
+    require_keys(row.values, ("question", "options", "answer"), row.where)
+    choices, answer = list(row.values["options"]), str(row.values["answer"])
+    if not answer.isdecimal() or not int(answer) < len(choices) <= len(LETTERS):
+        raise DataError(f"{row.where}: answer {answer!r} of {len(choices)} choices.")
+    return Question(
+        id=str(row.index),
+        prompt=lettered(row.values["question"], choices),
+        image=f"{row.index}.png",
+        unit=str(row.index),
+        references=(LETTERS[int(answer)],),
+        details={"choices": choices, "split": "test"},
     )
 
 

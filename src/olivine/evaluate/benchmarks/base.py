@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from olivine.data.images import Pictures
 from olivine.errors import RequestError
 from olivine.evaluate.answers import read_answers
+from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetPictures, find_shards
 from olivine.records import Answer, Question, Score
 
 #: LLaVA-1.5's response-format prompts (paper, table 7).
@@ -29,6 +31,11 @@ class Benchmark(ABC):
     prompts: ClassVar[tuple[str, ...]] = ("llava-1.5",)
     #: Longest answer in tokens (LLaVA-1.5's evaluation scripts: 128 for short answers, 1024 for open ones).
     max_new_tokens: ClassVar[int] = 128
+    #: What to tell a user whose files hold no text to ask: which file to give.
+    where_texts_are: ClassVar[str] = "Give the file that holds the questions."
+
+    #: How its Hugging Face copy is laid out, if it can be read from one.
+    parquet: ClassVar[ParquetLayout | None] = None
 
     @abstractmethod
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
@@ -49,17 +56,28 @@ class Benchmark(ABC):
             DataError: the answers do not fit the questions in a way the official tool refuses.
         """
 
-    def images(self, path: Path) -> Path:
-        """The image root that belongs to the files at `path`, unless the user names another."""
+    def images(self, path: Path) -> Pictures | Path:
+        """The pictures that belong to the files at `path` (or their root), unless the user names another root."""
+        shards = self.shards(path)
+        if self.parquet is not None and shards:
+            return ParquetPictures(shards, self.parquet)
         folder = path if path.is_dir() else path.parent
         return folder / "images" if (folder / "images").is_dir() else folder
+
+    def shards(self, path: Path) -> dict[Path, str]:
+        """The parquet files of a Hugging Face copy at `path` and their splits; empty if it is none.
+
+        Raises:
+            DataError: as `find_shards`.
+        """
+        return {} if self.parquet is None else find_shards(path, self.parquet)
 
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:  # noqa: ARG002
         """Read answers in LLaVA's answer JSON lines; benchmarks with a format of their own recognise that too."""
         return read_answers(path)
 
-    def judged_by(self) -> dict[str, str]:
-        """What scores must say about who graded, for benchmarks that a judge grades."""
+    def judged_by(self, variant: str) -> dict[str, str]:  # noqa: ARG002
+        """What scores under `variant` must say about who graded, where a judge did."""
         return {}
 
     def choose_variant(self, variant: str | None) -> str:

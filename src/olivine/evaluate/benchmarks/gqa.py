@@ -10,15 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from olivine.data.images import Pictures
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetPictures, find_shards
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
     Prediction,
     answers_from,
     by_group,
     percent,
     read_rows,
+    require_all_answered,
     require_keys,
     rows_have,
 )
@@ -54,11 +58,20 @@ class GQA(Benchmark):
     name = "gqa"
     variants = ("official", "raw", "llava", "prismatic", "lmms-eval", "vlmevalkit")
 
+    parquet = ParquetLayout(
+        splits=("testdev", "val", "train", "test"),
+        picture=lambda row: f"{row.values['id']}.jpg",
+        configs=("testdev_balanced_instructions", "testdev_all_instructions"),
+    )
+
     def __init__(self, choices: Path | None = None) -> None:
         self._choices = choices
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read a questions file, a folder of its chunks, or the official folder (its testdev-balanced file).
+
+        A Hugging Face copy (`lmms-lab/GQA`) is read from its configuration of instructions
+        (testdev_balanced_instructions, or the one named); pictures from the configuration of images beside it.
 
         Questions without an answer (the test tiers) can be asked but not scored.
 
@@ -66,9 +79,28 @@ class GQA(Benchmark):
             DataError: not GQA's questions, or the choices lack one of them.
         """
         self.choose_prompt(prompt)
-        file, rows = _read_questions(path)
-        choices = _read_choices(self._choices or _choices_beside(file))
+        shards = self.shards(path)
+        if shards:
+            file = next(iter(shards))
+            rows = {row.values["id"]: _official_row(row.values) for row in read_parquet(shards)}
+            choices = _read_choices(self._choices)
+        else:
+            file, rows = _read_questions(path)
+            choices = _read_choices(self._choices or _choices_beside(file))
         return [_question(file, key, row, choices) for key, row in rows.items()]
+
+    def images(self, path: Path) -> Pictures | Path:
+        """The folder `images`, or the configuration of images that belongs to a Hugging Face copy's instructions."""
+        shards = self.shards(path)
+        if not shards:
+            return super().images(path)
+        file = next(iter(shards))
+        instructions = next((p for p in file.parents if p.name.endswith("_instructions")), file.parent)
+        pictures = instructions.with_name(instructions.name.replace("_instructions", "_images"))
+        of_pictures = find_shards(pictures, self.parquet) if pictures != instructions else {}
+        if not of_pictures:
+            raise DataError(f"{instructions}: no pictures beside it. Expected {pictures.name} of the same copy.")
+        return ParquetPictures(of_pictures, self.parquet)
 
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
         """Read the official predictions, a list of `{"questionId", "prediction"}`, or LLaVA's answer lines."""
@@ -87,11 +119,8 @@ class GQA(Benchmark):
         if not scored:
             raise DataError(f"{self.name}: no question has isBalanced; only those are scored. Is this the right file?")
         unanswered = [question.id for question in scored if question.id not in said]
-        if unanswered and chosen not in ("lmms-eval", "vlmevalkit"):
-            raise DataError(
-                f"{self.name}: {len(unanswered)} of {len(scored)} questions have no answer (first: {unanswered[0]!r}). "
-                "The official tool refuses such a file: answer them all."
-            )
+        if chosen not in ("lmms-eval", "vlmevalkit"):
+            require_all_answered(self.name, len(scored), unanswered)
         right = {key: float(key in said and said[key] == answer) for key, answer in gold.items()}
         metrics = _accuracies(scored, right) | _choice_metrics(scored, said)
         if not missing:
@@ -99,6 +128,16 @@ class GQA(Benchmark):
         metrics |= _distribution(scored, gold, said)
         items = tuple(Item(question.id, question.unit, right[question.id]) for question in scored)
         return Score(self.name, chosen, metrics, items, missing)
+
+
+def _official_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the Hugging Face copy as the official file has it: entailed ids are the text of a list there."""
+    entailed = row.get("entailed") or []
+    return {
+        **{name: value for name, value in row.items() if value is not None},
+        "entailed": re.findall(r"\w+", entailed) if isinstance(entailed, str) else list(entailed),
+        "groups": row.get("groups") or {},
+    }
 
 
 def _read_questions(path: Path) -> tuple[Path, dict[str, Any]]:

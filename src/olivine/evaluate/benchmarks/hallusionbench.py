@@ -1,15 +1,15 @@
 """HallusionBench: yes/no questions on figures and on their edited twins, with and without the figure.
 
-The judge is not here (its replies come in as verdicts), nor the diagnosis of why an answer is wrong, which needs it.
+How a judge is asked is in `verdicts`. The diagnosis of why an answer is wrong is not here.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from olivine.errors import DataError, RequestError
+from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.base import SHORT_ANSWER
 from olivine.evaluate.benchmarks.parsing import (
     answers_from,
     find_file,
@@ -19,8 +19,16 @@ from olivine.evaluate.benchmarks.parsing import (
     rows_have,
     vlmevalkit_yes_no,
 )
+from olivine.evaluate.benchmarks.verdicts import JUDGED, JudgedBenchmark
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
+
+#: The official grader's request in our own words.
+JUDGE_PROMPT = """\
+You check answers to questions about a figure that you cannot see. You are given a question, a reference answer, and a \
+response. Compare the response with the reference in meaning, not in wording. Reply with one word and nothing else: \
+correct if the response agrees with the reference, incorrect if it contradicts it, unclear if it does not decide the \
+question, says that it cannot be answered, or is beside the point."""
 
 _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 
@@ -28,7 +36,7 @@ _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 _WRONG, _RIGHT, _UNCLEAR = 0, 1, 2
 
 
-class HallusionBench(Benchmark):
+class HallusionBench(JudgedBenchmark):
     """HallusionBench (`tianyi-lab/HallusionBench:evaluation.py, utils.py` for the groups).
 
     Metrics, in percent: `aAcc` (questions), `qAcc` (questions right over all their figures), `fAcc` (figures with all
@@ -42,19 +50,14 @@ class HallusionBench(Benchmark):
       where a figure would have been needed and none is shown (VS, figure 0), as in the official grouping.
     - `vlmevalkit` (`vlmeval/dataset/utils/yorn.py`): the same words over the questions with a figure only, unclear
       always wrong, and the groups of VD and VS that share a subcategory and number taken as one.
-    - `judge`: the official grading. A verdict that holds "incorrect" is wrong, else one that holds "correct" is
-      right, else the answer is unclear.
-
-    Args:
-        verdicts: the judge's reply to each question, for `judge`.
+    - `judge`: the official grading, and the default where a judge is named. A verdict that holds "incorrect" is
+      wrong, else one that holds "correct" is right, else the answer is unclear. Our own wording; temperature 0.
     """
 
     name = "hallusionbench"
     variants = ("rule", "vlmevalkit", "judge")
     prompts = ("llava-1.5", "original")
-
-    def __init__(self, verdicts: Mapping[str, str] | None = None) -> None:
-        self._verdicts = verdicts
+    judge_wording = JUDGE_PROMPT
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read HallusionBench.json, or the folder that holds it. Pictures are named by the file's `filename`."""
@@ -78,10 +81,11 @@ class HallusionBench(Benchmark):
         """Accuracy over questions, over questions with all their figures, and over figures."""
         chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
+        verdicts = self.verdicts(questions, texts) if chosen == JUDGED else None
         scored = [q for q in questions if q.image is not None or chosen != "vlmevalkit"]
         items = []
         for question in scored:
-            label = self._label(question, texts[question.id], chosen) if question.id in texts else _WRONG
+            label = _label(question, texts[question.id], verdicts) if question.id in texts else _WRONG
             spared = label == _UNCLEAR and question.details["unseen"] and chosen != "vlmevalkit"
             items.append(Item(question.id, question.unit, float(label == _RIGHT or spared)))
         pairs = list(zip(scored, items, strict=True))
@@ -93,17 +97,18 @@ class HallusionBench(Benchmark):
             metrics |= {f"{category}/{name}": value for name, value in _accuracies(of_category).items()}
         return Score(self.name, chosen, metrics, tuple(items), missing)
 
-    def _label(self, question: Question, text: str, variant: str) -> int:
-        if variant != "judge":
-            said = vlmevalkit_yes_no(text)
-            return _UNCLEAR if said is None else int(said == question.references[0])
-        if self._verdicts is None or question.id not in self._verdicts:
-            raise RequestError(
-                f"{self.name}: no judge's verdict on question {question.id!r}. The variant 'judge' needs one for every "
-                "answer; 'rule' needs none."
-            )
-        verdict = self._verdicts[question.id].lower()
-        return _WRONG if "incorrect" in verdict else _RIGHT if "correct" in verdict else _UNCLEAR
+    def shown(self, question: Question, text: str) -> str:
+        """The question as published, the reference answer in full, and the response."""
+        asked, answer = question.details["asked"], question.details["answer"]
+        return f"Question: {asked}\nReference answer: {answer}\nResponse: {text}\nVerdict:"
+
+
+def _label(question: Question, text: str, verdicts: Mapping[str, str] | None) -> int:
+    if verdicts is None:
+        said = vlmevalkit_yes_no(text)
+        return _UNCLEAR if said is None else int(said == question.references[0])
+    verdict = verdicts[question.id].lower()
+    return _WRONG if "incorrect" in verdict else _RIGHT if "correct" in verdict else _UNCLEAR
 
 
 def _joined(row: Mapping[str, Any], keys: Sequence[str]) -> str:

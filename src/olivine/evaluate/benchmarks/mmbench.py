@@ -6,10 +6,13 @@ The judge that reads answers no rule can read is not here: without it they are w
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import Benchmark
+from olivine.evaluate.benchmarks.parquet import ParquetLayout
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
     answers_from,
     by_detail,
@@ -53,13 +56,21 @@ class MMBench(Benchmark):
     name = "mmbench"
     variants = ("official", "original")
     max_new_tokens = 1024
+    parquet = ParquetLayout(
+        splits=("dev", "test"), picture=lambda row: f"{int(row.values['index']) % _ROTATION}.jpg", configs=("en",)
+    )
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read an MMBench TSV (index, question, hint, A to D, answer, category, l2-category, split).
 
+        Or `lmms-lab/MMBench`: the dev split of its configuration en, or of the one named.
+
         Pictures are `INDEX.jpg` of the question itself. A test file without answers can be asked but not scored.
         """
         self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            return [_question(_as_text(row.values), row.where) for row in read_parquet(shards)]
         rows = read_table(path, "\t")
         return [_question(row, f"{path}: row {number}") for number, row in enumerate(rows, start=1)]
 
@@ -91,6 +102,10 @@ class MMBench(Benchmark):
         for name in ("split", "category", "l2-category"):
             metrics |= by_detail(name, asked, circular)
         return Score(self.name, chosen, metrics, items, missing)
+
+
+def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
+    return {name: "" if value is None else str(value) for name, value in row.items()}
 
 
 def _question(row: Mapping[str, str], where: str) -> Question:

@@ -11,7 +11,18 @@ from pathlib import Path
 from olivine.errors import DataError
 from olivine.evaluate.answers import from_row, match_answers
 from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
-from olivine.evaluate.benchmarks.parsing import graded, percent, read_lines, read_rows, rows_have, vlmevalkit_yes_no
+from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
+from olivine.evaluate.benchmarks.parsing import (
+    graded,
+    percent,
+    read_lines,
+    read_rows,
+    require_all_answered,
+    require_keys,
+    rows_have,
+    vlmevalkit_yes_no,
+)
 from olivine.records import Answer, Question, Score
 
 _PERCEPTION = (
@@ -45,17 +56,20 @@ class MME(Benchmark):
     name = "mme"
     variants = ("official", "lmms-eval", "vlmevalkit")
     prompts = ("llava-1.5", "original")
+    parquet = ParquetLayout(splits=("test",), picture=lambda row: _picture(row.values))
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read the tool's folder of `TASK.txt` files (or one of them), or the release's folder of task folders.
+        """Read the tool's folder of `TASK.txt` files (or one of them), the release's folder, or `lmms-lab/MME`.
 
         A line is `picture<TAB>question<TAB>Yes|No[<TAB>response]`; the release has `question<TAB>Yes|No`, one file a
         picture. `original` asks the question as it stands; `llava-1.5` drops " Please answer yes or no." from it and
         asks for a word or phrase.
         """
         wording = _original if self.choose_prompt(prompt) == "original" else _llava
-        files = _task_files(path)
-        if files:
+        shards, files = self.shards(path), _task_files(path)
+        if shards:
+            pairs = _pairs_of_parquet(read_parquet(shards))
+        elif files:
             pairs = [pair for task, file in files.items() for pair in _pairs_of_tool(task, file)]
         else:
             pairs = [pair for folder in _task_folders(path) for pair in _pairs_of_release(folder, path)]
@@ -103,11 +117,8 @@ class MME(Benchmark):
         """Sub-task scores and their sums."""
         chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        if missing and chosen == "official":
-            raise DataError(
-                f"{self.name}: {len(missing)} of {len(questions)} questions have no answer (first: {missing[0]!r}). "
-                "The official tool needs both lines of every picture: answer them all."
-            )
+        if chosen == "official":
+            require_all_answered(self.name, len(questions), missing)
         parse = _PARSERS[chosen]
         items = graded(questions, texts, lambda text, question: parse(text) == question.references[0])
         pairs: dict[str, dict[str, list[float]]] = {}
@@ -164,6 +175,22 @@ def _pairs_of_release(folder: Path, root: Path) -> list[_Pair]:
         relative = picture.relative_to(root).as_posix()
         pairs.append((f"{folder.name}/{picture.name}", relative, [(q, _gold(gold, str(file))) for q, gold in lines]))
     return pairs
+
+
+def _picture(row: Mapping[str, str]) -> str:
+    return f"{row['category']}/{row['question_id'].split('/')[-1]}"
+
+
+def _pairs_of_parquet(rows: Sequence[ParquetRow]) -> list[_Pair]:
+    lines: dict[str, list[tuple[str, str]]] = {}
+    for row in rows:
+        require_keys(row.values, ("question_id", "question", "answer", "category"), row.where)
+        picture = _picture(row.values)
+        lines.setdefault(picture, []).append((row.values["question"], _gold(row.values["answer"], row.where)))
+    for picture, asked in lines.items():
+        if len(asked) != 2:
+            raise DataError(f"{rows[0].file}: {len(asked)} rows about {picture}; expected two. Is the copy whole?")
+    return [(picture, picture, asked) for picture, asked in lines.items()]
 
 
 def _cells(line: str, counts: Sequence[int], where: str) -> list[str]:

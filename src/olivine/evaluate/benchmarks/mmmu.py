@@ -13,6 +13,8 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import OPTION_LETTER, SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.parquet import ParquetLayout
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
     LETTERS,
     answers_from,
@@ -61,14 +63,25 @@ class MMMU(Benchmark):
     """
 
     name = "mmmu"
+    where_texts_are = "answer_dict_val.json and the shipped outputs do not hold them: give the published questions."
+
+    parquet = ParquetLayout(
+        splits=("validation", "dev", "test"),
+        picture=lambda row: f"{row.values['id']}_1.png",
+        every_config=True,
+        column="image_1",
+    )
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read questions with the published columns as JSON or JSON lines, answer_dict_val.json, or a folder of
-        outputs (`SUBJECT/output.json`, as the official repository ships).
+        outputs (`SUBJECT/output.json`, as the official repository ships), or `MMMU/MMMU` with any of its subjects.
 
         The first picture is the text of `image_1` if it is one, else `ID_1.png`; none where an option is a picture.
         """
         self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            return [_question(row.values, row.where) for row in read_parquet(shards)]
         if path.is_dir():
             return [_question(row, f"{file}") for file in _outputs(path) for row in read_json(file)]
         rows = read_rows(path)
@@ -126,11 +139,12 @@ def _question(row: Any, where: str) -> Question:
     subject = "_".join(key.split("_")[1:-1])
     text = re.sub(r"\s*<image \d+>\s*", " ", row.get("question", "")).strip()
     lettered = "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+    closing = f"\n{lettered}\n{OPTION_LETTER}" if options else f"\n{SHORT_ANSWER}"
     pictured = any("<image " in option or "<img=" in option for option in options)
     named = row.get("image_1")
     return Question(
         id=key,
-        prompt=f"{text}\n{lettered}\n{OPTION_LETTER}" if options else f"{text}\n{SHORT_ANSWER}",
+        prompt=text + closing if text else "",
         image=None if pictured else (named if isinstance(named, str) else f"{key}_1.png"),
         unit=key,
         references=tuple(str(answer) for answer in gold),

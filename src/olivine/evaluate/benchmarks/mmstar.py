@@ -5,9 +5,12 @@ The pictures stand in the TSV itself; `parsing.unpack_pictures` takes them out.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import OPTION_LETTER, Benchmark
+from olivine.evaluate.benchmarks.parquet import ParquetLayout
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
     by_detail,
     find_file,
@@ -34,16 +37,22 @@ class MMStar(Benchmark):
     name = "mmstar"
     variants = ("official", "lmms-eval")
     prompts = ("llava-1.5", "original")
+    parquet = ParquetLayout(splits=("val",), picture=lambda row: f"{row.values['index']}.jpg")
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read MMStar.tsv, or its columns as JSON lines, or a folder with the former.
+        """Read MMStar.tsv, its columns as JSON lines, a folder with the former, or `Lin-Chen/MMStar`.
 
         The options stand in the question; `llava-1.5` adds its closing instruction, `original` nothing. Pictures are
         `INDEX.jpg`.
         """
         wording = "" if self.choose_prompt(prompt) == "original" else OPTION_LETTER
-        file = find_file(path, ("MMStar.tsv",), "MMStar questions")
-        rows = read_table(file, "\t") if file.suffix == ".tsv" else read_rows(file)
+        shards = self.shards(path)
+        rows: Any
+        if shards:
+            file, rows = path, [row.values for row in read_parquet(shards)]
+        else:
+            file = find_file(path, ("MMStar.tsv",), "MMStar questions")
+            rows = read_table(file, "\t") if file.suffix == ".tsv" else read_rows(file)
         questions = []
         for number, row in enumerate(rows, start=1):
             require_keys(row, ("index", "question", "answer", "category", "l2_category"), f"{file}: row {number}")

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from olivine.errors import DataError, RequestError, RunError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import Benchmark
-from olivine.evaluate.benchmarks.parsing import answers_from, find_file, read_rows, require_keys
-from olivine.evaluate.judge import Judge, JudgeReply, JudgeRequest
+from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
+from olivine.evaluate.benchmarks.parsing import answers_from, find_file, read_rows, require_all_answered, require_keys
+from olivine.evaluate.judge import Judge, JudgeReply, JudgeRequest, read_wording
 from olivine.evaluate.rule_judge import RuleJudge
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
@@ -73,13 +75,14 @@ class MMVet(Benchmark):
         grades: a stored grades file, replayed without any judge.
         judge: who grades, where there is no such file; a `RuleJudge` grades once, whatever `runs` says.
         judge_prompt: a file with another wording of everything before the graded row.
-        runs: how often each answer is graded (the paper: 5).
+        judge_runs: how often each answer is graded (the paper: 5).
         subset: a JSON list of ids (the official bard_set.json); other questions are neither asked nor scored.
     """
 
     name = "mmvet"
     variants = ("official", "rule")
     max_new_tokens = 1024
+    parquet = ParquetLayout(splits=("test",), picture=lambda row: _image_name(row.values))
 
     def __init__(
         self,
@@ -87,22 +90,26 @@ class MMVet(Benchmark):
         grades: Path | None = None,
         judge: Judge | RuleJudge | None = None,
         judge_prompt: Path | None = None,
-        runs: int = 1,
+        judge_runs: int = 1,
         subset: Path | None = None,
     ) -> None:
-        if runs < 1:
-            raise RequestError(f"{self.name}: {runs} runs; expected at least 1.")
+        if judge_runs < 1:
+            raise RequestError(f"{self.name}: --judge-runs {judge_runs}; expected at least 1.")
         self._grades = grades
         self._judge = judge
-        self._prompt = JUDGE_PROMPT if judge_prompt is None else _read_prompt(judge_prompt)
-        self._runs = runs
+        self._prompt = JUDGE_PROMPT if judge_prompt is None else read_wording(judge_prompt)
+        self._runs = judge_runs
         self._subset = subset
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read mm-vet.json, or the folder that holds it. The prompt is the bare question."""
+        """Read mm-vet.json, the folder that holds it, or `lmms-lab/MMVet`. The prompt is the bare question."""
         self.choose_prompt(prompt)
-        file = find_file(path, ("mm-vet.json",), "MM-Vet questions")
-        rows = read_json(file)
+        shards = self.shards(path)
+        if shards:
+            file, rows = path, {row.values["question_id"]: _official_row(row) for row in read_parquet(shards)}
+        else:
+            file = find_file(path, ("mm-vet.json",), "MM-Vet questions")
+            rows = read_json(file)
         if not isinstance(rows, dict):
             raise DataError(f"{file}: a JSON {type(rows).__name__}; expected one object keyed by question id.")
         wanted = rows.keys() if self._subset is None else _read_subset(self._subset, rows)
@@ -155,11 +162,7 @@ class MMVet(Benchmark):
                 "judge."
             )
         texts, missing = match_answers(questions, answers, what=self.name)
-        if missing:
-            raise DataError(
-                f"{self.name}: {len(missing)} of {len(questions)} questions have no answer (first: {missing[0]!r}). "
-                "The official tool stops there: answer them all."
-            )
+        require_all_answered(self.name, len(questions), missing)
         if isinstance(judge, RuleJudge):
             return {q.id: _columns(*judge.grade(q.references[0], texts[q.id])) for q in questions}
         asked = [(question, run) for run in range(self._runs) for question in questions]
@@ -170,7 +173,7 @@ class MMVet(Benchmark):
                 grades[question.id][name].append(value)
         return grades
 
-    def judged_by(self) -> dict[str, str]:
+    def judged_by(self, variant: str) -> dict[str, str]:  # noqa: ARG002 - there is but one
         """What scores must say about who graded: the judge and the hash of its prompt, or the file of grades."""
         if self._grades is not None:
             return {"grades": self._grades.name}
@@ -194,23 +197,23 @@ def _columns(reply: JudgeReply, grade: float) -> dict[str, list[Any]]:
     return {"model": [reply.model], "content": [reply.text], "score": [grade]}
 
 
-def _read_prompt(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise RequestError(f"{path}: the judge's prompt cannot be read ({error.strerror}). Check the path.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: the judge's prompt is not UTF-8 text (byte {error.start}).") from None
-    if not text.strip():
-        raise DataError(f"{path}: the judge's prompt is empty. Expected an instruction and a table's header.")
-    return text
-
-
 def _read_subset(path: Path, known: Mapping[str, Any]) -> frozenset[str]:
     ids = read_json(path)
     if not isinstance(ids, list) or not set(ids) <= known.keys():
         raise DataError(f"{path}: expected a JSON list of MM-Vet ids like v1_0.")
     return frozenset(ids)
+
+
+def _official_row(row: ParquetRow) -> dict[str, Any]:
+    """A row of the Hugging Face copy as the official file has it: capabilities are joined by commas there."""
+    require_keys(row.values, ("question", "answer", "capability"), row.where)
+    capabilities = [name.strip() for name in row.values["capability"].split(",")]
+    return {**row.values, "imagename": _image_name(row.values), "capability": capabilities}
+
+
+def _image_name(row: Mapping[str, Any]) -> str:
+    """The picture's own name where the copy kept it: some questions share one."""
+    return (row.get("image") or {}).get("path") or f"{row['question_id']}.png"
 
 
 def _question(where: str, key: str, row: Any) -> Question:

@@ -1,15 +1,14 @@
 """MMVP: pairs of pictures that CLIP takes for the same, one question, opposite answers; both must be right.
 
-The judge itself is not here: its replies come in as verdicts. MMVP-VLM, a task for CLIP models, is not here either.
+How a judge is asked is in `verdicts`. MMVP-VLM, a task for CLIP models, is not here.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from olivine.errors import DataError, RequestError
+from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parsing import (
     answers_from,
     find_file,
@@ -23,13 +22,20 @@ from olivine.evaluate.benchmarks.parsing import (
     rows_have,
     vlmevalkit_option,
 )
+from olivine.evaluate.benchmarks.verdicts import JUDGED, JudgedBenchmark
 from olivine.records import Answer, Question, Score
+
+#: The official grader's request in our own words.
+JUDGE_PROMPT = """\
+You check answers to multiple-choice questions about a picture that you cannot see. You are given a question with its \
+options, the correct option, and a response. Say whether the response chooses the correct option, by its letter or by \
+its meaning. Reply with one word, yes or no, and nothing else."""
 
 #: Rows whose published labels are swapped (tsb0601/MMVP#14, tsb0601/MMVP#30, EvolvingLMMs-Lab/lmms-eval#1018).
 _SWAPPED = frozenset({"99", "100", "279", "280"})
 
 
-class MMVP(Benchmark):
+class MMVP(JudgedBenchmark):
     """MMVP (`tsb0601/MMVP:scripts/gpt_grader.py` for the pairs; the graders that need no judge are named below).
 
     Metrics, as fractions: `pair` (pairs with both right; the figure that papers mean) and `single`. A pair is two
@@ -45,12 +51,10 @@ class MMVP(Benchmark):
       "option", or at the end of any word (so `Banana` names A), or else the first character; always
       with corrected labels.
     - `vlmevalkit`: exactly one letter, or else one option's text, stands in the answer.
-    - `judge`: the official grader. A verdict of exactly yes (case ignored) is right, all else is wrong.
+    - `judge`: the official grader, and the default where a judge is named. A verdict of exactly yes (case ignored) is
+      right, all else is wrong. The judge is asked at temperature 0.2 as there, in our own wording.
 
     `NAME-corrected` uses the labels with rows 99/100 and 279/280 swapped back.
-
-    Args:
-        verdicts: the judge's reply to each question, for `judge`.
     """
 
     name = "mmvp"
@@ -68,9 +72,8 @@ class MMVP(Benchmark):
     )
     prompts = ("llava-1.5", "letters")
     max_new_tokens = 1024
-
-    def __init__(self, verdicts: Mapping[str, str] | None = None) -> None:
-        self._verdicts = verdicts
+    judge_wording = JUDGE_PROMPT
+    judge_temperature = 0.2
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read Questions.csv, or the folder that holds it (pictures are `MMVP Images/ROW.jpg`).
@@ -96,9 +99,13 @@ class MMVP(Benchmark):
         """Pair and single accuracy."""
         chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
+        verdicts = self.verdicts(questions, texts) if chosen == JUDGED else {}
         grader = chosen.removesuffix("-corrected")
         corrected = chosen.endswith("-corrected") or grader == "lmms-eval"
-        items = graded(questions, texts, lambda text, question: self._right(question, text, grader, corrected))
+        if chosen == JUDGED:
+            items = graded(questions, texts, lambda _, question: verdicts[question.id].lower() == "yes")
+        else:
+            items = graded(questions, texts, lambda text, question: _right(question, text, grader, corrected))
         pairs: dict[str, list[float]] = {}
         for item in items:
             pairs.setdefault(item.unit, []).append(item.correct)
@@ -108,22 +115,18 @@ class MMVP(Benchmark):
         }
         return Score(self.name, chosen, metrics, items, missing)
 
-    def _right(self, question: Question, text: str, grader: str, corrected: bool) -> bool:
-        if grader == "judge":
-            return self._verdict(question).lower() == "yes"
-        options: Mapping[str, str] = question.details["options"]
-        gold = question.references[0]
-        if corrected and question.id in _SWAPPED:
-            gold = next(letter for letter in options if letter != gold)
-        return _GRADERS[grader](text, options) == gold
+    def shown(self, question: Question, text: str) -> str:
+        """The official question and answer, whatever was asked, and the response."""
+        asked, answer = question.details["question"], question.details["answer"]
+        return f"Question: {asked}\nCorrect option: {answer}\nResponse: {text}\nIs the response right?"
 
-    def _verdict(self, question: Question) -> str:
-        if self._verdicts is None or question.id not in self._verdicts:
-            raise RequestError(
-                f"{self.name}: no judge's verdict on question {question.id!r}. The variant 'judge' needs one for every "
-                "answer; 'letter' needs none."
-            )
-        return self._verdicts[question.id]
+
+def _right(question: Question, text: str, grader: str, corrected: bool) -> bool:
+    options: Mapping[str, str] = question.details["options"]
+    gold = question.references[0]
+    if corrected and question.id in _SWAPPED:
+        gold = next(letter for letter in options if letter != gold)
+    return _GRADERS[grader](text, options) == gold
 
 
 def _question(file: Path, number: int, row: Mapping[str, str], lettering: bool) -> Question:

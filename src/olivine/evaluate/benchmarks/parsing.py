@@ -86,6 +86,34 @@ def by_detail(
     return by_group(name, ((group, correct) for group, correct in scored if group not in (None, "")), mean)
 
 
+# What the official tools refuse
+
+
+def require_all_answered(name: str, count: int, unanswered: Sequence[str], instead: str | None = None) -> None:
+    """Refuse `unanswered` ids of `count` questions, as the official tool does; `instead` is a variant that does not.
+
+    Raises:
+        DataError: there are some.
+    """
+    if unanswered:
+        hint = f", or score under {instead!r}" if instead else ""
+        raise DataError(
+            f"{name}: {len(unanswered)} of {count} questions have no answer (first: {unanswered[0]!r}). The official "
+            f"tool refuses that: answer them all{hint}."
+        )
+
+
+def require_human_answers(name: str, questions: Iterable[Question]) -> None:
+    """Refuse questions without human answers, which can be asked but not scored.
+
+    Raises:
+        DataError: there is one.
+    """
+    for question in questions:
+        if not question.references:
+            raise DataError(f"{name}: question {question.id!r} has no human answers (a test split?).")
+
+
 # Files
 
 

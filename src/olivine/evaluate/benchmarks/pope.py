@@ -10,6 +10,8 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
     answers_from,
     fraction,
@@ -56,12 +58,22 @@ class POPE(Benchmark):
     name = "pope"
     variants = ("official", "lmms-eval", "vlmevalkit")
 
+    parquet = ParquetLayout(
+        splits=("test", *_FIRST_ID),
+        picture=lambda row: f"{row.values['image_source']}.jpg",
+        configs=("Full",),
+        every_split=True,
+    )
+
     def __init__(self, questions: Path | None = None) -> None:
         self._questions = questions
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read a label file (`coco_pope_random.json`), or the folder of the three."""
+        """Read a label file (`coco_pope_random.json`), the folder of the three, or `lmms-lab/POPE`."""
         self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            return _from_parquet(read_parquet(shards))
         files = _label_files(path) if path.is_dir() else {_setting(path) or path.stem: path}
         return [question for setting, file in files.items() for question in _read_labels(setting, file)]
 
@@ -135,22 +147,36 @@ def _label_files(folder: Path) -> dict[str, Path]:
 
 
 def _read_labels(setting: str, file: Path) -> list[Question]:
-    questions = []
-    for number, row in enumerate(read_json_lines(file), start=1):
-        require_keys(row, ("question_id", "image", "text", "label"), f"{file}: line {number}")
-        if row["label"] not in ("yes", "no"):
-            raise DataError(f"{file}: line {number}: label {row['label']!r}; expected yes or no.")
-        questions.append(
-            Question(
-                id=_numbered_in(setting, str(row["question_id"])),
-                prompt=row["text"] + SHORT_ANSWER,
-                image=row["image"],
-                unit=row["image"],
-                references=(row["label"],),
-                details={"setting": setting, "question": row["text"]},
-            )
-        )
-    return questions
+    rows = read_json_lines(file)
+    return [_label(setting, row, f"{file}: line {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _label(setting: str, row: Mapping[str, Any], where: str) -> Question:
+    require_keys(row, ("question_id", "image", "text", "label"), where)
+    if row["label"] not in ("yes", "no"):
+        raise DataError(f"{where}: label {row['label']!r}; expected yes or no.")
+    return Question(
+        id=_numbered_in(setting, str(row["question_id"])),
+        prompt=row["text"] + SHORT_ANSWER,
+        image=row["image"],
+        unit=row["image"],
+        references=(row["label"],),
+        details={"setting": setting, "question": row["text"]},
+    )
+
+
+def _from_parquet(rows: Sequence[ParquetRow]) -> list[Question]:
+    """Labels out of the Hugging Face copy, settings in the official order."""
+    by_setting: dict[str, list[Question]] = {setting: [] for setting in _FIRST_ID}
+    for row in rows:
+        require_keys(row.values, ("question_id", "image_source", "question", "answer", "category"), row.where)
+        setting = row.values["category"]
+        if setting not in by_setting:
+            raise DataError(f"{row.where}: category {setting!r}; expected {', '.join(by_setting)}.")
+        label = {"image": f"{row.values['image_source']}.jpg", "text": row.values["question"]}
+        label |= {"question_id": row.values["question_id"], "label": row.values["answer"].strip().lower()}
+        by_setting[setting].append(_label(setting, label, row.where))
+    return [question for questions in by_setting.values() for question in questions]
 
 
 def _question_of(prompt: str) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluate.answers import from_row, match_answers
 from olivine.evaluate.benchmarks.base import OPTION_LETTER, Benchmark
+from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
     LETTERS,
     by_group,
@@ -59,6 +61,12 @@ class ScienceQA(Benchmark):
     variants = ("official", "llava", "lmms-eval", "vlmevalkit")
     max_new_tokens = 1024
 
+    parquet = ParquetLayout(
+        splits=("test", "validation", "train"),
+        picture=lambda row: _picture(row.split, str(row.index)) if row.values.get("image") is not None else None,
+        configs=("ScienceQA-FULL", "ScienceQA-IMG"),
+    )
+
     def __init__(self, split: str = "test", problems: Path | None = None) -> None:
         self._split = split
         self._problems = problems
@@ -66,12 +74,18 @@ class ScienceQA(Benchmark):
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read problems.json, the folder that holds it, or LLaVA's list of conversations (llava_test_CQM-A.json).
 
+        Of a Hugging Face copy (`lmms-lab/ScienceQA`) the test split of ScienceQA-FULL is read, or of the one
+        configuration that is there; it has no ids, so a row's number is its id.
+
         Pictures are `SPLIT/ID/image.png` for the former, as LLaVA's file names them for the latter.
 
         Raises:
             DataError: the split has no problem, or the file is neither.
         """
         self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            return [_from_problem(str(row.index), _official_row(row), row.where) for row in read_parquet(shards)]
         file = find_file(path, ("problems.json", "llava_test_CQM-A.json"), "ScienceQA problems")
         content = read_json(file)
         if isinstance(content, list):
@@ -138,6 +152,16 @@ class ScienceQA(Benchmark):
         return list(listed)
 
 
+def _official_row(row: ParquetRow) -> dict[str, Any]:
+    """A row of the Hugging Face copy as problems.json has it."""
+    pictured = row.values.get("image") is not None
+    return {"hint": "", **row.values, "split": row.split, "image": "image.png" if pictured else None}
+
+
+def _picture(split: str, key: str, file: str = "image.png") -> str:
+    return f"{split}/{key}/{file}"
+
+
 def _from_problem(key: str, row: Any, where: str) -> Question:
     require_keys(row, ("question", "choices", "answer", "hint", "image", "split"), where)
     choices = row["choices"]
@@ -149,7 +173,7 @@ def _from_problem(key: str, row: Any, where: str) -> Question:
     return Question(
         id=key,
         prompt=lettered(context + row["question"], choices),
-        image=f"{row['split']}/{key}/{row['image']}" if row["image"] else None,
+        image=_picture(row["split"], key, row["image"]) if row["image"] else None,
         unit=key,
         references=(LETTERS[row["answer"]],),
         details={"choices": list(choices), "groups": _groups(row)},

@@ -10,6 +10,8 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import Benchmark
+from olivine.evaluate.benchmarks.parquet import ParquetLayout
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
     answers_from,
     by_detail,
@@ -40,12 +42,21 @@ class SEEDBench(Benchmark):
     name = "seed"
     variants = ("llava", "lmms-eval")
 
+    parquet = ParquetLayout(splits=("test",), picture=lambda row: _picture(row.values))
+
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read SEED-Bench.json, or the folder that holds it.
+        """Read SEED-Bench.json, the folder that holds it, or `lmms-lab/SEED-Bench`.
+
+        The last names question types by number alone, and so do the metrics then.
 
         Pictures are `SEED-Bench-image/DATA_ID`; a video's middle frame `SEED-Bench-video-image/QUESTION_ID.png`.
         """
         self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            rows = read_parquet(shards)
+            numbers = {row.values.get("question_type_id"): str(row.values.get("question_type_id")) for row in rows}
+            return [_question(row.values, numbers, row.where) for row in rows]
         file = find_file(path, ("SEED-Bench.json",), "SEED-Bench questions")
         content = read_json(file)
         require_keys(content, ("question_type", "questions"), f"{file}")
@@ -72,18 +83,21 @@ class SEEDBench(Benchmark):
         return Score(self.name, chosen, metrics, items, missing)
 
 
-def _question(row: Any, names: Mapping[int, str], where: str) -> Question:
+def _picture(row: Mapping[str, Any]) -> str:
+    is_video = row["data_type"] == "video"
+    return f"SEED-Bench-video-image/{row['question_id']}.png" if is_video else f"SEED-Bench-image/{row['data_id']}"
+
+
+def _question(row: Any, names: Mapping[Any, str], where: str) -> Question:
     require_keys(
         row, ("question_id", "question", "answer", "data_id", "data_type", "question_type_id", *_CHOICES), where
     )
     if row["question_type_id"] not in names:
         raise DataError(f"{where}: question type {row['question_type_id']!r} has no name in question_type.")
-    key = str(row["question_id"])
-    is_video = row["data_type"] == "video"
     return Question(
-        id=key,
+        id=str(row["question_id"]),
         prompt=lettered(row["question"], [row[choice] for choice in _CHOICES]),
-        image=f"SEED-Bench-video-image/{key}.png" if is_video else f"SEED-Bench-image/{row['data_id']}",
+        image=_picture(row),
         unit=str(row["data_id"]),
         references=(row["answer"],),
         details={"data": row["data_type"], "type": names[row["question_type_id"]]},

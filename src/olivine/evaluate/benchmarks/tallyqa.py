@@ -21,6 +21,7 @@ from olivine.evaluate.benchmarks.parsing import (
     named_option,
     percent,
     read_rows,
+    require_all_answered,
     require_keys,
     rows_have,
 )
@@ -77,11 +78,8 @@ class TallyQA(Benchmark):
         """Accuracy and root mean squared error, simple and complex."""
         chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        if missing and chosen == "official":
-            raise DataError(
-                f"{self.name}: {len(missing)} of {len(questions)} questions have no answer (first: {missing[0]!r}). "
-                "The official tool stops there: answer them all, or score under 'number'."
-            )
+        if chosen == "official":
+            require_all_answered(self.name, len(questions), missing, instead="number")
         counts = {question.id: _count(question, texts.get(question.id, ""), chosen) for question in questions}
         items = graded(questions, texts, lambda _, question: counts[question.id] == int(question.references[0]))
         metrics = {"accuracy": percent([item.correct for item in items])}

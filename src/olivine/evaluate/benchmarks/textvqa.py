@@ -9,10 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from olivine.data.images import Pictures
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
-from olivine.evaluate.benchmarks.parsing import answers_from, by_group, percent, read_rows, require_keys, rows_have
+from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
+from olivine.evaluate.benchmarks.parsing import (
+    answers_from,
+    by_group,
+    percent,
+    read_rows,
+    require_human_answers,
+    require_keys,
+    rows_have,
+)
 from olivine.evaluate.benchmarks.vqa_normaliser import normalise_m4c, soft_score
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer, Item, Question, Score
@@ -48,11 +59,15 @@ class TextVQA(Benchmark):
     name = "textvqa"
     prompts = ("llava-1.5", "no-ocr", "lmms-eval")
 
+    parquet = ParquetLayout(splits=("validation", "test", "train"), picture=lambda row: f"{row.values['image_id']}.jpg")
+
     def __init__(self, ocr: Path | None = None) -> None:
         self._ocr = ocr
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read TextVQA_0.5.1_val.json (or another split), or the folder that holds it.
+        """Read TextVQA_0.5.1_val.json (or another split), the folder that holds it, or `lmms-lab/textvqa`.
+
+        The last brings its OCR tokens along.
 
         `llava-1.5` puts OCR hints after the question. Where the default was not asked for by name and there are no
         hints to be had, the question is asked without, and the score says so. `no-ocr` never hints; `lmms-eval`
@@ -62,6 +77,9 @@ class TextVQA(Benchmark):
             DataError: not TextVQA's file, hints asked for by name that are nowhere, or a question without ten answers.
         """
         chosen = self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            return self._from_parquet(read_parquet(shards), chosen)
         file = path / "TextVQA_0.5.1_val.json" if path.is_dir() else path
         rows = read_json(file)
         if not isinstance(rows, dict) or not isinstance(rows.get("data"), list):
@@ -71,7 +89,7 @@ class TextVQA(Benchmark):
             raise DataError(f"{file}: no OCR tokens for the prompt llava-1.5. Expected a Rosetta OCR file beside it.")
         return [_question(f"{file}: question {n}", row, chosen, hints) for n, row in enumerate(rows["data"], start=1)]
 
-    def images(self, path: Path) -> Path:
+    def images(self, path: Path) -> Pictures | Path:
         """The folder of pictures: `train_images`, where the validation split's lie too, if it is there."""
         folder = (path if path.is_dir() else path.parent) / "train_images"
         return folder if folder.is_dir() else super().images(path)
@@ -113,9 +131,7 @@ class TextVQA(Benchmark):
         texts, missing = match_answers(questions, answers, what=self.name)
         if not texts:
             raise DataError(f"{self.name}: no answers. Expected at least one; is the file empty?")
-        unscorable = [question.id for question in questions if question.id in texts and not question.references]
-        if unscorable:
-            raise DataError(f"{self.name}: question {unscorable[0]!r} has no human answers (the test split?).")
+        require_human_answers(self.name, (question for question in questions if question.id in texts))
         hinted = {a.question_id: a.hinted for a in answers if isinstance(a, Prediction)}
         items = []
         labels = []
@@ -127,6 +143,13 @@ class TextVQA(Benchmark):
         correct = [item.correct for item in items]
         metrics = {"accuracy": percent(correct)} | by_group("accuracy", zip(labels, correct, strict=True))
         return Score(self.name, chosen, metrics, tuple(items), missing)
+
+    def _from_parquet(self, rows: Sequence[ParquetRow], prompt: str) -> list[Question]:
+        hints = None
+        if prompt == "llava-1.5":
+            own = {row.values["image_id"]: row.values.get("ocr_tokens") or () for row in rows}
+            hints = _read_hints(self._ocr) if self._ocr else own
+        return [_question(row.where, row.values, prompt, hints) for row in rows]
 
     def _hints(self, annotations: Path) -> dict[str, Sequence[str]] | None:
         if self._ocr:

@@ -3,7 +3,7 @@
 The normaliser and the soft score are in `vqa_normaliser`; caption measures of answers (BLEU and the like) are not here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,17 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
-from olivine.evaluate.benchmarks.parsing import by_detail, find_file, read_rows, require_keys, rows_have
+from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
+from olivine.evaluate.benchmarks.parsing import (
+    by_detail,
+    find_file,
+    read_rows,
+    require_all_answered,
+    require_human_answers,
+    require_keys,
+    rows_have,
+)
 from olivine.evaluate.benchmarks.vqa_normaliser import (
     normalise_m4c,
     normalise_vizwiz,
@@ -54,13 +64,17 @@ class VizWiz(Benchmark):
     name = "vizwiz"
     variants = ("official", "llava", "lmms-eval")
     prompts = ("llava-1.5", "lmms-eval")
+    parquet = ParquetLayout(splits=("val", "test"), picture=lambda row: _picture(row.values))
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read val.json (or another split's), or the folder that holds it, itself or in Annotations.
+        """Read val.json (or another split's), or the folder that holds it, or `lmms-lab/VizWiz-VQA`.
 
         `lmms-eval` writes the question in lower case with a capital. A question's id is its picture's name.
         """
         chosen = self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            return [_question(row.where, _official_row(row), chosen) for row in read_parquet(shards)]
         file = find_file(path, ("val.json", "Annotations/val.json"), "VizWiz annotations")
         rows = read_json(file)
         if not rows_have(rows, "image", "question"):
@@ -87,14 +101,9 @@ class VizWiz(Benchmark):
         """Accuracy over all questions and per answer type, and how well unanswerable questions are told apart."""
         chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        unscorable = [question.id for question in questions if not question.references]
-        if unscorable:
-            raise DataError(f"{self.name}: question {unscorable[0]!r} has no human answers (the test split?).")
-        if missing and chosen != "lmms-eval":
-            raise DataError(
-                f"{self.name}: {len(missing)} of {len(questions)} questions have no answer (first: {missing[0]!r}). "
-                "The official tool stops there: answer them all, or score under 'lmms-eval'."
-            )
+        require_human_answers(self.name, questions)
+        if chosen != "lmms-eval":
+            require_all_answered(self.name, len(questions), missing, instead="lmms-eval")
         of_answer, of_human = _CONVERSIONS[chosen]
         items = []
         for question in questions:
@@ -122,6 +131,18 @@ _CONVERSIONS: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
     "llava": (_llava, _as_is),
     "lmms-eval": (normalise_m4c, normalise_m4c),
 }
+
+
+def _official_row(row: ParquetRow) -> dict[str, Any]:
+    """A row of the Hugging Face copy as the annotations have it: human answers are bare texts there."""
+    require_keys(row.values, ("question_id", "question"), row.where)
+    humans = [{"answer": answer} for answer in row.values.get("answers") or ()]
+    kind = row.values.get("category")
+    return {"image": _picture(row.values), "question": row.values["question"], "answers": humans, "answer_type": kind}
+
+
+def _picture(row: Mapping[str, Any]) -> str:
+    return str(row["question_id"]).removesuffix(".jpg") + ".jpg"
 
 
 def _question(where: str, row: Any, prompt: str) -> Question:

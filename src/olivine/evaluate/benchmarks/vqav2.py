@@ -10,7 +10,18 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
-from olivine.evaluate.benchmarks.parsing import Prediction, answers_from, by_detail, read_rows, require_keys, rows_have
+from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
+from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
+from olivine.evaluate.benchmarks.parsing import (
+    Prediction,
+    answers_from,
+    by_detail,
+    read_rows,
+    require_all_answered,
+    require_human_answers,
+    require_keys,
+    rows_have,
+)
 from olivine.evaluate.benchmarks.vqa_normaliser import (
     flatten,
     normalise,
@@ -21,6 +32,9 @@ from olivine.evaluate.benchmarks.vqa_normaliser import (
 )
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
+
+#: Splits of the Hugging Face copy as the official files name them.
+_SUBTYPES = {"validation": "val2014", "testdev": "test-dev2015", "test": "test2015"}
 
 
 class VQAv2(Benchmark):
@@ -50,6 +64,15 @@ class VQAv2(Benchmark):
 
     name = "vqav2"
     variants = ("2021", "2017", "normalised")
+    where_texts_are = (
+        "Annotations alone do not hold them: put the questions file (v2_OpenEnded_mscoco_val2014_questions.json) "
+        "beside the annotations, or name it (--questions FILE)."
+    )
+
+    parquet = ParquetLayout(
+        splits=("validation", "testdev", "test"),
+        picture=lambda row: _picture({"data_subtype": _SUBTYPES[row.split]}, row.values["image_id"]),
+    )
 
     def __init__(self, questions: Path | None = None) -> None:
         self._questions = questions
@@ -57,13 +80,16 @@ class VQAv2(Benchmark):
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read an annotations file, a questions file (then the annotations beside it, if any), or their folder.
 
-        In a folder the files of val2014 are read. Questions without annotations (test2015, test-dev2015) can be asked
-        but not scored.
+        In a folder the files of val2014 are read; of a Hugging Face copy (`lmms-lab/VQAv2`) its validation
+        split. Questions without annotations (test2015, test-dev2015) can be asked but not scored.
 
         Raises:
             DataError: neither file is VQAv2's, or the two are not of the same questions.
         """
         self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            return _from_parquet(read_parquet(shards))
         path = _file_in(path) if path.is_dir() else path
         header = _read_header(path)
         if "annotations" in header:
@@ -87,14 +113,9 @@ class VQAv2(Benchmark):
         """Accuracy over all questions, per answer type and per question type."""
         chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        unscorable = [question.id for question in questions if not question.references]
-        if unscorable:
-            raise DataError(f"{self.name}: question {unscorable[0]!r} has no human answers (a test split?).")
-        if missing and chosen != "normalised":
-            raise DataError(
-                f"{self.name}: {len(missing)} of {len(questions)} questions have no answer (first: {missing[0]!r}). "
-                "The official tool refuses such a file: answer them all, or score under 'normalised'."
-            )
+        require_human_answers(self.name, questions)
+        if chosen != "normalised":
+            require_all_answered(self.name, len(questions), missing, instead="normalised")
         final = {answer.question_id for answer in answers if isinstance(answer, Prediction)}
         items = []
         for question in questions:
@@ -160,6 +181,15 @@ def _annotated(path: Path, header: Mapping[str, Any], texts: Mapping[int, str] |
             )
         )
     return questions
+
+
+def _from_parquet(rows: Sequence[ParquetRow]) -> list[Question]:
+    file, subtype = rows[0].file, _SUBTYPES[rows[0].split]
+    values = [row.values for row in rows]
+    if not values[0].get("answers"):
+        return _unannotated(file, {"data_subtype": subtype, "questions": values})
+    texts = _texts(file, {"questions": values})
+    return _annotated(file, {"data_subtype": subtype, "annotations": values}, texts)
 
 
 def _apart(humans: Sequence[Mapping[str, Any]]) -> tuple[tuple[Any, Any], ...] | None:

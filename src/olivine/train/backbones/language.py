@@ -3,6 +3,7 @@
 Reading from a description comes before any picture, so that the connector has only to put pictures in its place.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from olivine.model.loss import labelled_loss
 from olivine.records import Role, Sample, Turn
 from olivine.train.backbones.loop import Pretraining, adamw
 from olivine.wording import SHORT_ANSWER
-from olivine.world.conversations import conversation, told_in_words
+from olivine.world.asked import Asked
+from olivine.world.conversations import conversation, instructions, told_in_words
 from olivine.world.language import EVERYTHING, Told, caption, description
 from olivine.world.questions import ask
 from olivine.world.sampling import scene
@@ -32,11 +34,34 @@ from olivine.world.scene import Scene
 
 _TOKENIZER_SCENES = 3000
 _ROW_TOKENS = 4096
-#: The first so much of the training tells little, of few things: looking up what is meant is learnt as a whole or not
-#: at all, and sooner where there is less to search.
-_BRIEF = 0.3
-_BRIEFLY = Told(size=False, pattern=False, state=False)
-_BRIEF_TOPICS = ("colour", "place", "kind")
+
+
+_PLACES = {"top", "bottom", "left", "right", "middle"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What scenes tell up to a share of the training, and what is asked of them."""
+
+    until: float
+    told: Told = EVERYTHING
+    plainly: bool = False
+    things: int | None = None
+    topics: tuple[str, ...] | None = None
+
+    def asked(self, shown: Scene, draw: Random, count: int) -> list[Asked]:
+        """Questions that can be answered from what is told."""
+        found = ask(shown, draw, count, self.topics)
+        return [asked for asked in found if self.told.place or _PLACES.isdisjoint(re.findall(r"\w+", asked.sentence))]
+
+
+#: From little of few things to everything: looking up what is meant is learnt as a whole or not at all, and sooner
+#: where there is less to search.
+_LEVELS = (
+    _Level(0.25, Told(size=False, pattern=False, state=False, place=False), True, 3, ("colour", "kind")),
+    _Level(0.45, Told(size=False, pattern=False, state=False), False, 3, ("colour", "place", "kind")),
+    _Level(1.0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +129,30 @@ class LanguagePretraining(Pretraining):
     def _examples(self, index: int) -> list[Example]:
         plan = self._schedule
         draw = Random(f"{self._seed}/language/{index}")
-        brief = index < _BRIEF * self.steps
+        level = next(level for level in _LEVELS if index < level.until * self.steps)
         examples = []
         for place in range(plan.scenes):
-            shown = scene(self._seed, "language", index * plan.scenes + place, things=2 + index % 2 if brief else None)
-            if brief:
-                pairs = [(asked.text, asked.answer) for asked in ask(shown, draw, plan.questions, _BRIEF_TOPICS)]
-                examples.append(self.reading(shown.id, description(shown, draw, _BRIEFLY), pairs))
+            shown = scene(self._seed, "language", index * plan.scenes + place, things=level.things)
+            told = description(shown, draw, level.told, plainly=level.plainly)
+            if level.topics is None:
+                pairs = instructions(shown, draw, plan.questions)
             else:
-                told = told_in_words(shown, draw, plan.questions)
-                examples.append(self.reading(shown.id, told.description, told.pairs))
+                pairs = [(asked.text, asked.answer) for asked in level.asked(shown, draw, plan.questions)]
+            examples.append(self.reading(shown.id, told, pairs))
         for place in range(plan.texts):
-            shown = scene(self._seed, "texts", index * plan.texts + place, things=2 + index % 2 if brief else None)
-            examples.append(self._text(shown, draw, brief=brief))
-        return examples
+            shown = scene(self._seed, "texts", index * plan.texts + place, things=level.things)
+            examples.append(self._text(shown, draw, level))
+        return [example for example in examples if example.labels]
 
-    def _text(self, shown: Scene, draw: Random, *, brief: bool) -> Example:
+    def _text(self, shown: Scene, draw: Random, level: _Level) -> Example:
         """A scene told, and gone on about: as a picture and its caption follow one another in `plain`.
 
         Mostly statements, each of which names a thing and then says what was told of it: nothing teaches to look up
         as soon. Else the whole in other words.
         """
-        told = description(shown, draw, _BRIEFLY if brief else EVERYTHING)
-        if brief or draw.random() < 0.6:
-            found = ask(shown, draw, 8, _BRIEF_TOPICS if brief else None)
+        told = description(shown, draw, level.told, plainly=level.plainly)
+        if level.topics is not None or draw.random() < 0.6:
+            found = level.asked(shown, draw, 8)
             again = " ".join(asked.sentence for asked in found if asked.structural in ("query", "choose"))
         else:
             again = caption(shown, draw, keep=1.0)
