@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from olivine import __version__
-from olivine.errors import OlivineError, RequestError
+from olivine.errors import OlivineError, RequestError, Stopped
 from olivine.recipe import Recipe
 
 app = typer.Typer(
@@ -34,6 +34,8 @@ def main() -> None:
     """Run the command line; a user's mistake is one message, without a stack trace."""
     try:
         app()
+    except Stopped as stop:
+        log.print(str(stop), markup=False, highlight=False)
     except OlivineError as error:
         log.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         sys.exit(error.exit_code)

@@ -22,3 +22,9 @@ class DataError(RequestError):
 
 class RunError(OlivineError):
     """A run that was rightly asked for could not be finished (exit code 1)."""
+
+
+class Stopped(OlivineError):  # noqa: N818  # no error: the run was told to stop, and did
+    """A run that was told to stop has saved what it had (exit code 0)."""
+
+    exit_code = 0

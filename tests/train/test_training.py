@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole_run, dataset, tmp_path, mon
     assert same(weights(whole_run / "instruct" / "checkpoint"), weights(folder))
     rows = read_json_lines(folder.parent / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == list(range(6))
-    assert not (folder.parent / "resume.pt").exists()
+    assert not (folder.parent / "resume").exists()
 
 
 def test_a_finished_run_is_not_run_again(whole_run, dataset, monkeypatch):

@@ -18,7 +18,7 @@ from torch import Tensor
 from olivine.data.encoding import Example, TemplateEncoder
 from olivine.data.images import ImageTransform, moved, open_image
 from olivine.data.llava_json import ItemError
-from olivine.data.packing import Row, deal, pack
+from olivine.data.packing import Row, pack, spread
 from olivine.data.sources import Skipped, check_example, image_path
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
@@ -35,12 +35,17 @@ class Batch:
     """What one optimiser step takes: packed rows, and the unique pictures that they show.
 
     `pixels` is `[pictures, 3, size, size]` float32, None for text alone; `captions` has the first reply about each
-    picture.
+    picture. `rows` are this process's own; `rounds` is the largest number of them that any process has, and
+    `sample_ids` are those of all processes in the order's own order. `skipped` names broken samples that this process
+    left out.
     """
 
     rows: tuple[Row, ...]
     pixels: Tensor | None
     captions: tuple[str, ...]
+    rounds: int
+    sample_ids: tuple[str, ...]
+    skipped: tuple[str, ...]
 
     @property
     def labels(self) -> int:
@@ -49,8 +54,13 @@ class Batch:
 
     @property
     def samples(self) -> int:
-        """How many samples are in it."""
+        """How many samples are in its rows."""
         return sum(len(row.sample_ids) for row in self.rows)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, image tokens included."""
+        return sum(len(row.ids) for row in self.rows)
 
 
 class SampleOrder:
@@ -96,8 +106,26 @@ class SampleOrder:
         return int(self._permutation[1][place])
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which of a batch's rows are this process's: those of `rank` among `world`."""
+
+    rank: int = 0
+    world: int = 1
+
+
 class BatchMaker:
-    """Samples to batches: tokenised, packed, pictures opened, each unique picture once."""
+    """Samples to batches: tokenised, packed, pictures opened, each unique picture once.
+
+    Args:
+        samples: what indices point into.
+        source: the data source's recipe.
+        encoder: tokenises.
+        transform: fits pictures to the tower's input.
+        row_tokens: what a row holds at most.
+        share: every process tokenises the whole batch, deals it to rows alike and opens its own rows' pictures alone.
+        readers: threads that open pictures beside one another.
+    """
 
     def __init__(
         self,
@@ -107,12 +135,16 @@ class BatchMaker:
         transform: ImageTransform,
         *,
         row_tokens: int,
+        share: Share = Share(),  # noqa: B008  # immutable
+        readers: int = 1,
     ) -> None:
         self._samples = samples
         self._source = source
         self._encoder = encoder
         self._transform = transform
         self._row_tokens = row_tokens
+        self._share = share
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="pictures") if readers > 1 else None
         self._examples: dict[int, Example] = {}
         self._fitted: dict[str, NDArray[np.uint8]] = {}
         self.skipped = Skipped()
@@ -123,34 +155,71 @@ class BatchMaker:
         Raises:
             DataError: under `on_error: stop`, the first sample that is broken (its picture damaged, too long, ...).
         """
-        examples: list[Example] = []
-        picture_of: dict[str, int] = {}
-        pixels: list[NDArray[np.uint8]] = []
+        left_out: list[str] = []
+        examples: list[tuple[tuple[int, int], Example]] = []
         for epoch, index in places:
             try:
-                example = self._example(index)
-                name = example.sample.image
-                if name is not None and name not in picture_of:
-                    pixels.append(self._pixels(example.sample, order.draw(epoch, index) if order else None))
-                    picture_of[name] = len(picture_of)
-                examples.append(example)
+                examples.append(((epoch, index), self._example(index)))
             except ItemError as error:
-                if self._source.on_error == "stop":
-                    raise DataError(
-                        f"{self._source.json_}: {error} (to leave such items out: on_error: skip)"
-                    ) from None
-                self.skipped.add(error)
+                left_out.append(self._leave_out(self._samples[index], error))
+        dealt = spread([example.length for _, example in examples], self._row_tokens, self._share.world)
+        own = dealt[self._share.rank :: self._share.world]
+        # In the batch's order, not the rows': which of two broken pictures is named does not hang on the dealing.
+        shown = [examples[i] for i in sorted(i for row in own for i in row)]
+        pictures, broken = self._pictures(shown, order)
+        place_of = {name: place for place, name in enumerate(pictures)}
         rows = []
-        for dealt in deal([example.length for example in examples], self._row_tokens):
-            chosen = [examples[i] for i in dealt]
-            shown = [picture_of[e.sample.image] for e in chosen if e.sample.image is not None]
-            rows.append(pack(chosen, shown))
-        stacked = torch.from_numpy(self._transform.normalise(np.stack(pixels))) if pixels else None
+        for dealt_row in own:
+            kept = [examples[i][1] for i in dealt_row if examples[i][1].sample.image not in broken]
+            if kept:
+                rows.append(pack(kept, [place_of[e.sample.image] for e in kept if e.sample.image is not None]))
+        left_out += [self._leave_out(e.sample, broken[e.sample.image]) for _, e in shown if e.sample.image in broken]
+        stacked = np.stack(list(pictures.values())) if pictures else None
         first_of: dict[str, str] = {}
-        for example in examples:
-            if example.sample.image is not None:
+        for _, example in shown:
+            if example.sample.image in pictures:
                 first_of.setdefault(example.sample.image, example.sample.conversation[1].text)
-        return Batch(tuple(rows), stacked, tuple(first_of.values()))
+        return Batch(
+            rows=tuple(rows),
+            pixels=None if stacked is None else torch.from_numpy(self._transform.normalise(stacked)),
+            captions=tuple(first_of.values()),
+            rounds=math.ceil(len(dealt) / self._share.world),
+            sample_ids=tuple(e.sample.id for _, e in examples if e.sample.image not in broken),
+            skipped=tuple(left_out),
+        )
+
+    def _pictures(
+        self, shown: Sequence[tuple[tuple[int, int], Example]], order: SampleOrder | None
+    ) -> tuple[dict[str, NDArray[np.uint8]], dict[str | None, ItemError]]:
+        """Each unique picture by its name in the order it is first shown; and what is wrong with the broken ones."""
+        first: dict[str, tuple[tuple[int, int], Sample]] = {}
+        for place, example in shown:
+            if example.sample.image is not None:
+                first.setdefault(example.sample.image, (place, example.sample))
+
+        def read(job: tuple[tuple[int, int], Sample]) -> NDArray[np.uint8] | ItemError:
+            (epoch, index), sample = job
+            try:
+                return self._pixels(sample, order.draw(epoch, index) if order else None)
+            except ItemError as error:
+                return error
+
+        found = (self._readers.map if self._readers else map)(read, first.values())
+        pictures: dict[str, NDArray[np.uint8]] = {}
+        broken: dict[str | None, ItemError] = {}
+        for name, result in zip(first, found, strict=True):
+            if isinstance(result, ItemError):
+                broken[name] = result
+            else:
+                pictures[name] = result
+        return pictures, broken
+
+    def _leave_out(self, sample: Sample, error: ItemError) -> str:
+        """Apply the source's policy to a broken sample; returns its id."""
+        if self._source.on_error == "stop":
+            raise DataError(f"{self._source.json_}: {error} (to leave such items out: on_error: skip)") from None
+        self.skipped.add(error)
+        return sample.id
 
     def sample(self, index: int) -> Sample:
         """A sample by its index."""

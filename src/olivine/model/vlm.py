@@ -55,6 +55,11 @@ class VisionLanguageModel:
         """The language model's trunk, without its head."""
         return self.model.model.language_model
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The language model's blocks, in order."""
+        return list(self.language.layers)
+
     def part(self, name: Part) -> dict[str, nn.Parameter]:
         """The parameters of one part by their names in the whole model; a head that is tied counts once."""
         if name == "language":
@@ -120,12 +125,17 @@ class VisionLanguageModel:
         Returns:
             `[tokens, hidden]` before the head.
         """
+        return self.run(row, self.embed(row.ids[None], features))
+
+    def run(self, row: Row, embedded: Tensor) -> Tensor:
+        """`hidden_states` from `[1, tokens, hidden]`, which `embed` made of the row's ids and pictures."""
         outputs = self.language(
-            inputs_embeds=self.embed(row.ids[None], features),
+            inputs_embeds=embedded,
             position_ids=row.positions[None],
             attention_mask=None,
             use_cache=False,
             packed_groups=row.groups,
+            packed_spans=row.spans,
         )
         states: Tensor = outputs.last_hidden_state
         return states[0]
