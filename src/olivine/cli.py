@@ -35,7 +35,7 @@ def main() -> None:
     try:
         app()
     except Stopped as stop:
-        log.print(str(stop), markup=False, highlight=False)
+        _say(str(stop))
     except OlivineError as error:
         log.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         sys.exit(error.exit_code)
@@ -64,13 +64,15 @@ def train(
 ) -> None:
     """Train all stages of a recipe; goes on by itself where an earlier run stopped.
 
+    Several processes or machines: torchrun --nproc-per-node 8 -m olivine train RECIPE. SIGTERM saves and exits with 0.
+
     Example: olivine train recipes/easy-vqa.yaml output=runs/try stages.instruct.lr=1e-3
     """
     from olivine.recipe import load
     from olivine.train.run import train as run
 
     checkpoint = run(load(recipe, overrides or []), log)
-    log.print(f"done: {checkpoint}", highlight=False)
+    _say(f"done: {checkpoint}")
 
 
 _JudgeUrl = Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint that grades (MM-Vet).")]
@@ -305,6 +307,14 @@ class _bar:  # noqa: N801  # reads as the function it is used as
 
     def __call__(self, done: int, total: int) -> None:
         self._progress.update(self._task, completed=done, total=total)
+
+
+def _say(text: str) -> None:
+    """A last line, once for all processes of a run."""
+    from olivine.train.processes import is_first
+
+    if is_first():
+        log.print(text, markup=False, highlight=False)
 
 
 def _metrics(metrics: Any) -> str:

@@ -135,7 +135,7 @@ class BatchMaker:
         transform: ImageTransform,
         *,
         row_tokens: int,
-        share: Share = Share(),  # noqa: B008  # immutable
+        share: Share = Share(),  # immutable
         readers: int = 1,
     ) -> None:
         self._samples = samples

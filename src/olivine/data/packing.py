@@ -175,12 +175,13 @@ def pack(examples: Sequence[Example], pictures: Sequence[int]) -> Row:
 def filler(length: int = 2) -> Row:
     """A row that teaches nothing: what a process runs while another still has a row."""
     place = np.arange(length)
+    ends = torch.tensor([0, length], dtype=torch.int32)
     return Row(
         ids=torch.zeros(length, dtype=torch.int64),
         positions=torch.from_numpy(place),
         targets=torch.full((length,), IGNORED),
         groups=(AttentionGroup(torch.from_numpy(place[None]), None, torch.ones(1, length, dtype=torch.bool)),),
-        spans=Spans(*(torch.tensor([0, length], dtype=torch.int32) for _ in range(2)), None, length, length),
+        spans=Spans(ends, ends, None, length, length),
         pictures=(),
         sample_ids=(),
     )

@@ -81,7 +81,7 @@ def varlen_attention(
     value: Tensor,
     spans: Spans,
     scaling: float | None,
-    kernel: Callable[..., Tensor] | None = None,
+    kernel: Callable[..., Any] | None = None,
 ) -> Tensor:
     """The same attention without padding and without copies of queries; keys of a shared part are gathered once a part.
 
@@ -134,7 +134,7 @@ def takes_varlen(query: Tensor) -> bool:
 
 
 @functools.cache
-def _varlen_kernel() -> Callable[..., Tensor] | None:
+def _varlen_kernel() -> Callable[..., Any] | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -142,10 +142,22 @@ def _varlen_kernel() -> Callable[..., Tensor] | None:
     # Before window_size it was called is_causal, and the kernel was another one.
     if "window_size" not in inspect.signature(varlen_attn).parameters:
         return None
-    return varlen_attn  # type: ignore[no-any-return]
+    return varlen_attn
 
 
 AttentionInterface.register(PACKED, packed_attention)
+
+
+def compile_layers(layers: Sequence[nn.Module], device: torch.device) -> None:
+    """Compile blocks in place, one by one, for rows of any length.
+
+    Where attention goes group by group it is left as it is: their number changes from row to row, and each would be
+    compiled anew.
+    """
+    if device.type != "cuda":
+        AttentionInterface.register(PACKED, torch.compiler.disable(packed_attention))
+    for layer in layers:
+        layer.compile(dynamic=True)
 
 
 @contextmanager

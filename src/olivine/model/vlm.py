@@ -60,6 +60,22 @@ class VisionLanguageModel:
         """The language model's blocks, in order."""
         return list(self.language.layers)
 
+    def checkpoint_activations(self, parts: Sequence[Part]) -> None:
+        """Keep only each block's input for the backward pass, in the language model and, if it trains, the tower.
+
+        transformers looks at a block's own `training` for this. Only that flag is set, not those of its parts: dropout,
+        where there is any, stays as it was.
+        """
+        options = {"use_reentrant": False}
+        self.language.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        blocks = self.layers
+        if "vision" in parts:
+            tower: Any = self.tower
+            tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+            blocks += [block for block in tower.modules() if hasattr(block, "gradient_checkpointing")]
+        for block in blocks:
+            block.training = True
+
     def part(self, name: Part) -> dict[str, nn.Parameter]:
         """The parameters of one part by their names in the whole model; a head that is tied counts once."""
         if name == "language":
@@ -89,7 +105,7 @@ class VisionLanguageModel:
         Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any.
         """
         dtype = next(self.tower.parameters()).dtype
-        outputs = self.tower(pixels.to(self.device, dtype), output_hidden_states=True)
+        outputs = self.tower(pixels.to(self.device, non_blocking=True).to(dtype), output_hidden_states=True)
         features: Tensor = outputs.hidden_states[self.model.config.vision_feature_layer][:, 1:]
         return features
 

@@ -114,6 +114,8 @@ class LanguageObjective(Objective):
                 if backward and loss.requires_grad:
                     (loss / (labels / world)).backward()
                 total += loss.detach()
+        if self._shards is not None and not backward:
+            self._shards.rest()
         return Measured(self._processes.total([float(total)])[0], labels)
 
     def _frozen_patches(self, batch: Batch) -> Tensor | None:

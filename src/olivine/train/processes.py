@@ -43,7 +43,7 @@ class Processes:
 
     @property
     def readers(self) -> int:
-        """Threads that open pictures: one beside a model on the CPU, which needs the cores itself, more beside a GPU."""
+        """Threads that open pictures: one beside a model on the CPU, which needs the cores, and more beside a GPU."""
         if not torch.cuda.is_available():
             return 1
         return max(1, min(8, (os.cpu_count() or 1) // max(1, torch.cuda.device_count()) - 1))
@@ -75,6 +75,11 @@ class Processes:
     def wait(self) -> None:
         """Return when all have come here."""
         self.total([0.0])
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints, known before the processes have met."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from rich.console import Console
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
 from olivine.errors import DataError, RunError
 from olivine.files import flush_to_disk, read_json, sha256_of_file, write_json
@@ -103,10 +104,10 @@ class ResumePoints:
             writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
             alone = not self._processes.several
             if self._pool is None:
-                dcp.save(state.tensors(), storage_writer=writer, no_dist=alone)
+                save(state.tensors(), storage_writer=writer, no_dist=alone)
                 self._seal(unfinished, step)
                 return
-            written: Any = dcp.async_save(state.tensors(), storage_writer=writer, no_dist=alone)
+            written: Any = async_save(state.tensors(), storage_writer=writer, no_dist=alone)
             self._begun = unfinished
             self._pending = self._pool.submit(self._seal_when, written, unfinished, step)
 
@@ -137,7 +138,7 @@ class ResumePoints:
         try:
             with torch.no_grad():
                 reader = HuggingFaceStorageReader(str(chosen))
-                dcp.load(tensors, storage_reader=reader, no_dist=not self._processes.several)
+                load(tensors, storage_reader=reader, no_dist=not self._processes.several)
         except (CheckpointException, RuntimeError, KeyError, ValueError, OSError) as error:
             raise RunError(
                 f"{chosen}: does not fit this model ({_reason(error)}). Delete {self._folder} to start the stage again."

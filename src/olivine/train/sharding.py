@@ -55,6 +55,12 @@ class Shards:
         self._root.set_is_last_backward(last)
         self._root.set_reshard_after_backward(last or self._recipe.gather_twice)
 
+    def rest(self) -> None:
+        """Give gathered weights back; a backward pass does so by itself, a forward pass alone does not."""
+        for module in self._root.modules():  # type: ignore[attr-defined]
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
 
 def make_mesh(recipe: ShardingRecipe, processes: Processes) -> Any:
     """All processes in one line; with `replicas`, so many lines that each hold the whole model (HSDP).
@@ -102,9 +108,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> float:
     if not cut:
         return float(nn.utils.clip_grad_norm_(chosen, largest))
     whole = [p for p in chosen if not isinstance(p, DTensor)]
-    norms = [
-        nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in (cut, whole) if group
-    ]
+    norms = [nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in (cut, whole) if group]
     norm = math.hypot(*(float(n.full_tensor() if isinstance(n, DTensor) else n) for n in norms))
     if math.isfinite(norm) and math.isfinite(largest):
         for group in (cut, whole):

@@ -18,6 +18,7 @@ from torch import nn
 from olivine.data.batches import Batch, BatchMaker, SampleOrder, Share, ahead
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
+from olivine.model.attention import compile_layers
 from olivine.model.connector import trainable
 from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
@@ -218,7 +219,7 @@ class Stage:
             write_json(path, named)
         raise RunError(
             f"stage {self.stage.name}, step {step}: {problem}; the weights were left as they were. Its samples are in "
-            f"{path}. Try a lower learning rate, precision: fp32, or a higher optimizer.spike if that is what stopped it."
+            f"{path}. Try a lower learning rate, precision: fp32, or a higher optimizer.spike if that stopped it."
         )
 
     def _look_in(self, step: int, log: MetricsLog) -> None:
@@ -277,6 +278,8 @@ class Stage:
     def _make_objective(self) -> Objective:
         if self.stage.objective == "contrastive":
             return ContrastiveObjective(self.vlm).to(self.vlm.device)
+        if self.recipe.optimizer.compile:
+            compile_layers(self.vlm.layers, self.vlm.device)
         objective = LanguageObjective(self.vlm, self.processes)
         if self.processes.several:
             objective.shard(self.recipe.sharding, bf16=self.recipe.optimizer.precision == "bf16")
@@ -305,6 +308,8 @@ class Stage:
         for part in self.stage.train:
             modules[part].train()
         self.objective.train()
+        if self.recipe.optimizer.checkpoint_activations:
+            self.vlm.checkpoint_activations(self.stage.train)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.recipe.optimizer.precision == "bf16")
