@@ -36,8 +36,7 @@ def show(
         **more,
         "quick": wanted.quick,
         "device": device_name(),
-        "versions": {name: version(name) for name in ("torch", "transformers")}
-        | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()},
     }
     text = json.dumps(result, indent=2)
     if wanted.out:
@@ -47,6 +46,10 @@ def show(
         sys.stdout.write(text + "\n")
         return
     for row in rows:
-        print("  ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in row.items()))
+        print(
+            "  ".join(
+                f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in row.items()
+            )
+        )
     for name, ratio in ratios.items():
         print(f"{name}: {ratio}")

@@ -56,7 +56,9 @@ def finished(process: subprocess.Popen[bytes]) -> None:
 
 
 def bits(output: Path) -> str:
-    content = b"".join((output / stage / "checkpoint" / "model.safetensors").read_bytes() for stage in ("align", "instruct"))
+    content = b"".join(
+        (output / stage / "checkpoint" / "model.safetensors").read_bytes() for stage in ("align", "instruct")
+    )
     return hashlib.sha256(content).hexdigest()
 
 

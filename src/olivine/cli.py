@@ -197,6 +197,33 @@ def demo(
 
 
 @app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    device: Annotated[str, typer.Option(help="A device by name, such as h100.")] = "h100",
+    count: Annotated[int, typer.Option(help="How many.")] = 1,
+    utilisation: Annotated[float, typer.Option(help="Share of the device's peak that is reached.")] = 0.4,
+    as_json: _Json = False,
+) -> None:
+    """Say what a recipe will cost: parameters, tokens, operations, memory by part, hours. Nothing is run.
+
+    Example: olivine plan recipes/easy-vqa.yaml --device h100 --count 8
+    """
+    import dataclasses
+
+    from olivine.recipe import load
+    from olivine.train.plan import estimate
+    from olivine.train.plan_table import lines
+
+    made = estimate(load(recipe, overrides or []), device, count, utilisation=utilisation)
+    if as_json:
+        typer.echo(json.dumps({**dataclasses.asdict(made), "hours": made.hours}))
+        return
+    for line in lines(made):
+        typer.echo(line)
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine has, and what Olivine will use.
 
