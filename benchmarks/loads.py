@@ -61,7 +61,7 @@ class Shape:
     language: str = "gemma"
 
 
-def make_model(shape: Shape) -> VisionLanguageModel:
+def model_recipe(shape: Shape) -> ModelRecipe:
     recipe = {
         "vision": {
             "from": {
@@ -89,7 +89,11 @@ def make_model(shape: Shape) -> VisionLanguageModel:
             "template": "gemma",
         },
     }
-    return build(ModelRecipe.model_validate(recipe), seed=0, texts=lambda: CORPUS)
+    return ModelRecipe.model_validate(recipe)
+
+
+def make_model(shape: Shape) -> VisionLanguageModel:
+    return build(model_recipe(shape), seed=0, texts=lambda: CORPUS)
 
 
 def example(vlm: VisionLanguageModel, draw: np.random.Generator, text: int, labels: int, picture: bool) -> Example:
@@ -193,7 +197,7 @@ class Plain(Way):
             use_cache=False,
         )
         out.loss.backward()
-        return float(out.loss)
+        return float(out.loss.item())
 
 
 WAYS = {"olivine": Olivine, "plain": Plain}

@@ -7,9 +7,10 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModel
+from transformers import AttentionInterface, AutoModel
 
 #: Two lengths give a line: bytes a token, and what does not depend on tokens.
 _SHORT, _LONG = 1024, 2048
@@ -29,6 +30,19 @@ def kept_per_token(config: Any, *, trains: bool, bf16: bool) -> float:
     return (_kept(config, _LONG, trains, bf16) - _kept(config, _SHORT, trains, bf16)) / (_LONG - _SHORT)
 
 
+def _whole_row(
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Causal attention over a row as one sequence; no mask is made, whose square would be counted as kept."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=options.get("scaling"))
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("olivine_whole_row", _whole_row)
+
+
 def _kept(config: Any, tokens: int, trains: bool, bf16: bool) -> int:
     one_block = copy.deepcopy(config)
     one_block.num_hidden_layers = 1
@@ -44,7 +58,7 @@ def _kept(config: Any, tokens: int, trains: bool, bf16: bool) -> int:
         return tensor
 
     with FakeTensorMode():
-        model = AutoModel.from_config(one_block)
+        model = AutoModel.from_config(one_block, attn_implementation="olivine_whole_row")
         for parameter in model.parameters():
             parameter.requires_grad_(trains)
             parameter.data = parameter.data.to(dtype)

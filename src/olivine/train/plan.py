@@ -141,7 +141,14 @@ class _Shape:
         return self.blocks + self.table * (1 if self.tied else 2)
 
 
-def estimate(recipe: Recipe, device: str, count: int = 1, *, utilisation: float = 0.4) -> Estimate:
+def estimate(
+    recipe: Recipe,
+    device: str,
+    count: int = 1,
+    *,
+    utilisation: float = 0.4,
+    lengths: Mapping[str, Lengths] | None = None,
+) -> Estimate:
     """What every stage of a recipe takes on `count` devices of a kind.
 
     Args:
@@ -149,6 +156,7 @@ def estimate(recipe: Recipe, device: str, count: int = 1, *, utilisation: float 
         device: a name from `DEVICES`.
         count: how many; the language model is cut over them, as torchrun would run it.
         utilisation: share of the device's peak that is reached; 0.4 is a common figure, not a measurement.
+        lengths: what samples are like, by data source, where the caller knows; else a sample of the data is read.
 
     Raises:
         RequestError: an unknown device, or a model configuration that cannot be found.
@@ -159,7 +167,9 @@ def estimate(recipe: Recipe, device: str, count: int = 1, *, utilisation: float 
         raise RequestError(f"--count {count}: expected one or more.")
     shape = _shape(recipe)
     stages = tuple(
-        _stage(recipe, stage, shape, DEVICES[device], count, utilisation) for stage in recipe.stages if not stage.skip
+        _stage(recipe, stage, shape, DEVICES[device], count, utilisation, (lengths or {}).get(stage.data))
+        for stage in recipe.stages
+        if not stage.skip
     )
     return Estimate(DEVICES[device], count, utilisation, stages)
 
@@ -190,9 +200,15 @@ def _shape(recipe: Recipe) -> _Shape:
 
 
 def _stage(
-    recipe: Recipe, stage: StageRecipe, shape: _Shape, device: Device, count: int, utilisation: float
+    recipe: Recipe,
+    stage: StageRecipe,
+    shape: _Shape,
+    device: Device,
+    count: int,
+    utilisation: float,
+    known: Lengths | None,
 ) -> StageEstimate:
-    lengths = _lengths(recipe, stage, shape.patches)
+    lengths = known or _lengths(recipe, stage, shape.patches)
     samples = stage.steps * stage.batch if stage.steps else max(1, round(lengths.samples * stage.epochs))
     parts = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
     operations = samples * _operations(recipe, stage, shape, lengths)
@@ -343,7 +359,7 @@ def _lengths(recipe: Recipe, stage: StageRecipe, patches: int) -> Lengths:
         labels=float(measured[:, 1].mean()),
         longest=int(measured[:, 0].max()),
         pictures=float(measured[:, 2].mean()),
-        source=f"{len(chosen)} of {len(samples):,} samples of {source.json_}, {_CHARACTERS_A_TOKEN:g} characters a token",
+        source=f"{len(chosen)} of {len(samples):,} of {source.json_.name}, {_CHARACTERS_A_TOKEN:g} characters a token",
     )
 
 
