@@ -24,8 +24,8 @@ from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 from olivine.records import Sample
 
-#: Tokenised examples are kept for the next epoch up to this many samples.
-_KEPT_EXAMPLES = 100_000
+#: Tokenised examples are kept for the next epoch up to this many tokens in all (about 20 bytes each).
+_KEPT_TOKENS = 8_000_000
 #: Fitted pictures are kept for the next epoch up to this many bytes in all.
 _KEPT_PIXELS = 256 * 2**20
 
@@ -102,6 +102,8 @@ class SampleOrder:
 
     def _shuffled(self, epoch: int, place: int) -> int:
         if self._permutation[0] != epoch:
+            # The last epoch's goes before the next is drawn: eight bytes a sample, never sixteen.
+            self._permutation = (-1, np.empty(0, np.int64))
             self._permutation = (epoch, np.random.default_rng([*self._entropy, epoch]).permutation(self._count))
         return int(self._permutation[1][place])
 
@@ -146,6 +148,7 @@ class BatchMaker:
         self._share = share
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="pictures") if readers > 1 else None
         self._examples: dict[int, Example] = {}
+        self._kept_tokens = 0
         self._fitted: dict[str, NDArray[np.uint8]] = {}
         self.skipped = Skipped()
 
@@ -234,8 +237,9 @@ class BatchMaker:
             sample = self._samples[index]
             example = self._encoder.example(sample, independent=self._source.turns == "independent")
             check_example(example, self._source.max_length)
-            if len(self._examples) >= _KEPT_EXAMPLES:
+            if self._kept_tokens + example.length > _KEPT_TOKENS:
                 return example
+            self._kept_tokens += example.length
             self._examples[index] = example
         return self._examples[index]
 
