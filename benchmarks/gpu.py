@@ -112,7 +112,8 @@ def rungs(vlm: Any, stage: str) -> Iterator[tuple[str, Any]]:
         vlm.checkpoint_activations(TRAINED[stage])
         return made
 
-    yield "layers compiled", compiled
+    if CUDA:
+        yield "layers compiled", compiled
     yield "activations checkpointed", spared
 
 

@@ -84,7 +84,9 @@ class AugmentRecipe(_Section):
 class DataRecipe(_Section):
     """One data source."""
 
-    format: Literal["llava"] = "llava"
+    #: "llava": one JSON file and a folder of pictures. "webdataset": a folder of .tar shards, or one of them.
+    format: Literal["llava", "webdataset"] = "llava"
+    #: The JSON file, or the shards (which may also be written `path:`).
     json_: Annotated[Path, Field(alias="json")]
     #: Root of the image paths in the JSON.
     images: Path | None = None
@@ -96,6 +98,13 @@ class DataRecipe(_Section):
     #: Longest sample in tokens, image tokens included; a longer one counts as broken (nothing is cut silently).
     max_length: Annotated[int, Field(gt=0)] = 2048
     augment: AugmentRecipe = AugmentRecipe()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_is_json(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "path" in values and "json" not in values:
+            return {("json" if key == "path" else key): value for key, value in values.items()}
+        return values
 
 
 class StageRecipe(_Section):

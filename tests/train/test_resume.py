@@ -1,11 +1,13 @@
 """Runs that are killed, told to stop, cut off from the disk or damaged: the same bits, and no sample twice."""
 
 import io
+import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import pytest
@@ -16,6 +18,7 @@ from tiny_runs import QUIET, make_recipe, same, weights
 from olivine.data.batches import SampleOrder
 from olivine.errors import RunError, Stopped
 from olivine.files import cut_json_lines, read_json, read_json_lines, write_text
+from olivine.recipe import Recipe
 from olivine.train import stage as stage_module
 from olivine.train.processes import Processes
 from olivine.train.resume import ResumePoints, TrainingState, what_is_wrong
@@ -249,3 +252,25 @@ def test_logs_are_cut_where_they_are_to_be_gone_on_with(tmp_path):
     assert log.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
     cut_json_lines(log, lambda row: row["step"] < 1)
     assert log.read_text() == '{"step": 0}\n'
+
+
+def test_shards_train_as_the_same_samples_in_json_do(dataset, tmp_path, expected):
+    """The same samples and pictures in two .tar files, held-out ones included."""
+    rows = read_json(dataset)
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:
+            for place, row in enumerate(rows[number * 15 : number * 15 + 15]):
+                members = [("json", json.dumps({k: v for k, v in row.items() if k != "image"}).encode())]
+                if "image" in row:
+                    members.append(("png", (dataset.parent / "images" / row["image"]).read_bytes()))
+                for suffix, content in members:
+                    info = tarfile.TarInfo(f"{place:03d}.{suffix}")
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+    values = recipe_of(dataset, tmp_path / "run").model_dump(by_alias=True)
+    source = {"format": "webdataset", "json": tmp_path, "turns": "independent"}
+    # The tokenizer is trained on the texts of every source; the same texts give the same one.
+    recipe = Recipe.model_validate({**values, "data": {"all": source}})
+    found = weights(train(recipe, QUIET))
+    # Here each sample brings its own copy of a picture that several show, so products have other sizes.
+    assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-4

@@ -8,18 +8,18 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from olivine.data.encoding import Example, TemplateEncoder
-from olivine.data.images import ImageTransform, moved, open_image
+from olivine.data.images import ImageTransform, moved
 from olivine.data.llava_json import ItemError
 from olivine.data.packing import Row, pack, spread
-from olivine.data.sources import Skipped, check_example, image_path
+from olivine.data.sources import Skipped, check_example, open_picture
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 from olivine.records import Sample
@@ -164,7 +164,7 @@ class BatchMaker:
             try:
                 examples.append(((epoch, index), self._example(index)))
             except ItemError as error:
-                left_out.append(self._leave_out(self._samples[index], error))
+                left_out.append(self._leave_out(self._name(index), error))
         dealt = spread([example.length for _, example in examples], self._row_tokens, self._share.world)
         own = dealt[self._share.rank :: self._share.world]
         # In the batch's order, not the rows': which of two broken pictures is named does not hang on the dealing.
@@ -176,7 +176,7 @@ class BatchMaker:
             kept = [examples[i][1] for i in dealt_row if examples[i][1].sample.image not in broken]
             if kept:
                 rows.append(pack(kept, [place_of[e.sample.image] for e in kept if e.sample.image is not None]))
-        left_out += [self._leave_out(e.sample, broken[e.sample.image]) for _, e in shown if e.sample.image in broken]
+        left_out += [self._leave_out(e.sample.id, broken[e.sample.image]) for _, e in shown if e.sample.image in broken]
         stacked = np.stack(list(pictures.values())) if pictures else None
         first_of: dict[str, str] = {}
         for _, example in shown:
@@ -217,20 +217,31 @@ class BatchMaker:
                 pictures[name] = result
         return pictures, broken
 
-    def _leave_out(self, sample: Sample, error: ItemError) -> str:
+    def _name(self, index: int) -> str:
+        """A sample's id, or its place where it cannot even be read."""
+        try:
+            return self._samples[index].id
+        except ItemError:
+            return f"#{index}"
+
+    def _leave_out(self, name: str, error: ItemError) -> str:
         """Apply the source's policy to a broken sample; returns its id."""
         if self._source.on_error == "stop":
             raise DataError(f"{self._source.json_}: {error} (to leave such items out: on_error: skip)") from None
         self.skipped.add(error)
-        return sample.id
+        return name
 
     def sample(self, index: int) -> Sample:
         """A sample by its index."""
         return self._samples[index]
 
-    def image_file(self, sample: Sample) -> Path:
-        """Where a sample's picture lies."""
-        return image_path(sample, self._source.images)
+    def picture(self, sample: Sample) -> Image.Image:
+        """A sample's picture as it is stored.
+
+        Raises:
+            ItemError: it cannot be read.
+        """
+        return open_picture(sample, self._source)
 
     def _example(self, index: int) -> Example:
         if index not in self._examples:
@@ -253,12 +264,7 @@ class BatchMaker:
         return pixels if draw is None else moved(pixels, self._source.augment, draw)
 
     def _fit(self, sample: Sample) -> NDArray[np.uint8]:
-        try:
-            return np.asarray(self._transform.fitted(open_image(self.image_file(sample))))
-        except ItemError:
-            raise
-        except DataError as error:
-            raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
+        return np.asarray(self._transform.fitted(self.picture(sample)))
 
 
 def ahead(maker: BatchMaker, order: SampleOrder, first_step: int, *, depth: int = 2) -> Iterator[tuple[int, Batch]]:

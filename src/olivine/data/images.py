@@ -6,6 +6,7 @@ Equal to what the saved `transformers` image processor does, but for `letterbox`
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +38,14 @@ def find_image(root: Path, relative: str) -> Path:
     raise DataError(f"image {relative!r} not found under {root} (other suffixes tried too).")
 
 
-def open_image(path: Path) -> Image.Image:
-    """Read a picture whole, as RGB.
+def open_image(path: Path | BinaryIO, name: str | None = None) -> Image.Image:
+    """Read a picture whole, as RGB; `name` is what messages call one that is no file of its own.
 
     Raises:
         DataError: it is truncated, not a picture, or larger than `MAX_PIXELS`.
     """
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated picture must be refused, not filled with grey"
+    called = name or path
     try:
         with warnings.catch_warnings():
             # The size is checked below, before any pixel is unpacked.
@@ -51,14 +53,14 @@ def open_image(path: Path) -> Image.Image:
             with Image.open(path) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
-                    raise DataError(f"image {path}: {width}x{height} pixels; at most {MAX_PIXELS:,} are accepted.")
+                    raise DataError(f"image {called}: {width}x{height} pixels; at most {MAX_PIXELS:,} are accepted.")
                 return image.convert("RGB")
     except UnidentifiedImageError:
-        raise DataError(f"image {path}: not a picture in any format known here.") from None
+        raise DataError(f"image {called}: not a picture in any format known here.") from None
     except FileNotFoundError:
-        raise DataError(f"image {path}: file not found.") from None
+        raise DataError(f"image {called}: file not found.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path}: cannot be read, the file is truncated or damaged ({error}).") from None
+        raise DataError(f"image {called}: cannot be read, the file is truncated or damaged ({error}).") from None
 
 
 @dataclass(frozen=True, slots=True)

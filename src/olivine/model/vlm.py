@@ -67,12 +67,11 @@ class VisionLanguageModel:
         where there is any, stays as it was.
         """
         options = {"use_reentrant": False}
-        self.language.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        _enable_checkpointing(self.language, options)
         blocks = self.layers
         if "vision" in parts:
-            tower: Any = self.tower
-            tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-            blocks += [block for block in tower.modules() if hasattr(block, "gradient_checkpointing")]
+            _enable_checkpointing(self.tower, options)
+            blocks += [block for block in self.tower.modules() if hasattr(block, "gradient_checkpointing")]
         for block in blocks:
             block.training = True
 
@@ -165,3 +164,9 @@ class VisionLanguageModel:
         """Token ids as text, special tokens left out."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+
+def _enable_checkpointing(model: Any, options: dict[str, Any]) -> None:
+    """By the name that transformers 5.23 has for it, or the one before."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(options)

@@ -341,7 +341,7 @@ def _key(stage: StageRecipe, name: str, value: object) -> str:
 
 def _lengths(recipe: Recipe, stage: StageRecipe, patches: int) -> Lengths:
     source = recipe.data[stage.data]
-    if not source.json_.is_file():
+    if not source.json_.exists():
         text, labels = (64, 32) if "language" not in stage.train else (256, 128)
         if not stage.steps:
             raise RequestError(

@@ -7,7 +7,7 @@ import errno
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import torch
 import yaml
 from rich.console import Console
 
-from olivine.data.sources import Skipped, read_samples
+from olivine.data.sources import Skipped, fingerprint, read_samples
 from olivine.errors import RequestError, RunError
-from olivine.files import read_json, sha256_of_file, write_json, write_text
+from olivine.files import read_json, write_json, write_text
 from olivine.model import checkpoint
 from olivine.model.build import build
 from olivine.model.vlm import VisionLanguageModel
@@ -168,10 +168,10 @@ class _Data:
     def __init__(self, recipe: Recipe, console: Console) -> None:
         self._recipe = recipe
         self._console = console
-        self._samples: dict[str, list[Sample]] = {}
+        self._samples: dict[str, Sequence[Sample]] = {}
         self._skipped: dict[str, Skipped] = {}
 
-    def samples(self, name: str) -> list[Sample]:
+    def samples(self, name: str) -> Sequence[Sample]:
         if name not in self._samples:
             self._skipped[name] = Skipped()
             self._samples[name] = read_samples(self._recipe.data[name], self._skipped[name])
@@ -191,7 +191,7 @@ class _Data:
         return {
             name: {
                 "json": str(self._recipe.data[name].json_),
-                "sha256": sha256_of_file(self._recipe.data[name].json_),
+                "sha256": fingerprint(self._recipe.data[name]),
                 "samples": len(self.samples(name)),
                 "skipped": self._skipped[name].describe(),
                 "skipped_examples": self._skipped[name].examples,

@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from olivine.data.batches import Batch, BatchMaker, SampleOrder, Share, ahead
+from olivine.data.shards import Chosen
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
 from olivine.model.attention import compile_layers
@@ -270,7 +271,7 @@ class Stage:
     def _sampled_answer(self, sample: Sample) -> dict[str, str]:
         question, truth = sample.conversation[0], sample.conversation[1]
         assert question.role is Role.USER, "conversations begin with the user"
-        image = self._held_out_batches.image_file(sample) if sample.image is not None else None
+        image = self._held_out_batches.picture(sample) if sample.image is not None else None
         with self._autocast():
             answer = answer_one(self.vlm, question.text, image, max_new_tokens=32)
         return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
@@ -315,11 +316,15 @@ class Stage:
         return torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.recipe.optimizer.precision == "bf16")
 
 
-def split_held_out(samples: Sequence[Sample], held_out: int, seed: int, key: str) -> tuple[list[Sample], list[Sample]]:
+def split_held_out(
+    samples: Sequence[Sample], held_out: int, seed: int, key: str
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """(training, held-out): the same few samples in every stage over the same source, at most a tenth of it."""
     count = min(held_out, len(samples) // 10)
     entropy = [seed, int.from_bytes(hashlib.sha256(f"held out {key}".encode()).digest()[:8], "big")]
     chosen = np.random.default_rng(entropy).choice(len(samples), size=count, replace=False)
+    if not isinstance(samples, list):
+        return Chosen(samples, np.delete(np.arange(len(samples)), chosen)), Chosen(samples, np.sort(chosen))
     apart = {int(index) for index in chosen}
     return (
         [sample for index, sample in enumerate(samples) if index not in apart],
