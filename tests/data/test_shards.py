@@ -69,12 +69,14 @@ def test_samples_in_order_with_their_own_pictures(shards):
 
 
 def test_the_index_is_built_once_and_anew_when_a_shard_changes(shards, monkeypatch):
-    before = list(ShardSamples(shards))
+    before, marked = list(ShardSamples(shards)), ShardSamples(shards).fingerprint()
     with monkeypatch.context() as patch:
         patch.setattr("olivine.data.shards._build_index", lambda shards: pytest.fail("built again"))
         assert list(ShardSamples(shards)) == before
+        assert ShardSamples(shards).fingerprint() == marked
     write_shard(shards / "b.tar", [("1.txt", b"another and longer caption"), ("1.png", png("lime"))])
     assert ShardSamples(shards)[3].conversation[1].text == "another and longer caption"
+    assert ShardSamples(shards).fingerprint() != marked
     (shards / INDEX).write_bytes(b"damaged")
     assert len(ShardSamples(shards)) == 4
 

@@ -3,6 +3,7 @@
 What a conversation may look like is in `llava_json`; what a broken sample does is its source's policy.
 """
 
+import hashlib
 import json
 import tarfile
 from array import array
@@ -82,6 +83,14 @@ class ShardSamples(Sequence[Sample]):
         item = {"id": f"{shard.stem}/{index}", **item}
         item.pop("image", None)
         return parse_item({**item, **({"image": image} if image else {})}, index)
+
+    def fingerprint(self) -> str:
+        """A hash of the shards' names and of where every sample lies in them, in hexadecimal."""
+        names = "\n".join(shard.relative_to(self._root).as_posix() for shard in self.shards)
+        found = hashlib.sha256(names.encode())
+        for name in sorted(self._index):
+            found.update(np.ascontiguousarray(self._index[name]))
+        return found.hexdigest()
 
     def _stamp(self) -> NDArray[np.str_]:
         """What the index was made of: names, sizes and times of the shards."""
