@@ -89,7 +89,7 @@ class ShardSamples(Sequence[Sample]):
         names = "\n".join(shard.relative_to(self._root).as_posix() for shard in self.shards)
         found = hashlib.sha256(names.encode())
         for name in sorted(self._index):
-            found.update(np.ascontiguousarray(self._index[name]))
+            found.update(self._index[name].tobytes())
         return found.hexdigest()
 
     def _stamp(self) -> NDArray[np.str_]:
