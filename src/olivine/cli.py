@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from olivine import __version__
-from olivine.errors import OlivineError, RequestError
+from olivine.errors import OlivineError, RequestError, Stopped
 from olivine.recipe import Recipe
 
 app = typer.Typer(
@@ -39,6 +39,8 @@ def main() -> None:
     """Run the command line; a user's mistake is one message, without a stack trace."""
     try:
         app()
+    except Stopped as stop:
+        _say(str(stop))
     except OlivineError as error:
         log.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         sys.exit(error.exit_code)
@@ -67,13 +69,15 @@ def train(
 ) -> None:
     """Train all stages of a recipe; goes on by itself where an earlier run stopped.
 
+    Several processes or machines: torchrun --nproc-per-node 8 -m olivine train RECIPE. SIGTERM saves and exits with 0.
+
     Example: olivine train recipes/easy-vqa.yaml output=runs/try stages.instruct.lr=1e-3
     """
     from olivine.recipe import load
     from olivine.train.run import train as run
 
     checkpoint = run(load(recipe, overrides or []), log)
-    log.print(f"done: {checkpoint}", highlight=False)
+    _say(f"done: {checkpoint}")
 
 
 _JudgeUrl = Annotated[
@@ -275,6 +279,33 @@ def demo(
     from olivine.demo import run
 
     run(output, quick=quick, console=log, bar=_bar)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    device: Annotated[str, typer.Option(help="A device by name, such as h100.")] = "h100",
+    count: Annotated[int, typer.Option(help="How many.")] = 1,
+    utilisation: Annotated[float, typer.Option(help="Share of the device's peak that is reached.")] = 0.4,
+    as_json: _Json = False,
+) -> None:
+    """Say what a recipe will cost: parameters, tokens, operations, memory by part, hours. Nothing is run.
+
+    Example: olivine plan recipes/easy-vqa.yaml --device h100 --count 8
+    """
+    import dataclasses
+
+    from olivine.recipe import load
+    from olivine.train.plan import estimate
+    from olivine.train.plan_table import lines
+
+    made = estimate(load(recipe, overrides or []), device, count, utilisation=utilisation)
+    if as_json:
+        typer.echo(json.dumps({**dataclasses.asdict(made), "hours": made.hours}))
+        return
+    for line in lines(made):
+        typer.echo(line)
 
 
 @app.command()
@@ -480,6 +511,14 @@ class _bar:  # noqa: N801  # reads as the function it is used as
 
     def __call__(self, done: int, total: int) -> None:
         self._progress.update(self._task, completed=done, total=total)
+
+
+def _say(text: str) -> None:
+    """A last line, once for all processes of a run."""
+    from olivine.train.processes import is_first
+
+    if is_first():
+        log.print(text, markup=False, highlight=False)
 
 
 def _metrics(metrics: Any) -> str:

@@ -35,3 +35,9 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown name {name!r}.{hint} Valid: {', '.join(valid)}."
+
+
+class Stopped(OlivineError):  # noqa: N818  # no error: the run was told to stop, and did
+    """A run that was told to stop has saved what it had (exit code 0)."""
+
+    exit_code = 0

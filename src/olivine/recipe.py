@@ -83,7 +83,9 @@ class AugmentRecipe(_Section):
 class DataRecipe(_Section):
     """One data source."""
 
-    format: Literal["llava"] = "llava"
+    #: "llava": one JSON file and a folder of pictures. "webdataset": a folder of .tar shards, or one of them.
+    format: Literal["llava", "webdataset"] = "llava"
+    #: The JSON file, or the shards (which may also be written `path:`).
     json_: Annotated[Path, Field(alias="json")]
     #: Root of the image paths in the JSON.
     images: Path | None = None
@@ -95,6 +97,13 @@ class DataRecipe(_Section):
     #: Longest sample in tokens, image tokens included; a longer one counts as broken (nothing is cut silently).
     max_length: Annotated[int, Field(gt=0)] = 2048
     augment: AugmentRecipe = AugmentRecipe()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_is_json(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "path" in values and "json" not in values:
+            return {("json" if key == "path" else key): value for key, value in values.items()}
+        return values
 
 
 class StageRecipe(_Section):
@@ -124,6 +133,8 @@ class StageRecipe(_Section):
     validate_every: Annotated[int, Field(ge=0)] = 200
     #: Steps between resume points; 0 saves only at the end of the stage.
     save_every: Annotated[int, Field(ge=0)] = 500
+    #: Resume points kept; the older serve where the newest is damaged.
+    keep: Annotated[int, Field(ge=1)] = 2
 
     @field_validator("train")
     @classmethod
@@ -153,6 +164,23 @@ class OptimizerRecipe(_Section):
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     #: bf16: autocast over fp32 weights, frozen parts held in bf16.
     precision: Literal["bf16", "fp32"] = "bf16"
+    #: A loss above so many times the running median of 64 stops the run before it changes a weight; None never does.
+    spike: Annotated[float, Field(gt=1)] | None = None
+    #: Keep each layer's input alone and run the layer again in the backward pass: less memory, a third more work.
+    checkpoint_activations: bool = False
+    #: Compile each layer (torch.compile); the first steps of a run then take minutes.
+    compile: bool = False
+
+
+class ShardingRecipe(_Section):
+    """How a run under torchrun is spread over its processes; decides time and memory, not what is learnt."""
+
+    #: Whole copies of the model (HSDP): the number of nodes keeps gathering inside each; 1 cuts over all processes.
+    replicas: Annotated[int, Field(ge=1)] = 1
+    #: Gather each layer's weights again for the backward pass (least memory) or keep them from the forward pass.
+    gather_twice: bool = True
+    #: Sum gradients after every row (less memory) instead of once a step (less communication).
+    sum_each_row: bool = False
 
 
 class Recipe(_Section):
@@ -163,6 +191,7 @@ class Recipe(_Section):
     data: dict[str, DataRecipe]
     stages: Annotated[tuple[StageRecipe, ...], Field(min_length=1)]
     optimizer: OptimizerRecipe = OptimizerRecipe()
+    sharding: ShardingRecipe = ShardingRecipe()
     #: Benchmarks that `olivine evaluate` runs when none is named.
     evaluate: tuple[str, ...] = ()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -364,4 +393,5 @@ _SECTIONS: dict[str, type[_Section]] = {
     "augment": AugmentRecipe,
     "stages": StageRecipe,
     "optimizer": OptimizerRecipe,
+    "sharding": ShardingRecipe,
 }

@@ -109,7 +109,7 @@ def mutation(model, name):
 @pytest.mark.parametrize("name", StageRecipe.model_fields)
 def test_a_stage_field_renames_that_stage_and_what_follows(study_path, name):
     value = mutation(StageRecipe, name)
-    if name in ("save_every", "skip", "epochs"):
+    if name in ("save_every", "keep", "skip", "epochs"):
         expected = set()  # decides nothing: resuming gives the same bits; `steps` is given and overrides epochs
         value = value if name != "skip" else False
     elif value is None:
@@ -123,7 +123,9 @@ def test_a_stage_field_renames_that_stage_and_what_follows(study_path, name):
     assert all(kinds == expected for kinds in changed(study_path, change).values())
 
 
-@pytest.mark.parametrize("name", [n for n in StageRecipe.model_fields if n not in ("save_every", "skip", "epochs")])
+@pytest.mark.parametrize(
+    "name", [n for n in StageRecipe.model_fields if n not in ("save_every", "keep", "skip", "epochs")]
+)
 def test_an_align_field_renames_nothing_where_align_is_skipped(study_path, name):
     value = mutation(StageRecipe, name)
     if value is None:
@@ -146,7 +148,7 @@ def test_epochs_count_where_steps_do_not(study_path):
     assert all(one[cell]["instruct"] != two[cell]["instruct"] for cell in one)
 
 
-@pytest.mark.parametrize("name", OptimizerRecipe.model_fields)
+@pytest.mark.parametrize("name", [n for n in OptimizerRecipe.model_fields if n != "spike"])
 def test_an_optimizer_field_renames_every_step(study_path, name):
     value = mutation(OptimizerRecipe, name) if name != "precision" else "bf16"
 
@@ -155,6 +157,13 @@ def test_an_optimizer_field_renames_every_step(study_path, name):
 
     for (_, align), kinds in changed(study_path, change).items():
         assert kinds == (ALL if align == "yes" else ALL - {"align"})
+
+
+def test_what_can_only_stop_a_run_renames_nothing(study_path):
+    def change(values):
+        values["optimizer"]["spike"] = 5.0
+
+    assert all(kinds == set() for kinds in changed(study_path, change).values())
 
 
 @pytest.mark.parametrize("name", [n for n in DataRecipe.model_fields if n not in ("json_", "images", "format")])
@@ -204,7 +213,13 @@ def test_a_model_field_renames_everything(study_path, section, name, value):
 
 @pytest.mark.parametrize("name", [n for n in Recipe.model_fields if n not in ("model", "data", "stages", "optimizer")])
 def test_the_remaining_fields_rename_nothing_but_by_the_seed(study_path, name):
-    values = {"name": "other", "evaluate": ["gqa"], "seed": 5, "output": "elsewhere"}
+    values = {
+        "name": "other",
+        "evaluate": ["gqa"],
+        "seed": 5,
+        "output": "elsewhere",
+        "sharding": {"replicas": 2},  # decides time and memory, not what is learnt
+    }
     if name not in values:
         pytest.fail(f"recipe.{name} is new: say here what it decides")
     # The study sets name and seed itself.

@@ -1,6 +1,7 @@
 """Packing and batches: nothing lost, nothing padded, the same order for the same seed."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -161,6 +162,17 @@ def test_a_sample_too_long_is_never_cut(vlm, dataset):
     batches, count = maker(vlm, dataset, max_length=20)
     with pytest.raises(DataError, match="max_length is 20"):
         batches.make([(0, i) for i in range(count)])
+
+
+def test_the_order_of_millions_takes_eight_bytes_a_sample_whatever_the_epoch():
+    count = 2_000_000
+    order = SampleOrder(count, batch=256, epochs=3, steps=None, seed=0, key="x")
+    tracemalloc.start()
+    for step in range(0, order.steps, 2000):
+        order.at(step)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8.5 * count
 
 
 def test_draws_belong_to_samples():

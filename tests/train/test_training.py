@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from rich.console import Console
+from tiny_runs import QUIET, make_recipe, same, weights
 
 from olivine.errors import RequestError, RunError
 from olivine.files import read_json, read_json_lines
@@ -17,37 +17,6 @@ from olivine.train import stage as stage_module
 from olivine.train.optimizer import learning_rate, make_optimizer
 from olivine.train.run import find_checkpoint, train
 from olivine.train.stage import split_held_out
-
-QUIET = Console(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("dataset"), items=30)
-
-
-def make_recipe(dataset, output, *, stages=None, depth=2, **more):
-    base = {"train": ["connector", "language"], "data": "all", "batch": 6, "lr": 1e-2, "row_tokens": 160}
-    chosen = stages or [{"name": "align", "train": ["connector"], "steps": 3}, {"name": "instruct", "steps": 6}]
-    return Recipe.model_validate(
-        {
-            "name": "tiny",
-            "model": tiny_model_recipe(depth=depth).model_dump(by_alias=True),
-            "data": {"all": {"json": dataset, "images": dataset.parent / "images", "turns": "independent"}},
-            "stages": [{**base, **stage} for stage in chosen],
-            "optimizer": {"precision": "fp32", **more.pop("optimizer", {})},
-            "output": output,
-            **more,
-        }
-    )
-
-
-def weights(folder):
-    return checkpoint.load(folder).model.state_dict()
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +88,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole_run, dataset, tmp_path, mon
     assert same(weights(whole_run / "instruct" / "checkpoint"), weights(folder))
     rows = read_json_lines(folder.parent / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == list(range(6))
-    assert not (folder.parent / "resume.pt").exists()
+    assert not (folder.parent / "resume").exists()
 
 
 def test_a_finished_run_is_not_run_again(whole_run, dataset, monkeypatch):

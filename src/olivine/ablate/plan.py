@@ -25,9 +25,11 @@ FORMAT = 1
 STEPS = "steps"
 
 #: Recipe sections that a step's identity names itself, or that decide nothing that is computed.
-_NOT_SHARED = {"name", "output", "evaluate", "model", "data", "stages"}
+_NOT_SHARED = {"name", "output", "evaluate", "model", "data", "stages", "sharding"}
 #: Stage fields that decide nothing of what a finished stage leaves: resuming gives the same bits wherever it was saved.
-_FREE_OF_STAGE = {"save_every", "skip"}
+_FREE_OF_STAGE = {"save_every", "keep", "skip"}
+#: Optimizer fields that can only stop a run.
+_FREE_OF_OPTIMIZER = {"spike"}
 #: Data fields that are named by what the files hold, not by where they lie.
 _PATHS = {"json", "images"}
 
@@ -131,6 +133,7 @@ def make_plan(study: Study, fingerprints: Fingerprints | None = None) -> Plan:
 
 def _stage_steps(recipe: Recipe, folder: Path, prints: Fingerprints) -> Iterator[StageStep]:
     shared = {k: v for k, v in recipe.model_dump(mode="json", by_alias=True).items() if k not in _NOT_SHARED}
+    shared["optimizer"] = {k: v for k, v in shared["optimizer"].items() if k not in _FREE_OF_OPTIMIZER}
     before: str | None = None
     for stage in recipe.stages:
         if stage.skip:

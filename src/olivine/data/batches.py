@@ -8,24 +8,24 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from olivine.data.encoding import Example, TemplateEncoder
-from olivine.data.images import ImageTransform, moved, open_image
+from olivine.data.images import ImageTransform, moved
 from olivine.data.llava_json import ItemError
-from olivine.data.packing import Row, deal, pack
-from olivine.data.sources import Skipped, check_example, image_path
+from olivine.data.packing import Row, pack, spread
+from olivine.data.sources import Skipped, check_example, open_picture
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 from olivine.records import Sample
 
-#: Tokenised examples are kept for the next epoch up to this many samples.
-_KEPT_EXAMPLES = 100_000
+#: Tokenised examples are kept for the next epoch up to this many tokens in all (about 20 bytes each).
+_KEPT_TOKENS = 8_000_000
 #: Fitted pictures are kept for the next epoch up to this many bytes in all.
 _KEPT_PIXELS = 256 * 2**20
 
@@ -35,12 +35,17 @@ class Batch:
     """What one optimiser step takes: packed rows, and the unique pictures that they show.
 
     `pixels` is `[pictures, 3, size, size]` float32, None for text alone; `captions` has the first reply about each
-    picture.
+    picture. `rows` are this process's own; `rounds` is the largest number of them that any process has, and
+    `sample_ids` are those of all processes in the order's own order. `skipped` names broken samples that this process
+    left out.
     """
 
     rows: tuple[Row, ...]
     pixels: Tensor | None
     captions: tuple[str, ...]
+    rounds: int
+    sample_ids: tuple[str, ...]
+    skipped: tuple[str, ...]
 
     @property
     def labels(self) -> int:
@@ -49,8 +54,13 @@ class Batch:
 
     @property
     def samples(self) -> int:
-        """How many samples are in it."""
+        """How many samples are in its rows."""
         return sum(len(row.sample_ids) for row in self.rows)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, image tokens included."""
+        return sum(len(row.ids) for row in self.rows)
 
 
 class SampleOrder:
@@ -92,12 +102,32 @@ class SampleOrder:
 
     def _shuffled(self, epoch: int, place: int) -> int:
         if self._permutation[0] != epoch:
+            # The last epoch's goes before the next is drawn: eight bytes a sample, never sixteen.
+            self._permutation = (-1, np.empty(0, np.int64))
             self._permutation = (epoch, np.random.default_rng([*self._entropy, epoch]).permutation(self._count))
         return int(self._permutation[1][place])
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which of a batch's rows are this process's: those of `rank` among `world`."""
+
+    rank: int = 0
+    world: int = 1
+
+
 class BatchMaker:
-    """Samples to batches: tokenised, packed, pictures opened, each unique picture once."""
+    """Samples to batches: tokenised, packed, pictures opened, each unique picture once.
+
+    Args:
+        samples: what indices point into.
+        source: the data source's recipe.
+        encoder: tokenises.
+        transform: fits pictures to the tower's input.
+        row_tokens: what a row holds at most.
+        share: every process tokenises the whole batch, deals it to rows alike and opens its own rows' pictures alone.
+        readers: threads that open pictures beside one another.
+    """
 
     def __init__(
         self,
@@ -107,13 +137,18 @@ class BatchMaker:
         transform: ImageTransform,
         *,
         row_tokens: int,
+        share: Share = Share(),  # immutable
+        readers: int = 1,
     ) -> None:
         self._samples = samples
         self._source = source
         self._encoder = encoder
         self._transform = transform
         self._row_tokens = row_tokens
+        self._share = share
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="pictures") if readers > 1 else None
         self._examples: dict[int, Example] = {}
+        self._kept_tokens = 0
         self._fitted: dict[str, NDArray[np.uint8]] = {}
         self.skipped = Skipped()
 
@@ -123,50 +158,99 @@ class BatchMaker:
         Raises:
             DataError: under `on_error: stop`, the first sample that is broken (its picture damaged, too long, ...).
         """
-        examples: list[Example] = []
-        picture_of: dict[str, int] = {}
-        pixels: list[NDArray[np.uint8]] = []
+        left_out: list[str] = []
+        examples: list[tuple[tuple[int, int], Example]] = []
         for epoch, index in places:
             try:
-                example = self._example(index)
-                name = example.sample.image
-                if name is not None and name not in picture_of:
-                    pixels.append(self._pixels(example.sample, order.draw(epoch, index) if order else None))
-                    picture_of[name] = len(picture_of)
-                examples.append(example)
+                examples.append(((epoch, index), self._example(index)))
             except ItemError as error:
-                if self._source.on_error == "stop":
-                    raise DataError(
-                        f"{self._source.json_}: {error} (to leave such items out: on_error: skip)"
-                    ) from None
-                self.skipped.add(error)
+                left_out.append(self._leave_out(self._name(index), error))
+        dealt = spread([example.length for _, example in examples], self._row_tokens, self._share.world)
+        own = dealt[self._share.rank :: self._share.world]
+        # In the batch's order, not the rows': which of two broken pictures is named does not hang on the dealing.
+        shown = [examples[i] for i in sorted(i for row in own for i in row)]
+        pictures, broken = self._pictures(shown, order)
+        place_of = {name: place for place, name in enumerate(pictures)}
         rows = []
-        for dealt in deal([example.length for example in examples], self._row_tokens):
-            chosen = [examples[i] for i in dealt]
-            shown = [picture_of[e.sample.image] for e in chosen if e.sample.image is not None]
-            rows.append(pack(chosen, shown))
-        stacked = torch.from_numpy(self._transform.normalise(np.stack(pixels))) if pixels else None
+        for dealt_row in own:
+            kept = [examples[i][1] for i in dealt_row if examples[i][1].sample.image not in broken]
+            if kept:
+                rows.append(pack(kept, [place_of[e.sample.image] for e in kept if e.sample.image is not None]))
+        left_out += [self._leave_out(e.sample.id, broken[e.sample.image]) for _, e in shown if e.sample.image in broken]
+        stacked = np.stack(list(pictures.values())) if pictures else None
         first_of: dict[str, str] = {}
-        for example in examples:
-            if example.sample.image is not None:
+        for _, example in shown:
+            if example.sample.image in pictures:
                 first_of.setdefault(example.sample.image, example.sample.conversation[1].text)
-        return Batch(tuple(rows), stacked, tuple(first_of.values()))
+        return Batch(
+            rows=tuple(rows),
+            pixels=None if stacked is None else torch.from_numpy(self._transform.normalise(stacked)),
+            captions=tuple(first_of.values()),
+            rounds=math.ceil(len(dealt) / self._share.world),
+            sample_ids=tuple(e.sample.id for _, e in examples if e.sample.image not in broken),
+            skipped=tuple(left_out),
+        )
+
+    def _pictures(
+        self, shown: Sequence[tuple[tuple[int, int], Example]], order: SampleOrder | None
+    ) -> tuple[dict[str, NDArray[np.uint8]], dict[str | None, ItemError]]:
+        """Each unique picture by its name in the order it is first shown; and what is wrong with the broken ones."""
+        first: dict[str, tuple[tuple[int, int], Sample]] = {}
+        for place, example in shown:
+            if example.sample.image is not None:
+                first.setdefault(example.sample.image, (place, example.sample))
+
+        def read(job: tuple[tuple[int, int], Sample]) -> NDArray[np.uint8] | ItemError:
+            (epoch, index), sample = job
+            try:
+                return self._pixels(sample, order.draw(epoch, index) if order else None)
+            except ItemError as error:
+                return error
+
+        found = (self._readers.map if self._readers else map)(read, first.values())
+        pictures: dict[str, NDArray[np.uint8]] = {}
+        broken: dict[str | None, ItemError] = {}
+        for name, result in zip(first, found, strict=True):
+            if isinstance(result, ItemError):
+                broken[name] = result
+            else:
+                pictures[name] = result
+        return pictures, broken
+
+    def _name(self, index: int) -> str:
+        """A sample's id, or its place where it cannot even be read."""
+        try:
+            return self._samples[index].id
+        except ItemError:
+            return f"#{index}"
+
+    def _leave_out(self, name: str, error: ItemError) -> str:
+        """Apply the source's policy to a broken sample; returns its id."""
+        if self._source.on_error == "stop":
+            raise DataError(f"{self._source.json_}: {error} (to leave such items out: on_error: skip)") from None
+        self.skipped.add(error)
+        return name
 
     def sample(self, index: int) -> Sample:
         """A sample by its index."""
         return self._samples[index]
 
-    def image_file(self, sample: Sample) -> Path:
-        """Where a sample's picture lies."""
-        return image_path(sample, self._source.images)
+    def picture(self, sample: Sample) -> Image.Image:
+        """A sample's picture as it is stored.
+
+        Raises:
+            ItemError: it cannot be read.
+        """
+        return open_picture(sample, self._source)
 
     def _example(self, index: int) -> Example:
         if index not in self._examples:
             sample = self._samples[index]
             example = self._encoder.example(sample, independent=self._source.turns == "independent")
             check_example(example, self._source.max_length)
-            if len(self._examples) >= _KEPT_EXAMPLES:
+            if self._kept_tokens + example.length > _KEPT_TOKENS:
                 return example
+            self._kept_tokens += example.length
             self._examples[index] = example
         return self._examples[index]
 
@@ -180,12 +264,7 @@ class BatchMaker:
         return pixels if draw is None else moved(pixels, self._source.augment, draw)
 
     def _fit(self, sample: Sample) -> NDArray[np.uint8]:
-        try:
-            return np.asarray(self._transform.fitted(open_image(self.image_file(sample))))
-        except ItemError:
-            raise
-        except DataError as error:
-            raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
+        return np.asarray(self._transform.fitted(self.picture(sample)))
 
 
 def ahead(maker: BatchMaker, order: SampleOrder, first_step: int, *, depth: int = 2) -> Iterator[tuple[int, Batch]]:

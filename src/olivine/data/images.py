@@ -40,7 +40,7 @@ def find_image(root: Path, relative: str) -> Path:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read a picture whole, as RGB.
+    """Read a picture file whole, as RGB.
 
     Raises:
         DataError: it is truncated, not a picture, or larger than `MAX_PIXELS`.

@@ -40,6 +40,32 @@ class AttentionGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Spans:
+    """The same who-sees-whom for kernels that take sequences of different lengths without padding.
+
+    Each part of each example is a query span, in the row's order; its keys are its example's shared part and itself,
+    the mask causal from the last query and key backwards.
+
+    Attributes:
+        queries, keys: `[spans + 1]` int32, where each span begins and the last ends, among queries and gathered keys.
+        gather: `[keys]` int64, the keys' places in the row; None where they are the row itself.
+        longest_query, longest_key: of any span.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    gather: Tensor | None
+    longest_query: int
+    longest_key: int
+
+    def to(self, device: torch.device) -> "Spans":
+        """The same on another device."""
+        gather = None if self.gather is None else self.gather.to(device, non_blocking=True)
+        queries, keys = (ends.to(device, non_blocking=True) for ends in (self.queries, self.keys))
+        return Spans(queries, keys, gather, self.longest_query, self.longest_key)
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """Packed samples.
 
@@ -47,7 +73,7 @@ class Row:
         ids: `[tokens]` int64, image placeholders included.
         positions: `[tokens]` int64; restart with every sample, and continuations go on from their shared prefix.
         targets: `[tokens]` int64; the token to predict from this place, `IGNORED` where there is no label.
-        groups: who attends to whom.
+        groups: who attends to whom, for padded kernels; `spans` says the same for kernels without padding.
         pictures: for each picture in the order of its placeholders, its index among the batch's unique pictures.
         sample_ids: the samples in this row, for audit.
     """
@@ -56,6 +82,7 @@ class Row:
     positions: Tensor
     targets: Tensor
     groups: tuple[AttentionGroup, ...]
+    spans: Spans
     pictures: tuple[int, ...]
     sample_ids: tuple[str, ...]
 
@@ -71,6 +98,7 @@ class Row:
             self.positions.to(device),
             self.targets.to(device),
             tuple(group.to(device) for group in self.groups),
+            self.spans.to(device),
             self.pictures,
             self.sample_ids,
         )
@@ -92,6 +120,25 @@ def deal(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             rows[place].append(index)
             room[place] -= lengths[index]
     return rows
+
+
+def spread(lengths: Sequence[int], capacity: int, ranks: int) -> list[list[int]]:
+    """Rows of at most `capacity` tokens (see `deal`) for `ranks` processes, row r for process r modulo `ranks`.
+
+    Where the rows do not go round evenly, the same number of rounds is filled with more and shorter rows, the longest
+    example to the emptiest row: no process waits a whole row for another. For one process this is `deal`.
+    """
+    rows = deal(lengths, capacity)
+    wanted = -(-len(rows) // ranks) * ranks
+    if len(rows) == wanted or wanted > len(lengths):
+        return rows
+    even: list[list[int]] = [[] for _ in range(wanted)]
+    filled = [0] * wanted
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        emptiest = min(range(wanted), key=lambda row: (filled[row], row))
+        even[emptiest].append(index)
+        filled[emptiest] += lengths[index]
+    return even if max(filled) <= max(capacity, *lengths) else rows
 
 
 def pack(examples: Sequence[Example], pictures: Sequence[int]) -> Row:
@@ -119,8 +166,45 @@ def pack(examples: Sequence[Example], pictures: Sequence[int]) -> Row:
         positions=torch.tensor(positions),
         targets=torch.tensor(targets),
         groups=tuple(_group(examples, starts)),
+        spans=_spans(examples, starts),
         pictures=tuple(pictures),
         sample_ids=tuple(example.sample.id for example in examples),
+    )
+
+
+def filler(length: int = 2) -> Row:
+    """A row that teaches nothing: what a process runs while another still has a row."""
+    place = np.arange(length)
+    ends = torch.tensor([0, length], dtype=torch.int32)
+    return Row(
+        ids=torch.zeros(length, dtype=torch.int64),
+        positions=torch.from_numpy(place),
+        targets=torch.full((length,), IGNORED),
+        groups=(AttentionGroup(torch.from_numpy(place[None]), None, torch.ones(1, length, dtype=torch.bool)),),
+        spans=Spans(ends, ends, None, length, length),
+        pictures=(),
+        sample_ids=(),
+    )
+
+
+def _spans(examples: Sequence[Example], starts: Sequence[int]) -> Spans:
+    queries, keys, gather = [], [], []
+    for example, start in zip(examples, starts, strict=True):
+        shared = len(example.parts[0])
+        begin = start
+        for number, part in enumerate(example.parts):
+            prefix = np.arange(start, start + shared) if number else np.arange(0)
+            gather.append(np.concatenate([prefix, np.arange(begin, begin + len(part))]))
+            queries.append(len(part))
+            keys.append(len(gather[-1]))
+            begin += len(part)
+    plain = all(len(example.parts) == 1 for example in examples)
+    return Spans(
+        queries=torch.from_numpy(np.cumsum([0, *queries], dtype=np.int32)),
+        keys=torch.from_numpy(np.cumsum([0, *keys], dtype=np.int32)),
+        gather=None if plain else torch.from_numpy(np.concatenate(gather)),
+        longest_query=max(queries),
+        longest_key=max(keys),
     )
 
 

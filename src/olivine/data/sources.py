@@ -4,14 +4,18 @@ Formats are read in their own files (`llava_json`); pictures are opened only whe
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from olivine.data.encoding import Example, TemplateEncoder
-from olivine.data.images import find_image
+from olivine.data.images import decode_image, find_image, open_image
 from olivine.data.llava_json import ItemError, item_name, parse_item, read_items
+from olivine.data.shards import ShardSamples, picture_bytes
 from olivine.errors import DataError
+from olivine.files import sha256_of_file
 from olivine.recipe import DataRecipe, OnError
 from olivine.records import Sample
 
@@ -40,13 +44,15 @@ class Skipped:
         return f"{self.total} skipped ({kinds})" if self.total else "none skipped"
 
 
-def read_samples(source: DataRecipe, skipped: Skipped) -> list[Sample]:
-    """Every sample of a source, in file order.
+def read_samples(source: DataRecipe, skipped: Skipped) -> Sequence[Sample]:
+    """Every sample of a source, in file order; those of shards are read, and found broken, when they are asked for.
 
     Raises:
         DataError: under `on_error: stop`, the first broken item, with its file and name; under either policy, a file
             that cannot be read or holds no usable sample.
     """
+    if source.format == "webdataset":
+        return ShardSamples(source.json_)
     samples: list[Sample] = []
     for index, item in enumerate(read_items(source.json_)):
         try:
@@ -109,6 +115,30 @@ def image_path(sample: Sample, root: Path | None, name: str | None = None) -> Pa
         return find_image(root, sample.image)
     except DataError as error:
         raise ItemError("missing image", f"{name}: {error}") from None
+
+
+def open_picture(sample: Sample, source: DataRecipe) -> Image.Image:
+    """The picture of a sample that has one, as RGB.
+
+    Raises:
+        ItemError: it is not there, outside the image root, or cannot be read.
+    """
+    assert sample.image is not None, "asked for the picture of a text-only sample"
+    path = image_path(sample, source.images) if source.format == "llava" else None
+    try:
+        if path is None:
+            return decode_image(picture_bytes(source.json_, sample.image), sample.image)
+        return open_image(path)
+    except DataError as error:
+        raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
+
+
+def fingerprint(source: DataRecipe) -> str:
+    """What tells a source's content from another's: a file's hash, or that of the places of all samples in all shards.
+
+    Shards are not read through for it, which would take hours at their size: an edit that moves nothing goes unseen.
+    """
+    return sha256_of_file(source.json_) if source.format == "llava" else ShardSamples(source.json_).fingerprint()
 
 
 def _apply_policy(policy: OnError, error: ItemError, path: Path, skipped: Skipped) -> None:

@@ -105,12 +105,53 @@ def _with_backbones_located(recipe: ModelRecipe) -> ModelRecipe:
     )
 
 
-def _load_tower(recipe: VisionRecipe) -> Any:
+def skeleton(recipe: ModelRecipe) -> tuple[Any, int]:
+    """The model that `build` would make, without memory: shapes alone, on the meta device; and its image tokens.
+
+    No tokenizer is read: where the language model's own rows would not hold `<image>`, 64 more are taken for granted.
+
+    Raises:
+        RequestError: a part whose configuration cannot be found or used.
+    """
+    recipe = _with_backbones_located(recipe)
+    tower, language = _tower_config(recipe.vision), _language_config(recipe.language.from_)
+    wanted = recipe.language.tokenizer
+    if not isinstance(wanted, TokenizerRecipe) or wanted.vocab_size > language.vocab_size:
+        rows = wanted.vocab_size if isinstance(wanted, TokenizerRecipe) else language.vocab_size + 1
+        language.vocab_size = -(-rows // 64) * 64
+    transform = _image_transform(recipe.vision, tower)
+    model_class, connector_config = llava_class(recipe.connector)
+    config = model_class.config_class(
+        vision_config=tower, text_config=language, vision_feature_layer=recipe.vision.layer, **connector_config
+    )
+    with torch.device("meta"):
+        model = model_class(config)
+    model.tie_weights()
+    return model, (transform.size // tower.patch_size) ** 2
+
+
+def _tower_config(recipe: VisionRecipe) -> Any:
     key = "model.vision.from"
     config = model_config(recipe.from_, key)
     config = getattr(config, "vision_config", config)
     if config.model_type not in TOWER_TYPES:
         raise RequestError(f"{key}: a {config.model_type!r} is no known tower. Valid: {', '.join(TOWER_TYPES)}.")
+    return config
+
+
+def _language_config(source: Source) -> Any:
+    key = "model.language.from"
+    config = model_config(source, key)
+    if config.model_type not in TEMPLATE_OF:
+        raise RequestError(
+            f"{key}: a {config.model_type!r} is no known language model. Valid: {', '.join(TEMPLATE_OF)}."
+        )
+    return config
+
+
+def _load_tower(recipe: VisionRecipe) -> Any:
+    key = "model.vision.from"
+    config = _tower_config(recipe)
     if isinstance(recipe.from_, dict):
         return AutoModel.from_config(config)
     with torch.device("meta"):
@@ -122,11 +163,7 @@ def _load_tower(recipe: VisionRecipe) -> Any:
 
 def _load_language(source: Source) -> Any:
     key = "model.language.from"
-    config = model_config(source, key)
-    if config.model_type not in TEMPLATE_OF:
-        raise RequestError(
-            f"{key}: a {config.model_type!r} is no known language model. Valid: {', '.join(TEMPLATE_OF)}."
-        )
+    config = _language_config(source)
     if isinstance(source, dict):
         return AutoModelForCausalLM.from_config(config)
     return _fetch(lambda: AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), source, key)

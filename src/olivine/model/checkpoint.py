@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
@@ -29,15 +30,21 @@ from olivine.model.vlm import VisionLanguageModel
 COMPANION = "olivine.json"
 
 
-def save(vlm: VisionLanguageModel, folder: Path, *, transform: ImageTransform | None = None) -> None:
+def save(
+    vlm: VisionLanguageModel,
+    folder: Path,
+    *,
+    transform: ImageTransform | None = None,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
     """Write a folder that `LlavaForConditionalGeneration` and `AutoProcessor` load as it is.
 
-    `transform` is the one to use at inference; None takes the model's own. Weights keep their dtype. The folder
-    appears whole or not at all.
+    `transform` is the one to use at inference; None takes the model's own. Weights keep their dtype; `weights`
+    is the whole model's state where `vlm` holds only a part of it. The folder appears whole or not at all.
     """
     transform = transform or vlm.transform
     with atomic_folder(folder) as temporary, without_progress_bars():
-        vlm.model.save_pretrained(temporary)
+        vlm.model.save_pretrained(temporary, state_dict=weights)
         _processor(vlm, transform).save_pretrained(temporary)
         companion = {
             "olivine": __version__,

@@ -6,13 +6,16 @@ It is also the reference that the answering engine in `evaluate` is tested again
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from olivine.data.images import open_image
 from olivine.model.vlm import VisionLanguageModel
 
 
 @torch.no_grad()
-def answer_one(vlm: VisionLanguageModel, text: str, image: Path | None, *, max_new_tokens: int = 64) -> str:
+def answer_one(
+    vlm: VisionLanguageModel, text: str, image: Path | Image.Image | None, *, max_new_tokens: int = 64
+) -> str:
     """Greedy answer to one question about one picture (or none), special tokens left out and stripped.
 
     Raises:
@@ -24,7 +27,9 @@ def answer_one(vlm: VisionLanguageModel, text: str, image: Path | None, *, max_n
     inputs = {}
     if image is not None:
         dtype = next(vlm.tower.parameters()).dtype
-        inputs["pixel_values"] = torch.from_numpy(vlm.transform(open_image(image)))[None].to(vlm.device, dtype)
+        inputs["pixel_values"] = torch.from_numpy(
+            vlm.transform(open_image(image) if isinstance(image, Path) else image)
+        )[None].to(vlm.device, dtype)
     out = vlm.model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),

@@ -55,6 +55,26 @@ class VisionLanguageModel:
         """The language model's trunk, without its head."""
         return self.model.model.language_model
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The language model's blocks, in order."""
+        return list(self.language.layers)
+
+    def checkpoint_activations(self, parts: Sequence[Part]) -> None:
+        """Keep only each block's input for the backward pass, in the language model and, if it trains, the tower.
+
+        transformers looks at a block's own `training` for this. Only that flag is set, not those of its parts: dropout,
+        where there is any, stays as it was.
+        """
+        options = {"use_reentrant": False}
+        _enable_checkpointing(self.language, options)
+        blocks = self.layers
+        if "vision" in parts:
+            _enable_checkpointing(self.tower, options)
+            blocks += [block for block in self.tower.modules() if hasattr(block, "gradient_checkpointing")]
+        for block in blocks:
+            block.training = True
+
     def part(self, name: Part) -> dict[str, nn.Parameter]:
         """The parameters of one part by their names in the whole model; a head that is tied counts once."""
         if name == "language":
@@ -84,7 +104,7 @@ class VisionLanguageModel:
         Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any.
         """
         dtype = next(self.tower.parameters()).dtype
-        outputs = self.tower(pixels.to(self.device, dtype), output_hidden_states=True)
+        outputs = self.tower(pixels.to(self.device, non_blocking=True).to(dtype), output_hidden_states=True)
         features: Tensor = outputs.hidden_states[self.model.config.vision_feature_layer][:, 1:]
         return features
 
@@ -120,12 +140,17 @@ class VisionLanguageModel:
         Returns:
             `[tokens, hidden]` before the head.
         """
+        return self.run(row, self.embed(row.ids[None], features))
+
+    def run(self, row: Row, embedded: Tensor) -> Tensor:
+        """`hidden_states` from `[1, tokens, hidden]`, which `embed` made of the row's ids and pictures."""
         outputs = self.language(
-            inputs_embeds=self.embed(row.ids[None], features),
+            inputs_embeds=embedded,
             position_ids=row.positions[None],
             attention_mask=None,
             use_cache=False,
             packed_groups=row.groups,
+            packed_spans=row.spans,
         )
         states: Tensor = outputs.last_hidden_state
         return states[0]
@@ -139,3 +164,9 @@ class VisionLanguageModel:
         """Token ids as text, special tokens left out."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+
+def _enable_checkpointing(model: Any, options: dict[str, Any]) -> None:
+    """By the name that transformers 5.23 has for it, or the one before."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(options)

@@ -3,7 +3,8 @@
 Nothing here decides anything.
 """
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,43 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from olivine.files import append_json_line, read_json_lines, write_json_lines
+from olivine.files import append_json_line, cut_json_lines, read_json_lines
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import Part, StageRecipe
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
+AUDIT = "audit.jsonl"
 PARTS: tuple[Part, ...] = ("vision", "connector", "language")
 
 
 class MetricsLog:
-    """`metrics.jsonl` and `samples.jsonl` of a stage; rows at or behind the step that is gone on with are dropped."""
+    """A stage's logs: `metrics.jsonl`, `samples.jsonl` (sampled answers), `audit.jsonl` (which samples a step took).
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    Rows at or behind the step that is gone on with are dropped, so that each step is there exactly once. Of several
+    processes the first alone writes.
+    """
+
+    def __init__(self, folder: Path, first_step: int, *, writes: bool = True) -> None:
         self._folder = folder
-        for name in (METRICS, SAMPLES):
-            path = folder / name
-            if path.is_file():
-                write_json_lines(path, [r for r in read_json_lines(path, allow_cut_end=True) if r["step"] < first_step])
-        self._tensorboard = _tensorboard(folder)
+        self._writes = writes
+        self._tensorboard = None
+        if writes:
+            for name in (METRICS, SAMPLES, AUDIT):
+                if (folder / name).is_file():
+                    cut_json_lines(folder / name, lambda row: row["step"] < first_step)
+            self._tensorboard = _tensorboard(folder)
+
+    def losses(self, count: int) -> list[float]:
+        """The last losses of the steps before."""
+        path = self._folder / METRICS
+        rows = deque((row for row in read_json_lines(path) if "loss" in row), maxlen=count) if path.is_file() else ()
+        return [row["loss"] for row in rows]
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One row of numbers."""
+        if not self._writes:
+            return
         append_json_line(self._folder / METRICS, {"step": step, **values})
         if self._tensorboard is not None:
             for name, value in values.items():
@@ -41,7 +57,14 @@ class MetricsLog:
 
     def sample(self, step: int, row: Mapping[str, Any]) -> None:
         """One sampled answer, beside the true one."""
-        append_json_line(self._folder / SAMPLES, {"step": step, **row})
+        if self._writes:
+            append_json_line(self._folder / SAMPLES, {"step": step, **row})
+
+    def audit(self, step: int, sample_ids: Sequence[str], skipped: Sequence[str]) -> None:
+        """The samples that a step learnt from, and those it left out as broken, in the order's own order."""
+        if self._writes:
+            row = {"step": step, "samples": list(sample_ids), **({"skipped": list(skipped)} if skipped else {})}
+            append_json_line(self._folder / AUDIT, row)
 
 
 def _tensorboard(folder: Path) -> Any | None:

@@ -5,7 +5,7 @@ An objective turns one batch into gradients; steps, schedules and logs are in `s
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +13,29 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from olivine.data.batches import Batch
-from olivine.data.packing import Row
+from olivine.data.packing import Row, filler
 from olivine.model.attention import packed
 from olivine.model.loss import contrastive_loss, labelled_loss
 from olivine.model.vlm import VisionLanguageModel
+from olivine.recipe import ShardingRecipe
+from olivine.train.processes import Processes
+from olivine.train.sharding import Shards
 
+T = TypeVar("T")
 #: Pictures that a frozen tower encodes at once.
 _TOWER_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Hidden(Generic[T]):
+    """Keeps a module out of another's own parameters and state."""
+
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
-    """A batch's loss: a sum and what to divide it by (labelled tokens or pictures)."""
+    """A batch's loss over all processes: a sum and what to divide it by (labelled tokens or pictures)."""
 
     total: float
     count: int
@@ -35,33 +46,77 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def measure(self, batch: Batch, *, backward: bool) -> Measured:
-        """The loss of a batch; with `backward`, gradients of its mean are added to what trains."""
+        """The loss of a batch; with `backward`, gradients of its mean are added to what trains.
+
+        Of several processes each adds its share, times their number: the average over processes is the gradient.
+        """
+
+
+class RowLoss(nn.Module):
+    """Embedding, trunk and head of a language model as one forward pass over one packed row."""
+
+    def __init__(self, vlm: VisionLanguageModel) -> None:
+        super().__init__()
+        self.trunk = vlm.language
+        self.head = vlm.model.lm_head
+        self._vlm = Hidden(vlm)
+
+    def forward(self, row: Row, features: Tensor | None, stream: torch.dtype | None = None) -> Tensor:
+        """The summed loss of a row's labels, a scalar.
+
+        `stream` is given where weights are gathered for the pass: the dtype that hidden states begin with. A backward
+        pass then goes through every layer whether or not anything in this row trains, as it does on all processes.
+        """
+        embedded = self._vlm.value.embed(row.ids[None], features)
+        if stream is not None:
+            embedded = embedded.to(stream)
+            if torch.is_grad_enabled() and not embedded.requires_grad:
+                embedded.requires_grad_()
+        return labelled_loss(self._vlm.value.run(row, embedded), row.targets, self._vlm.value.logits)
 
 
 class LanguageObjective(Objective):
     """Next token at labelled positions, averaged over the batch's labelled tokens, whatever rows they lie in."""
 
-    def __init__(self, vlm: VisionLanguageModel) -> None:
+    def __init__(self, vlm: VisionLanguageModel, processes: Processes = Processes()) -> None:  # noqa: B008
         super().__init__()
-        self._vlm = _Hidden(vlm)
+        self._vlm = Hidden(vlm)
+        self._processes = processes
+        self._row_loss = Hidden(RowLoss(vlm))
+        self._shards: Shards | None = None
+        self._stream: torch.dtype | None = None
+
+    def shard(self, recipe: ShardingRecipe, *, bf16: bool) -> None:
+        """Cut the language model over the processes; its parameters are others afterwards, under the same names."""
+        row_loss = self._row_loss.value
+        self._stream = next(row_loss.parameters()).dtype
+        self._shards = Shards(row_loss, self._vlm.value.layers, recipe, self._processes, bf16=bf16)
 
     def measure(self, batch: Batch, *, backward: bool) -> Measured:
-        """One packed row after another, so that memory is that of a row."""
-        vlm = self._vlm.value
+        """One packed row after another, so that memory is that of a row.
+
+        Labels are counted over all processes before any gradient: each token weighs the same, whoever has it.
+        """
+        vlm, world = self._vlm.value, self._processes.world
         patches = self._frozen_patches(batch)
-        total = 0.0
-        labels = batch.labels
+        labels = int(self._processes.total([batch.labels])[0])
+        total = torch.zeros((), dtype=torch.float64, device=vlm.device)
+        if not labels:
+            return Measured(0.0, 0)
         with packed(vlm.language):
-            for row in batch.rows:
-                row_on_device = row.to(vlm.device)
+            for number in range(batch.rounds if self._processes.several else len(batch.rows)):
+                row = batch.rows[number] if number < len(batch.rows) else filler()
+                if self._shards is not None:
+                    self._shards.before_row(last=number == batch.rounds - 1)
                 features = self._features(row, batch, patches)
-                hidden = vlm.hidden_states(row_on_device, features)
-                loss = labelled_loss(hidden, row_on_device.targets, vlm.logits)
+                loss = self._row_loss.value(row.to(vlm.device), features, self._stream)
                 # A row of text alone has nothing to teach a connector.
                 if backward and loss.requires_grad:
-                    (loss / labels).backward()
-                total += loss.item()
-        return Measured(total, labels)
+                    (loss / (labels / world)).backward()
+                total += loss.detach()
+        if self._shards is not None and not backward:
+            self._shards.rest()
+        return Measured(self._processes.total([float(total)])[0], labels)
 
     def _frozen_patches(self, batch: Batch) -> Tensor | None:
         """All pictures of the batch through the tower once, without gradient; None if the tower trains."""
@@ -98,7 +153,7 @@ class ContrastiveObjective(Objective):
 
     def __init__(self, vlm: VisionLanguageModel) -> None:
         super().__init__()
-        self._vlm = _Hidden(vlm)
+        self._vlm = Hidden(vlm)
         width: int = vlm.model.config.vision_config.hidden_size
         heads: int = vlm.model.config.vision_config.num_attention_heads
         self.text = CLIPTextModel(
@@ -120,7 +175,7 @@ class ContrastiveObjective(Objective):
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def measure(self, batch: Batch, *, backward: bool) -> Measured:
-        """The whole batch at once: every other caption in it is a negative."""
+        """The whole batch at once: every other caption in it is a negative. Several processes each do all of it."""
         assert batch.pixels is not None, "the stage checked that every sample has a picture"
         vlm = self._vlm.value
         pooled = vlm.patch_features(batch.pixels).mean(dim=1)
@@ -147,10 +202,3 @@ class ContrastiveObjective(Objective):
         real = encoded.attention_mask.unsqueeze(-1).to(states.dtype)
         mean: Tensor = (states * real).sum(dim=1) / real.sum(dim=1)
         return mean
-
-
-@dataclass(frozen=True, slots=True)
-class _Hidden:
-    """Keeps the model out of the objective's own parameters and state."""
-
-    value: VisionLanguageModel

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from olivine.recipe import OptimizerRecipe
 
@@ -15,9 +16,11 @@ from olivine.recipe import OptimizerRecipe
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: OptimizerRecipe, lr: float) -> torch.optim.AdamW:
     """AdamW; weight decay falls on matrices alone, never on biases and norms."""
     chosen = list(parameters)
+    # Weights that are cut over processes and whole ones cannot share a fused step.
     groups = [
-        {"params": [p for p in chosen if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in chosen if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in some if (p.ndim >= 2) == matrices], "weight_decay": recipe.weight_decay * matrices}
+        for some in ([p for p in chosen if not isinstance(p, DTensor)], [p for p in chosen if isinstance(p, DTensor)])
+        for matrices in (True, False)
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=lr, betas=recipe.betas, eps=recipe.epsilon, fused=True

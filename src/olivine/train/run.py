@@ -3,9 +3,11 @@
 The training loop is in `stage`.
 """
 
+import errno
 import platform
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,31 +16,49 @@ import torch
 import yaml
 from rich.console import Console
 
-from olivine.data.sources import Skipped, read_samples
-from olivine.errors import RequestError
-from olivine.files import read_json, sha256_of_file, write_json, write_text
+from olivine.data.sources import Skipped, fingerprint, read_samples
+from olivine.errors import RequestError, RunError
+from olivine.files import read_json, write_json, write_text
 from olivine.model import checkpoint
 from olivine.model.build import build
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import Recipe, StageRecipe, TokenizerRecipe
 from olivine.records import Sample
-from olivine.train.resume import STATE
-from olivine.train.stage import Stage
+from olivine.train.processes import Processes, joined
+from olivine.train.sharding import whole_weights
+from olivine.train.stage import Stage, StageResult
+from olivine.train.stop import StopSignal
 
 RECIPE, PROVENANCE, CHECKPOINT, RESULT = "recipe.yaml", "provenance.json", "checkpoint", "result.json"
 _PACKAGES = ("olivine", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
 #: Recipe fields that may differ when a run is gone on with: they decide nothing that is written before them.
-_FREE = {"output", "evaluate"}
+_FREE = re.compile(r"(output|evaluate|sharding)\b.*|optimizer\.spike|stages\.[^.]+\.(save_every|keep)")
 
 
 def train(recipe: Recipe, console: Console) -> Path:
     """Run every stage that is not yet done; returns the last stage's checkpoint folder.
 
+    Under torchrun every process calls this; the first alone prints and writes. SIGTERM ends the run in order.
+
     Raises:
         RequestError: the run directory holds another recipe's run, or its data has changed since.
         RunError: training could not go on (no labels, a loss that is not finite).
         DataError: a broken sample under `on_error: stop`.
+        Stopped: SIGTERM came, and what was done is saved.
     """
+    with joined() as processes, StopSignal() as stop:
+        try:
+            return _train(recipe, console if processes.first else Console(quiet=True), processes, stop)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise RunError(
+                f"{recipe.run_directory}: cannot be written ({error.strerror}). What was saved before is whole: "
+                "make room and run the same command to go on."
+            ) from None
+
+
+def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSignal) -> Path:
     directory = recipe.run_directory
     stages = [stage for stage in recipe.stages if not stage.skip]
     if not stages:
@@ -50,7 +70,6 @@ def train(recipe: Recipe, console: Console) -> Path:
     provenance = data.provenance(set(recipe.data) if trains_tokenizer else {stage.data for stage in stages})
     _check_same_data(directory, provenance)
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     finished = [stage for stage in stages if (directory / stage.name / RESULT).is_file()]
     if finished:
         last = finished[-1]
@@ -58,12 +77,18 @@ def train(recipe: Recipe, console: Console) -> Path:
         vlm = checkpoint.load(directory / last.name / CHECKPOINT, to_train=True)
     else:
         vlm = build(recipe.model, seed=recipe.seed, texts=data.texts)
-    write_text(directory / RECIPE, recipe.to_yaml())
-    write_json(directory / PROVENANCE, {**_environment(recipe, device), "data": provenance})
-    vlm.model.to(device)
+    processes.wait()  # until all have compared the recipe with the one that is there
+    if processes.first:
+        write_text(directory / RECIPE, recipe.to_yaml())
+        write_json(directory / PROVENANCE, {**_environment(recipe, processes), "data": provenance})
 
     for stage in stages[len(finished) :]:
-        _run_stage(vlm, recipe, stage, data.samples(stage.data), directory / stage.name, console)
+        _to_device(vlm, processes)
+        with stop.held():
+            job = Stage(vlm, recipe, stage, data.samples(stage.data), directory / stage.name, console, processes, stop)
+            _finish_stage(job, job.run())
+        if processes.several:  # its parts are spread over the processes: begin again from what was written
+            vlm = checkpoint.load(directory / stage.name / CHECKPOINT, to_train=True)
     return directory / stages[-1].name / CHECKPOINT
 
 
@@ -80,16 +105,17 @@ def train_stage(recipe: Recipe, stage: StageRecipe, after: Path | None, folder: 
     """
     if (folder / RESULT).is_file():
         return folder / CHECKPOINT
-    data = _Data(recipe, console)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data, alone = _Data(recipe, console), Processes()
     if after is None:
         vlm = build(recipe.model, seed=recipe.seed, texts=data.texts)
     else:
         vlm = checkpoint.load(after, to_train=True)
     write_text(folder / RECIPE, recipe.to_yaml())
-    write_json(folder / PROVENANCE, {**_environment(recipe, device), "data": data.provenance({stage.data})})
-    vlm.model.to(device)
-    _run_stage(vlm, recipe, stage, data.samples(stage.data), folder, console)
+    write_json(folder / PROVENANCE, {**_environment(recipe, alone), "data": data.provenance({stage.data})})
+    _to_device(vlm, alone)
+    with StopSignal() as stop, stop.held():
+        job = Stage(vlm, recipe, stage, data.samples(stage.data), folder, console, alone, stop)
+        _finish_stage(job, job.run())
     return folder / CHECKPOINT
 
 
@@ -120,33 +146,44 @@ def recorded_benchmarks(path: Path) -> list[str]:
     return list(yaml.safe_load(file.read_text(encoding="utf-8"))["evaluate"]) if file.is_file() else []
 
 
-def _run_stage(
-    vlm: VisionLanguageModel,
-    recipe: Recipe,
-    stage: StageRecipe,
-    samples: list[Sample],
-    folder: Path,
-    console: Console,
-) -> None:
-    result = Stage(vlm, recipe, stage, samples, folder, console).run()
+def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
+    """Everything to the process's device; a language model that is to be cut goes there piece by piece, by itself."""
+    if processes.several:
+        vlm.tower.to(processes.device)
+        vlm.connector.to(processes.device)
+    else:
+        vlm.model.to(processes.device)
+
+
+def _finish_stage(job: Stage, result: StageResult) -> None:
+    """Write the stage's checkpoint, then what says that it is done; then its resume points go."""
+    vlm, folder, processes = job.vlm, job.folder, job.processes
     # The weights are rounded to what the checkpoint holds, so that going on from it and going on now are the same.
-    vlm.cast(torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32)
-    checkpoint.save(vlm, folder / CHECKPOINT)
-    write_json(
-        folder / RESULT,
-        {
-            "stage": stage.name,
-            "steps": result.steps,
-            "seconds": round(result.seconds, 1),
-            "loss": result.loss,
-            "held_out_loss": result.held_out_loss,
-            "skipped": result.skipped,
-        },
-    )
-    (folder / STATE).unlink(missing_ok=True)
+    dtype = torch.bfloat16 if job.recipe.optimizer.precision == "bf16" else torch.float32
+    if processes.several:
+        vlm.cast(dtype, ("vision", "connector"))
+        weights = whole_weights(vlm, dtype, processes)
+    else:
+        vlm.cast(dtype)
+        weights = None
+    if processes.first:
+        checkpoint.save(vlm, folder / CHECKPOINT, weights=weights)
+        write_json(
+            folder / RESULT,
+            {
+                "stage": job.stage.name,
+                "steps": result.steps,
+                "seconds": round(result.seconds, 1),
+                "loss": result.loss,
+                "held_out_loss": result.held_out_loss,
+                "skipped": result.skipped,
+            },
+        )
+    processes.wait()
+    job.points.clear()
     held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
-    console.print(
-        f"stage {stage.name}: {result.steps:,} steps in {result.seconds:.0f} s, loss {result.loss:.4f}{held_out}, "
+    job.console.print(
+        f"stage {job.stage.name}: {result.steps:,} steps in {result.seconds:.0f} s, loss {result.loss:.4f}{held_out}, "
         f"samples: {result.skipped} -> {folder / CHECKPOINT}",
         highlight=False,
     )
@@ -158,10 +195,10 @@ class _Data:
     def __init__(self, recipe: Recipe, console: Console) -> None:
         self._recipe = recipe
         self._console = console
-        self._samples: dict[str, list[Sample]] = {}
+        self._samples: dict[str, Sequence[Sample]] = {}
         self._skipped: dict[str, Skipped] = {}
 
-    def samples(self, name: str) -> list[Sample]:
+    def samples(self, name: str) -> Sequence[Sample]:
         if name not in self._samples:
             self._skipped[name] = Skipped()
             self._samples[name] = read_samples(self._recipe.data[name], self._skipped[name])
@@ -181,7 +218,7 @@ class _Data:
         return {
             name: {
                 "json": str(self._recipe.data[name].json_),
-                "sha256": sha256_of_file(self._recipe.data[name].json_),
+                "sha256": fingerprint(self._recipe.data[name]),
                 "samples": len(self.samples(name)),
                 "skipped": self._skipped[name].describe(),
                 "skipped_examples": self._skipped[name].examples,
@@ -190,14 +227,15 @@ class _Data:
         }
 
 
-def _environment(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def _environment(recipe: Recipe, processes: Processes) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "seed": recipe.seed,
         "packages": {name: version(name) for name in _PACKAGES},
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if processes.device.type == "cuda" else "cpu",
+        "processes": processes.world,
         "threads": torch.get_num_threads(),
     }
 
@@ -208,7 +246,7 @@ def _check_same_recipe(directory: Path, recipe: Recipe) -> None:
         return
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
     now = yaml.safe_load(recipe.to_yaml())
-    different = sorted(_differences(before, now, ""))
+    different = sorted(key for key in _differences(before, now, "") if not _FREE.fullmatch(key))
     if different:
         raise RequestError(
             f"{directory} holds a run of another recipe; different: {', '.join(different)}. "
@@ -219,8 +257,7 @@ def _check_same_recipe(directory: Path, recipe: Recipe) -> None:
 def _differences(before: Any, now: Any, where: str) -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in before.keys() | now.keys():
-            if where or key not in _FREE:
-                yield from _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
+            yield from _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for index, (old, new) in enumerate(zip(before, now, strict=True)):
             name = old.get("name", index) if isinstance(old, dict) else index

@@ -15,9 +15,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from olivine.data.batches import Batch, BatchMaker, SampleOrder, ahead
-from olivine.errors import DataError, RequestError, RunError
+from olivine.data.batches import Batch, BatchMaker, SampleOrder, Share, ahead
+from olivine.data.shards import Chosen
+from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
+from olivine.model.attention import compile_layers
 from olivine.model.connector import trainable
 from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
@@ -26,7 +28,11 @@ from olivine.records import Role, Sample
 from olivine.train.log import MetricsLog, print_summary, progress_bar
 from olivine.train.objectives import ContrastiveObjective, LanguageObjective, Objective
 from olivine.train.optimizer import learning_rate, make_optimizer
-from olivine.train.resume import load_state, save_state
+from olivine.train.processes import Processes
+from olivine.train.resume import ResumePoints, TrainingState
+from olivine.train.sharding import average_whole_gradients, clip_gradients
+from olivine.train.stop import StopSignal
+from olivine.train.watch import WINDOW, LossWatch
 
 BAD_BATCH = "bad_batch.json"
 
@@ -50,7 +56,10 @@ class Stage:
         recipe: the whole recipe.
         stage: which of its stages.
         samples: all samples of the stage's data source; held-out ones are set apart here.
-        folder: where metrics, sampled answers and the resume point go.
+        folder: where metrics, sampled answers and resume points go.
+        console: what the run says.
+        processes: this process among those of the run.
+        stop: asked after every step; None never stops.
     """
 
     def __init__(
@@ -61,8 +70,12 @@ class Stage:
         samples: Sequence[Sample],
         folder: Path,
         console: Console,
+        processes: Processes = Processes(),  # noqa: B008  # immutable
+        stop: StopSignal | None = None,
     ) -> None:
         self.vlm, self.recipe, self.stage, self.folder, self.console = vlm, recipe, stage, folder, console
+        self.processes = processes
+        self._stop = stop
         source = recipe.data[stage.data]
         _check_objective(stage, samples)
         training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
@@ -77,23 +90,33 @@ class Stage:
         _set_precision(vlm, stage, recipe)
         torch.manual_seed(recipe.seed)
         self.weights = choose_trainable(vlm, stage, recipe.model.connector.depth)
-        self.objective: Objective
-        if stage.objective == "contrastive":
-            self.objective = ContrastiveObjective(vlm).to(vlm.device)
-        else:
-            self.objective = LanguageObjective(vlm)
-        self._trained = [*self.weights.values(), *self.objective.parameters()]
+        self.objective = self._make_objective()
+        named = dict(vlm.model.named_parameters())
+        self.weights = {name: named[name] for name in self.weights}  # those of a cut model are other objects
+        own = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
+        self._trained = [*self.weights.values(), *own.values()]
         self.optimizer = make_optimizer(self._trained, recipe.optimizer, stage.lr)
+        self.state = TrainingState({**self.weights, **own}, self.optimizer)
+        self.points = ResumePoints(
+            folder,
+            keep=stage.keep,
+            processes=processes,
+            console=console,
+            background=processes.several or processes.device.type == "cuda",
+        )
 
     def run(self) -> StageResult:
         """Train to the end of the stage, from the last resume point if there is one.
 
         Raises:
-            RunError: a batch without labels, or a loss that is not finite (the batch's samples are written down).
+            RunError: a batch without labels, or a loss that is not finite or a spike (the batch's samples are written
+                down).
             DataError: a broken sample under `on_error: stop`.
+            Stopped: told to, and saved.
         """
-        first = load_state(self.folder, weights=self.weights, objective=self.objective, optimizer=self.optimizer)
-        log = MetricsLog(self.folder, first)
+        first = self.points.load(self.state)
+        log = MetricsLog(self.folder, first, writes=self.processes.first)
+        self._watch = LossWatch(self.recipe.optimizer.spike, log.losses(WINDOW))
         print_summary(
             self.console,
             self.vlm,
@@ -103,25 +126,13 @@ class Stage:
             first_step=first,
         )
         began = time.monotonic()
-        loss = math.nan
-        self._set_modes()
-        with progress_bar(self.console) as bar:
-            task = bar.add_task(
-                self.stage.name, total=self.order.steps, completed=first, loss="–", batch=self.stage.batch
-            )
-            for step, batch in ahead(self._batches, self.order, first):
-                if not batch.samples:
-                    continue  # every one of them was broken, skipped by policy and counted
-                loss = self._step(step, batch, log)
-                bar.update(task, completed=step + 1, loss=f"{loss:.3f}")
-                self._look_in(step + 1, log)
-                if self.stage.save_every and (step + 1) % self.stage.save_every == 0 and step + 1 < self.order.steps:
-                    self._save(step + 1)
+        loss = self._steps(first, log)
         if math.isnan(loss) and first < self.order.steps:
             raise RunError(
                 f"stage {self.stage.name}: every sample was skipped ({self._batches.skipped.describe()}), so nothing "
                 f"was learnt. Run: olivine data check {self.recipe.data[self.stage.data].json_}"
             )
+        self.points.finish()
         held_out = self._held_out_loss()
         if held_out is not None:
             log.metrics(self.order.steps, {"held_out_loss": held_out})
@@ -129,23 +140,62 @@ class Stage:
         seconds = time.monotonic() - began
         return StageResult(self.order.steps - first, seconds, loss, held_out, self._batches.skipped.describe())
 
-    def _step(self, step: int, batch: Batch, log: MetricsLog) -> float:
-        began = time.monotonic()
-        if not batch.labels:
-            raise RunError(
-                f"stage {self.stage.name}, step {step}: no token of the batch is supervised, so nothing can be learnt. "
-                f"Run: olivine data check {self.recipe.data[self.stage.data].json_}"
+    def _steps(self, first: int, log: MetricsLog) -> float:
+        """All steps from `first` on; returns the last loss, or NaN if there was none."""
+        loss = math.nan
+        self._set_modes()
+        with progress_bar(self.console) as bar:
+            task = bar.add_task(
+                self.stage.name, total=self.order.steps, completed=first, loss="–", batch=self.stage.batch
             )
+            for step, batch in ahead(self._batches, self.order, first):
+                taken = self._step(step, batch, log)
+                if taken is not None:
+                    loss = taken
+                    bar.update(task, completed=step + 1, loss=f"{loss:.3f}")
+                done = step + 1
+                if self._told_to_stop():
+                    self.points.save(done, self.state)
+                    self.points.finish()
+                    raise Stopped(
+                        f"stopped by SIGTERM; stage {self.stage.name} is saved at step {done:,}. "
+                        "Run the same command to go on."
+                    )
+                if taken is not None:
+                    self._look_in(done, log)
+                if self.stage.save_every and done % self.stage.save_every == 0 and done < self.order.steps:
+                    self.points.save(done, self.state)
+        return loss
+
+    def _told_to_stop(self) -> bool:
+        """Whether any process has been: torchrun's signal does not reach all in the same step."""
+        return bool(self.processes.total([float(self._stop is not None and self._stop.requested)])[0])
+
+    def _step(self, step: int, batch: Batch, log: MetricsLog) -> float | None:
+        """One optimiser step; returns its loss, or None where every sample was broken and skipped by policy."""
+        began = time.monotonic()
+        samples, tokens, skipped = (
+            int(n) for n in self.processes.total([batch.samples, batch.tokens, len(batch.skipped)])
+        )
+        if not samples and skipped:
+            return None
         rate = learning_rate(self.recipe.optimizer, self.stage.lr, step, self.order.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             measured = self.objective.measure(batch, backward=True)
+        if not measured.count:
+            raise RunError(
+                f"stage {self.stage.name}, step {step}: no token of the batch is supervised, so nothing can be learnt. "
+                f"Run: olivine data check {self.recipe.data[self.stage.data].json_}"
+            )
         loss = measured.total / measured.count
-        norm = float(nn.utils.clip_grad_norm_(self._trained, self.recipe.optimizer.clip or math.inf))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._stop_at(step, batch, loss, norm)
+        average_whole_gradients(self._trained, self.processes)
+        norm = clip_gradients(self._trained, self.recipe.optimizer.clip or math.inf)
+        problem = self._watch.problem(loss, norm)
+        if problem is not None:
+            self._stop_at(step, batch, problem, loss, norm)
         self.optimizer.step()
         log.metrics(
             step,
@@ -153,20 +203,24 @@ class Stage:
                 "loss": loss,
                 "lr": rate,
                 "grad_norm": norm,
-                "labels": batch.labels,
-                "tokens": sum(len(row.ids) for row in batch.rows),
-                "samples": batch.samples,
+                "labels": measured.count,
+                "tokens": tokens,
+                "samples": samples,
                 "seconds": round(time.monotonic() - began, 4),
             },
         )
+        left_out = self.processes.union(batch.skipped) if skipped else []
+        log.audit(step, [name for name in batch.sample_ids if name not in set(left_out)], left_out)
         return loss
 
-    def _stop_at(self, step: int, batch: Batch, loss: float, norm: float) -> None:
-        ids = [sample_id for row in batch.rows for sample_id in row.sample_ids]
-        write_json(self.folder / BAD_BATCH, {"step": step, "loss": str(loss), "grad_norm": str(norm), "samples": ids})
+    def _stop_at(self, step: int, batch: Batch, problem: str, loss: float, norm: float) -> None:
+        path = self.folder / BAD_BATCH
+        if self.processes.first:
+            named = {"step": step, "loss": str(loss), "grad_norm": str(norm), "samples": list(batch.sample_ids)}
+            write_json(path, named)
         raise RunError(
-            f"stage {self.stage.name}, step {step}: loss {loss}, gradient norm {norm}; the weights were left as they "
-            f"were. Its samples are in {self.folder / BAD_BATCH}. Try a lower learning rate, or precision: fp32."
+            f"stage {self.stage.name}, step {step}: {problem}; the weights were left as they were. Its samples are in "
+            f"{path}. Try a lower learning rate, precision: fp32, or a higher optimizer.spike if that stopped it."
         )
 
     def _look_in(self, step: int, log: MetricsLog) -> None:
@@ -178,7 +232,8 @@ class Stage:
             return  # their pictures are all broken, which the source's policy counts
         log.metrics(step - 1, {"held_out_loss": held_out})
         line = f"{self.stage.name} step {step}: held-out loss {held_out:.4f}"
-        if self.stage.objective == "language":
+        # Answering word by word would gather every layer of a cut model once a word.
+        if self.stage.objective == "language" and not self.processes.several:
             for row in self._sampled_answers(2):
                 log.sample(step - 1, row)
                 line += f"\n  {row['question']!r} -> {row['answer']!r} (true: {row['truth']!r})"
@@ -194,8 +249,6 @@ class Stage:
         for start in range(0, self._held_out_count, self.stage.batch):
             places = [(0, index) for index in range(start, min(start + self.stage.batch, self._held_out_count))]
             batch = self._held_out_batches.make(places)
-            if not batch.labels:
-                continue
             with self._autocast():
                 measured = self.objective.measure(batch, backward=False)
             total, count = total + measured.total, count + measured.count
@@ -218,18 +271,36 @@ class Stage:
     def _sampled_answer(self, sample: Sample) -> dict[str, str]:
         question, truth = sample.conversation[0], sample.conversation[1]
         assert question.role is Role.USER, "conversations begin with the user"
-        image = self._held_out_batches.image_file(sample) if sample.image is not None else None
+        image = self._held_out_batches.picture(sample) if sample.image is not None else None
         with self._autocast():
             answer = answer_one(self.vlm, question.text, image, max_new_tokens=32)
         return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
 
-    def _save(self, step: int) -> None:
-        save_state(self.folder, step=step, weights=self.weights, objective=self.objective, optimizer=self.optimizer)
+    def _make_objective(self) -> Objective:
+        if self.stage.objective == "contrastive":
+            return ContrastiveObjective(self.vlm).to(self.vlm.device)
+        if self.recipe.optimizer.compile:
+            compile_layers(self.vlm.layers, self.vlm.device)
+        objective = LanguageObjective(self.vlm, self.processes)
+        if self.processes.several:
+            objective.shard(self.recipe.sharding, bf16=self.recipe.optimizer.precision == "bf16")
+        return objective
 
     def _make_batches(self, samples: Sequence[Sample], source: DataRecipe) -> BatchMaker:
         encoder = self.vlm.encoder(self.stage.template)
         transform = self.vlm.transform.with_fit(self.stage.image_fit)
-        return BatchMaker(samples, source, encoder, transform, row_tokens=self.stage.row_tokens)
+        # Pictures are each other's negatives in a contrastive stage: there every process takes the whole batch.
+        alone = self.stage.objective == "contrastive"
+        share = Share() if alone else Share(self.processes.rank, self.processes.world)
+        return BatchMaker(
+            samples,
+            source,
+            encoder,
+            transform,
+            row_tokens=self.stage.row_tokens,
+            share=share,
+            readers=self.processes.readers,
+        )
 
     def _set_modes(self) -> None:
         """Training mode for what trains, so that a frozen part never drops anything."""
@@ -238,16 +309,22 @@ class Stage:
         for part in self.stage.train:
             modules[part].train()
         self.objective.train()
+        if self.recipe.optimizer.checkpoint_activations:
+            self.vlm.checkpoint_activations(self.stage.train)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.recipe.optimizer.precision == "bf16")
 
 
-def split_held_out(samples: Sequence[Sample], held_out: int, seed: int, key: str) -> tuple[list[Sample], list[Sample]]:
+def split_held_out(
+    samples: Sequence[Sample], held_out: int, seed: int, key: str
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """(training, held-out): the same few samples in every stage over the same source, at most a tenth of it."""
     count = min(held_out, len(samples) // 10)
     entropy = [seed, int.from_bytes(hashlib.sha256(f"held out {key}".encode()).digest()[:8], "big")]
     chosen = np.random.default_rng(entropy).choice(len(samples), size=count, replace=False)
+    if not isinstance(samples, list):
+        return Chosen(samples, np.delete(np.arange(len(samples)), chosen)), Chosen(samples, np.sort(chosen))
     apart = {int(index) for index in chosen}
     return (
         [sample for index, sample in enumerate(samples) if index not in apart],

@@ -1,0 +1,224 @@
+"""The two loads that speed and memory are measured on, and one training step of each of two ways to run them.
+
+Plain is what LLaVA's scripts do: samples in shuffled order, padded to the batch's longest, logits for every place.
+Olivine is its own objective on packed rows. Both start from the same weights and train the same parts.
+"""
+
+import copy
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+from torch import nn
+
+from olivine.data.batches import Batch
+from olivine.data.encoding import Example, Tokens
+from olivine.data.packing import IGNORED, deal, pack
+from olivine.model.build import build
+from olivine.model.vlm import VisionLanguageModel
+from olivine.recipe import ModelRecipe, OptimizerRecipe, Part, StageRecipe
+from olivine.records import Sample
+from olivine.testing import CORPUS
+from olivine.train.objectives import LanguageObjective
+from olivine.train.optimizer import make_optimizer
+from olivine.train.stage import choose_trainable
+
+#: Shares of LLaVA-1.5's 665K mix (arXiv:2310.03744, table 7) and, assumed here, each part's median of text tokens, its
+#: spread (of the logarithm), the share of text that is labelled, and whether it has a picture.
+MIX = (
+    ("llava-instruct", 158, 280, 0.5, 0.75, True),
+    ("sharegpt", 40, 900, 0.7, 0.75, False),
+    ("vqav2", 83, 150, 0.5, 0.2, True),
+    ("gqa", 72, 200, 0.5, 0.2, True),
+    ("okvqa, a-okvqa", 75, 70, 0.4, 0.15, True),
+    ("ocrvqa", 80, 130, 0.3, 0.4, True),
+    ("textcaps", 22, 60, 0.3, 0.5, True),
+    ("refcoco, vg", 134, 350, 0.6, 0.5, True),
+)
+LONGEST = 2048
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Widths of a random model."""
+
+    vocabulary: int = 256_000
+    hidden: int = 256
+    layers: int = 4
+    inter: int = 1024
+    heads: int = 4
+    kv_heads: int = 1
+    tower: int = 128
+    tower_layers: int = 4
+    image: int = 336
+    patch: int = 14
+    language: str = "gemma"
+
+
+def model_recipe(shape: Shape) -> ModelRecipe:
+    recipe = {
+        "vision": {
+            "from": {
+                "model_type": "clip_vision_model",
+                "hidden_size": shape.tower,
+                "intermediate_size": 4 * shape.tower,
+                "num_hidden_layers": shape.tower_layers,
+                "num_attention_heads": max(1, shape.tower // 64),
+                "image_size": shape.image,
+                "patch_size": shape.patch,
+            }
+        },
+        "language": {
+            "from": {
+                "model_type": shape.language,
+                "vocab_size": shape.vocabulary,
+                "hidden_size": shape.hidden,
+                "intermediate_size": shape.inter,
+                "num_hidden_layers": shape.layers,
+                "num_attention_heads": shape.heads,
+                "num_key_value_heads": shape.kv_heads,
+                "head_dim": shape.hidden // shape.heads,
+            },
+            "tokenizer": {"vocab_size": 640},
+            "template": "gemma",
+        },
+    }
+    return ModelRecipe.model_validate(recipe)
+
+
+def make_model(shape: Shape) -> VisionLanguageModel:
+    return build(model_recipe(shape), seed=0, texts=lambda: CORPUS)
+
+
+def example(vlm: VisionLanguageModel, draw: np.random.Generator, text: int, labels: int, picture: bool) -> Example:
+    """Random ids below the tokenizer's size: what they are changes no cost."""
+    room = LONGEST - vlm.image_tokens * picture
+    text = max(2, min(text, room))
+    labels = max(1, min(labels, text - 1))
+    ids = [2] + [vlm.model.config.image_token_id] * (vlm.image_tokens if picture else 0)
+    ids += draw.integers(10, 600, size=text - 1).tolist()
+    supervised = [False] * (len(ids) - labels) + [True] * labels
+    return Example(Sample("s", (), "p" if picture else None), (Tokens(ids, supervised),))
+
+
+def captions(vlm: VisionLanguageModel, count: int, seed: int = 0) -> list[Example]:
+    """Stage 1: a picture and a caption of about 20 tokens, all of it labelled, behind no question (LLaVA's `plain`)."""
+    draw = np.random.default_rng(seed)
+    lengths = np.clip(draw.lognormal(np.log(20), 0.4, count), 5, 77).astype(int)
+    return [example(vlm, draw, int(n) + 2, int(n), True) for n in lengths]
+
+
+def instructions(vlm: VisionLanguageModel, count: int, seed: int = 0) -> list[Example]:
+    """Stage 2: lengths in the proportions of `MIX`."""
+    draw = np.random.default_rng(seed)
+    weights = np.array([part[1] for part in MIX], float)
+    made = []
+    for kind in draw.choice(len(MIX), size=count, p=weights / weights.sum()):
+        _, _, median, spread, labelled, picture = MIX[kind]
+        text = int(draw.lognormal(np.log(median), spread))
+        made.append(example(vlm, draw, text, int(text * labelled), picture))
+    return made
+
+
+class Way:
+    """One way to take a training step; `step` returns the loss."""
+
+    def __init__(self, vlm: VisionLanguageModel, train: Sequence[Part], *, fused: bool) -> None:
+        self.vlm = vlm
+        vlm.model.train()
+        stage = StageRecipe(name="s", train=tuple(train), data="d", batch=1, lr=1e-4)
+        trained = choose_trainable(vlm, stage, 2)
+        if fused:
+            self.optimizer: torch.optim.Optimizer = make_optimizer(trained.values(), OptimizerRecipe(), 1e-4)
+        else:
+            self.optimizer = torch.optim.AdamW(trained.values(), lr=1e-4, weight_decay=0.0)
+        self.trained = list(trained.values())
+        self.bf16 = vlm.device.type == "cuda"
+
+    def step(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.backward(examples, pixels)
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        return loss
+
+    def backward(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
+        raise NotImplementedError
+
+
+class Olivine(Way):
+    """Packed rows, loss at labelled places only, each picture through the tower once."""
+
+    def __init__(self, vlm: VisionLanguageModel, train: Sequence[Part], *, row_tokens: int = 4096) -> None:
+        super().__init__(vlm, train, fused=True)
+        self.objective = LanguageObjective(vlm)
+        self.row_tokens = row_tokens
+
+    def backward(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
+        shown = {index: place for place, index in enumerate(i for i, e in enumerate(examples) if e.sample.image)}
+        rows = tuple(
+            pack([examples[i] for i in row], [shown[i] for i in row if i in shown])
+            for row in deal([e.length for e in examples], self.row_tokens)
+        )
+        batch = Batch(rows, pixels[: len(shown)] if shown else None, (), len(rows), (), ())
+        measured = self.objective.measure(batch, backward=True)
+        return measured.total / measured.count
+
+
+class Plain(Way):
+    """`LlavaForConditionalGeneration` with a padded batch and its own `labels` loss."""
+
+    def __init__(self, vlm: VisionLanguageModel, train: Sequence[Part]) -> None:
+        super().__init__(vlm, train, fused=False)
+
+    def backward(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
+        longest = max(e.length for e in examples)
+        ids = torch.zeros(len(examples), longest, dtype=torch.int64)
+        labels = torch.full_like(ids, IGNORED)
+        mask = torch.zeros_like(ids)
+        for row, e in enumerate(examples):
+            tokens = e.parts[0]
+            ids[row, : e.length], mask[row, : e.length] = torch.tensor(tokens.ids), 1
+            labels[row, : e.length] = torch.where(torch.tensor(tokens.supervised), torch.tensor(tokens.ids), IGNORED)
+        pictures = sum(e.sample.image is not None for e in examples)
+        device = self.vlm.device
+        out: Any = self.vlm.model(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            labels=labels.to(device),
+            pixel_values=pixels[:pictures].to(device) if pictures else None,
+            use_cache=False,
+        )
+        out.loss.backward()
+        return float(out.loss.item())
+
+
+WAYS = {"olivine": Olivine, "plain": Plain}
+TRAINED: dict[str, tuple[Part, ...]] = {"stage 1": ("connector",), "stage 2": ("connector", "language")}
+
+
+def make_way(name: str, shape: Shape, stage: str) -> Way:
+    vlm = make_model(shape)
+    vlm.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return WAYS[name](vlm, TRAINED[stage])
+
+
+def both(shape: Shape, stage: str) -> dict[str, Way]:
+    first = make_way("olivine", shape, stage)
+    return {"olivine": first, "plain": Plain(copy.deepcopy(first.vlm), TRAINED[stage])}
+
+
+def make_batches(vlm: VisionLanguageModel, stage: str, batch: int, count: int) -> list[list[Example]]:
+    made = (captions if stage == "stage 1" else instructions)(vlm, batch * count)
+    return [made[start : start + batch] for start in range(0, batch * count, batch)]
+
+
+def make_pixels(shape: Shape, batch: int) -> torch.Tensor:
+    return torch.randn(batch, 3, shape.image, shape.image, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,55 @@
+"""What the speed and memory scripts share: their options, the machine they ran on, and how results are shown."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes and one round, to see that it runs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    parser.add_argument("--out", type=Path, help="also write the JSON there")
+    return parser
+
+
+def device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+
+
+def show(
+    wanted: argparse.Namespace, ratios: Mapping[str, float], rows: Sequence[Mapping[str, Any]], **more: Any
+) -> None:
+    result = {
+        "ratios": dict(ratios),
+        "rows": list(rows),
+        **more,
+        "quick": wanted.quick,
+        "device": device_name(),
+        "versions": {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()},
+    }
+    text = json.dumps(result, indent=2)
+    if wanted.out:
+        wanted.out.parent.mkdir(parents=True, exist_ok=True)
+        wanted.out.write_text(text + "\n", encoding="utf-8")
+    if wanted.json:
+        sys.stdout.write(text + "\n")
+        return
+    for row in rows:
+        print(
+            "  ".join(
+                f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in row.items()
+            )
+        )
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio}")

@@ -1,0 +1,81 @@
+"""Seconds a training step: Olivine against plain `LlavaForConditionalGeneration` as LLaVA's scripts run it.
+
+    python benchmarks/train_step.py [--quick] [--json] [--out benchmarks/results/train-step-cpu.json]
+
+Stage 1 (captions, connector alone) and stage 2 (LLaVA-665K's mix of lengths, connector and language model), with
+vocabularies of 256k and 32k, then a sweep over batches. The two ways take turns on the same batches; the ratio is the
+median over turns. They begin from the same weights, and their first losses must agree.
+"""
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from loads import Shape, both, make_batches, make_pixels
+from report import arguments, show
+
+
+def seconds(way: Any, examples: Any, pixels: torch.Tensor) -> tuple[float, float]:
+    began = time.perf_counter()
+    loss = way.step(examples, pixels)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began, loss
+
+
+def compare(shape: Shape, stage: str, batch: int, turns: int) -> dict[str, Any]:
+    ways = both(shape, stage)
+    batches = make_batches(ways["olivine"].vlm, stage, batch, turns + 1)
+    pixels = make_pixels(shape, batch)
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for turn, examples in enumerate(batches):
+        losses = {}
+        # Who goes first changes with every turn.
+        for name in sorted(ways, reverse=bool(turn % 2)):
+            spent, losses[name] = seconds(ways[name], examples, pixels)
+            if turn:  # the first warms up
+                taken[name].append(spent)
+        if not turn:
+            apart = abs(losses["olivine"] - losses["plain"])
+            assert apart < (2e-2 if torch.cuda.is_available() else 1e-4), f"they do not compute the same: {losses}"
+    ratios = [plain / ours for plain, ours in zip(taken["plain"], taken["olivine"], strict=True)]
+    tokens = [sum(e.length for e in examples) for examples in batches[1:]]
+    padded = [len(examples) * max(e.length for e in examples) for examples in batches[1:]]
+    return {
+        "stage": stage,
+        "vocabulary": shape.vocabulary,
+        "batch": batch,
+        "olivine_s": round(statistics.median(taken["olivine"]), 4),
+        "plain_s": round(statistics.median(taken["plain"]), 4),
+        "ratio": round(statistics.median(ratios), 2),
+        "lowest": round(min(ratios), 2),
+        "tokens": round(statistics.mean(tokens)),
+        "padded_tokens": round(statistics.mean(padded)),
+    }
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--turns", type=int)
+    wanted = parser.parse_args()
+    turns = wanted.turns or (1 if wanted.quick else 5)
+    large, small = (4096, 2048) if wanted.quick else (256_000, 32_000)
+    sizes: dict[str, int] = {"hidden": 64, "inter": 128, "layers": 2, "image": 112} if wanted.quick else {}
+    rows = [
+        compare(Shape(vocabulary=vocabulary, **sizes), stage, batch, turns)
+        for vocabulary in (large, small)
+        for stage, batch in (("stage 1", 4), ("stage 2", 4))
+    ]
+    sweep = [
+        compare(Shape(vocabulary=small, **sizes), stage, batch, turns)
+        for stage in ("stage 1", "stage 2")
+        for batch in ((1, 2) if wanted.quick else (1, 2, 8))
+    ]
+    ratios = {f"{row['stage']}, {row['vocabulary'] // 1000}k: plain / olivine": row["ratio"] for row in rows}
+    ratios["lowest of the sweep"] = min(row["ratio"] for row in sweep)
+    show(wanted, ratios, rows + sweep)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""What a recipe will cost before any of it is run: parameters, tokens, operations, memory by part, hours.
+
+Shapes come from the model's configuration on the meta device, lengths from a sample of the data where it is at hand.
+Nothing is downloaded but configurations, and nothing is written.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import nn
+
+from olivine.data.sources import Skipped, read_samples
+from olivine.errors import RequestError
+from olivine.model.build import skeleton
+from olivine.model.footprint import kept_per_token
+from olivine.model.loss import CHUNK
+from olivine.recipe import Recipe, StageRecipe
+from olivine.records import Role, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A processor: dense bf16 matrix operations a second, and bytes of memory, as its maker states them."""
+
+    name: str
+    peak: float
+    memory: float
+
+
+#: Data sheets: dense bf16 without sparsity. `cpu` is a 2048-square bf16 product on two AVX-512 cores, measured.
+DEVICES = {
+    device.name: device
+    for device in (
+        Device("h100", 989e12, 80e9),
+        Device("h200", 989e12, 141e9),
+        Device("a100", 312e12, 80e9),
+        Device("a100-40", 312e12, 40e9),
+        Device("l40s", 362e12, 48e9),
+        Device("l4", 121e12, 24e9),
+        Device("rtx4090", 165e12, 24e9),
+        Device("mi300x", 1307e12, 192e9),
+        Device("cpu", 0.4e12, 16e9),
+    )
+}
+#: Samples whose lengths are looked at.
+_LOOKED_AT = 512
+#: Of the characters of English text, one token in so many; no tokenizer is read.
+_CHARACTERS_A_TOKEN = 4.0
+#: Tokens of template around a conversation.
+_TEMPLATE_TOKENS = 12
+#: What the driver, the libraries and the allocator take for themselves.
+_RESERVED = 1.5e9
+_TOWER_CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """What samples of a source are like: means, the longest, and where the figures come from."""
+
+    samples: int
+    tokens: float
+    labels: float
+    longest: int
+    pictures: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageEstimate:
+    """One stage.
+
+    Attributes:
+        trained, frozen: parameters by part.
+        steps, tokens: in all; tokens include those of pictures.
+        operations: floating-point operations in all, backward passes and recomputing included.
+        memory: bytes on each device by part, at the peak.
+        hours: at the stated utilisation.
+        fits: whether the memory is there.
+        suggestions: recipe keys that would make it fit, or use what is left.
+    """
+
+    name: str
+    trained: Mapping[str, int]
+    frozen: Mapping[str, int]
+    steps: int
+    tokens: float
+    operations: float
+    memory: Mapping[str, float]
+    hours: float
+    fits: bool
+    lengths: Lengths
+    suggestions: tuple[str, ...] = ()
+
+    @property
+    def peak(self) -> float:
+        """Bytes on each device at the peak."""
+        return sum(self.memory.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A whole recipe on `count` devices at `utilisation` of their stated peak."""
+
+    device: Device
+    count: int
+    utilisation: float
+    stages: tuple[StageEstimate, ...]
+
+    @property
+    def hours(self) -> float:
+        """All stages together."""
+        return sum(stage.hours for stage in self.stages)
+
+
+@dataclass(slots=True)
+class _Shape:
+    """What of the model the sums need: parameters by part and role."""
+
+    blocks: int
+    layers: int
+    hidden: int
+    heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    tower: int
+    tower_layers: int
+    tower_width: int
+    patches: int
+    connector: int
+    config: object = field(repr=False)
+
+    @property
+    def table(self) -> int:
+        return self.vocabulary * self.hidden
+
+    @property
+    def language(self) -> int:
+        return self.blocks + self.table * (1 if self.tied else 2)
+
+
+def estimate(
+    recipe: Recipe,
+    device: str,
+    count: int = 1,
+    *,
+    utilisation: float = 0.4,
+    lengths: Mapping[str, Lengths] | None = None,
+) -> Estimate:
+    """What every stage of a recipe takes on `count` devices of a kind.
+
+    Args:
+        recipe: as `olivine train` takes it.
+        device: a name from `DEVICES`.
+        count: how many; the language model is cut over them, as torchrun would run it.
+        utilisation: share of the device's peak that is reached; 0.4 is a common figure, not a measurement.
+        lengths: what samples are like, by data source, where the caller knows; else a sample of the data is read.
+
+    Raises:
+        RequestError: an unknown device, or a model configuration that cannot be found.
+    """
+    if device not in DEVICES:
+        raise RequestError(f"--device {device!r}: unknown. Valid: {', '.join(DEVICES)}.")
+    if count < 1:
+        raise RequestError(f"--count {count}: expected one or more.")
+    shape = _shape(recipe)
+    stages = tuple(
+        _stage(recipe, stage, shape, DEVICES[device], count, utilisation, (lengths or {}).get(stage.data))
+        for stage in recipe.stages
+        if not stage.skip
+    )
+    return Estimate(DEVICES[device], count, utilisation, stages)
+
+
+def _shape(recipe: Recipe) -> _Shape:
+    model, patches = skeleton(recipe.model)
+    text, vision = model.config.text_config, model.config.vision_config
+
+    def size(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    trunk = model.model.language_model
+    return _Shape(
+        blocks=size(trunk) - size(trunk.embed_tokens),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        heads=text.num_attention_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        vocabulary=text.vocab_size,
+        tied=model.lm_head.weight is trunk.embed_tokens.weight,
+        tower=size(model.model.vision_tower),
+        tower_layers=vision.num_hidden_layers,
+        tower_width=vision.hidden_size,
+        patches=patches,
+        connector=size(model.model.multi_modal_projector),
+        config=text,
+    )
+
+
+def _stage(
+    recipe: Recipe,
+    stage: StageRecipe,
+    shape: _Shape,
+    device: Device,
+    count: int,
+    utilisation: float,
+    known: Lengths | None,
+) -> StageEstimate:
+    lengths = known or _lengths(recipe, stage, shape.patches)
+    samples = stage.steps * stage.batch if stage.steps else max(1, round(lengths.samples * stage.epochs))
+    parts = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
+    operations = samples * _operations(recipe, stage, shape, lengths)
+    memory = _memory(recipe, stage, shape, lengths, count)
+    total = sum(memory.values())
+    made = StageEstimate(
+        name=stage.name,
+        trained={name: size for name, size in parts.items() if name in stage.train},
+        frozen={name: size for name, size in parts.items() if name not in stage.train},
+        steps=math.ceil(samples / stage.batch),
+        tokens=samples * lengths.tokens,
+        operations=operations,
+        memory=memory,
+        hours=operations / (device.peak * count * utilisation) / 3600,
+        fits=total <= device.memory,
+        lengths=lengths,
+    )
+    return replace(made, suggestions=tuple(_suggestions(recipe, stage, shape, lengths, device, count)))
+
+
+def _operations(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths) -> float:
+    """Of one sample: two for each weight and token forward, as many for the gradient of what lies before, of itself."""
+    vision_trains, language_trains = "vision" in stage.train, "language" in stage.train
+    patches = shape.patches * lengths.pictures
+    tower = 2 * shape.tower * (patches + lengths.pictures) * (3 if vision_trains else 1)
+    if stage.objective == "contrastive":
+        return tower
+    connector = 2 * shape.connector * patches * (3 if {"vision", "connector"} & set(stage.train) else 1)
+    attention = 2 * 2 * shape.heads * shape.head_dim * lengths.tokens**2 / 2 * shape.layers
+    passes = 1 + 1 + language_trains + recipe.optimizer.checkpoint_activations
+    blocks = 2 * shape.blocks * lengths.tokens * passes
+    again = lengths.labels * stage.row_tokens / max(lengths.tokens, 1) > CHUNK
+    head = 2 * shape.table * lengths.labels * (2 + language_trains + again)
+    return tower + connector + blocks + attention * (3.5 + recipe.optimizer.checkpoint_activations) + head
+
+
+def _memory(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths, count: int) -> dict[str, float]:
+    """Bytes on one device at the peak: between a row's forward and backward pass."""
+    bf16 = recipe.optimizer.precision == "bf16"
+    frozen_bytes = 2 if bf16 else 4
+    cut = count // recipe.sharding.replicas if count > 1 else 1
+    sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
+    held = {name: size / (cut if name == "language" else 1) for name, size in sizes.items()}
+    trained = sum(size for name, size in held.items() if name in stage.train)
+    row = max(stage.row_tokens, min(lengths.longest, recipe.data[stage.data].max_length))
+    language_trains = "language" in stage.train
+    parts: dict[str, float] = {
+        "weights": sum(size * (4 if name in stage.train else frozen_bytes) for name, size in held.items()),
+        "gradients": 4 * trained,
+        "optimizer": 8 * trained,
+    }
+    if count > 1 and language_trains and not recipe.sharding.sum_each_row:
+        # Not yet summed over processes: those of the whole model wait for the last row.
+        parts["gradients"] += 4 * shape.language
+    if stage.objective == "contrastive":
+        tower_tokens = stage.batch * (shape.patches + 1)
+        parts["activations"] = tower_tokens * shape.tower_width * shape.tower_layers * (34 if bf16 else 60)
+        parts["logits"], parts["buffers"] = 4.0 * stage.batch**2, _RESERVED
+        return parts
+    stream = shape.hidden * (4 if language_trains or not bf16 else 2)
+    block = kept_per_token(shape.config, trains=language_trains, bf16=bf16)
+    if recipe.optimizer.checkpoint_activations:
+        parts["activations"] = row * (shape.layers * stream + block)
+    else:
+        parts["activations"] = row * shape.layers * block
+    pictures = max(1.0, stage.batch * lengths.pictures / count)
+    tower_bytes = 2 if bf16 else 4
+    patch_bytes = shape.patches * shape.tower_width * tower_bytes
+    parts["pictures"] = pictures * patch_bytes + min(pictures, _TOWER_CHUNK) * patch_bytes * (shape.tower_layers + 1)
+    labels = min(CHUNK, row * lengths.labels / max(lengths.tokens, 1))
+    # Logits in the weights' type and in fp32, their log-softmax, and the gradients of both.
+    parts["logits"] = labels * shape.vocabulary * (16 if bf16 else 20)
+    working = 2 if bf16 else 4
+    gathered = (shape.table * (1 if shape.tied else 2) + 2 * shape.blocks / shape.layers) * working if count > 1 else 0
+    cast = 2 * shape.language if count == 1 and bf16 and language_trains else 0
+    parts["buffers"] = _RESERVED + gathered + cast
+    return parts
+
+
+def _suggestions(
+    recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths, device: Device, count: int
+) -> Iterator[str]:
+    """The first change that makes it fit, milder ones before dearer; or, where it does, what may be given up."""
+
+    def peak(**changes: object) -> float:
+        optimizer = recipe.optimizer.model_copy(
+            update={k: v for k, v in changes.items() if k == "checkpoint_activations"}
+        )
+        sharding = recipe.sharding.model_copy(update={k: v for k, v in changes.items() if k == "sum_each_row"})
+        changed = recipe.model_copy(update={"optimizer": optimizer, "sharding": sharding})
+        rows = stage.model_copy(update={k: v for k, v in changes.items() if k == "row_tokens"})
+        return sum(_memory(changed, rows, shape, lengths, count).values())
+
+    if stage.objective == "contrastive":
+        return
+    if peak() <= device.memory:
+        if recipe.optimizer.checkpoint_activations and peak(checkpoint_activations=False) <= device.memory:
+            yield "optimizer.checkpoint_activations=false: it fits without, and saves a forward pass"
+        larger = 2 * stage.row_tokens
+        mean = stage.batch * lengths.tokens / count
+        if larger <= mean and peak(row_tokens=larger) <= device.memory:
+            yield f"stages.{stage.name}.row_tokens={larger}: longer rows fit, for fewer and larger passes"
+        return
+    ladder: list[dict[str, object]] = [{"checkpoint_activations": True}]
+    if count > 1:
+        ladder.append({"checkpoint_activations": True, "sum_each_row": True})
+    shortest = min(lengths.longest, recipe.data[stage.data].max_length)
+    ladder.append({**ladder[-1], "row_tokens": shortest})
+    for rung in ladder:
+        if peak(**rung) <= device.memory:
+            yield ", ".join(_key(stage, name, value) for name, value in rung.items())
+            return
+    more = next(
+        (n for n in (2, 4, 8, 16, 32, 64) if n > count and _fits_on(recipe, stage, shape, lengths, device, n)), 0
+    )
+    yield f"{more} devices, with sharding.sum_each_row=true" if more else "a device with more memory, or LoRA"
+
+
+def _fits_on(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths, device: Device, count: int) -> bool:
+    optimizer = recipe.optimizer.model_copy(update={"checkpoint_activations": True})
+    sharding = recipe.sharding.model_copy(update={"sum_each_row": True})
+    changed = recipe.model_copy(update={"optimizer": optimizer, "sharding": sharding})
+    return sum(_memory(changed, stage, shape, lengths, count).values()) <= device.memory
+
+
+def _key(stage: StageRecipe, name: str, value: object) -> str:
+    section = {"checkpoint_activations": "optimizer", "sum_each_row": "sharding"}.get(name, f"stages.{stage.name}")
+    return f"{section}.{name}={str(value).lower()}"
+
+
+def _lengths(recipe: Recipe, stage: StageRecipe, patches: int) -> Lengths:
+    source = recipe.data[stage.data]
+    if not source.json_.exists():
+        text, labels = (64, 32) if "language" not in stage.train else (256, 128)
+        if not stage.steps:
+            raise RequestError(
+                f"data.{stage.data}.json: {source.json_} is not here, so its samples cannot be counted. "
+                f"Give stages.{stage.name}.steps=N, or put the file there."
+            )
+        source_of = f"assumed: {text} text tokens a sample, {labels} of them labelled, one picture each"
+        return Lengths(stage.steps * stage.batch, patches + text, labels, source.max_length, 1.0, source_of)
+    samples = read_samples(source.model_copy(update={"on_error": "skip"}), Skipped())
+    chosen = np.random.default_rng(0).choice(len(samples), size=min(_LOOKED_AT, len(samples)), replace=False)
+    measured = np.array([_length(samples[int(i)], patches) for i in chosen])
+    return Lengths(
+        samples=len(samples),
+        tokens=float(measured[:, 0].mean()),
+        labels=float(measured[:, 1].mean()),
+        longest=int(measured[:, 0].max()),
+        pictures=float(measured[:, 2].mean()),
+        source=f"{len(chosen)} of {len(samples):,} of {source.json_.name}, {_CHARACTERS_A_TOKEN:g} characters a token",
+    )
+
+
+def _length(sample: Sample, patches: int) -> tuple[float, float, float]:
+    """(tokens, labelled tokens, pictures) of a sample, from its characters."""
+    pictures = sample.image is not None
+    said = sum(len(turn.text) for turn in sample.conversation)
+    labelled = sum(len(turn.text) for turn in sample.conversation if turn.role is Role.ASSISTANT)
+    tokens = said / _CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS + patches * pictures
+    return tokens, labelled / _CHARACTERS_A_TOKEN + 1, float(pictures)

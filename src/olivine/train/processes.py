@@ -1,0 +1,102 @@
+"""The processes of one run under torchrun, or the single one: who this is, and the few words they exchange.
+
+What is sharded over them is in `sharding`.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+#: How long one process waits for another: saving and reading a large data set come in between.
+_TIMEOUT = timedelta(minutes=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among all of the run; every method is called by all of them, in the same order."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one."""
+        return self.world > 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that prints and writes."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """The device that is this process's own."""
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+    @property
+    def readers(self) -> int:
+        """Threads that open pictures: one beside a model on the CPU, which needs the cores, and more beside a GPU."""
+        if not torch.cuda.is_available():
+            return 1
+        return max(1, min(8, (os.cpu_count() or 1) // max(1, torch.cuda.device_count()) - 1))
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over all processes, exact for counts below 2**53."""
+        if not self.several:
+            return list(values)
+        summed = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(summed)
+        return [float(value) for value in summed]
+
+    def from_first(self, value: T) -> T:
+        """What the first process has; others may hand in anything."""
+        if not self.several:
+            return value
+        shared = [value]
+        dist.broadcast_object_list(shared, src=0, device=torch.device("cpu"))
+        return shared[0]
+
+    def union(self, values: Sequence[T]) -> list[T]:
+        """All processes' values, in the order of processes."""
+        if not self.several:
+            return list(values)
+        gathered: list[Sequence[T]] = [[] for _ in range(self.world)]
+        dist.all_gather_object(gathered, list(values))
+        return [value for some in gathered for value in some]
+
+    def wait(self) -> None:
+        """Return when all have come here."""
+        self.total([0.0])
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints, known before the processes have met."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Meet the other processes that torchrun started, if it did; part from them at the end of the block.
+
+    Small messages and checkpoints go over gloo on the CPU, tensors of the step over nccl where there are GPUs.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Processes()
+        return
+    processes = Processes(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(processes.local_rank)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
+    try:
+        yield processes
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,34 @@
+"""A tiny run that several test files kill, cut, spread and compare."""
+
+import torch
+from rich.console import Console
+
+from olivine.model import checkpoint
+from olivine.recipe import Recipe
+from olivine.testing import tiny_model_recipe
+
+QUIET = Console(quiet=True)
+
+
+def make_recipe(dataset, output, *, stages=None, depth=2, model=None, **more):
+    base = {"train": ["connector", "language"], "data": "all", "batch": 6, "lr": 1e-2, "row_tokens": 160}
+    chosen = stages or [{"name": "align", "train": ["connector"], "steps": 3}, {"name": "instruct", "steps": 6}]
+    return Recipe.model_validate(
+        {
+            "name": "tiny",
+            "model": (model or tiny_model_recipe(depth=depth)).model_dump(by_alias=True),
+            "data": {"all": {"json": dataset, "images": dataset.parent / "images", "turns": "independent"}},
+            "stages": [{**base, **stage} for stage in chosen],
+            "optimizer": {"precision": "fp32", **more.pop("optimizer", {})},
+            "output": output,
+            **more,
+        }
+    )
+
+
+def weights(folder):
+    return checkpoint.load(folder).model.state_dict()
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
