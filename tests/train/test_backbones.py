@@ -8,12 +8,13 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from olivine.errors import RequestError, RunError
 from olivine.files import read_json, read_json_lines
+from olivine.model.build import STATISTICS
 from olivine.train.backbones import loop
 from olivine.train.backbones.clip import ClipPretraining
 from olivine.train.backbones.dinov2 import Dinov2Pretraining, koleo, sinkhorn
 from olivine.train.backbones.language import SIZES, LanguagePretraining, Schedule
 from olivine.train.backbones.run import JOBS
-from olivine.train.backbones.towers import SHAPE, covered
+from olivine.train.backbones.towers import SHAPE, as_pixels, covered, patches_of, probe
 from olivine.world.backbones import BACKBONES, located, shipped
 from olivine.world.language import description
 from olivine.world.questions import ask
@@ -143,7 +144,15 @@ def test_names():
         located("world:tiny-klip")
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+SHIPPED = sorted(folder.name for folder in shipped().iterdir() if folder.is_dir())
+
+
+def test_what_is_shipped_has_a_name():
+    assert "tiny-clip" in SHIPPED
+    assert set(SHIPPED) <= set(BACKBONES)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_backbones_are_ordinary_folders(name):
     folder = shipped() / name
     if "gemma" in name:
@@ -153,6 +162,13 @@ def test_shipped_backbones_are_ordinary_folders(name):
         AutoModel.from_pretrained(folder)
     assert (folder / loop.FIGURES).is_file()
     assert (folder / loop.LOG).is_file()
+
+
+def test_the_shipped_clip_shows_kinds_and_colours():
+    tower = AutoModel.from_pretrained(shipped() / "tiny-clip").eval()
+    found = probe(lambda pictures: patches_of(tower, as_pixels(pictures, STATISTICS["clip_vision_model"])), 0, 400, 100)
+    assert found["kind"] > 75
+    assert found["colour"] > 95
 
 
 def test_all_backbones_together_stay_small():
