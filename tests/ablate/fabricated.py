@@ -84,8 +84,8 @@ def write_finished(folder, *, pictures=24, seeds=(0,), wrong="something else", *
         if isinstance(step, StageStep):
             write_stage(step)
         else:
-            ((cell, _), *_rest) = plan.used_by(key)
-            write_evaluation(step, cell, wrong)
+            ((cell, seed), *_rest) = plan.used_by(key)
+            write_evaluation(step, cell, seed, wrong)
     return path, make_plan(load_study(path))
 
 
@@ -99,13 +99,15 @@ def write_stage(step):
     write_json(step.folder / "result.json", {"stage": step.kind, "steps": 200, "seconds": 10.0})
 
 
-def write_evaluation(step, cell, wrong):
+def write_evaluation(step, cell, seed, wrong):
     benchmark = benchmarks.get(step.benchmark)
     questions = benchmark.read(step.asked.data)
     # The pictures' difficulty is the same for every cell and seed; luck is each one's own.
     ease = np.random.default_rng(7)
     of_unit = {unit: ease.normal(0, 0.12) for unit in dict.fromkeys(q.unit for q in questions)}
-    luck = np.random.default_rng(int(hashlib.sha256(step.key.encode()).hexdigest()[:8], 16))
+    # Named by what it is of, not by the step's key, which changes with everything that decides a real step's output.
+    drawn = f"{step.benchmark}/{step.control}/{cell}/{seed}"
+    luck = np.random.default_rng(int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16))
     base = 0.62 + sum(EFFECTS.get(level, 0) for level in cell) if step.control is None else 0.5
     answers = []
     for question in questions:

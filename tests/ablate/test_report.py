@@ -26,7 +26,7 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    path, plan = write_finished(tmp_path_factory.mktemp("finished"), wrong=HOSTILE)
+    path, plan = write_finished(tmp_path_factory.mktemp("finished"), pictures=60, wrong=HOSTILE)
     return path, plan, collect(plan)
 
 
@@ -65,7 +65,7 @@ def test_the_same_answers_give_the_same_bytes(finished, tmp_path):
     again = collect(plan)
     assert results_csv(plan) == results_csv(again.plan)
     assert effects_csv(results) == effects_csv(again)
-    _, elsewhere = write_finished(tmp_path, wrong=HOSTILE)
+    _, elsewhere = write_finished(tmp_path, pictures=60, wrong=HOSTILE)
     assert results_csv(elsewhere) == results_csv(plan)
     assert effects_csv(collect(elsewhere)) == effects_csv(results)
 
