@@ -1,9 +1,10 @@
 """What this machine has and what Olivine will use; nothing is changed and nothing is fetched."""
 
 import importlib.metadata
-import os
 import platform
 import sys
+
+from olivine.processors import cores
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
 _EXTRAS = {"easy-vqa": "easy-vqa", "tensorboard": "tensorboard", "torchvision": "torchvision"}
@@ -17,7 +18,7 @@ def describe() -> dict[str, str]:
         "olivine": _version("olivine"),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "cores": f"{os.cpu_count()} (torch uses {torch.get_num_threads()} threads)",
+        "cores": f"{cores()} (torch uses {torch.get_num_threads()} threads)",
         **{name: _version(name) for name in _PACKAGES},
         **{f"extra {name}": _version(package) for name, package in _EXTRAS.items()},
     }

@@ -30,24 +30,37 @@ from olivine.world.conversations import conversation, instructions, told_in_word
 from olivine.world.language import EVERYTHING, Told, caption, description
 from olivine.world.questions import ask
 from olivine.world.sampling import scene
-from olivine.world.scene import Scene
+from olivine.world.scene import COLOURS, KINDS, PATTERNS, SETTINGS, Scene
+from olivine.world.scene import SIZES as SIZES_OF_THINGS
 
 _TOKENIZER_SCENES = 3000
 _ROW_TOKENS = 4096
-
-
 _PLACES = {"top", "bottom", "left", "right", "middle"}
+_LIST_WORDS = (*KINDS, *COLOURS, *PATTERNS, *SIZES_OF_THINGS, *SETTINGS, *sorted(_PLACES))
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """What scenes tell up to a share of the training, and what is asked of them."""
+    """What texts are of up to a share of the training, and what is asked of them.
+
+    Attributes:
+        until: the share of the steps at which it ends.
+        told, plainly: which properties of things are told, and whether in sentences of one form.
+        things: how many a scene has, at least and at most; 2 to 5 by default.
+        topics: what is asked about; everything by default.
+        reading: the share of scenes with questions and answers; of the others, statements are made.
+    """
 
     until: float
     told: Told = EVERYTHING
     plainly: bool = False
-    things: int | None = None
+    things: tuple[int, int] | None = None
     topics: tuple[str, ...] | None = None
+    reading: float = 0.0
+
+    def scene(self, seed: int, index: int, draw: Random) -> Scene:
+        """A scene of so many things."""
+        return scene(seed, "language", index, things=draw.randint(*self.things) if self.things else None)
 
     def asked(self, shown: Scene, draw: Random, count: int) -> list[Asked]:
         """Questions that can be answered from what is told."""
@@ -55,12 +68,23 @@ class _Level:
         return [asked for asked in found if self.told.place or _PLACES.isdisjoint(re.findall(r"\w+", asked.sentence))]
 
 
-#: From little of few things to everything: looking up what is meant is learnt as a whole or not at all, and sooner
-#: where there is less to search.
+#: The first layer's heads that begin by looking back, by how far.
+_LOOKS_BACK = (1, 2)
+#: The first coordinate that all tokens begin with, in standard deviations of the others; by how much the place looked
+#: back to leads others before the softmax; how many of a head's pairs, the fastest-turning ones, say so; what is
+#: left of the same heads' random weights.
+_IN_COMMON, _SCORE, _TURNING, _CONTENT = 3.0, 26.0, 6, 0.1
+#: Lists of words, said twice, up to this share of the training: it is how looking back for what followed a word is
+#: learnt, in a few hundred steps. Without it, what a thing is like is still guessed from all that is told after ten
+#: times as many (docs/world.md).
+_LISTS_UNTIL = 0.05
+_LIST_LENGTH = (3, 8)
+#: Then from little told of few things to everything: looking up is learnt sooner where there is less to search.
 _LEVELS = (
-    _Level(0.25, Told(size=False, pattern=False, state=False, place=False), True, 3, ("colour", "kind")),
-    _Level(0.45, Told(size=False, pattern=False, state=False), False, 3, ("colour", "place", "kind")),
-    _Level(1.0),
+    _Level(0.14, Told(size=False, pattern=False, state=False, place=False), True, (2, 2), ("colour", "kind")),
+    _Level(0.24, Told(pattern=False, state=False), True, (2, 3), ("colour", "kind", "size"), 0.6),
+    _Level(0.36, Told(pattern=False, state=False), False, (2, 4), ("colour", "place", "kind", "size", "exist"), 0.7),
+    _Level(1.0, reading=0.8),
 )
 
 
@@ -79,13 +103,12 @@ SIZES = {"small": Size(128, 4, 448, 4), "large": Size(160, 6, 640, 5)}
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long, and on what: per step, scenes told in words with so many questions each, and scenes gone on about."""
+    """How long, and on how much: about so many tokens a step, and of a scene so many questions."""
 
     steps: int
     peak: float
-    scenes: int = 12
-    questions: int = 7
-    texts: int = 16
+    tokens: int = 2400
+    questions: int = 8
 
 
 class LanguagePretraining(Pretraining):
@@ -105,6 +128,8 @@ class LanguagePretraining(Pretraining):
         self.tokenizer = world_tokenizer(seed, vocabulary)
         torch.manual_seed(seed)
         self.model = GemmaForCausalLM(gemma_config(size, len(self.tokenizer)))
+        begin_calmly(self.model)
+        begin_looking_back(self.model, _LOOKS_BACK)
         self.trained: nn.Module = self.model
         self.optimizer = adamw(self.model, 0.05)
         image_token = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
@@ -130,37 +155,44 @@ class LanguagePretraining(Pretraining):
         plan = self._schedule
         draw = Random(f"{self._seed}/language/{index}")
         level = next(level for level in _LEVELS if index < level.until * self.steps)
-        examples = []
-        for place in range(plan.scenes):
-            shown = scene(self._seed, "language", index * plan.scenes + place, things=level.things)
-            told = description(shown, draw, level.told, plainly=level.plainly)
-            if level.topics is None:
-                pairs = instructions(shown, draw, plan.questions)
+        examples: list[Example] = []
+        while sum(example.length for example in examples) < plan.tokens:
+            number = index * plan.tokens + len(examples)
+            if index < _LISTS_UNTIL * self.steps:
+                words = " ".join(draw.sample(_LIST_WORDS, draw.randint(*_LIST_LENGTH)))
+                example = self._going_on(f"list-{number}", words, words)
             else:
-                pairs = [(asked.text, asked.answer) for asked in level.asked(shown, draw, plan.questions)]
-            examples.append(self.reading(shown.id, told, pairs))
-        for place in range(plan.texts):
-            shown = scene(self._seed, "texts", index * plan.texts + place, things=level.things)
-            examples.append(self._text(shown, draw, level))
-        return [example for example in examples if example.labels]
+                shown = level.scene(self._seed, number, draw)
+                example = (self._asked if draw.random() < level.reading else self._stated)(shown, draw, level)
+            if example.labels:
+                examples.append(example)
+        return examples
 
-    def _text(self, shown: Scene, draw: Random, level: _Level) -> Example:
-        """A scene told, and gone on about: as a picture and its caption follow one another in `plain`.
+    def _asked(self, shown: Scene, draw: Random, level: _Level) -> Example:
+        told = description(shown, draw, level.told, plainly=level.plainly)
+        if level.topics is None:
+            pairs = instructions(shown, draw, self._schedule.questions)
+        else:
+            pairs = [(asked.text, asked.answer) for asked in level.asked(shown, draw, self._schedule.questions)]
+        return self.reading(shown.id, told, pairs)
 
-        Mostly statements, each of which names a thing and then says what was told of it: nothing teaches to look up
-        as soon. Else the whole in other words.
-        """
+    def _stated(self, shown: Scene, draw: Random, level: _Level) -> Example:
+        """Mostly statements, each of which names a thing and says what was told of it; else all in other words."""
         told = description(shown, draw, level.told, plainly=level.plainly)
         if level.topics is not None or draw.random() < 0.6:
             found = level.asked(shown, draw, 8)
             again = " ".join(asked.sentence for asked in found if asked.structural in ("query", "choose"))
         else:
             again = caption(shown, draw, keep=1.0)
+        return self._going_on(shown.id, told, again)
+
+    def _going_on(self, name: str, told: str, again: str) -> Example:
+        """A text and how it goes on, which alone is learnt: as picture and caption follow one another in `plain`."""
         encoder = self._encoders["plain"]
         pieces = encoder.template.render(conversation([("", again)]), False)
         shared, rest = encoder.encode_parts([[pieces[0], Piece(told), Piece("\n")], pieces[1:]])
         tokens = Tokens(shared.ids + rest.ids, shared.supervised + rest.supervised)
-        return Example(Sample(shown.id, conversation([(told, again)]), None), (tokens,))
+        return Example(Sample(name, conversation([(told, again)]), None), (tokens,))
 
     def reading(self, name: str, told: str, pairs: Sequence[tuple[str, str]]) -> Example:
         """A description that independent questions share, as pictures are shared."""
@@ -242,6 +274,45 @@ def gemma_config(size: Size, vocabulary: int) -> GemmaConfig:
         # transformers' 0.02 suits widths of thousands: at this one queries and keys would begin all but equal.
         initializer_range=size.hidden**-0.5,
     )
+
+
+@torch.no_grad()
+def begin_calmly(model: GemmaForCausalLM) -> None:
+    """GPT-2's initialisation of what layers add to the residual stream: smaller, the more of them add to it."""
+    config = model.config
+    share = (2 * config.num_hidden_layers) ** -0.5
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight *= share
+        layer.mlp.down_proj.weight *= share * (config.hidden_size / config.intermediate_size) ** 0.5
+
+
+@torch.no_grad()
+def begin_looking_back(model: GemmaForCausalLM, distances: Sequence[int]) -> None:
+    """Let the first heads of the first layer attend, at first, to the token so many places before: one head each.
+
+    Who learns to look back for "the ball" must first have found out, in each token, what stands before it; at this
+    size that takes longer than all the rest, and seldom happens at all in minutes. After the smeared keys of
+    arXiv:2209.11895, as an initialisation: every token begins with the same first coordinate, these heads' queries
+    and keys with one vector in answer to it, the query's turned back by so many of the rotary embedding's steps.
+    """
+    config = model.config
+    embedded = model.model.embed_tokens.weight
+    first = _IN_COMMON * config.hidden_size**-0.5
+    embedded[:, 0] = first
+    # What is left of it after the first norm, whose output has a mean square of one.
+    seen = first / float(embedded.square().mean(-1).sqrt().mean())
+    half = config.head_dim // 2
+    theta = config.rope_parameters["rope_theta"]
+    turns = theta ** (-torch.arange(_TURNING) / half)
+    strength = (_SCORE * config.head_dim**0.5 / _TURNING) ** 0.5 / seen
+    attention = model.model.layers[0].self_attn
+    for head, distance in enumerate(distances):
+        rows = slice(head * config.head_dim, (head + 1) * config.head_dim)
+        for matrix, angles in ((attention.q_proj.weight, -distance * turns), (attention.k_proj.weight, 0 * turns)):
+            matrix[rows] *= _CONTENT
+            start = head * config.head_dim
+            matrix[start : start + _TURNING, 0] = strength * angles.cos()
+            matrix[start + half : start + half + _TURNING, 0] = strength * angles.sin()
 
 
 @lru_cache

@@ -4,7 +4,6 @@ What a step does is the business of each backbone's own module.
 """
 
 import math
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -135,8 +134,3 @@ def adamw(module: nn.Module, weight_decay: float) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
-
-
-def cores() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

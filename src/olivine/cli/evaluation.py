@@ -1,0 +1,130 @@
+"""`olivine evaluate` and `olivine score`.
+
+Answering and scoring themselves are `evaluate`'s.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from olivine.cli.terminal import Bar, Json, chosen_device, log, told
+from olivine.errors import RequestError
+
+app = typer.Typer()
+_JudgeUrl = Annotated[
+    str | None, typer.Option(help="An OpenAI-compatible endpoint that grades (MM-Vet, MMVP, HallusionBench).")
+]
+_JudgeModel = Annotated[
+    str | None, typer.Option(help="The judge's model (key: OLIVINE_JUDGE_KEY), or rule: no judge, but found elements.")
+]
+_JudgePrompt = Annotated[Path | None, typer.Option(help="A file with your own wording for the judge.")]
+_JudgeRuns = Annotated[int | None, typer.Option(help="How often every answer is graded (MM-Vet).")]
+_Variant = Annotated[str | None, typer.Option(help="Scoring variant, by name; the first is official.")]
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder or a run directory.")],
+    data: Annotated[Path, typer.Option(help="The benchmark's own files: a file or folder.")],
+    benchmarks: Annotated[
+        str | None, typer.Option(help="Names, by commas. Default: those of the run's recipe.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Image root, if it is not beside the data.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the files go. Default: beside the checkpoint.")] = None,
+    blind: Annotated[bool, typer.Option("--blind", help="Ask without pictures: how far does guessing get?")] = False,
+    shuffled: Annotated[bool, typer.Option("--shuffled", help="Show another question's picture each time.")] = False,
+    prompt: Annotated[str | None, typer.Option(help="Prompt wording, by name.")] = None,
+    variant: _Variant = None,
+    questions: Annotated[Path | None, typer.Option(help="A separate question file (VQAv2's).")] = None,
+    judge_url: _JudgeUrl = None,
+    judge_model: _JudgeModel = None,
+    judge_prompt: _JudgePrompt = None,
+    judge_runs: _JudgeRuns = None,
+    as_json: Json = False,
+) -> None:
+    """Answer benchmark questions and score the answers; under torchrun the pictures are shared out.
+
+    Example: olivine evaluate runs/easy-vqa --benchmarks exact-match --data data/easy-vqa
+    """
+    from olivine.evaluate import benchmarks as known
+    from olivine.evaluate.processes import joined
+    from olivine.evaluate.run import Control, Evaluation
+    from olivine.evaluate.run import evaluate as run
+    from olivine.model.checkpoint import load
+    from olivine.train.run import find_checkpoint, recorded_benchmarks
+
+    if blind and shuffled:
+        raise RequestError("--blind and --shuffled: give one of them.")
+    control: Control | None = "blind" if blind else "shuffled" if shuffled else None
+    folder = find_checkpoint(checkpoint)
+    chosen = [name for name in (benchmarks or "").split(",") if name] or recorded_benchmarks(checkpoint)
+    if not chosen:
+        raise RequestError(f"--benchmarks: missing. Valid: {', '.join(known.names())}.")
+    base = output or (folder.parent if folder.name == "checkpoint" and checkpoint != folder else folder) / "evaluation"
+    options = _judging(judge_url, judge_model, base, judge_prompt, judge_runs)
+    made = known.get_all(chosen, questions=questions, **options)
+    vlm = load(folder)
+    vlm.model.to(chosen_device())
+    summaries = []
+    with joined() as processes:
+        for benchmark in made:
+            place = data / benchmark.name if (data / benchmark.name).is_dir() else data
+            target = base / (benchmark.name + (f"-{control}" if control else ""))
+            wanted = Evaluation(benchmark, place, images, target, str(folder), control, prompt, variant)
+            with Bar(benchmark.name, shown=processes.rank == 0) as bar:
+                score = run(vlm, folder, wanted, bar, processes)
+            summaries.append(score.summary())
+            if processes.rank == 0:
+                log.print(f"{benchmark.name}: {told(score.metrics)} -> {target}", highlight=False)
+        if as_json and processes.rank == 0:
+            typer.echo(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
+
+
+@app.command()
+def score(
+    benchmark: Annotated[str, typer.Argument(help="The benchmark's name.")],
+    annotations: Annotated[Path, typer.Option(help="The benchmark's own questions or labels: a file or folder.")],
+    answers: Annotated[Path, typer.Option(help="Answers in the benchmark's own format or LLaVA's JSON lines.")],
+    variant: _Variant = None,
+    questions: Annotated[Path | None, typer.Option(help="A separate question file (POPE's, VQAv2's).")] = None,
+    choices: Annotated[Path | None, typer.Option(help="GQA's choices file.")] = None,
+    grades: Annotated[Path | None, typer.Option(help="MM-Vet grades to replay instead of asking a judge.")] = None,
+    judge_url: _JudgeUrl = None,
+    judge_model: _JudgeModel = None,
+    judge_prompt: _JudgePrompt = None,
+    judge_runs: _JudgeRuns = None,
+    as_json: Json = False,
+) -> None:
+    """Score an answers file, by whatever model or tool it was made.
+
+    Example: olivine score pope --annotations coco_pope_random.json --answers answers.jsonl --json
+    """
+    from olivine.evaluate import benchmarks as known
+
+    options = _judging(judge_url, judge_model, answers.parent, judge_prompt, judge_runs)
+    chosen = known.get(benchmark, questions=questions, choices=choices, grades=grades, **options)
+    asked = chosen.read(annotations)
+    result = chosen.score(asked, chosen.read_answers(answers, asked), variant)
+    if as_json:
+        typer.echo(json.dumps({**result.summary(), **chosen.judged_by(result.variant)}))
+        return
+    log.print(f"{result.benchmark} ({result.variant}), {len(result.items):,} questions", highlight=False)
+    if result.missing:
+        log.print(f"{len(result.missing):,} without an answer (first: {result.missing[0]!r})", markup=False)
+    for name, value in result.metrics.items():
+        typer.echo(f"{name}\t{value:.4f}")
+
+
+def _judging(url: str | None, model: str | None, folder: Path, prompt: Path | None, runs: int | None) -> dict[str, Any]:
+    """The options of a benchmark that a judge grades; replies are kept in `folder`, so that a rerun costs nothing."""
+    from olivine.evaluate.judge import Judge
+    from olivine.evaluate.rule_judge import RuleJudge
+
+    if model == "rule" and url is None:
+        return {"judge": RuleJudge(), "judge_prompt": prompt, "runs": runs}
+    if (url is None) != (model is None):
+        raise RequestError("--judge-url and --judge-model go together; give both, or neither.")
+    judge = None if url is None or model is None else Judge(url, model, folder / "judge-cache")
+    return {"judge": judge, "judge_prompt": prompt, "judge_runs": runs}

@@ -1,0 +1,84 @@
+"""`olivine ablate` and `olivine report`.
+
+Studies themselves are `ablate`'s.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from olivine.cli.terminal import log
+from olivine.errors import RequestError
+
+app = typer.Typer()
+
+
+@app.command()
+def ablate(
+    study: Annotated[Path | None, typer.Argument(help="A study in YAML, or the directory of one.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show steps and costs; run nothing.")] = False,
+    device: Annotated[str, typer.Option(help="What the plan's hours are for: cpu, h100, a100 and others.")] = "h100",
+    launcher: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    against: Annotated[
+        str | None, typer.Option(help="A published table to compare with: paper. Alone: show its effects.")
+    ] = None,
+) -> None:
+    """Run a study: every cell, then the effect of every axis with its interval, in a report.
+
+    Goes on where it stopped; steps that cells share are run once.
+
+    Example: olivine ablate recipes/studies/llava-gemma.yaml --plan --device h100
+    """
+    from olivine.ablate.published import table
+
+    published = table(against) if against is not None else None
+    if study is None:
+        if published is None:
+            raise RequestError("STUDY: missing. Give a study's YAML (recipes/studies/), or --against paper.")
+        _show_published(published)
+        return
+    from olivine.ablate.run import carry_out, plan_study, report
+
+    planned = plan_study(study)
+    if plan:
+        from olivine.ablate.show import plan_lines
+
+        for line in plan_lines(planned, device):
+            typer.echo(line)
+        return
+    from olivine.ablate.show import StepLines
+
+    failures = carry_out(planned, study, log, StepLines(planned, log), launcher)
+    for failure in failures:
+        log.print(f"[red]failed:[/red] {escape(failure.step.key)}: {escape(failure.reason)}", highlight=False)
+    page = report(planned, published)
+    if failures:
+        log.print(f"{len(failures)} steps failed; a report of the others: {page}", highlight=False)
+        raise typer.Exit(1)
+    log.print(f"done: {page}", highlight=False)
+
+
+@app.command("report")
+def report_command(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory or its YAML.")],
+    against: Annotated[str | None, typer.Option(help="A published table to compare with: paper.")] = None,
+) -> None:
+    """Write a study's report anew from what is finished: report.html, report.md, results.csv, effects.csv.
+
+    Example: olivine report runs/llava-gemma
+    """
+    from olivine.ablate.published import table
+    from olivine.ablate.run import plan_study, report
+
+    page = report(plan_study(study), table(against) if against is not None else None)
+    log.print(f"done: {page}", highlight=False)
+
+
+def _show_published(published: Any) -> None:
+    from olivine.ablate.agreement import published_effects
+
+    typer.echo(f"{published.title}: main effects. {published.source}")
+    for effect in published_effects(published):
+        typer.echo(f"{effect.change}\t{effect.label}\t{effect.effect:+.2f}")

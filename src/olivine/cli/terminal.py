@@ -1,0 +1,75 @@
+"""What commands share: the log, progress bars, how figures are told, which device is used.
+
+Nothing here is a command.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+#: `--json`, for every command that has it.
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+log = Console(stderr=True, soft_wrap=True)
+
+
+class Bar:
+    """A progress bar to call with (done, total)."""
+
+    def __init__(self, name: str, *, shown: bool = True) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=log,
+            disable=not (shown and log.is_terminal),
+        )
+        self._task = self._progress.add_task(name, total=None)
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Move it."""
+        self._progress.update(self._task, completed=done, total=total)
+
+
+def say(text: str) -> None:
+    """A last line, once for all processes of a run."""
+    from olivine.train.processes import is_first
+
+    if is_first():
+        log.print(text, markup=False, highlight=False)
+
+
+def told(metrics: Any) -> str:
+    """Metrics in a line."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+
+
+@contextmanager
+def bars(names: list[str]) -> Iterator[Callable[[str, int, int], None]]:
+    """One bar a name, moved by (name, done, in all)."""
+    columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=log, transient=True) as progress:
+        tasks = {name: progress.add_task(name, total=None) for name in names}
+        yield lambda name, done, total: progress.update(tasks[name], completed=done, total=total)
+
+
+def chosen_device() -> Any:
+    """The GPU that torchrun gave to this process (the first without torchrun), or the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

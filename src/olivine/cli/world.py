@@ -1,0 +1,108 @@
+"""`olivine world`: write the embedded world's data, pretrain its backbones, show it.
+
+What is drawn and asked is `world`'s, what is trained `train.backbones`'.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from olivine.cli.terminal import Bar, Json, bars, log, told
+from olivine.errors import RequestError
+from olivine.processors import cores
+
+app = typer.Typer(no_args_is_help=True, help="The embedded world: data, benchmarks, backbones, pictures.")
+
+
+@app.command("write")
+def world_write(
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")] = Path("data/world"),
+    seed: Annotated[int, typer.Option(help="Another seed is another world of the same kind.")] = 1,
+    pictures: Annotated[int, typer.Option(help="Training pictures a stage; 0 writes benchmarks only.")] = 4000,
+    share: Annotated[float, typer.Option(help="Size of the benchmarks, of the usual one.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Write training data and the eight benchmarks in their official layouts; what is there is left as it is.
+
+    Example: olivine world write data/world
+    """
+    from olivine.evaluate.majority import guessing
+    from olivine.world.benchmarks import write_all
+
+    if pictures:
+        from olivine.world import training_data
+
+        with Bar("training data") as bar:
+            training_data.write(folder / "training", seed, pictures, bar, workers=cores())
+    with Bar("benchmarks") as bar:
+        record = write_all(folder, seed, share=share, measure=guessing, on_benchmark=bar)
+    if as_json:
+        typer.echo(json.dumps(record))
+    for name, about in record["benchmarks"].items():
+        guessed = dict(list(about["majority"].items())[:2])
+        log.print(
+            f"{name}: {about['questions']:,} questions on {about['pictures']:,} pictures; guessing gets "
+            f"{told(guessed)}",
+            highlight=False,
+        )
+    log.print(f"done: {folder}", highlight=False)
+
+
+@app.command("pretrain")
+def world_pretrain(
+    only: Annotated[str | None, typer.Option(help="Names, by commas. Default: all five.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to. Default: into the package itself.")] = None,
+    seed: Annotated[int, typer.Option(help="The world's seed, and that of the weights.")] = 0,
+    share: Annotated[float, typer.Option(help="Share of the usual steps, for a quick look.")] = 1.0,
+    jobs: Annotated[int, typer.Option(help="How many at a time. Default: one on each processor.")] = 0,
+) -> None:
+    """Train the tiny backbones from random weights; goes on by itself where an earlier run stopped.
+
+    Example: olivine world pretrain --only tiny-clip --output runs/backbones
+    """
+    from olivine.train.backbones.run import pretrain_all
+    from olivine.world.backbones import BACKBONES, shipped
+
+    names = [name for name in (only or ",".join(BACKBONES)).split(",") if name]
+    for name in names:
+        if name not in BACKBONES:
+            raise RequestError(f"--only: no backbone {name!r}. Valid: {', '.join(BACKBONES)}.")
+    target = output or shipped()
+    with bars(names) as on_step:
+        figures = pretrain_all(names, target, seed=seed, share=share, jobs=jobs, on_step=on_step)
+    for name, found in figures.items():
+        told = {key: value for key, value in found.items() if key not in ("by_topic", "seconds", "threads")}
+        log.print(f"{name}: {told}", highlight=False)
+    log.print(f"done: {target}", highlight=False)
+
+
+@app.command("page")
+def world_page(
+    target: Annotated[Path, typer.Argument(help="The page to write, in Markdown.")] = Path("docs/world.md"),
+    seed: Annotated[int, typer.Option(help="The world's seed.")] = 1,
+) -> None:
+    """Write a page of example pictures with questions and answers.
+
+    Example: olivine world page docs/world.md
+    """
+    import tempfile
+
+    from olivine.evaluate import benchmarks as known
+    from olivine.evaluate.gallery import Shelf, write_page
+    from olivine.world.benchmarks import WRITERS, write_all
+    from olivine.world.drawing import image
+    from olivine.world.sampling import scenes
+
+    about = (
+        "Drawn scenes of 96 x 96 pixels, and what the eight benchmarks ask of them. This page is written by "
+        f"`olivine world page {target.as_posix()} --seed {seed}`, the benchmarks by `olivine world write`. A number "
+        "behind an answer is how many of ten annotators gave it."
+    )
+    with tempfile.TemporaryDirectory() as name, Bar("benchmarks") as bar:
+        written = Path(name)
+        write_all(written, seed, share=0.1, on_benchmark=bar)
+        shelves = [Shelf(known.get(benchmark), written / benchmark) for benchmark in WRITERS]
+        write_page(target, "The embedded world", about, [image(s) for s in scenes(seed, "page", 24)], shelves)
+    log.print(f"done: {target}", highlight=False)
