@@ -106,6 +106,24 @@ class DataRecipe(_Section):
         return values
 
 
+class LoraRecipe(_Section):
+    """Low-rank updates of the language model (arXiv:2106.09685), merged into its weights when the stage ends."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    #: The update is scaled by alpha / rank.
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    #: Linear layers of each block, by name.
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+
+
 class StageRecipe(_Section):
     """One training stage: which parts train, on what, how long."""
 
@@ -126,6 +144,8 @@ class StageRecipe(_Section):
     steps: Annotated[int, Field(gt=0)] | None = None
     #: Leave the stage out (the paper's "connector not pretrained").
     skip: bool = False
+    #: Train low-rank updates of the language model, which must be among `train`, instead of its own weights.
+    lora: LoraRecipe | None = None
     #: Tokens per packed row: what one forward pass holds.
     row_tokens: Annotated[int, Field(gt=0)] = 4096
     #: Held-out samples (kept out of training) and how often, in steps, they are looked at; 0 turns it off.
@@ -144,7 +164,9 @@ class StageRecipe(_Section):
         return parts
 
     @model_validator(mode="after")
-    def _contrast_trains_the_tower(self) -> "StageRecipe":
+    def _parts_and_objective_agree(self) -> "StageRecipe":
+        if self.lora and "language" not in self.train:
+            raise ValueError("lora is for the language model; expected language in train")
         if self.objective == "contrastive" and self.train != ("vision",):
             raise ValueError("objective 'contrastive' trains the tower alone; expected train: [vision]")
         return self

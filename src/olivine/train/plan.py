@@ -5,6 +5,7 @@ Nothing is downloaded but configurations, and nothing is written.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -130,7 +131,16 @@ class _Shape:
     tower_width: int
     patches: int
     connector: int
+    #: Of the trunk's linear layers by their last name: inputs and outputs, over all blocks.
+    linear: Mapping[str, int]
     config: object = field(repr=False)
+
+    def trained(self, stage: StageRecipe) -> dict[str, int]:
+        """Parameters that a stage trains, by part; adapters stand in for the language model under LoRA."""
+        sizes = {"vision": self.tower, "connector": self.connector, "language": self.language}
+        if stage.lora:
+            sizes["language"] = stage.lora.rank * sum(self.linear.get(name, 0) for name in stage.lora.targets)
+        return {name: size for name, size in sizes.items() if name in stage.train}
 
     @property
     def table(self) -> int:
@@ -182,6 +192,10 @@ def _shape(recipe: Recipe) -> _Shape:
         return sum(parameter.numel() for parameter in module.parameters())
 
     trunk = model.model.language_model
+    linear: Counter[str] = Counter()
+    for name, module in trunk.named_modules():
+        if isinstance(module, nn.Linear):
+            linear[name.rpartition(".")[2]] += module.in_features + module.out_features
     return _Shape(
         blocks=size(trunk) - size(trunk.embed_tokens),
         layers=text.num_hidden_layers,
@@ -195,6 +209,7 @@ def _shape(recipe: Recipe) -> _Shape:
         tower_width=vision.hidden_size,
         patches=patches,
         connector=size(model.model.multi_modal_projector),
+        linear=linear,
         config=text,
     )
 
@@ -216,8 +231,8 @@ def _stage(
     total = sum(memory.values())
     made = StageEstimate(
         name=stage.name,
-        trained={name: size for name, size in parts.items() if name in stage.train},
-        frozen={name: size for name, size in parts.items() if name not in stage.train},
+        trained=shape.trained(stage),
+        frozen={name: size for name, size in parts.items() if name not in stage.train or name in _kept(stage)},
         steps=math.ceil(samples / stage.batch),
         tokens=samples * lengths.tokens,
         operations=operations,
@@ -229,6 +244,11 @@ def _stage(
     return replace(made, suggestions=tuple(_suggestions(recipe, stage, shape, lengths, device, count)))
 
 
+def _kept(stage: StageRecipe) -> tuple[str, ...]:
+    """Parts that keep their weights although they are named under `train`: adapters train in their place."""
+    return ("language",) if stage.lora else ()
+
+
 def _operations(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths) -> float:
     """Of one sample: two for each weight and token forward, as many for the gradient of what lies before, of itself."""
     vision_trains, language_trains = "vision" in stage.train, "language" in stage.train
@@ -238,10 +258,10 @@ def _operations(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Leng
         return tower
     connector = 2 * shape.connector * patches * (3 if {"vision", "connector"} & set(stage.train) else 1)
     attention = 2 * 2 * shape.heads * shape.head_dim * lengths.tokens**2 / 2 * shape.layers
-    passes = 1 + 1 + language_trains + recipe.optimizer.checkpoint_activations
+    passes = 1 + 1 + (language_trains and not stage.lora) + recipe.optimizer.checkpoint_activations
     blocks = 2 * shape.blocks * lengths.tokens * passes
     again = lengths.labels * stage.row_tokens / max(lengths.tokens, 1) > CHUNK
-    head = 2 * shape.table * lengths.labels * (2 + language_trains + again)
+    head = 2 * shape.table * lengths.labels * (2 + (language_trains and not stage.lora) + again)
     return tower + connector + blocks + attention * (3.5 + recipe.optimizer.checkpoint_activations) + head
 
 
@@ -252,11 +272,13 @@ def _memory(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths,
     cut = count // recipe.sharding.replicas if count > 1 else 1
     sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
     held = {name: size / (cut if name == "language" else 1) for name, size in sizes.items()}
-    trained = sum(size for name, size in held.items() if name in stage.train)
+    whole = {name: size for name, size in held.items() if name in stage.train and name not in _kept(stage)}
+    adapters = sum(size for name, size in shape.trained(stage).items() if name in _kept(stage))
+    trained = sum(whole.values()) + adapters
     row = max(stage.row_tokens, min(lengths.longest, recipe.data[stage.data].max_length))
     language_trains = "language" in stage.train
     parts: dict[str, float] = {
-        "weights": sum(size * (4 if name in stage.train else frozen_bytes) for name, size in held.items()),
+        "weights": 4 * adapters + sum(size * (4 if name in whole else frozen_bytes) for name, size in held.items()),
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
     }
@@ -283,7 +305,7 @@ def _memory(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths,
     parts["logits"] = labels * shape.vocabulary * (16 if bf16 else 20)
     working = 2 if bf16 else 4
     gathered = (shape.table * (1 if shape.tied else 2) + 2 * shape.blocks / shape.layers) * working if count > 1 else 0
-    cast = 2 * shape.language if count == 1 and bf16 and language_trains else 0
+    cast = 2 * shape.language if count == 1 and bf16 and "language" in whole else 0
     parts["buffers"] = _RESERVED + gathered + cast
     return parts
 

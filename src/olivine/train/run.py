@@ -24,6 +24,7 @@ from olivine.model.build import build
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import Recipe, StageRecipe, TokenizerRecipe
 from olivine.records import Sample
+from olivine.train import lora
 from olivine.train.processes import Processes, joined
 from olivine.train.sharding import whole_weights
 from olivine.train.stage import Stage, StageResult
@@ -158,6 +159,7 @@ def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
 def _finish_stage(job: Stage, result: StageResult) -> None:
     """Write the stage's checkpoint, then what says that it is done; then its resume points go."""
     vlm, folder, processes = job.vlm, job.folder, job.processes
+    lora.merge(vlm.language)
     # The weights are rounded to what the checkpoint holds, so that going on from it and going on now are the same.
     dtype = torch.bfloat16 if job.recipe.optimizer.precision == "bf16" else torch.float32
     if processes.several:

@@ -25,6 +25,7 @@ from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
+from olivine.train import lora
 from olivine.train.log import MetricsLog, print_summary, progress_bar
 from olivine.train.objectives import ContrastiveObjective, LanguageObjective, Objective
 from olivine.train.optimizer import learning_rate, make_optimizer
@@ -89,6 +90,12 @@ class Stage:
 
         _set_precision(vlm, stage, recipe)
         torch.manual_seed(recipe.seed)
+        if stage.lora:
+            if processes.several:
+                raise RequestError(
+                    f"stages.{stage.name}.lora: one process only; under torchrun the model itself is cut."
+                )
+            lora.insert(vlm.language, stage.lora)
         self.weights = choose_trainable(vlm, stage, recipe.model.connector.depth)
         self.objective = self._make_objective()
         named = dict(vlm.model.named_parameters())
@@ -340,6 +347,8 @@ def choose_trainable(vlm: VisionLanguageModel, stage: StageRecipe, depth: int) -
     chosen = {}
     for part in stage.train:
         for name, parameter in vlm.part(part).items():
+            if part == "language" and stage.lora and not lora.of_adapters(name):
+                continue
             if part != "connector" or id(parameter) in may_train:
                 parameter.requires_grad_(True)
                 chosen[name] = parameter
@@ -349,7 +358,7 @@ def choose_trainable(vlm: VisionLanguageModel, stage: StageRecipe, depth: int) -
 def _set_precision(vlm: VisionLanguageModel, stage: StageRecipe, recipe: Recipe) -> None:
     """fp32 for what trains; what is frozen is held in bf16 where the recipe says bf16."""
     vlm.cast(torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32)
-    vlm.cast(torch.float32, stage.train)
+    vlm.cast(torch.float32, [part for part in stage.train if part != "language" or not stage.lora])
 
 
 def _check_objective(stage: StageRecipe, samples: Sequence[Sample]) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,7 +19,7 @@ from transformers import GemmaConfig, GemmaForCausalLM
 
 from olivine.data.encoding import Example, TemplateEncoder, Tokens
 from olivine.data.packing import IGNORED, Row, deal, pack
-from olivine.data.template import TEMPLATES, Piece, independent_parts
+from olivine.data.template import TEMPLATES, Piece, PieceKind, independent_parts
 from olivine.data.vocabulary import IMAGE_TOKEN, train_tokenizer
 from olivine.model.attention import packed
 from olivine.model.loss import labelled_loss
@@ -35,8 +36,14 @@ from olivine.world.scene import SIZES as SIZES_OF_THINGS
 
 _TOKENIZER_SCENES = 3000
 _ROW_TOKENS = 4096
-_PLACES = {"top", "bottom", "left", "right", "middle"}
-_LIST_WORDS = (*KINDS, *COLOURS, *PATTERNS, *SIZES_OF_THINGS, *SETTINGS, *sorted(_PLACES))
+#: The words that tell a property.
+_WORDS_OF = {
+    "place": ("top", "bottom", "left", "right", "middle"),
+    "size": SIZES_OF_THINGS,
+    "pattern": PATTERNS,
+    "colour": COLOURS,
+}
+_LIST_WORDS = (*KINDS, *SETTINGS, *(word for words in _WORDS_OF.values() for word in words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +69,14 @@ class _Level:
         """A scene of so many things."""
         return scene(seed, "language", index, things=draw.randint(*self.things) if self.things else None)
 
-    def asked(self, shown: Scene, draw: Random, count: int) -> list[Asked]:
+    def asked(self, shown: Scene, draw: Random, most: int) -> list[Asked]:
         """Questions that can be answered from what is told."""
-        found = ask(shown, draw, count, self.topics)
-        return [asked for asked in found if self.told.place or _PLACES.isdisjoint(re.findall(r"\w+", asked.sentence))]
+        untold = {word for name, words in _WORDS_OF.items() if not getattr(self.told, name) for word in words}
+        found = ask(shown, draw, most, self.topics)
+        return [asked for asked in found if untold.isdisjoint(re.findall(r"\w+", asked.sentence))]
 
 
+_BEGINNING = Piece("<bos>", PieceKind.MARKER)
 #: The first layer's heads that begin by looking back, by how far.
 _LOOKS_BACK = (1, 2)
 #: The first coordinate that all tokens begin with, in standard deviations of the others; by how much the place looked
@@ -82,7 +91,7 @@ _LIST_LENGTH = (3, 8)
 #: Then from little told of few things to everything: looking up is learnt sooner where there is less to search.
 _LEVELS = (
     _Level(0.14, Told(size=False, pattern=False, state=False, place=False), True, (2, 2), ("colour", "kind")),
-    _Level(0.24, Told(pattern=False, state=False), True, (2, 3), ("colour", "kind", "size"), 0.6),
+    _Level(0.24, Told(pattern=False, state=False, place=False), True, (2, 3), ("colour", "kind", "size"), 0.6),
     _Level(0.36, Told(pattern=False, state=False), False, (2, 4), ("colour", "place", "kind", "size", "exist"), 0.7),
     _Level(1.0, reading=0.8),
 )
@@ -156,11 +165,13 @@ class LanguagePretraining(Pretraining):
         draw = Random(f"{self._seed}/language/{index}")
         level = next(level for level in _LEVELS if index < level.until * self.steps)
         examples: list[Example] = []
-        while sum(example.length for example in examples) < plan.tokens:
-            number = index * plan.tokens + len(examples)
+        for number in count(index * plan.tokens):
+            if sum(example.length for example in examples) >= plan.tokens:
+                break
             if index < _LISTS_UNTIL * self.steps:
-                words = " ".join(draw.sample(_LIST_WORDS, draw.randint(*_LIST_LENGTH)))
-                example = self._going_on(f"list-{number}", words, words)
+                words = draw.sample(_LIST_WORDS, draw.randint(*_LIST_LENGTH))
+                spans = [(words[0], "".join(f" {word}" for word in words[1:]))]
+                example = self._going_on(f"list-{number}", " ".join(words), spans)
             else:
                 shown = level.scene(self._seed, number, draw)
                 example = (self._asked if draw.random() < level.reading else self._stated)(shown, draw, level)
@@ -179,20 +190,23 @@ class LanguagePretraining(Pretraining):
     def _stated(self, shown: Scene, draw: Random, level: _Level) -> Example:
         """Mostly statements, each of which names a thing and says what was told of it; else all in other words."""
         told = description(shown, draw, level.told, plainly=level.plainly)
-        if level.topics is not None or draw.random() < 0.6:
-            found = level.asked(shown, draw, 8)
-            again = " ".join(asked.sentence for asked in found if asked.structural in ("query", "choose"))
-        else:
-            again = caption(shown, draw, keep=1.0)
-        return self._going_on(shown.id, told, again)
+        if level.topics is None and draw.random() < 0.4:
+            return self._going_on(shown.id, told, [("", caption(shown, draw, keep=1.0))])
+        spans: dict[tuple[str, str], str] = {}
+        for asked in level.asked(shown, draw, 8):
+            before, answer, after = asked.sentence.rpartition(" " + asked.answer)
+            # What will be spoken of cannot be known; what is said of it can.
+            if asked.structural in ("query", "choose") and answer:
+                spans[before, answer] = after + " "
+        return self._going_on(shown.id, told, [part for said, after in spans.items() for part in (said, (after, ""))])
 
-    def _going_on(self, name: str, told: str, again: str) -> Example:
-        """A text and how it goes on, which alone is learnt: as picture and caption follow one another in `plain`."""
+    def _going_on(self, name: str, told: str, spans: Sequence[tuple[str, str]]) -> Example:
+        """A text and how it goes on, given and learnt by turns: as caption follows picture in `plain`."""
         encoder = self._encoders["plain"]
-        pieces = encoder.template.render(conversation([("", again)]), False)
-        shared, rest = encoder.encode_parts([[pieces[0], Piece(told), Piece("\n")], pieces[1:]])
+        again = [piece for given, learnt in spans for piece in (Piece(given), Piece(learnt, supervised=True))]
+        shared, rest = encoder.encode_parts([[_BEGINNING, Piece(told), Piece("\n")], again])
         tokens = Tokens(shared.ids + rest.ids, shared.supervised + rest.supervised)
-        return Example(Sample(name, conversation([(told, again)]), None), (tokens,))
+        return Example(Sample(name, (), None), (tokens,))
 
     def reading(self, name: str, told: str, pairs: Sequence[tuple[str, str]]) -> Example:
         """A description that independent questions share, as pictures are shared."""
