@@ -1,6 +1,8 @@
 """The front door: what a user types, sees and gets as an exit code; bad input is one clear message and no half file."""
 
+import functools
 import json
+import shutil
 import subprocess
 import sys
 
@@ -224,19 +226,45 @@ def test_easy_vqa_conversion_by_hand(run, tmp_path):
         assert picture.format == "PNG"
 
 
-def test_the_demo_prints_its_score_and_is_not_done_twice(run, tmp_path, monkeypatch):
-    """On two pictures and one step a stage: the way, not the score."""
-    source = write_easy_vqa(tmp_path / "source")
-    monkeypatch.setattr("olivine.demo.package_folder", lambda: source)
-    monkeypatch.setattr("olivine.demo._QUICK", tuple(f"stages.{s}.steps=1" for s in ("look", "align", "instruct")))
-    code, _, err = run("demo", "--quick", "--output", tmp_path / "demo")
+@pytest.fixture
+def small_demo(monkeypatch, tmp_path):
+    """The demo on a few pictures, over parts of random weights: the way, not the scores."""
+    from olivine import demo
+
+    recipes = tmp_path / "recipes"
+    shutil.copytree(demo._RECIPES, recipes)
+    base = yaml.safe_load((recipes / "world" / "base.yaml").read_text())
+    base["model"] = json.loads(tiny_model_recipe().model_dump_json(by_alias=True))
+    for stage in base["stages"]:
+        stage |= {"steps": 1, "batch": 2, "validate_every": 0}
+    (recipes / "world" / "base.yaml").write_text(yaml.safe_dump(base))
+    (recipes / "world" / "clip-s-aligned.yaml").write_text("base: base.yaml\nname: one\n")
+    study = yaml.safe_load((recipes / "studies" / "world.yaml").read_text())
+    study["axes"] = {"align": study["axes"]["align"]}
+    study["say"] = {"align": study["say"]["align"]}
+    study["benchmarks"] = {name: study["benchmarks"][name] for name in ("gqa", "mmvet")}
+    (recipes / "studies" / "world.yaml").write_text(yaml.safe_dump(study))
+    monkeypatch.setattr(demo, "_RECIPES", recipes)
+    monkeypatch.setattr(demo, "_PICTURES", 20)
+    monkeypatch.setattr(demo, "write_all", functools.partial(demo.write_all, share=0.02))
+
+
+@pytest.mark.parametrize("options", [["--quick"], []])
+def test_the_demo_says_where_its_results_lie_and_is_not_done_twice(run, tmp_path, monkeypatch, small_demo, options):
+    code, _, err = run("demo", *options, "--output", tmp_path / "demo")
     assert code == 0, err
-    last = err.strip().splitlines()[-1]
-    assert last.startswith("easy-VQA test: ")
-    assert "of 4 questions (blind: " in last
+    *_, before_last, last = err.strip().splitlines()
+    if options:
+        assert last == f"done: {tmp_path / 'demo' / 'quick'}"
+        assert before_last.startswith("ScienceQA accuracy")
+        assert "(blind: " in before_last
+    else:
+        page = tmp_path / "demo" / "study" / "report.html"
+        assert last == f"done: {page}"
+        assert "Skipping the connector" in page.read_text()
     monkeypatch.setattr("olivine.train.stage.Stage.run", lambda self: pytest.fail("trained again"))
     monkeypatch.setattr("olivine.evaluate.engine.AnsweringEngine._answer_chunk", lambda *a: pytest.fail("asked again"))
-    code, _, err = run("demo", "--quick", "--output", tmp_path / "demo")
+    code, _, err = run("demo", *options, "--output", tmp_path / "demo")
     assert code == 0, err
     assert err.strip().splitlines()[-1] == last
 

@@ -1,9 +1,10 @@
 """tiny-DINOv2: a student agrees with its own moving average over crops and over hidden patches; no text.
 
-After DINOv2 (arXiv:2304.07193): the DINO loss on class tokens between crops, the iBOT loss on hidden patches of the
-global crops, teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread. Crops are recoloured, as there, so that
-class tokens must tell shapes; hidden patches keep each crop's own colours. They are neither mirrored nor resized: here
-things face left or right, and are small or large.
+After DINOv2 (arXiv:2304.07193): the DINO loss between crops, the iBOT loss on hidden patches of the global crops,
+teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread. A crop is told by the mean of its patches, as
+tiny-CLIP's pictures are, since patches are what a language model is shown. Crops are recoloured, so that the mean must
+tell shapes; hidden patches keep each crop's own colours. They are neither mirrored nor resized: here things face left
+or right, and are small or large.
 """
 
 import copy
@@ -25,7 +26,8 @@ from olivine.world.drawing import draw
 from olivine.world.sampling import scene
 from olivine.world.scene import SIDE
 
-_PROTOTYPES = 512
+#: Few enough that a batch's crops share them: with more, each crop had some of its own and nothing was learnt.
+_PROTOTYPES = 128
 _BOTTLENECK = 64
 #: Crops keep the picture's scale: sizes mean something here (things are small or large).
 _GLOBAL_SIDE, _LOCAL_SIDE = 80, 32
@@ -33,6 +35,7 @@ _GLOBAL_SIDE, _LOCAL_SIDE = 80, 32
 _CLOSE_UP_SHARE, _CLOSE_UP_SIDE = 0.6, 48
 _STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.06
 _KOLEO = 0.1
+_MOMENTUM = 0.98
 #: Shares of crops that lose their colours and that have them exchanged and shifted (DINOv2: 0.2 and 0.8).
 _GREY, _RECOLOURED = 0.2, 0.5
 _STATISTICS = STATISTICS["dinov2"]
@@ -62,16 +65,16 @@ class Dinov2Pretraining(Pretraining):
         whole, parts = self._crops(index, drawn)
         hidden = torch.from_numpy(_hide(drawn, len(whole), whole.shape[-1] // SHAPE.patch))
         with torch.no_grad():
-            class_states, patch_states = self._teacher.tower_states(whole)
-            class_targets = sinkhorn(self._teacher.class_head(class_states))
-            patch_targets = sinkhorn(self._teacher.patch_head(patch_states[hidden]))
-        class_student, patch_student = self._student.tower_states(whole, hidden)
-        class_local, _ = self._student.tower_states(parts)
+            patches = self._teacher.patches(whole)
+            crop_targets = sinkhorn(self._teacher.crop_head(patches.mean(1)))
+            patch_targets = sinkhorn(self._teacher.patch_head(patches[hidden]))
+        seen = self._student.patches(whole, hidden)
+        seen_of_parts = self._student.patches(parts).mean(1)
         between_crops = self._between_crops(
-            class_targets, self._student.class_head(class_student), self._student.class_head(class_local)
+            crop_targets, self._student.crop_head(seen.mean(1)), self._student.crop_head(seen_of_parts)
         )
-        on_patches = _agreement(patch_targets, self._student.patch_head(patch_student[hidden]))
-        spread = koleo(class_student[: self._batch]) + koleo(class_student[self._batch :])
+        on_patches = _agreement(patch_targets, self._student.patch_head(seen[hidden]))
+        spread = koleo(seen[: self._batch].mean(1)) + koleo(seen[self._batch :].mean(1))
         loss = between_crops + on_patches + _KOLEO * spread / 2
         loss.backward()
         return {
@@ -82,8 +85,8 @@ class Dinov2Pretraining(Pretraining):
         }
 
     def after_step(self, index: int) -> None:
-        """The teacher's moving average; the longer the training, the slower it moves (0.99 to 1)."""
-        keep = 1 - 0.01 * (1 + np.cos(np.pi * index / self.steps)) / 2
+        """The teacher's moving average; the longer the training, the slower it moves (`_MOMENTUM` to 1)."""
+        keep = 1 - (1 - _MOMENTUM) * (1 + np.cos(np.pi * index / self.steps)) / 2
         with torch.no_grad():
             for old, new in zip(self._teacher.parameters(), self._student.parameters(), strict=True):
                 old.lerp_(new, 1 - keep)
@@ -152,12 +155,12 @@ class _Network(nn.Module):
                 initializer_range=SHAPE.hidden**-0.5,
             )
         )
-        self.class_head, self.patch_head = _Head(), _Head()
+        self.crop_head, self.patch_head = _Head(), _Head()
 
-    def tower_states(self, pixels: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Class states `[crops, hidden]` and patch states `[crops, patches, hidden]`."""
-        states = self.tower(pixels, bool_masked_pos=hidden).last_hidden_state
-        return states[:, 0], states[:, 1:]
+    def patches(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """`[crops, patches, hidden]`; those that `hidden` marks are not seen."""
+        states: Tensor = self.tower(pixels, bool_masked_pos=hidden).last_hidden_state[:, 1:]
+        return states
 
 
 class _Head(nn.Module):
