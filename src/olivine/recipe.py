@@ -84,8 +84,9 @@ class DataRecipe(_Section):
     """One data source."""
 
     #: "llava": one JSON file and a folder of pictures. "webdataset": a folder of .tar shards, or one of them.
-    format: Literal["llava", "webdataset"] = "llava"
-    #: The JSON file, or the shards (which may also be written `path:`).
+    #: "huggingface": a folder of the datasets library, Arrow or Parquet.
+    format: Literal["llava", "webdataset", "huggingface"] = "llava"
+    #: The JSON file, the shards or the dataset's folder (which may also be written `path:`).
     json_: Annotated[Path, Field(alias="json")]
     #: Root of the image paths in the JSON.
     images: Path | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from olivine.data import huggingface
 from olivine.data.encoding import Example, TemplateEncoder
 from olivine.data.images import decode_image, find_image, open_image
 from olivine.data.llava_json import ItemError, item_name, parse_item, read_items
@@ -53,6 +54,8 @@ def read_samples(source: DataRecipe, skipped: Skipped) -> Sequence[Sample]:
     """
     if source.format == "webdataset":
         return ShardSamples(source.json_)
+    if source.format == "huggingface":
+        return huggingface.opened(source.json_)
     samples: list[Sample] = []
     for index, item in enumerate(read_items(source.json_)):
         try:
@@ -126,18 +129,23 @@ def open_picture(sample: Sample, source: DataRecipe) -> Image.Image:
     assert sample.image is not None, "asked for the picture of a text-only sample"
     path = image_path(sample, source.images) if source.format == "llava" else None
     try:
-        if path is None:
-            return decode_image(picture_bytes(source.json_, sample.image), sample.image)
-        return open_image(path)
+        if path is not None:
+            return open_image(path)
+        if source.format == "huggingface":
+            return decode_image(huggingface.opened(source.json_).picture(sample.image), f"row {sample.image}")
+        return decode_image(picture_bytes(source.json_, sample.image), sample.image)
     except DataError as error:
         raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
 
 
 def fingerprint(source: DataRecipe) -> str:
-    """What tells a source's content from another's: a file's hash, or that of the places of all samples in all shards.
+    """What tells a source's content from another's: a file's hash, or that of the places of all samples in all shards,
+    or of names and sizes of a dataset's files.
 
     Shards are not read through for it, which would take hours at their size: an edit that moves nothing goes unseen.
     """
+    if source.format == "huggingface":
+        return huggingface.opened(source.json_).fingerprint()
     return sha256_of_file(source.json_) if source.format == "llava" else ShardSamples(source.json_).fingerprint()
 
 
