@@ -75,6 +75,11 @@ def test_results_hold_every_metric_of_every_evaluation(finished, tmp_path):
     write_report(results, tmp_path)
     rows = read_csv(tmp_path / "results.csv")
     assert {row["benchmark"] for row in rows} == {"pope", "mme", "exact-match"}
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    kept = parquet.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [(r["benchmark"], r["metric"], r["value"]) for r in kept] == [
+        (r["benchmark"], r["metric"], float(r["value"])) for r in rows
+    ]
     one = [r for r in rows if r["metric"] == "accuracy/colour" and not r["control"]]
     assert len(one) == 8
     key = plan.evaluations[("large", "clip", "no"), 0, "exact-match", None]

@@ -17,9 +17,9 @@ from olivine.ablate.plan import Plan
 from olivine.ablate.statistics import Array, Effect, Estimate, corrected, effects, estimates, generator
 from olivine.errors import RunError
 from olivine.evaluate.run import Control
-from olivine.files import write_text
+from olivine.files import atomic_file, write_text
 
-RESULTS, EFFECTS = "results.csv", "effects.csv"
+RESULTS, RESULTS_PARQUET, EFFECTS = "results.csv", "results.parquet", "effects.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +157,23 @@ def _control_values(plan: Plan, name: str, measure: Measure) -> dict[tuple[Cell,
 
 
 def write_tables(results: Results, folder: Path) -> None:
-    """Write `results.csv` (every metric of every evaluation, in official units) and `effects.csv`."""
-    write_text(folder / RESULTS, results_csv(results.plan))
+    """Write `results.csv` (every metric of every evaluation, in official units) and `effects.csv`.
+
+    Where pyarrow is installed, `results.parquet` holds the same as `results.csv`.
+    """
+    table = results_csv(results.plan)
+    write_text(folder / RESULTS, table)
+    _write_parquet(table, folder / RESULTS_PARQUET)
     write_text(folder / EFFECTS, effects_csv(results))
+
+
+def _write_parquet(table: str, path: Path) -> None:
+    try:
+        from pyarrow import csv, parquet
+    except ImportError:
+        return  # an extra; the table itself is written in any case
+    with atomic_file(path) as temporary:
+        parquet.write_table(csv.read_csv(io.BytesIO(table.encode())), temporary)
 
 
 def results_csv(plan: Plan) -> str:

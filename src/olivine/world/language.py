@@ -147,23 +147,15 @@ def description(scene: Scene, draw: Random, told: Told = EVERYTHING, *, plainly:
 
     `told` may leave out properties of all its things; `plainly` gives nothing but "There is ..." for each.
     """
-    if plainly:
-        return " ".join(f"There is {article(noun_phrase(thing, told))}." for thing in _ordered(scene, draw))
-    opening = f"{_upper(draw.choice(_SCENERY[scene.setting]))} {draw.choice(_TIMES[scene.time])}."
     sentences = []
-    form = draw.randrange(3)
+    lead = "There is " if plainly or draw.random() < 0.5 else ""
     for thing in _ordered(scene, draw):
-        phrase, place = article(noun_phrase(thing, told)), at(thing.place, draw)
-        if form == 0:
-            sentences.append(f"There is {phrase} {place}.")
-        elif form == 1:
-            sentences.append(f"{_upper(place)}: {phrase}.")
-        else:
-            sentences.append(f"{_upper(phrase)} {place}.")
-    parts = [opening, *sentences]
-    if draw.random() < 0.3:
-        parts = [*sentences, opening]
-    return " ".join(parts)
+        place = f" {at(thing.place, draw)}" if told.place else ""
+        sentences.append(_upper(f"{lead}{article(noun_phrase(thing, told))}{place}."))
+    if plainly:
+        return " ".join(sentences)
+    opening = f"{_upper(draw.choice(_SCENERY[scene.setting]))} {draw.choice(_TIMES[scene.time])}."
+    return " ".join([*sentences, opening] if draw.random() < 0.3 else [opening, *sentences])
 
 
 def _ordered(scene: Scene, draw: Random) -> list[Thing]:

@@ -88,13 +88,17 @@ _IN_COMMON, _SCORE, _TURNING, _CONTENT = 3.0, 26.0, 6, 0.1
 #: times as many (docs/world.md).
 _LISTS_UNTIL = 0.05
 _LIST_LENGTH = (3, 8)
+_LOOKED_UP = ("colour", "kind", "size", "place", "exist", "pattern", "state", "writing")
 #: Then from little told of few things to everything: looking up is learnt sooner where there is less to search.
 _LEVELS = (
-    _Level(0.14, Told(size=False, pattern=False, state=False, place=False), True, (2, 2), ("colour", "kind")),
-    _Level(0.24, Told(pattern=False, state=False, place=False), True, (2, 3), ("colour", "kind", "size"), 0.6),
-    _Level(0.36, Told(pattern=False, state=False), False, (2, 4), ("colour", "place", "kind", "size", "exist"), 0.7),
+    _Level(0.15, Told(size=False, pattern=False, state=False, place=False), True, (2, 2), ("colour", "kind")),
+    _Level(0.22, Told(pattern=False, state=False, place=False), True, (2, 3), ("colour", "kind", "size"), 0.6),
+    _Level(0.32, Told(pattern=False, state=False), True, (2, 3), ("colour", "kind", "size", "place", "exist"), 0.7),
+    _Level(0.45, EVERYTHING, True, (2, 4), _LOOKED_UP, 0.8),
     _Level(1.0, reading=0.8),
 )
+#: The share of scenes that are of an earlier level, so that what was learnt is not overwritten.
+_AGAIN = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,7 @@ class LanguagePretraining(Pretraining):
 
     def step(self, index: int) -> dict[str, float]:
         """Loss at labelled tokens: replies, and captions whole."""
-        examples = self._examples(index)
+        examples = self.examples(index)
         rows = [pack([examples[i] for i in dealt], ()) for dealt in deal([e.length for e in examples], _ROW_TOKENS)]
         labels = sum(row.labels for row in rows)
         total = 0.0
@@ -160,10 +164,11 @@ class LanguagePretraining(Pretraining):
                 total += loss.item()
         return {"loss": total / labels, "labels": labels}
 
-    def _examples(self, index: int) -> list[Example]:
+    def examples(self, index: int) -> list[Example]:
+        """What step `index` is trained on."""
         plan = self._schedule
         draw = Random(f"{self._seed}/language/{index}")
-        level = next(level for level in _LEVELS if index < level.until * self.steps)
+        reached = next(place for place, level in enumerate(_LEVELS) if index < level.until * self.steps)
         examples: list[Example] = []
         for number in count(index * plan.tokens):
             if sum(example.length for example in examples) >= plan.tokens:
@@ -173,6 +178,8 @@ class LanguagePretraining(Pretraining):
                 spans = [(words[0], "".join(f" {word}" for word in words[1:]))]
                 example = self._going_on(f"list-{number}", " ".join(words), spans)
             else:
+                again = reached > 0 and draw.random() < _AGAIN
+                level = _LEVELS[draw.randrange(reached) if again else reached]
                 shown = level.scene(self._seed, number, draw)
                 example = (self._asked if draw.random() < level.reading else self._stated)(shown, draw, level)
             if example.labels:
@@ -228,6 +235,19 @@ class LanguagePretraining(Pretraining):
             packed_groups=row.groups,
         ).last_hidden_state
         return states[0]
+
+    @torch.no_grad()
+    def share_right(self, examples: Sequence[Example]) -> float:
+        """The share of the labelled tokens that the model, fed those before, finds the likeliest."""
+        right, labels = 0, 0
+        with packed(self.model.model):
+            for example in examples:
+                row = pack([example], ())
+                labelled = row.targets != IGNORED
+                guess = self.model.lm_head(self._hidden(row)[labelled]).argmax(-1)
+                right += int((guess == row.targets[labelled]).sum())
+                labels += int(labelled.sum())
+        return right / labels
 
     @torch.no_grad()
     def figures(self, scenes: int = 200) -> dict[str, Any]:
