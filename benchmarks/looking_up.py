@@ -7,19 +7,14 @@ on with "The cup is blue."; each with or without either help. Shown is the share
 scenes not yet seen, by steps over these texts; one of two told colours at random would be right half the time.
 """
 
-import argparse
-import json
 import os
-import platform
-import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from report import arguments, show
 from torch import nn
 from transformers import GemmaForCausalLM
 
@@ -76,32 +71,11 @@ def name(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
-    parser.add_argument("--out", type=Path, help="also write the JSON there")
-    wanted = parser.parse_args()
+    wanted = arguments(__doc__).parse_args()
     texts, look_every = (4, 2) if wanted.quick else (TEXTS, 70)
     rows = measure(texts, look_every)
-    result = {
-        "right after all steps": {name(row): row["found"][-1]["right"] for row in rows},
-        "rows": rows,
-        "lists": LISTS,
-        "texts": texts,
-        "device": f"cpu, 1 thread, {platform.machine()}",
-        "versions": {package: version(package) for package in ("olivine", "torch", "transformers")}
-        | {"python": platform.python_version()},
-    }
-    text = json.dumps(result, indent=2)
-    if wanted.out:
-        wanted.out.parent.mkdir(parents=True, exist_ok=True)
-        wanted.out.write_text(text + "\n", encoding="utf-8")
-    if wanted.json:
-        sys.stdout.write(text + "\n")
-        return
-    for row in rows:
-        course = ", ".join(f"{look['right']:.1f} % after {look['texts']}" for look in row["found"])
-        print(f"{name(row):36s} {course}")
+    shares = {f"{name(row)}: % right in the end": row["found"][-1]["right"] for row in rows}
+    show(wanted, shares, rows, lists=LISTS, texts=texts)
 
 
 if __name__ == "__main__":

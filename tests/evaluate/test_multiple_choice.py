@@ -12,7 +12,6 @@ from olivine.evaluate.benchmarks.ai2d import AI2D
 from olivine.evaluate.benchmarks.mmbench import MMBench
 from olivine.evaluate.benchmarks.mmstar import MMStar
 from olivine.evaluate.benchmarks.parsing import (
-    lettered,
     named_option,
     read_rows,
     read_table,
@@ -24,6 +23,7 @@ from olivine.evaluate.benchmarks.seed import SEEDBench
 from olivine.evaluate.benchmarks.vsr import VSR
 from olivine.files import write_json, write_json_lines
 from olivine.records import Answer, Question
+from olivine.wording import with_options
 
 ANIMALS = ["cat", "dog", "wild horse"]
 
@@ -157,7 +157,7 @@ def test_circular_needs_every_rotation_and_vanilla_the_first(tmp_path: Path) -> 
 def test_mmbenchs_prompt(tmp_path: Path) -> None:
     hinted, plain = mmbench(tmp_path, rotated(1, "A", "Look."), rotated(2, "A", "nan"))
     assert hinted.prompt == "Look.\n" + plain.prompt
-    assert plain.prompt == lettered("Which?", ["cat", "dog"])
+    assert plain.prompt == with_options("Which?", ["cat", "dog"])
 
 
 @pytest.mark.parametrize(

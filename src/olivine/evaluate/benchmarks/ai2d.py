@@ -18,7 +18,6 @@ from olivine.evaluate.benchmarks.parsing import (
     LETTERS,
     by_detail,
     graded,
-    lettered,
     named_option,
     percent,
     read_lines,
@@ -27,6 +26,7 @@ from olivine.evaluate.benchmarks.parsing import (
 )
 from olivine.files import read_json
 from olivine.records import Answer, Question, Score
+from olivine.wording import with_options
 
 
 class AI2D(Benchmark):
@@ -100,7 +100,7 @@ def _question(text: str, row: Mapping[str, Any], image: str, split: str | None, 
         raise DataError(f"{file}: question {text!r}: answer {row['correctAnswer']} of {len(choices)} choices.")
     return Question(
         id=row["questionId"],
-        prompt=lettered(text, choices),
+        prompt=with_options(text, choices),
         image=f"images/{image}",
         unit=image,
         references=(LETTERS[row["correctAnswer"]],),
@@ -115,7 +115,7 @@ def _of_row(row: ParquetRow) -> Question:
         raise DataError(f"{row.where}: answer {answer!r} of {len(choices)} choices.")
     return Question(
         id=str(row.index),
-        prompt=lettered(row.values["question"], choices),
+        prompt=with_options(row.values["question"], choices),
         image=f"{row.index}.png",
         unit=str(row.index),
         references=(LETTERS[int(answer)],),

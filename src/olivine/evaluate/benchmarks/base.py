@@ -14,10 +14,6 @@ from olivine.evaluate.answers import read_answers
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetPictures, find_shards
 from olivine.records import Answer, Question, Score
 
-#: LLaVA-1.5's response-format prompts (paper, table 7).
-SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
-OPTION_LETTER = "\nAnswer with the option's letter from the given choices directly."
-
 
 class Benchmark(ABC):
     """One benchmark. Subclasses state their names and scoring source in their docstrings.

@@ -13,7 +13,7 @@ from typing import Any
 from olivine.data.images import Pictures
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetPictures, find_shards
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
@@ -28,6 +28,7 @@ from olivine.evaluate.benchmarks.parsing import (
 )
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
+from olivine.wording import SHORT_ANSWER
 
 
 class GQA(Benchmark):

@@ -9,7 +9,6 @@ from typing import Any
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import SHORT_ANSWER
 from olivine.evaluate.benchmarks.parsing import (
     answers_from,
     find_file,
@@ -22,6 +21,7 @@ from olivine.evaluate.benchmarks.parsing import (
 from olivine.evaluate.benchmarks.verdicts import JUDGED, JudgedBenchmark
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
+from olivine.wording import SHORT_ANSWER
 
 #: The official grader's request in our own words.
 JUDGE_PROMPT = """\

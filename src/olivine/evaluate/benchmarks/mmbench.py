@@ -17,7 +17,6 @@ from olivine.evaluate.benchmarks.parsing import (
     answers_from,
     by_detail,
     graded,
-    lettered,
     percent,
     read_lines,
     read_table,
@@ -25,6 +24,7 @@ from olivine.evaluate.benchmarks.parsing import (
     vlmevalkit_option,
 )
 from olivine.records import Answer, Item, Question, Score
+from olivine.wording import with_options
 
 #: Rows whose indices agree modulo this are rotations of one question; the one below it is the question itself.
 _ROTATION = 1_000_000
@@ -120,7 +120,7 @@ def _question(row: Mapping[str, str], where: str) -> Question:
     main = str(int(row["index"]) % _ROTATION)
     return Question(
         id=row["index"],
-        prompt=lettered((f"{hint}\n" if hint not in ("", "nan") else "") + row["question"], list(options.values())),
+        prompt=with_options((f"{hint}\n" if hint not in ("", "nan") else "") + row["question"], list(options.values())),
         image=f"{main}.jpg",
         unit=main,
         references=(answer,) if answer else (),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import from_row, match_answers
-from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
@@ -24,6 +24,7 @@ from olivine.evaluate.benchmarks.parsing import (
     vlmevalkit_yes_no,
 )
 from olivine.records import Answer, Question, Score
+from olivine.wording import SHORT_ANSWER
 
 _PERCEPTION = (
     "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",

@@ -12,7 +12,7 @@ from typing import Any
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import OPTION_LETTER, SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
@@ -27,6 +27,7 @@ from olivine.evaluate.benchmarks.parsing import (
 )
 from olivine.files import read_json
 from olivine.records import Answer, Question, Score
+from olivine.wording import OPTION_LETTER, SHORT_ANSWER
 
 _DOMAINS = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import OPTION_LETTER, Benchmark
+from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
@@ -21,6 +21,7 @@ from olivine.evaluate.benchmarks.parsing import (
     require_keys,
 )
 from olivine.records import Answer, Question, Score
+from olivine.wording import OPTION_LETTER
 
 
 class MMStar(Benchmark):

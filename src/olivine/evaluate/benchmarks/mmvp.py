@@ -14,7 +14,6 @@ from olivine.evaluate.benchmarks.parsing import (
     find_file,
     fraction,
     graded,
-    lettered,
     named_option,
     read_rows,
     read_table,
@@ -24,6 +23,7 @@ from olivine.evaluate.benchmarks.parsing import (
 )
 from olivine.evaluate.benchmarks.verdicts import JUDGED, JudgedBenchmark
 from olivine.records import Answer, Question, Score
+from olivine.wording import with_options
 
 #: The official grader's request in our own words.
 JUDGE_PROMPT = """\
@@ -143,7 +143,7 @@ def _question(file: Path, number: int, row: Mapping[str, str], lettering: bool) 
     text = row["Question"]
     return Question(
         id=row["Index"],
-        prompt=lettered(text, list(options.values())) if lettering else f"{text} {row['Options']}",
+        prompt=with_options(text, list(options.values())) if lettering else f"{text} {row['Options']}",
         image=f"MMVP Images/{row['Index']}.jpg",
         unit=f"pair-{number // 2 + 1}",
         references=(gold,),

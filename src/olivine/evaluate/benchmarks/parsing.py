@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import from_row
-from olivine.evaluate.benchmarks.base import OPTION_LETTER
 from olivine.evaluate.benchmarks.vqa_normaliser import strip_punctuation
 from olivine.files import atomic_file, read_json, read_json_lines
 from olivine.records import Answer, Item, Question
@@ -246,12 +245,6 @@ def _starts_with_an_object(path: Path) -> bool:
 
 
 # Options
-
-
-def lettered(question: str, choices: Sequence[str]) -> str:
-    """LLaVA-1.5's multiple-choice wording: the question, one `A. choice` a line, and the closing instruction."""
-    options = (f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
-    return "\n".join([question, *options]) + OPTION_LETTER
 
 
 def named_option(text: str, choices: Sequence[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
@@ -22,6 +22,7 @@ from olivine.evaluate.benchmarks.parsing import (
 )
 from olivine.files import read_json_lines
 from olivine.records import Answer, Item, Question, Score
+from olivine.wording import SHORT_ANSWER
 
 #: LLaVA's combined file numbers the questions of a setting from here on; our ids are the same.
 _FIRST_ID = {"random": 10_000_000, "popular": 20_000_000, "adversarial": 0}

@@ -10,7 +10,7 @@ from typing import Any
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import from_row, match_answers
-from olivine.evaluate.benchmarks.base import OPTION_LETTER, Benchmark
+from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
@@ -18,7 +18,6 @@ from olivine.evaluate.benchmarks.parsing import (
     by_group,
     find_file,
     graded,
-    lettered,
     percent,
     read_rows,
     require_keys,
@@ -26,6 +25,7 @@ from olivine.evaluate.benchmarks.parsing import (
 )
 from olivine.files import read_json
 from olivine.records import Answer, Question, Score
+from olivine.wording import OPTION_LETTER, with_options
 
 #: The most choices a question has; LLaVA's parser knows these letters.
 _OPTIONS = LETTERS[:5]
@@ -172,7 +172,7 @@ def _from_problem(key: str, row: Any, where: str) -> Question:
     context = f"Context: {row['hint']}\n" if row["hint"] else ""
     return Question(
         id=key,
-        prompt=lettered(context + row["question"], choices),
+        prompt=with_options(context + row["question"], choices),
         image=_picture(row["split"], key, row["image"]) if row["image"] else None,
         unit=key,
         references=(LETTERS[row["answer"]],),

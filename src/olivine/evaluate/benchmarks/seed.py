@@ -17,7 +17,6 @@ from olivine.evaluate.benchmarks.parsing import (
     by_detail,
     find_file,
     graded,
-    lettered,
     percent,
     read_rows,
     require_keys,
@@ -25,6 +24,7 @@ from olivine.evaluate.benchmarks.parsing import (
 )
 from olivine.files import read_json
 from olivine.records import Answer, Question, Score
+from olivine.wording import with_options
 
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 
@@ -96,7 +96,7 @@ def _question(row: Any, names: Mapping[Any, str], where: str) -> Question:
         raise DataError(f"{where}: question type {row['question_type_id']!r} has no name in question_type.")
     return Question(
         id=str(row["question_id"]),
-        prompt=lettered(row["question"], [row[choice] for choice in _CHOICES]),
+        prompt=with_options(row["question"], [row[choice] for choice in _CHOICES]),
         image=_picture(row),
         unit=str(row["data_id"]),
         references=(row["answer"],),

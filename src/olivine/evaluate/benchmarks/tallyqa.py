@@ -11,13 +11,12 @@ from typing import Any
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parsing import (
     LETTERS,
     answers_from,
     find_file,
     graded,
-    lettered,
     named_option,
     percent,
     read_rows,
@@ -28,6 +27,7 @@ from olivine.evaluate.benchmarks.parsing import (
 from olivine.evaluate.benchmarks.vqa_normaliser import normalise
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
+from olivine.wording import SHORT_ANSWER, with_options
 
 #: Prismatic's sixteen options, A to P.
 _COUNTS = [str(count) for count in range(16)]
@@ -98,7 +98,7 @@ def _question(where: str, row: Any, prompt: str) -> Question:
     options = prompt == "prismatic"
     return Question(
         id=str(row["question_id"]),
-        prompt=lettered(row["question"], _COUNTS) if options else row["question"] + SHORT_ANSWER,
+        prompt=with_options(row["question"], _COUNTS) if options else row["question"] + SHORT_ANSWER,
         image=row["image"],
         unit=row["image"],
         references=(str(int(row["answer"])),),

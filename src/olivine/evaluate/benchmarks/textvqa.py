@@ -12,7 +12,7 @@ from typing import Any
 from olivine.data.images import Pictures
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
@@ -27,6 +27,7 @@ from olivine.evaluate.benchmarks.parsing import (
 from olivine.evaluate.benchmarks.vqa_normaliser import normalise_m4c, soft_score
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer, Item, Question, Score
+from olivine.wording import SHORT_ANSWER
 
 _HINTS = "Reference OCR token: "
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import SHORT_ANSWER, Benchmark
+from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
@@ -30,6 +30,7 @@ from olivine.evaluate.benchmarks.vqa_normaliser import (
 )
 from olivine.files import read_json
 from olivine.records import Answer, AnswerState, Item, Question, Score
+from olivine.wording import SHORT_ANSWER
 
 _INSUFFICIENT = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
 
