@@ -9,14 +9,13 @@ from rich.console import Console
 from studies import write_study
 
 from olivine.ablate import steps as steps_module
-from olivine.ablate.cost import DEVICES, device, plan_costs, stage_cost, step_cost, total
+from olivine.ablate.cost import plan_costs, step_cost, total
 from olivine.ablate.launch import ERROR, launch_here, launcher
 from olivine.ablate.plan import StageStep, make_plan
 from olivine.ablate.study import load_study
 from olivine.errors import RequestError
 from olivine.files import write_json
-from olivine.model.size import ModelSize
-from olivine.recipe import load
+from olivine.train.plan import estimate, named_device
 
 #: Two cells: one that aligns and one that does not.
 AXES = {"align": {"yes": {}, "no": {"stages.align.skip": True}}}
@@ -208,35 +207,25 @@ def test_ray_reports_what_dies_and_goes_on(tmp_path):
 # What it will cost
 
 
-def test_costs_by_hand():
-    recipe = load(Path(__file__).parents[2] / "recipes" / "llava-gemma-2b-clip.yaml")
-    size = ModelSize(303_507_456, 6_295_552, 2_506_172_416, 524_288_000, 2048, 18, 576)
-    from olivine.ablate.cost import Amount
-
-    align, instruct = recipe.stages
-    captions, mix = Amount(558_128, 558_128, 558_128 * 100), Amount(665_298, 624_610, 665_298 * 900)
-    one = stage_cost(recipe, align, size, captions, DEVICES["h100"])
-    assert one.tokens == 558_128 * (576 + 25)
-    blocks = 2_506_172_416 - 524_288_000
-    expected = 2 * 558_128 * (576 * (303_507_456 + 3 * 6_295_552) + 601 * blocks * 2 + 12.5 * 524_288_000 * 2)
-    assert one.operations == pytest.approx(expected)
-    assert one.seconds == pytest.approx(expected / 989e12 / 0.4)
-    two = stage_cost(recipe, instruct, size, mix, DEVICES["h100"])
-    # Training 2.5 billion weights takes 16 bytes each and all else less.
-    assert two.memory > 16 * 2_506_172_416 > one.memory
-    assert two.operations > one.operations
+def test_a_stage_costs_what_its_own_plan_says(finished):
+    _, plan, _ = finished
+    step = next(step for step in plan.steps.values() if isinstance(step, StageStep))
+    cost = step_cost(step, named_device("a100"))
+    made = estimate(step.recipe.model_copy(update={"stages": (step.stage,)}), "a100").stages[0]
+    assert (cost.tokens, cost.operations, cost.memory) == (made.tokens, made.operations, made.peak)
+    assert cost.seconds == pytest.approx(3600 * made.hours)
 
 
 def test_a_plan_knows_its_costs(finished):
     _, plan, _ = finished
-    costs = plan_costs(plan, device("cpu"))
+    costs = plan_costs(plan, named_device("cpu"))
     assert all(cost is not None and cost.tokens > 0 for cost in costs.values())
     # A blind question has no picture to read.
     keys = [plan.evaluations[("yes",), 0, "exact-match", control] for control in (None, "blind")]
     assert costs[keys[0]].tokens > costs[keys[1]].tokens
     assert total(costs.values()).operations == pytest.approx(sum(c.operations for c in costs.values()))
     with pytest.raises(RequestError, match="Did you mean 'h100'"):
-        device("h10")
+        named_device("h10")
 
 
 def test_what_cannot_be_read_has_no_cost(tmp_path):
@@ -244,4 +233,4 @@ def test_what_cannot_be_read_has_no_cost(tmp_path):
     plan = make_plan(load_study(path))
     (tmp_path / "data" / "train.json").unlink()
     step = next(s for s in plan.steps.values() if isinstance(s, StageStep))
-    assert step_cost(step, device("cpu")) is None
+    assert step_cost(step, named_device("cpu")) is None

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from olivine.ablate.cost import Cost, device, plan_costs, total
+from olivine.ablate.cost import Cost, plan_costs, total
 from olivine.ablate.launch import Failure
 from olivine.ablate.plan import Plan, Step
+from olivine.train.plan import named_device
 
 _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -21,7 +22,7 @@ def plan_lines(plan: Plan, device_name: str) -> Iterator[str]:
     Raises:
         RequestError: no device of that name.
     """
-    on = device(device_name)
+    on = named_device(device_name)
     costs = plan_costs(plan, on)
     steps, cells = len(plan.steps), len(plan.study.cells)
     yield f"{plan.study.name}: {cells} cells, {len(plan.stages)} trainings, {steps} steps -> {plan.study.directory}"
@@ -38,7 +39,7 @@ def plan_lines(plan: Plan, device_name: str) -> Iterator[str]:
     yield f"Run one by one, the cells would take {alone} steps; shared, they take {steps}."
     for path in plan.missing:
         yield f"missing: {path} (needed before anything runs)"
-    yield "Estimates: olivine/ablate/cost.py says by which rules. One device; memory with nothing sharded."
+    yield "Estimates: olivine/ablate/cost.py and train/plan.py say by which rules. One device; nothing sharded."
 
 
 def _cost_line(cost: Cost | None) -> str:
@@ -71,7 +72,7 @@ class StepLines:
         self._total = len(plan.steps)
         self._over = self._total - len(plan.left())
         self._operations = {
-            key: cost.operations if cost else 0 for key, cost in plan_costs(plan, device("cpu")).items()
+            key: cost.operations if cost else 0 for key, cost in plan_costs(plan, named_device("cpu")).items()
         }
         self._began = time.monotonic()
         self._since: dict[str, float] = {}

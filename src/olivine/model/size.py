@@ -3,57 +3,88 @@
 What a size costs in time and memory is not here.
 """
 
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 
-import torch
-from transformers import AutoModel, AutoModelForCausalLM
+from torch import nn
 
-from olivine.model.build import model_config
+from olivine.model.build import skeleton
 from olivine.recipe import ModelRecipe
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """Parameters of each part, and what decides activations.
+    """Parameters by part and role, and the shapes that decide activations.
 
-    `embedding` counts the token table once (a tied head is the same table); it is part of `language`.
+    Attributes:
+        blocks: of the language model without its token table.
+        patches: image tokens of a picture.
+        linear: of the trunk's linear layers by their last name, inputs and outputs, summed over all blocks.
     """
 
-    vision: int
-    connector: int
-    language: int
-    embedding: int
-    hidden: int
+    blocks: int
     layers: int
-    image_tokens: int
+    hidden: int
+    heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    tower: int
+    tower_layers: int
+    tower_width: int
+    patches: int
+    connector: int
+    linear: Mapping[str, int]
+    config: object = field(repr=False)
+
+    @property
+    def table(self) -> int:
+        """Of the token table."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def language(self) -> int:
+        """Of the language model, its table counted once if the head is tied to it."""
+        return self.blocks + self.table * (1 if self.tied else 2)
 
 
 def model_size(recipe: ModelRecipe) -> ModelSize:
-    """Count a model's parameters on the meta device.
+    """The size of the model that a recipe describes.
 
     Raises:
-        RequestError: a configuration that cannot be found or fetched, with its key in the recipe.
+        RequestError: a configuration that cannot be found or used, with its key in the recipe.
     """
-    vision = model_config(recipe.vision.from_, "model.vision.from")
-    vision = getattr(vision, "vision_config", vision)
-    language = model_config(recipe.language.from_, "model.language.from")
-    with torch.device("meta"):
-        tower = AutoModel.from_config(vision)
-        trunk = AutoModelForCausalLM.from_config(language)
-    side = recipe.vision.image_size or (vision.image_size if vision.model_type == "clip_vision_model" else 224)
-    widths = [vision.hidden_size, *[language.hidden_size] * recipe.connector.depth]
+    return _size(recipe.model_dump_json(by_alias=True))
+
+
+@lru_cache(maxsize=64)
+def _size(recipe: str) -> ModelSize:
+    model, patches = skeleton(ModelRecipe.model_validate_json(recipe))
+    text, vision = model.config.text_config, model.config.vision_config
+
+    def size(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    trunk = model.model.language_model
+    linear: Counter[str] = Counter()
+    for name, module in trunk.named_modules():
+        if isinstance(module, nn.Linear):
+            linear[name.rpartition(".")[2]] += module.in_features + module.out_features
     return ModelSize(
-        vision=_count(tower),
-        connector=sum(a * b + b for a, b in pairwise(widths)),
-        language=_count(trunk),
-        embedding=trunk.get_input_embeddings().weight.numel(),
-        hidden=language.hidden_size,
-        layers=language.num_hidden_layers,
-        image_tokens=(side // vision.patch_size) ** 2,
+        blocks=size(trunk) - size(trunk.embed_tokens),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        heads=text.num_attention_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        vocabulary=text.vocab_size,
+        tied=model.lm_head.weight is trunk.embed_tokens.weight,
+        tower=size(model.model.vision_tower),
+        tower_layers=vision.num_hidden_layers,
+        tower_width=vision.hidden_size,
+        patches=patches,
+        connector=size(model.model.multi_modal_projector),
+        linear=linear,
+        config=text,
     )
-
-
-def _count(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

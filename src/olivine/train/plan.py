@@ -5,19 +5,17 @@ Nothing is downloaded but configurations, and nothing is written.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import nn
 
 from olivine.data.sources import Skipped, read_samples
-from olivine.errors import RequestError
-from olivine.model.build import skeleton
+from olivine.errors import RequestError, unknown_name
 from olivine.model.footprint import kept_per_token
 from olivine.model.loss import CHUNK
-from olivine.recipe import Recipe, StageRecipe
+from olivine.model.size import ModelSize, model_size
+from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 
 
@@ -42,13 +40,14 @@ DEVICES = {
         Device("l4", 121e12, 24e9),
         Device("rtx4090", 165e12, 24e9),
         Device("mi300x", 1307e12, 192e9),
+        Device("gaudi2", 432e12, 96e9),
         Device("cpu", 0.4e12, 16e9),
     )
 }
 #: Samples whose lengths are looked at.
 _LOOKED_AT = 512
 #: Of the characters of English text, one token in so many; no tokenizer is read.
-_CHARACTERS_A_TOKEN = 4.0
+CHARACTERS_A_TOKEN = 4.0
 #: Tokens of template around a conversation.
 _TEMPLATE_TOKENS = 12
 #: What the driver, the libraries and the allocator take for themselves.
@@ -115,40 +114,15 @@ class Estimate:
         return sum(stage.hours for stage in self.stages)
 
 
-@dataclass(slots=True)
-class _Shape:
-    """What of the model the sums need: parameters by part and role."""
+def named_device(name: str) -> Device:
+    """A device by its name.
 
-    blocks: int
-    layers: int
-    hidden: int
-    heads: int
-    head_dim: int
-    vocabulary: int
-    tied: bool
-    tower: int
-    tower_layers: int
-    tower_width: int
-    patches: int
-    connector: int
-    #: Of the trunk's linear layers by their last name: inputs and outputs, over all blocks.
-    linear: Mapping[str, int]
-    config: object = field(repr=False)
-
-    def trained(self, stage: StageRecipe) -> dict[str, int]:
-        """Parameters that a stage trains, by part; adapters stand in for the language model under LoRA."""
-        sizes = {"vision": self.tower, "connector": self.connector, "language": self.language}
-        if stage.lora:
-            sizes["language"] = stage.lora.rank * sum(self.linear.get(name, 0) for name in stage.lora.targets)
-        return {name: size for name, size in sizes.items() if name in stage.train}
-
-    @property
-    def table(self) -> int:
-        return self.vocabulary * self.hidden
-
-    @property
-    def language(self) -> int:
-        return self.blocks + self.table * (1 if self.tied else 2)
+    Raises:
+        RequestError: none is called so.
+    """
+    if name not in DEVICES:
+        raise RequestError(f"--device: {unknown_name(name, DEVICES)}")
+    return DEVICES[name]
 
 
 def estimate(
@@ -171,53 +145,30 @@ def estimate(
     Raises:
         RequestError: an unknown device, or a model configuration that cannot be found.
     """
-    if device not in DEVICES:
-        raise RequestError(f"--device {device!r}: unknown. Valid: {', '.join(DEVICES)}.")
+    on = named_device(device)
     if count < 1:
         raise RequestError(f"--count {count}: expected one or more.")
-    shape = _shape(recipe)
+    shape = model_size(recipe.model)
     stages = tuple(
-        _stage(recipe, stage, shape, DEVICES[device], count, utilisation, (lengths or {}).get(stage.data))
+        _stage(recipe, stage, shape, on, count, utilisation, (lengths or {}).get(stage.data))
         for stage in recipe.stages
         if not stage.skip
     )
-    return Estimate(DEVICES[device], count, utilisation, stages)
+    return Estimate(on, count, utilisation, stages)
 
 
-def _shape(recipe: Recipe) -> _Shape:
-    model, patches = skeleton(recipe.model)
-    text, vision = model.config.text_config, model.config.vision_config
-
-    def size(module: nn.Module) -> int:
-        return sum(parameter.numel() for parameter in module.parameters())
-
-    trunk = model.model.language_model
-    linear: Counter[str] = Counter()
-    for name, module in trunk.named_modules():
-        if isinstance(module, nn.Linear):
-            linear[name.rpartition(".")[2]] += module.in_features + module.out_features
-    return _Shape(
-        blocks=size(trunk) - size(trunk.embed_tokens),
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        heads=text.num_attention_heads,
-        head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        vocabulary=text.vocab_size,
-        tied=model.lm_head.weight is trunk.embed_tokens.weight,
-        tower=size(model.model.vision_tower),
-        tower_layers=vision.num_hidden_layers,
-        tower_width=vision.hidden_size,
-        patches=patches,
-        connector=size(model.model.multi_modal_projector),
-        linear=linear,
-        config=text,
-    )
+def _trained(shape: ModelSize, stage: StageRecipe) -> dict[str, int]:
+    """Parameters that a stage trains, by part; adapters stand in for the language model under LoRA."""
+    sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
+    if stage.lora:
+        sizes["language"] = stage.lora.rank * sum(shape.linear.get(name, 0) for name in stage.lora.targets)
+    return {name: size for name, size in sizes.items() if name in stage.train}
 
 
 def _stage(
     recipe: Recipe,
     stage: StageRecipe,
-    shape: _Shape,
+    shape: ModelSize,
     device: Device,
     count: int,
     utilisation: float,
@@ -231,7 +182,7 @@ def _stage(
     total = sum(memory.values())
     made = StageEstimate(
         name=stage.name,
-        trained=shape.trained(stage),
+        trained=_trained(shape, stage),
         frozen={name: size for name, size in parts.items() if name not in stage.train or name in _kept(stage)},
         steps=math.ceil(samples / stage.batch),
         tokens=samples * lengths.tokens,
@@ -249,7 +200,7 @@ def _kept(stage: StageRecipe) -> tuple[str, ...]:
     return ("language",) if stage.lora else ()
 
 
-def _operations(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths) -> float:
+def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths) -> float:
     """Of one sample: two for each weight and token forward, as many for the gradient of what lies before, of itself."""
     vision_trains, language_trains = "vision" in stage.train, "language" in stage.train
     patches = shape.patches * lengths.pictures
@@ -265,7 +216,7 @@ def _operations(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Leng
     return tower + connector + blocks + attention * (3.5 + recipe.optimizer.checkpoint_activations) + head
 
 
-def _memory(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths, count: int) -> dict[str, float]:
+def _memory(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, count: int) -> dict[str, float]:
     """Bytes on one device at the peak: between a row's forward and backward pass."""
     bf16 = recipe.optimizer.precision == "bf16"
     frozen_bytes = 2 if bf16 else 4
@@ -273,7 +224,7 @@ def _memory(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths,
     sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
     held = {name: size / (cut if name == "language" else 1) for name, size in sizes.items()}
     whole = {name: size for name, size in held.items() if name in stage.train and name not in _kept(stage)}
-    adapters = sum(size for name, size in shape.trained(stage).items() if name in _kept(stage))
+    adapters = sum(size for name, size in _trained(shape, stage).items() if name in _kept(stage))
     trained = sum(whole.values()) + adapters
     row = max(stage.row_tokens, min(lengths.longest, recipe.data[stage.data].max_length))
     language_trains = "language" in stage.train
@@ -311,7 +262,7 @@ def _memory(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths,
 
 
 def _suggestions(
-    recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths, device: Device, count: int
+    recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, device: Device, count: int
 ) -> Iterator[str]:
     """The first change that makes it fit, milder ones before dearer; or, where it does, what may be given up."""
 
@@ -349,7 +300,9 @@ def _suggestions(
     yield f"{more} devices, with sharding.sum_each_row=true" if more else "a device with more memory, or LoRA"
 
 
-def _fits_on(recipe: Recipe, stage: StageRecipe, shape: _Shape, lengths: Lengths, device: Device, count: int) -> bool:
+def _fits_on(
+    recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, device: Device, count: int
+) -> bool:
     optimizer = recipe.optimizer.model_copy(update={"checkpoint_activations": True})
     sharding = recipe.sharding.model_copy(update={"sum_each_row": True})
     changed = recipe.model_copy(update={"optimizer": optimizer, "sharding": sharding})
@@ -363,15 +316,24 @@ def _key(stage: StageRecipe, name: str, value: object) -> str:
 
 def _lengths(recipe: Recipe, stage: StageRecipe, patches: int) -> Lengths:
     source = recipe.data[stage.data]
-    if not source.json_.exists():
-        text, labels = (64, 32) if "language" not in stage.train else (256, 128)
-        if not stage.steps:
-            raise RequestError(
-                f"data.{stage.data}.json: {source.json_} is not here, so its samples cannot be counted. "
-                f"Give stages.{stage.name}.steps=N, or put the file there."
-            )
-        source_of = f"assumed: {text} text tokens a sample, {labels} of them labelled, one picture each"
-        return Lengths(stage.steps * stage.batch, patches + text, labels, source.max_length, 1.0, source_of)
+    if source.json_.exists():
+        return measured_lengths(source, patches)
+    text, labels = (64, 32) if "language" not in stage.train else (256, 128)
+    if not stage.steps:
+        raise RequestError(
+            f"data.{stage.data}.json: {source.json_} is not here, so its samples cannot be counted. "
+            f"Give stages.{stage.name}.steps=N, or put the file there."
+        )
+    source_of = f"assumed: {text} text tokens a sample, {labels} of them labelled, one picture each"
+    return Lengths(stage.steps * stage.batch, patches + text, labels, source.max_length, 1.0, source_of)
+
+
+def measured_lengths(source: DataRecipe, patches: int) -> Lengths:
+    """What the samples of a source are like, from a few hundred of them; a picture is `patches` tokens.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
     samples = read_samples(source.model_copy(update={"on_error": "skip"}), Skipped())
     chosen = np.random.default_rng(0).choice(len(samples), size=min(_LOOKED_AT, len(samples)), replace=False)
     measured = np.array([_length(samples[int(i)], patches) for i in chosen])
@@ -381,7 +343,7 @@ def _lengths(recipe: Recipe, stage: StageRecipe, patches: int) -> Lengths:
         labels=float(measured[:, 1].mean()),
         longest=int(measured[:, 0].max()),
         pictures=float(measured[:, 2].mean()),
-        source=f"{len(chosen)} of {len(samples):,} of {source.json_.name}, {_CHARACTERS_A_TOKEN:g} characters a token",
+        source=f"{len(chosen)} of {len(samples):,} of {source.json_.name}, {CHARACTERS_A_TOKEN:g} characters a token",
     )
 
 
@@ -390,5 +352,5 @@ def _length(sample: Sample, patches: int) -> tuple[float, float, float]:
     pictures = sample.image is not None
     said = sum(len(turn.text) for turn in sample.conversation)
     labelled = sum(len(turn.text) for turn in sample.conversation if turn.role is Role.ASSISTANT)
-    tokens = said / _CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS + patches * pictures
-    return tokens, labelled / _CHARACTERS_A_TOKEN + 1, float(pictures)
+    tokens = said / CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS + patches * pictures
+    return tokens, labelled / CHARACTERS_A_TOKEN + 1, float(pictures)
