@@ -1,10 +1,11 @@
 """The backbones' pretraining: it learns, goes on to the same bits, and leaves ordinary transformers folders."""
 
+import re
 from random import Random
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GemmaForCausalLM
 
 from olivine.errors import RequestError, RunError
 from olivine.files import read_json, read_json_lines
@@ -12,7 +13,14 @@ from olivine.model.build import STATISTICS
 from olivine.train.backbones import loop
 from olivine.train.backbones.clip import ClipPretraining
 from olivine.train.backbones.dinov2 import Dinov2Pretraining, koleo, sinkhorn
-from olivine.train.backbones.language import SIZES, LanguagePretraining, Schedule
+from olivine.train.backbones.language import (
+    SIZES,
+    LanguagePretraining,
+    Schedule,
+    begin_calmly,
+    begin_looking_back,
+    gemma_config,
+)
 from olivine.train.backbones.run import JOBS
 from olivine.train.backbones.towers import SHAPE, as_pixels, covered, patches_of, probe
 from olivine.world.backbones import BACKBONES, located, shipped
@@ -23,8 +31,8 @@ from olivine.world.sampling import scene, scenes
 STEPS = 4
 
 
-def _language(steps=STEPS):
-    return LanguagePretraining(SIZES["small"], 640, Schedule(steps, 1e-3, scenes=2, questions=3, texts=2), 0)
+def _language(steps=STEPS, vocabulary=640):
+    return LanguagePretraining(SIZES["small"], vocabulary, Schedule(steps, 1e-3, tokens=500, questions=3), 0)
 
 
 MAKERS = {
@@ -83,6 +91,57 @@ def test_a_language_model_learns(tmp_path, quick_figures):
     loop.pretrain(_language(40), tmp_path, save_every=100, on_step=lambda *_: None)
     losses = [row["loss"] for row in read_json_lines(tmp_path / loop.LOG)]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def _said(job, example):
+    """The text of an example in which what is learnt stands in brackets."""
+    tokens = [token for part in example.parts for token in zip(part.ids, part.supervised, strict=True)]
+    return "".join(f"[{job.tokenizer.decode([i])}]" if learnt else job.tokenizer.decode([i]) for i, learnt in tokens)
+
+
+def test_training_goes_from_lists_over_few_things_to_everything():
+    job = _language(200)
+    for example in job.examples(3):
+        given, said = _said(job, example).removeprefix("<bos>").split("\n")
+        words = given.split()
+        assert 3 <= len(words) <= 8
+        # Said again, the first word is given and the others are to be known.
+        assert said.replace("[", "").replace("]", "").split() == words
+        assert said.startswith(words[0])
+    early = [_said(job, example) for example in job.examples(20)]
+    assert all(text.split("\n")[0].count("There is") == 2 for text in early)
+    assert not any(word in text for text in early for word in ("large", "small", "striped", "open", "left"))
+    late = [_said(job, example) for index in range(150, 156) for example in job.examples(index)]
+    assert any("Answer with the option's letter" in text for text in late)
+
+
+def test_what_is_learnt_of_a_statement_was_told():
+    """Of "The ball is red." the colour alone: which thing comes next cannot be known."""
+    job = _language(200, 1024)  # in which words are whole
+    for text in (_said(job, example) for example in job.examples(20)):
+        told, said = text.split("\n")
+        learnt = re.findall(r"\[ ([a-z]+)\]", said)
+        assert learnt
+        assert all(word in told.replace(".", "").split() for word in learnt)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", SIZES)
+def test_the_first_heads_begin_by_looking_back(size):
+    def attention(looking_back):
+        torch.manual_seed(0)
+        model = GemmaForCausalLM._from_config(gemma_config(SIZES[size], 640), attn_implementation="eager")
+        begin_calmly(model)
+        if looking_back:
+            begin_looking_back(model, (1, 2))
+        ids = torch.randint(300, 640, (4, 48), generator=torch.Generator().manual_seed(1))
+        return model.model(input_ids=ids, output_attentions=True).attentions[0]
+
+    for looking_back, least, most in ((True, 0.5, 1.0), (False, 0.0, 0.2)):
+        weights = attention(looking_back)
+        for head, distance in enumerate((1, 2)):
+            there = weights[:, head].diagonal(offset=-distance, dim1=-2, dim2=-1)[:, 4:].mean()
+            assert least < float(there) <= most
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path):

@@ -2,9 +2,8 @@
 
 After DINOv2 (arXiv:2304.07193): the DINO loss between crops, the iBOT loss on hidden patches of the global crops,
 teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread. A crop is told by the mean of its patches, as
-tiny-CLIP's pictures are, since patches are what a language model is shown. Crops are recoloured, so that the mean must
-tell shapes; hidden patches keep each crop's own colours. They are neither mirrored nor resized: here things face left
-or right, and are small or large.
+tiny-CLIP's pictures are, since patches are what a language model is shown. Crops are made brighter or darker, but
+neither recoloured, mirrored nor resized: here things have colours, face left or right, and are small or large.
 """
 
 import copy
@@ -21,23 +20,25 @@ from transformers import Dinov2Config, Dinov2Model
 from olivine.files import write_json
 from olivine.model.build import STATISTICS
 from olivine.train.backbones.loop import Pretraining, adamw
-from olivine.train.backbones.towers import SHAPE, as_pixels, patches_of, probe
+from olivine.train.backbones.towers import SHAPE, as_pixels, close_up, patches_of, probe
 from olivine.world.drawing import draw
 from olivine.world.sampling import scene
 from olivine.world.scene import SIDE
 
 #: Few enough that a batch's crops share them: with more, each crop had some of its own and nothing was learnt.
-_PROTOTYPES = 128
+_CROP_PROTOTYPES, _PATCH_PROTOTYPES = 128, 256
 _BOTTLENECK = 64
 #: Crops keep the picture's scale: sizes mean something here (things are small or large).
 _GLOBAL_SIDE, _LOCAL_SIDE = 80, 32
 #: The first so much of the training shows things close up, as tiny-CLIP's does.
-_CLOSE_UP_SHARE, _CLOSE_UP_SIDE = 0.6, 48
-_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.06
+_CLOSE_UP_SHARE, _CLOSE_UP_FROM, _CLOSE_UP_SIDE = 0.6, 64, 48
+_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.03
 _KOLEO = 0.1
-_MOMENTUM = 0.98
-#: Shares of crops that lose their colours and that have them exchanged and shifted (DINOv2: 0.2 and 0.8).
-_GREY, _RECOLOURED = 0.2, 0.5
+#: DINOv2 hides patches in half of the crops; here, where crops are small and few, in all.
+_HIDDEN = (0.2, 0.5)
+_MOMENTUM = 0.95
+#: How much darker or brighter a crop may be.
+_LIT = (0.8, 1.2)
 _STATISTICS = STATISTICS["dinov2"]
 
 
@@ -109,9 +110,7 @@ class Dinov2Pretraining(Pretraining):
         while len(found) < self._batch:
             shown = scene(self._seed, "dinov2-close-up", index * self._batch + len(found), things=5)
             picture = draw(shown)
-            for thing in shown.things:
-                left, top = (min(max(round(middle) - 32, 0), SIDE - 64) for middle in (thing.x, thing.y))
-                found.append(picture[top : top + 64, left : left + 64])
+            found += [close_up(picture, thing, _CLOSE_UP_FROM) for thing in shown.things]
         return found[: self._batch]
 
     def _between_crops(self, targets: Tensor, whole: Tensor, parts: Tensor) -> Tensor:
@@ -155,7 +154,7 @@ class _Network(nn.Module):
                 initializer_range=SHAPE.hidden**-0.5,
             )
         )
-        self.crop_head, self.patch_head = _Head(), _Head()
+        self.crop_head, self.patch_head = _Head(_CROP_PROTOTYPES), _Head(_PATCH_PROTOTYPES)
 
     def patches(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
         """`[crops, patches, hidden]`; those that `hidden` marks are not seen."""
@@ -166,12 +165,12 @@ class _Network(nn.Module):
 class _Head(nn.Module):
     """DINO's projection: a small network to a sphere, then cosine similarities to prototypes."""
 
-    def __init__(self) -> None:
+    def __init__(self, prototypes: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(SHAPE.hidden, 2 * SHAPE.hidden), nn.GELU(), nn.Linear(2 * SHAPE.hidden, _BOTTLENECK)
         )
-        self.prototypes = nn.Parameter(torch.randn(_PROTOTYPES, _BOTTLENECK))
+        self.prototypes = nn.Parameter(torch.randn(prototypes, _BOTTLENECK))
 
     def forward(self, states: Tensor) -> Tensor:
         # Sharpened by 1/0.06 they would be too coarse in bf16.
@@ -202,22 +201,18 @@ def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:
 
 
 def _crop(picture: NDArray[np.uint8], drawn: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    left, top = drawn.integers(0, len(picture) - side + 1, size=2)
+    # Along the patches' borders, as tiny-CLIP's close-ups are: what a thing looks like to them is then learnt sooner.
+    left, top = SHAPE.patch * drawn.integers(0, (len(picture) - side) // SHAPE.patch + 1, size=2)
     cut = picture[top : top + side, left : left + side].astype(np.float32)
-    chance = drawn.random()
-    if chance < _GREY:
-        cut = np.repeat(cut.mean(axis=2, keepdims=True), 3, axis=2)
-    elif chance < _GREY + _RECOLOURED:
-        cut = cut[:, :, drawn.permutation(3)] * drawn.uniform(0.7, 1.2, size=3).astype(np.float32)
-    recoloured: NDArray[np.uint8] = np.clip(cut * drawn.uniform(0.8, 1.2), 0, 255).astype(np.uint8)
-    return recoloured
+    lit: NDArray[np.uint8] = np.clip(cut * drawn.uniform(*_LIT), 0, 255).astype(np.uint8)
+    return lit
 
 
 def _hide(drawn: np.random.Generator, crops: int, grid: int) -> NDArray[np.bool_]:
-    """Which patches the student does not see: in half the crops none, in the others a block of 10 to 50 %."""
+    """Which patches the student does not see: blocks of `_HIDDEN` of each crop, so that things are seen in part."""
     hidden = np.zeros((crops, grid, grid), bool)
-    for place in range(0, crops, 2):
-        share = float(drawn.uniform(0.1, 0.5))
+    for place in range(crops):
+        share = float(drawn.uniform(*_HIDDEN))
         while hidden[place].mean() < share:
             height, width = drawn.integers(1, 3, size=2)
             top, left = drawn.integers(0, grid - height + 1), drawn.integers(0, grid - width + 1)

@@ -29,7 +29,7 @@ def _towers() -> dict[str, Callable[[int, float], Pretraining]]:
     # Steps are chosen so that both towers take the same processor time; `figures.json` has what they took.
     return {
         "tiny-clip": lambda seed, share: ClipPretraining(round(3000 * share), 80, seed, variants=2),
-        "tiny-dinov2": lambda seed, share: Dinov2Pretraining(round(2000 * share), 100, seed, peak=1.5e-3),
+        "tiny-dinov2": lambda seed, share: Dinov2Pretraining(round(6000 * share), 80, seed, peak=2e-3),
     }
 
 
@@ -41,9 +41,9 @@ def _language(size: str, vocabulary: int, steps: int, peak: float) -> Callable[[
 
 JOBS: dict[str, Callable[[int, float], Pretraining]] = {
     **_towers(),
-    "tiny-gemma-s": _language("small", LARGE_VOCABULARY, 3000, 3e-3),
-    "tiny-gemma-l": _language("large", LARGE_VOCABULARY, 1200, 2.5e-3),
-    "tiny-gemma-s-pieces": _language("small", SMALL_VOCABULARY, 3000, 3e-3),
+    "tiny-gemma-s": _language("small", LARGE_VOCABULARY, 4000, 2e-3),
+    "tiny-gemma-l": _language("large", LARGE_VOCABULARY, 3000, 1.5e-3),
+    "tiny-gemma-s-pieces": _language("small", SMALL_VOCABULARY, 4000, 2e-3),
 }
 
 

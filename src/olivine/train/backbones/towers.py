@@ -45,9 +45,10 @@ def as_pixels(pictures: NDArray[np.uint8], statistics: tuple[Sequence[float], Se
     return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
 
 
-def close_up(picture: NDArray[np.uint8], thing: Thing, shape: TowerShape = SHAPE) -> NDArray[np.uint8]:
-    """The thing's surroundings, half the picture wide and high, cut along the patches' borders."""
-    side = SIDE // 2
+def close_up(
+    picture: NDArray[np.uint8], thing: Thing, side: int = SIDE // 2, shape: TowerShape = SHAPE
+) -> NDArray[np.uint8]:
+    """The thing's surroundings, `side` pixels wide and high, cut along the patches' borders."""
     left, top = (
         min(max(round((middle - side / 2) / shape.patch), 0) * shape.patch, SIDE - side)
         for middle in (thing.x, thing.y)
