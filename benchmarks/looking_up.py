@@ -18,13 +18,9 @@ from report import arguments, show
 from torch import nn
 from transformers import GemmaForCausalLM
 
-from olivine.train.backbones.language import (
-    SIZES,
-    LanguagePretraining,
-    Schedule,
-    begin_calmly,
-    gemma_config,
-)
+from olivine.train.backbones.curriculum import Schedule
+from olivine.train.backbones.gemma import SIZES, begin_calmly, gemma_config
+from olivine.train.backbones.language import LanguagePretraining
 from olivine.train.backbones.loop import adamw
 
 PEAK, SCHEDULED = 2e-3, 3000
@@ -33,7 +29,11 @@ LISTS, TEXTS, HELD_OUT = 150, 280, 10
 
 def learnt(job: LanguagePretraining, indices: list[int], look_every: int) -> list[dict[str, Any]]:
     """Train on the given steps' texts; the share right now and then."""
-    held_out = [example for index in range(LISTS + TEXTS, LISTS + TEXTS + HELD_OUT) for example in job.examples(index)]
+    held_out = [
+        example
+        for index in range(LISTS + TEXTS, LISTS + TEXTS + HELD_OUT)
+        for example in job.curriculum.examples(index)
+    ]
     found, began = [], time.process_time()
     for number, index in enumerate(indices):
         for group in job.optimizer.param_groups:

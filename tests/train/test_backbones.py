@@ -12,15 +12,10 @@ from olivine.files import read_json, read_json_lines
 from olivine.model.build import STATISTICS
 from olivine.train.backbones import loop
 from olivine.train.backbones.clip import ClipPretraining
+from olivine.train.backbones.curriculum import Schedule
 from olivine.train.backbones.dinov2 import Dinov2Pretraining, koleo, sinkhorn
-from olivine.train.backbones.language import (
-    SIZES,
-    LanguagePretraining,
-    Schedule,
-    begin_calmly,
-    begin_looking_back,
-    gemma_config,
-)
+from olivine.train.backbones.gemma import SIZES, begin_calmly, begin_looking_back, gemma_config
+from olivine.train.backbones.language import LanguagePretraining
 from olivine.train.backbones.run import JOBS
 from olivine.train.backbones.towers import SHAPE, as_pixels, covered, patches_of, probe
 from olivine.world.backbones import BACKBONES, located, shipped
@@ -101,24 +96,24 @@ def _said(job, example):
 
 def test_training_goes_from_lists_over_few_things_to_everything():
     job = _language(200)
-    for example in job.examples(3):
+    for example in job.curriculum.examples(3):
         given, said = _said(job, example).removeprefix("<bos>").split("\n")
         words = given.split()
         assert 3 <= len(words) <= 8
         # Said again, the first word is given and the others are to be known.
         assert said.replace("[", "").replace("]", "").split() == words
         assert said.startswith(words[0])
-    early = [_said(job, example) for example in job.examples(20)]
+    early = [_said(job, example) for example in job.curriculum.examples(20)]
     assert all(text.split("\n")[0].count("There is") == 2 for text in early)
     assert not any(word in text for text in early for word in ("large", "small", "striped", "open", "left"))
-    late = [_said(job, example) for index in range(150, 156) for example in job.examples(index)]
+    late = [_said(job, example) for index in range(150, 156) for example in job.curriculum.examples(index)]
     assert any("Answer with the option's letter" in text for text in late)
 
 
 def test_what_is_learnt_of_a_statement_was_told():
     """Of "The ball is red." the colour alone: which thing comes next cannot be known."""
     job = _language(200, 1024)  # in which words are whole
-    for text in (_said(job, example) for example in job.examples(20)):
+    for text in (_said(job, example) for example in job.curriculum.examples(20)):
         told, said = text.split("\n")
         learnt = re.findall(r"\[ ([a-z]+)\]", said)
         assert learnt
@@ -156,7 +151,7 @@ def test_reading_shares_the_description_and_hides_questions_from_one_another():
     shown, draw = scene(0, "t", 0), Random(1)
     pairs = [(asked.text, asked.answer) for asked in ask(shown, draw, 3)]
     told = description(shown, draw)
-    together = job.reading("t", told, pairs)
+    together = job.curriculum.reading("t", told, pairs)
     ids = [token for part in together.parts for token in part.ids]
     alone = job.tokenizer.decode(ids[: len(together.parts[0])] + together.parts[1].ids)
     assert alone == (
@@ -164,7 +159,7 @@ def test_reading_shares_the_description_and_hides_questions_from_one_another():
         "<end_of_turn>\n"
     )
     # Exactly what the template writes for one question about a told scene.
-    whole = job._encoders["gemma"].conversation(_turns(f"{told}\n{pairs[0][0]}", pairs[0][1]), False)
+    whole = job.curriculum.encoders["gemma"].conversation(_turns(f"{told}\n{pairs[0][0]}", pairs[0][1]), False)
     assert whole.ids == together.parts[0].ids + together.parts[1].ids
 
 

@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 from olivine.files import write_json
 from olivine.model.build import STATISTICS
 from olivine.model.loss import contrastive_loss
-from olivine.train.backbones.language import world_tokenizer
+from olivine.train.backbones.curriculum import world_tokenizer
 from olivine.train.backbones.loop import Pretraining, adamw
 from olivine.train.backbones.towers import SHAPE, as_pixels, close_up, patches_of, probe
 from olivine.world.drawing import draw

@@ -17,8 +17,10 @@ from olivine.errors import RunError
 from olivine.files import read_json
 from olivine.processors import cores
 from olivine.train.backbones.clip import ClipPretraining
+from olivine.train.backbones.curriculum import Schedule
 from olivine.train.backbones.dinov2 import Dinov2Pretraining
-from olivine.train.backbones.language import SIZES, LanguagePretraining, Schedule
+from olivine.train.backbones.gemma import SIZES
+from olivine.train.backbones.language import LanguagePretraining
 from olivine.train.backbones.loop import FIGURES, LOG, Pretraining, pretrain
 
 LARGE_VOCABULARY, SMALL_VOCABULARY = 1024, 640

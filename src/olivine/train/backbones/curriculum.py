@@ -1,0 +1,188 @@
+"""What the tiny language models read, step by step: lists, little told of few things, then everything there is to ask.
+
+How a model learns from it is in `language`, what the world's language is in `olivine.world`.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from random import Random
+from typing import Any
+
+from olivine.data.encoding import Example, TemplateEncoder, Tokens
+from olivine.data.template import TEMPLATES, Piece, PieceKind, independent_parts
+from olivine.data.vocabulary import IMAGE_TOKEN, train_tokenizer
+from olivine.records import Role, Sample, Turn
+from olivine.world.asked import Asked
+from olivine.world.conversations import conversation, instructions, told_in_words
+from olivine.world.language import EVERYTHING, Told, caption, description
+from olivine.world.questions import ask
+from olivine.world.sampling import scene
+from olivine.world.scene import COLOURS, KINDS, PATTERNS, SETTINGS, SIZES, Scene
+
+_TOKENIZER_SCENES = 3000
+_BEGINNING = Piece("<bos>", PieceKind.MARKER)
+#: The words that tell a property.
+_WORDS_OF = {
+    "place": ("top", "bottom", "left", "right", "middle"),
+    "size": SIZES,
+    "pattern": PATTERNS,
+    "colour": COLOURS,
+}
+_LIST_WORDS = (*KINDS, *SETTINGS, *(word for words in _WORDS_OF.values() for word in words))
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What texts are of up to a share of the training, and what is asked of them.
+
+    Attributes:
+        until: the share of the steps at which it ends.
+        told, plainly: which properties of things are told, and whether in sentences of one form.
+        things: how many a scene has, at least and at most; 2 to 5 by default.
+        topics: what is asked about; everything by default.
+        reading: the share of scenes with questions and answers; of the others, statements are made.
+    """
+
+    until: float
+    told: Told = EVERYTHING
+    plainly: bool = False
+    things: tuple[int, int] | None = None
+    topics: tuple[str, ...] | None = None
+    reading: float = 0.0
+
+    def scene(self, seed: int, index: int, draw: Random) -> Scene:
+        """A scene of so many things."""
+        return scene(seed, "language", index, things=draw.randint(*self.things) if self.things else None)
+
+    def asked(self, shown: Scene, draw: Random, most: int) -> list[Asked]:
+        """Questions that can be answered from what is told."""
+        untold = {word for name, words in _WORDS_OF.items() if not getattr(self.told, name) for word in words}
+        found = ask(shown, draw, most, self.topics)
+        return [asked for asked in found if untold.isdisjoint(re.findall(r"\w+", asked.sentence))]
+
+
+#: Lists of words, said twice, up to this share of the training: it is how looking back for what followed a word is
+#: learnt, in a few hundred steps. Without it, what a thing is like is still guessed from all that is told after ten
+#: times as many (benchmarks/looking_up.py).
+_LISTS_UNTIL = 0.05
+_LIST_LENGTH = (3, 8)
+_LOOKED_UP = ("colour", "kind", "size", "place", "exist", "pattern", "state", "writing")
+#: Then from little told of few things to everything: looking up is learnt sooner where there is less to search.
+_LEVELS = (
+    _Level(0.15, Told(size=False, pattern=False, state=False, place=False), True, (2, 2), ("colour", "kind")),
+    _Level(0.22, Told(pattern=False, state=False, place=False), True, (2, 3), ("colour", "kind", "size"), 0.6),
+    _Level(0.32, Told(pattern=False, state=False), True, (2, 3), ("colour", "kind", "size", "place", "exist"), 0.7),
+    _Level(0.45, EVERYTHING, True, (2, 4), _LOOKED_UP, 0.8),
+    _Level(1.0, reading=0.8),
+)
+#: The share of scenes that are of an earlier level, so that what was learnt is not overwritten.
+_AGAIN = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long, and on how much: about so many tokens a step, and of a scene so many questions."""
+
+    steps: int
+    peak: float
+    tokens: int = 2400
+    questions: int = 8
+
+
+class Curriculum:
+    """The examples of every step.
+
+    Args:
+        tokenizer: in Gemma's layout.
+        schedule: over how many steps the levels are spread, and how much a step holds.
+        seed: of the world; with a step's index it decides its examples.
+    """
+
+    def __init__(self, tokenizer: Any, schedule: Schedule, seed: int) -> None:
+        self._schedule, self._seed = schedule, seed
+        image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.encoders = {
+            name: TemplateEncoder(TEMPLATES[name], tokenizer, image_token_id=image_token, image_tokens=1)
+            for name in ("gemma", "plain")
+        }
+
+    def examples(self, index: int) -> list[Example]:
+        """What step `index` is trained on."""
+        plan = self._schedule
+        draw = Random(f"{self._seed}/language/{index}")
+        reached = next(place for place, level in enumerate(_LEVELS) if index < level.until * plan.steps)
+        examples: list[Example] = []
+        for number in count(index * plan.tokens):
+            if sum(example.length for example in examples) >= plan.tokens:
+                break
+            if index < _LISTS_UNTIL * plan.steps:
+                words = draw.sample(_LIST_WORDS, draw.randint(*_LIST_LENGTH))
+                spans = [(words[0], "".join(f" {word}" for word in words[1:]))]
+                example = self._going_on(f"list-{number}", " ".join(words), spans)
+            else:
+                again = reached > 0 and draw.random() < _AGAIN
+                level = _LEVELS[draw.randrange(reached) if again else reached]
+                shown = level.scene(self._seed, number, draw)
+                example = (self._asked if draw.random() < level.reading else self._stated)(shown, draw, level)
+            if example.labels:
+                examples.append(example)
+        return examples
+
+    def _asked(self, shown: Scene, draw: Random, level: _Level) -> Example:
+        told = description(shown, draw, level.told, plainly=level.plainly)
+        if level.topics is None:
+            pairs = instructions(shown, draw, self._schedule.questions)
+        else:
+            pairs = [(asked.text, asked.answer) for asked in level.asked(shown, draw, self._schedule.questions)]
+        return self.reading(shown.id, told, pairs)
+
+    def _stated(self, shown: Scene, draw: Random, level: _Level) -> Example:
+        """Mostly statements, each of which names a thing and says what was told of it; else all in other words."""
+        told = description(shown, draw, level.told, plainly=level.plainly)
+        if level.topics is None and draw.random() < 0.4:
+            return self._going_on(shown.id, told, [("", caption(shown, draw, keep=1.0))])
+        spans: dict[tuple[str, str], str] = {}
+        for asked in level.asked(shown, draw, 8):
+            before, answer, after = asked.sentence.rpartition(" " + asked.answer)
+            # What will be spoken of cannot be known; what is said of it can.
+            if asked.structural in ("query", "choose") and answer:
+                spans[before, answer] = after + " "
+        return self._going_on(shown.id, told, [part for said, after in spans.items() for part in (said, (after, ""))])
+
+    def _going_on(self, name: str, told: str, spans: Sequence[tuple[str, str]]) -> Example:
+        """A text and how it goes on, given and learnt by turns: as caption follows picture in `plain`."""
+        encoder = self.encoders["plain"]
+        again = [piece for given, learnt in spans for piece in (Piece(given), Piece(learnt, supervised=True))]
+        shared, rest = encoder.encode_parts([[_BEGINNING, Piece(told), Piece("\n")], again])
+        tokens = Tokens(shared.ids + rest.ids, shared.supervised + rest.supervised)
+        return Example(Sample(name, (), None), (tokens,))
+
+    def reading(self, name: str, told: str, pairs: Sequence[tuple[str, str]]) -> Example:
+        """A description that independent questions share, as pictures are shared."""
+        encoder = self.encoders["gemma"]
+        # As with a picture: what is shared comes first in the user's turn, on a line of its own.
+        shared = [*encoder.template.render((Turn(Role.USER, ""),), False)[:3], Piece(told)]
+        parts: list[list[Piece]] = [shared]
+        for pair in pairs:
+            pieces = independent_parts(encoder.template, conversation([pair]), False)[1]
+            parts.append([Piece("\n"), *pieces[2:]])
+        return Example(Sample(name, conversation(pairs), None), encoder.encode_parts(parts))
+
+
+@lru_cache
+def world_tokenizer(seed: int, vocabulary: int) -> Any:
+    """A tokenizer in Gemma's layout, trained on the world's language."""
+    return train_tokenizer(_texts(seed), vocabulary)
+
+
+def _texts(seed: int) -> Iterator[str]:
+    draw = Random(f"{seed}/tokenizer")
+    for index in range(_TOKENIZER_SCENES):
+        shown = scene(seed, "tokenizer", index)
+        told = told_in_words(shown, draw, 10)
+        yield from (told.description, caption(shown, draw))
+        for asked, reply in told.pairs:
+            yield from (asked, reply)
