@@ -204,7 +204,8 @@ def test_unknown_answers_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected yes or no"):
         POPE().read(labels(tmp_path, "random", label(1, "maybe")))
     with pytest.raises(DataError, match="no POPE files"):
-        POPE().read(tmp_path.parent)
+        (tmp_path / "empty").mkdir()
+        POPE().read(tmp_path / "empty")
 
 
 PUBLISHED = {
