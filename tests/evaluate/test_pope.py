@@ -203,8 +203,8 @@ def test_unknown_answers_and_other_files_are_refused(tmp_path: Path) -> None:
         POPE().read(combined(tmp_path, (1, "random", "1.jpg", "cat")).rename(tmp_path / "questions_popular.json"))
     with pytest.raises(DataError, match="expected yes or no"):
         POPE().read(labels(tmp_path, "random", label(1, "maybe")))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no POPE files"):
-        (tmp_path / "empty").mkdir()
         POPE().read(tmp_path / "empty")
 
 
