@@ -13,7 +13,7 @@ from olivine.ablate.cost import plan_costs, step_cost, total
 from olivine.ablate.launch import ERROR, launch_here, launcher
 from olivine.ablate.plan import StageStep, make_plan
 from olivine.ablate.study import load_study
-from olivine.errors import RequestError
+from olivine.errors import RequestError, Stopped
 from olivine.files import write_json
 from olivine.train.plan import estimate, named_device
 
@@ -147,6 +147,21 @@ def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch, pretend):
     assert died
     assert told.failed == []
     assert not (died[0] / ERROR).exists()
+
+
+def test_sigterm_ends_the_study_and_not_only_the_step(tmp_path, monkeypatch, pretend):
+    plan = small(tmp_path)
+    begun = []
+
+    def stopped(recipe, stage, after, folder, console):
+        begun.append(folder)
+        raise Stopped("stopped by SIGTERM; stage a is saved at step 1")
+
+    monkeypatch.setattr(steps_module, "train_stage", stopped)
+    with pytest.raises(Stopped):
+        launch_here(plan, quiet(), Told())
+    assert len(begun) == 1
+    assert not (begun[0] / ERROR).exists()
 
 
 def test_a_step_that_stays_dead_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, pretend):

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from olivine.ablate.plan import Plan, Step
 from olivine.ablate.steps import Worker
-from olivine.errors import OlivineError, RequestError, unknown_name
+from olivine.errors import OlivineError, RequestError, Stopped, unknown_name
 from olivine.files import write_text
 
 #: Beside a step's output: why it failed, with the stack trace.
@@ -61,7 +61,11 @@ def launcher(name: str) -> Launcher:
 
 
 def launch_here(plan: Plan, console: Console, progress: Progress) -> list[Failure]:
-    """Carry out what is left of a plan, step after step, in this process."""
+    """Carry out what is left of a plan, step after step, in this process.
+
+    Raises:
+        Stopped: SIGTERM came; the step under way has saved what it had.
+    """
     worker = Worker(console)
     failures: dict[str, Failure] = {}
     for step in plan.left():
@@ -87,6 +91,8 @@ def _tried(worker: Worker, plan: Plan, step: Step, progress: Progress) -> Failur
     for attempt in range(1, TRIES + 1):
         try:
             worker.run(step, after, progress.within)
+        except Stopped:
+            raise  # whoever stopped the step meant the study
         except OlivineError as error:
             reason = str(error)
         except Exception as error:
