@@ -13,7 +13,7 @@ from fabricated import AXES, read_csv, write_finished
 from olivine.ablate.agreement import compare
 from olivine.ablate.gallery import partings
 from olivine.ablate.published import table
-from olivine.ablate.report import _markdown_cell, headlines, report_context, write_report
+from olivine.ablate.report import _markdown_cell, headlines, plain, report_context, signed, write_report
 from olivine.ablate.results import collect, effects_csv, results_csv
 from olivine.errors import RunError
 
@@ -233,3 +233,8 @@ def test_in_a_browser_nothing_overflows_and_nothing_runs(finished, tmp_path, wid
 
 def test_axes_are_the_papers():
     assert set(AXES) == set(table("paper").axes)
+
+
+def test_what_rounds_to_zero_has_no_minus():
+    assert (signed(-0.04), plain(-0.04)) == ("+0.0", "0.0")
+    assert (signed(-0.06), plain(-0.06)) == ("−0.1", "−0.1")

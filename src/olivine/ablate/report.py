@@ -174,12 +174,13 @@ def _environment() -> jinja2.Environment:
 
 def plain(value: float | None, digits: int = 1) -> str:
     """A number with a true minus sign; a dash for none."""
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+    # Adding zero to what is rounded to minus zero takes its sign away.
+    return "–" if value is None else f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
 
 
 def signed(value: float, digits: int = 1) -> str:
     """A difference with its sign."""
-    return f"{value:+,.{digits}f}".replace("-", "−")
+    return f"{round(value, digits) + 0.0:+,.{digits}f}".replace("-", "−")
 
 
 def interval(estimate: Estimate, difference: bool = False) -> str:
