@@ -120,7 +120,7 @@ def test_a_step_equals_the_stage_of_a_whole_run(finished, tmp_path):
 def pretend(monkeypatch):
     """Steps that only leave the files which say that they are done: what is tested is who runs when."""
 
-    def train_stage(recipe, stage, after, folder, console):
+    def train_stage(recipe, stage, after, folder, console, features):
         write_json(folder / "result.json", {})
 
     def evaluate(vlm, weights, wanted, on_answer):
@@ -135,11 +135,11 @@ def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch, pretend):
     plan = small(tmp_path)
     real, died = steps_module.train_stage, []
 
-    def flaky(recipe, stage, after, folder, console):
+    def flaky(recipe, stage, after, folder, console, features):
         if not died:
             died.append(folder)
             raise RuntimeError("the disk hiccuped")
-        return real(recipe, stage, after, folder, console)
+        return real(recipe, stage, after, folder, console, features)
 
     monkeypatch.setattr(steps_module, "train_stage", flaky)
     told = Told()
@@ -153,7 +153,7 @@ def test_sigterm_ends_the_study_and_not_only_the_step(tmp_path, monkeypatch, pre
     plan = small(tmp_path)
     begun = []
 
-    def stopped(recipe, stage, after, folder, console):
+    def stopped(recipe, stage, after, folder, console, features):
         begun.append(folder)
         raise Stopped("stopped by SIGTERM; stage a is saved at step 1")
 
@@ -169,10 +169,10 @@ def test_a_step_that_stays_dead_is_reported_and_the_rest_goes_on(tmp_path, monke
     real = steps_module.train_stage
     dead = plan.stages[("yes",), 0][-1]
 
-    def broken(recipe, stage, after, folder, console):
+    def broken(recipe, stage, after, folder, console, features):
         if folder.name == dead:
             raise ValueError("no good")
-        return real(recipe, stage, after, folder, console)
+        return real(recipe, stage, after, folder, console, features)
 
     monkeypatch.setattr(steps_module, "train_stage", broken)
     failures = launch_here(plan, quiet(), Told())

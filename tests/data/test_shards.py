@@ -8,8 +8,9 @@ import tracemalloc
 import pytest
 from PIL import Image
 
+from olivine.data.lazy_samples import Chosen
 from olivine.data.llava_json import ItemError
-from olivine.data.shards import INDEX, Chosen, ShardSamples, picture_bytes
+from olivine.data.shards import INDEX, ShardSamples, picture_bytes
 from olivine.data.sources import Skipped, open_picture, read_samples
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
@@ -65,6 +66,10 @@ def test_samples_in_order_with_their_own_pictures(shards):
     assert colours == [(255, 0, 0), (0, 0, 255), (0, 255, 0)]
     assert list(samples[1:3]) == [samples[1], samples[2]]
     assert list(Chosen(samples, [3, 0])) == [samples[3], samples[0]]
+    assert list(samples[1:4][::-1]) == [samples[3], samples[2], samples[1]]
+    assert samples[-1] == samples[len(samples) - 1]
+    with pytest.raises(IndexError):
+        samples[len(samples)]
     assert isinstance(read_samples(source, Skipped()), ShardSamples)
 
 

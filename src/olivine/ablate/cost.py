@@ -1,7 +1,8 @@
 """What a plan's steps will cost: tokens, floating-point operations, memory, hours. Estimates, for one device.
 
 A training stage is estimated by `train.plan`, as `olivine plan` does. An evaluation is two operations a parameter and
-token of each picture, question and answer, the token table apart, the head for answers alone.
+token of each picture, question and answer, the token table apart, the head for answers alone. Features that are kept
+are one forward pass of the tower over every picture, and none in the trainings that read them.
 """
 
 from collections.abc import Iterable
@@ -9,12 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from olivine.ablate.plan import EvaluateStep, Plan, StageStep, Step
+from olivine.ablate.feature_cache import lengths_of, stage_estimate
+from olivine.ablate.plan import EvaluateStep, FeatureStep, Plan, StageStep, Step
 from olivine.errors import OlivineError
 from olivine.evaluate import benchmarks
 from olivine.model.size import model_size
-from olivine.recipe import DataRecipe
-from olivine.train.plan import CHARACTERS_A_TOKEN, Device, Lengths, estimate, measured_lengths
+from olivine.train.plan import CHARACTERS_A_TOKEN, Device, tower_operations
 
 _ANSWER_TOKENS = 8
 #: The share of the device's peak that is reached: a common figure, not a measurement.
@@ -59,17 +60,27 @@ def total(costs: Iterable[Cost | None]) -> Cost:
 def step_cost(step: Step, on: Device) -> Cost | None:
     """The cost of one step, whatever has been done of it."""
     try:
-        return _stage_cost(step, on) if isinstance(step, StageStep) else _evaluation_cost(step, on)
+        if isinstance(step, StageStep):
+            return _stage_cost(step, on)
+        return _feature_cost(step, on) if isinstance(step, FeatureStep) else _evaluation_cost(step, on)
     except OlivineError:
         return None
 
 
 def _stage_cost(step: StageStep, on: Device) -> Cost:
-    source = step.recipe.data[step.stage.data]
-    lengths = _lengths(source.model_dump_json(by_alias=True), model_size(step.recipe.model).patches)
-    recipe = step.recipe.model_copy(update={"stages": (step.stage,)})
-    (made,) = estimate(recipe, on.name, utilisation=_REACHED, lengths={step.stage.data: lengths}).stages
-    return Cost(made.tokens, made.operations, made.peak, 3600 * made.hours)
+    made = stage_estimate(step.recipe, step.stage, on.name, _REACHED)
+    operations = made.operations
+    if step.features is not None:
+        operations -= made.samples * tower_operations(model_size(step.recipe.model), made.lengths)
+    return Cost(made.tokens, operations, made.peak, operations / (on.peak * _REACHED))
+
+
+def _feature_cost(step: FeatureStep, on: Device) -> Cost:
+    size, lengths = model_size(step.recipe.model), lengths_of(step.recipe, step.stage)
+    operations = lengths.samples * tower_operations(size, lengths)
+    width = 2 if step.recipe.optimizer.precision == "bf16" else 4
+    tokens = lengths.samples * lengths.pictures * size.patches
+    return Cost(tokens, operations, width * size.tower, operations / (on.peak * _REACHED))
 
 
 def _evaluation_cost(step: EvaluateStep, on: Device) -> Cost:
@@ -82,11 +93,6 @@ def _evaluation_cost(step: EvaluateStep, on: Device) -> Cost:
     width = 2 if step.recipe.optimizer.precision == "bf16" else 4
     memory = width * (size.tower + size.connector + size.language)
     return Cost(text + image, operations, memory, operations / (on.peak * _REACHED))
-
-
-@lru_cache(maxsize=64)
-def _lengths(source: str, patches: int) -> Lengths:
-    return measured_lengths(DataRecipe.model_validate_json(source), patches)
 
 
 @lru_cache(maxsize=64)

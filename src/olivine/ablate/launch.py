@@ -80,10 +80,9 @@ def launch_here(plan: Plan, console: Console, progress: Progress) -> list[Failur
 
 
 def held_up(step: Step, failures: dict[str, Failure]) -> Failure | None:
-    """The failure of a step whose predecessor failed."""
-    if step.after not in failures:
-        return None
-    return Failure(step, f"not begun: {step.after} failed", begun=False)
+    """The failure of a step that needs one which failed."""
+    failed = next((key for key in step.needs if key in failures), None)
+    return None if failed is None else Failure(step, f"not begun: {failed} failed", begun=False)
 
 
 def _tried(worker: Worker, plan: Plan, step: Step, progress: Progress) -> Failure | None:

@@ -43,13 +43,14 @@ def _carry_out(ray: Any, plan: Plan, console: Console, progress: Progress) -> li
     running: dict[Any, Step] = {}
     failures: dict[str, Failure] = {}
     while waiting or running:
+        unfinished = waiting.keys() | {step.key for step in running.values()}
         for step in list(waiting.values()):
             failure = held_up(step, failures)
             after = plan.steps[step.after] if step.after else None
             if failure is not None:
                 failures[step.key] = failure
                 progress.end(step, failure)
-            elif after is None or (after.key not in waiting and all(s.key != after.key for s in running.values())):
+            elif not unfinished & set(step.needs):
                 progress.begin(step)
                 running[task.remote(step, after, str(Path.cwd()))] = step
             else:

@@ -7,14 +7,16 @@ to the steps that depend on it and to no others; what is on disk under a step's 
 that was killed goes on, and one that was changed reruns what the change touches.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from olivine.ablate.design import Cell
+from olivine.ablate.feature_cache import Worth, decisions, may_keep, weigh
 from olivine.ablate.fingerprint import Fingerprints, digest
 from olivine.ablate.study import BenchmarkRecipe, Study
+from olivine.data.features import CONTENTS
 from olivine.evaluate.run import SCORES, Control
 from olivine.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TokenizerRecipe
 from olivine.train.run import CHECKPOINT, RESULT
@@ -35,15 +37,43 @@ _PATHS = {"json", "images"}
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureStep:
+    """Compute a frozen tower's features of all pictures that a stage's source shows."""
+
+    key: str
+    folder: Path
+    recipe: Recipe
+    stage: StageRecipe
+    identity: Mapping[str, Any]
+    kind = "features"
+    after = None
+    needs = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether its output is there, whole."""
+        return (self.folder / CONTENTS).is_file()
+
+
+@dataclass(frozen=True, slots=True)
 class StageStep:
-    """Train one stage, from the checkpoint of the step before or from the recipe's own parts."""
+    """Train one stage, from the checkpoint of the step before or from the recipe's own parts.
+
+    `features` is the step that keeps its tower's features, None where it runs the tower itself.
+    """
 
     key: str
     folder: Path
     recipe: Recipe
     stage: StageRecipe
     after: str | None
+    features: str | None
     identity: Mapping[str, Any]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The steps that must be done first."""
+        return tuple(key for key in (self.features, self.after) if key is not None)
 
     @property
     def kind(self) -> str:
@@ -75,6 +105,11 @@ class EvaluateStep:
     identity: Mapping[str, Any]
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """The step that must be done first."""
+        return (self.after,)
+
+    @property
     def kind(self) -> str:
         """The benchmark's name, with the control's."""
         return self.benchmark + (f"-{self.control}" if self.control else "")
@@ -85,7 +120,7 @@ class EvaluateStep:
         return (self.folder / SCORES).is_file()
 
 
-Step = StageStep | EvaluateStep
+Step = FeatureStep | StageStep | EvaluateStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +134,15 @@ class Plan:
     #: (cell, seed, benchmark, control) -> key.
     evaluations: Mapping[tuple[Cell, int, str, Control | None], str]
     missing: tuple[Path, ...]
+    #: What keeping features on disk comes to, for each tower and source where it is possible.
+    features: tuple[Worth, ...]
 
     def used_by(self, key: str) -> list[tuple[Cell, int]]:
         """The cells and seeds whose results rest on a step."""
         direct = {(cell, seed) for (cell, seed, *_), own in self.evaluations.items() if own == key}
+        for used, keys in self.stages.items():
+            if any(key in self.steps[stage].needs for stage in keys):
+                direct.add(used)
         return [(cell, seed) for (cell, seed), keys in self.stages.items() if key in keys or (cell, seed) in direct]
 
     def left(self) -> list[Step]:
@@ -113,14 +153,19 @@ class Plan:
 def make_plan(study: Study, fingerprints: Fingerprints | None = None) -> Plan:
     """Lay out every step of a study; nothing is run, but the data files are read to be known by their content."""
     prints = fingerprints or Fingerprints(study.directory / "fingerprints.json")
+    weighed = _weighed(study, prints)
+    kept = frozenset(worth.key for worth in weighed if worth.kept)
     steps: dict[str, Step] = {}
     stages: dict[tuple[Cell, int], tuple[str, ...]] = {}
     evaluations: dict[tuple[Cell, int, str, Control | None], str] = {}
     for (cell, seed), recipe in study.recipes.items():
-        chain = list(_stage_steps(recipe, study.directory / STEPS, prints))
+        chain = list(_stage_steps(recipe, study.directory / STEPS, prints, kept))
         stages[cell, seed] = tuple(step.key for step in chain)
         # The first to use a step gives it its recipe; all others agree in what decides it.
-        steps |= {step.key: step for step in chain if step.key not in steps}
+        for step in chain:
+            if step.features is not None and step.features not in steps:
+                steps[step.features] = _feature_step(recipe, step.stage, study.directory / STEPS, prints)
+            steps.setdefault(step.key, step)
         for name, asked in study.recipe.benchmarks.items():
             for control in (None, *study.recipe.controls):
                 evaluation = _evaluate_step(chain[-1], name, asked, control, study.directory / STEPS, prints)
@@ -128,10 +173,39 @@ def make_plan(study: Study, fingerprints: Fingerprints | None = None) -> Plan:
                 steps.setdefault(evaluation.key, evaluation)
     if study.directory.is_dir():
         prints.remember()
-    return Plan(study, steps, stages, evaluations, tuple(prints.missing))
+    return Plan(study, steps, stages, evaluations, tuple(prints.missing), weighed)
 
 
-def _stage_steps(recipe: Recipe, folder: Path, prints: Fingerprints) -> Iterator[StageStep]:
+def _weighed(study: Study, prints: Fingerprints) -> tuple[Worth, ...]:
+    """What keeping features comes to, for every tower and source; trainings that cells share count once."""
+    readers: dict[str, dict[str, tuple[Recipe, StageRecipe]]] = {}
+    for recipe in study.recipes.values():
+        for step in _stage_steps(recipe, study.directory / STEPS, prints, frozenset()):
+            if may_keep(recipe, step.stage):
+                key = _feature_step(recipe, step.stage, study.directory / STEPS, prints).key
+                readers.setdefault(key, {})[step.key] = (recipe, step.stage)
+    keep, limit = study.recipe.features, 1e9 * study.recipe.features_limit_gb
+    decided = decisions(study.directory)
+    return tuple(
+        weigh(key, list(found.values()), keep=keep, limit=limit, decided=decided) for key, found in readers.items()
+    )
+
+
+def _feature_step(recipe: Recipe, stage: StageRecipe, folder: Path, prints: Fingerprints) -> FeatureStep:
+    vision = _model_values(recipe.model, prints)["vision"]
+    source = recipe.data[stage.data]
+    identity = {
+        "format": FORMAT,
+        "kind": "features",
+        "vision": vision | {"image_fit": stage.image_fit or recipe.model.vision.image_fit},
+        "precision": recipe.optimizer.precision,
+        "data": {"format": source.format, "on_error": source.on_error, **_content(source, prints)},
+    }
+    key = f"features-{digest(identity)}"
+    return FeatureStep(key, folder / key, recipe, stage, identity)
+
+
+def _stage_steps(recipe: Recipe, folder: Path, prints: Fingerprints, kept: Collection[str]) -> Iterator[StageStep]:
     shared = {k: v for k, v in recipe.model_dump(mode="json", by_alias=True).items() if k not in _NOT_SHARED}
     shared["optimizer"] = {k: v for k, v in shared["optimizer"].items() if k not in _FREE_OF_OPTIMIZER}
     before: str | None = None
@@ -139,6 +213,8 @@ def _stage_steps(recipe: Recipe, folder: Path, prints: Fingerprints) -> Iterator
         if stage.skip:
             continue
         start = {"after": before} if before else _start(recipe, prints)
+        features = _feature_step(recipe, stage, folder, prints).key if kept and may_keep(recipe, stage) else None
+        features = features if features in kept else None
         identity = {
             "format": FORMAT,
             "kind": "stage",
@@ -146,9 +222,11 @@ def _stage_steps(recipe: Recipe, folder: Path, prints: Fingerprints) -> Iterator
             "stage": _stage_values(stage),
             "data": _data_values(recipe.data[stage.data], prints),
             **shared,
+            # Pictures that are encoded in other company differ in their last bits.
+            **({"features": features} if features else {}),
         }
         key = f"{stage.name}-{digest(identity)}"
-        yield StageStep(key, folder / key, recipe, stage, before, identity)
+        yield StageStep(key, folder / key, recipe, stage, before, features, identity)
         before = key
 
 
@@ -163,7 +241,11 @@ def _stage_values(stage: StageRecipe) -> dict[str, Any]:
 
 def _data_values(source: DataRecipe, prints: Fingerprints) -> dict[str, Any]:
     values = {k: v for k, v in source.model_dump(mode="json", by_alias=True).items() if k not in _PATHS}
-    return values | {"json": prints.of(source.json_), "images": prints.of(source.images)}
+    return values | _content(source, prints)
+
+
+def _content(source: DataRecipe, prints: Fingerprints) -> dict[str, Any]:
+    return {"json": prints.of(source.json_), "images": prints.of(source.images)}
 
 
 def _start(recipe: Recipe, prints: Fingerprints) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from olivine.ablate.feature_cache import remember
 from olivine.ablate.launch import Failure, Progress, launcher
 from olivine.ablate.plan import Plan, make_plan
 from olivine.ablate.published import PublishedTable
@@ -44,6 +45,7 @@ def carry_out(plan: Plan, path: Path, console: Console, progress: Progress, laun
         listed = "".join(f"\n  {file}" for file in plan.missing)
         raise RequestError(f"{path}: these files or folders are not there:{listed}\nFetch them, or correct the paths.")
     _keep(plan.study, path)
+    remember(plan.study.directory, plan.features)
     return launch(plan, console, progress)
 
 

@@ -35,11 +35,24 @@ def plan_lines(plan: Plan, device_name: str) -> Iterator[str]:
     unknown = sum(costs[key] is None for key in left)
     if unknown:
         yield f"{unknown} steps could not be estimated: their data or a model's configuration are not at hand here."
+    yield from _feature_lines(plan)
     alone = sum(len(plan.used_by(key)) for key in plan.steps)
     yield f"Run one by one, the cells would take {alone} steps; shared, they take {steps}."
     for path in plan.missing:
         yield f"missing: {path} (needed before anything runs)"
     yield "Estimates: olivine/ablate/cost.py and train/plan.py say by which rules. One device; nothing sharded."
+
+
+def _feature_lines(plan: Plan) -> Iterator[str]:
+    """What keeping features of frozen towers on disk would save, where it is possible."""
+    for worth in plan.features:
+        if worth.bytes is None or worth.saved is None:
+            known = "what that would save cannot be estimated here"
+        else:
+            saved = f"{100 * worth.saved:.1f} % of {worth.trainings} trainings' FLOP"
+            known = f"{worth.bytes / 1e9:.3g} GB would save {saved}"
+        kept = "kept" if worth.kept else "not kept"
+        yield f"features of {worth.what}: {kept} ({known}; the study says {plan.study.recipe.features})"
 
 
 def _cost_line(cost: Cost | None) -> str:

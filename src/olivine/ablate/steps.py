@@ -1,4 +1,4 @@
-"""One step of a plan, carried out: train a stage, or ask a benchmark; what is done already is not done again.
+"""One step of a plan, carried out: features, a stage, or a benchmark; what is done already is not done again.
 
 Order, retries and processes are in `launch`.
 """
@@ -12,17 +12,19 @@ import torch
 from rich.console import Console
 
 from olivine import __version__
-from olivine.ablate.plan import EvaluateStep, StageStep, Step
+from olivine.ablate.plan import EvaluateStep, FeatureStep, StageStep, Step
+from olivine.data.features import FeatureTable
 from olivine.errors import RunError
 from olivine.evaluate.run import Evaluation, evaluate
 from olivine.files import write_json
 from olivine.model.checkpoint import load
 from olivine.model.vlm import VisionLanguageModel
+from olivine.train.features import compute_features
 from olivine.train.run import train_stage
 
 #: What a step is, in full; beside its output.
 IDENTITY = "step.json"
-#: How long an evaluation took; training says so in its own result.
+#: How long an evaluation took, or features; training says so in its own result.
 TIMING = "timing.json"
 
 
@@ -47,7 +49,13 @@ class Worker:
         if isinstance(step, StageStep):
             self.release()
             checkpoint = after.checkpoint if isinstance(after, StageStep) else None
-            train_stage(step.recipe, step.stage, checkpoint, step.folder, self._console)
+            features = FeatureTable(step.folder.parent / step.features) if step.features else None
+            train_stage(step.recipe, step.stage, checkpoint, step.folder, self._console, features)
+        elif isinstance(step, FeatureStep):
+            self.release()
+            began = time.monotonic()
+            compute_features(step.recipe, step.stage, step.folder, on_progress or (lambda _done, _total: None))
+            write_json(step.folder / TIMING, {"seconds": round(time.monotonic() - began, 1)})
         else:
             assert isinstance(after, StageStep), "an evaluation comes after a stage"
             self._evaluate(step, after.checkpoint, on_progress or (lambda _done, _total: None))

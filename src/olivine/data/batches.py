@@ -5,7 +5,7 @@ The order follows from the seed, the stage's name and the step alone, so that a 
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from olivine.data.encoding import Example, TemplateEncoder
+from olivine.data.features import FeatureTable
 from olivine.data.images import ImageTransform, moved
 from olivine.data.llava_json import ItemError
 from olivine.data.packing import Row, pack, spread
@@ -30,11 +31,16 @@ _KEPT_TOKENS = 8_000_000
 _KEPT_PIXELS = 256 * 2**20
 
 
+#: A picture as it goes into a batch: fitted pixels `[size, size, 3]`, or a tower's features `[patches, width]`.
+_Shown = NDArray[np.uint8] | Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one optimiser step takes: packed rows, and the unique pictures that they show.
 
-    `pixels` is `[pictures, 3, size, size]` float32, None for text alone; `captions` has the first reply about each
+    `pixels` is `[pictures, 3, size, size]` float32, None for text alone; where the tower's features are on disk,
+    `patches` `[pictures, patches, tower width]` has them in place of pixels. `captions` has the first reply about each
     picture. `rows` are this process's own; `rounds` is the largest number of them that any process has, and
     `sample_ids` are those of all processes in the order's own order. `skipped` names broken samples that this process
     left out.
@@ -42,6 +48,7 @@ class Batch:
 
     rows: tuple[Row, ...]
     pixels: Tensor | None
+    patches: Tensor | None
     captions: tuple[str, ...]
     rounds: int
     sample_ids: tuple[str, ...]
@@ -127,6 +134,7 @@ class BatchMaker:
         row_tokens: what a row holds at most.
         share: every process tokenises the whole batch, deals it to rows alike and opens its own rows' pictures alone.
         readers: threads that open pictures beside one another.
+        features: where the tower's features of all pictures are kept; none is then opened.
     """
 
     def __init__(
@@ -139,8 +147,10 @@ class BatchMaker:
         row_tokens: int,
         share: Share = Share(),  # immutable
         readers: int = 1,
+        features: FeatureTable | None = None,
     ) -> None:
         self._samples = samples
+        self._features = features
         self._source = source
         self._encoder = encoder
         self._transform = transform
@@ -177,14 +187,14 @@ class BatchMaker:
             if kept:
                 rows.append(pack(kept, [place_of[e.sample.image] for e in kept if e.sample.image is not None]))
         left_out += [self._leave_out(e.sample.id, broken[e.sample.image]) for _, e in shown if e.sample.image in broken]
-        stacked = np.stack(list(pictures.values())) if pictures else None
         first_of: dict[str, str] = {}
         for _, example in shown:
             if example.sample.image in pictures:
                 first_of.setdefault(example.sample.image, example.sample.conversation[1].text)
         return Batch(
             rows=tuple(rows),
-            pixels=None if stacked is None else torch.from_numpy(self._transform.normalise(stacked)),
+            pixels=self._stacked_pixels(pictures),
+            patches=self._stacked_features(pictures),
             captions=tuple(first_of.values()),
             rounds=math.ceil(len(dealt) / self._share.world),
             sample_ids=tuple(e.sample.id for _, e in examples if e.sample.image not in broken),
@@ -193,22 +203,25 @@ class BatchMaker:
 
     def _pictures(
         self, shown: Sequence[tuple[tuple[int, int], Example]], order: SampleOrder | None
-    ) -> tuple[dict[str, NDArray[np.uint8]], dict[str | None, ItemError]]:
+    ) -> tuple[dict[str, _Shown], dict[str | None, ItemError]]:
         """Each unique picture by its name in the order it is first shown; and what is wrong with the broken ones."""
         first: dict[str, tuple[tuple[int, int], Sample]] = {}
         for place, example in shown:
             if example.sample.image is not None:
                 first.setdefault(example.sample.image, (place, example.sample))
 
-        def read(job: tuple[tuple[int, int], Sample]) -> NDArray[np.uint8] | ItemError:
+        def read(job: tuple[tuple[int, int], Sample]) -> _Shown | ItemError:
             (epoch, index), sample = job
             try:
+                if self._features is not None:
+                    assert sample.image is not None, "only samples with pictures are looked up"
+                    return self._features.of(sample.image)
                 return self._pixels(sample, order.draw(epoch, index) if order else None)
             except ItemError as error:
                 return error
 
         found = (self._readers.map if self._readers else map)(read, first.values())
-        pictures: dict[str, NDArray[np.uint8]] = {}
+        pictures: dict[str, _Shown] = {}
         broken: dict[str | None, ItemError] = {}
         for name, result in zip(first, found, strict=True):
             if isinstance(result, ItemError):
@@ -216,6 +229,14 @@ class BatchMaker:
             else:
                 pictures[name] = result
         return pictures, broken
+
+    def _stacked_pixels(self, pictures: Mapping[str, _Shown]) -> Tensor | None:
+        fitted = [shown for shown in pictures.values() if isinstance(shown, np.ndarray)]
+        return torch.from_numpy(self._transform.normalise(np.stack(fitted))) if fitted else None
+
+    def _stacked_features(self, pictures: Mapping[str, _Shown]) -> Tensor | None:
+        features = [shown for shown in pictures.values() if isinstance(shown, Tensor)]
+        return torch.stack(features) if features else None
 
     def _name(self, index: int) -> str:
         """A sample's id, or its place where it cannot even be read."""

@@ -5,11 +5,11 @@ like is in `llava_json`; what a broken sample does is its source's policy.
 """
 
 import hashlib
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
+from olivine.data.lazy_samples import LazySamples
 from olivine.data.llava_json import IMAGE_MARK, ItemError, parse_item
 from olivine.errors import DataError, RequestError
 from olivine.records import Sample
@@ -19,7 +19,7 @@ _STATE = "state.json"
 _PICTURES = ("image", "images", "jpg", "png")
 
 
-class DatasetSamples(Sequence[Sample]):
+class DatasetSamples(LazySamples):
     """The rows of a dataset: LLaVA's `conversations`, or `texts` of `user` and `assistant` (The Cauldron's), and one
     picture at most in `image` or `images`, as the library's own image type keeps it.
 
@@ -42,22 +42,12 @@ class DatasetSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+    def read(self, index: int) -> Sample:
         """One sample.
 
         Raises:
             ItemError: what is wrong with it, with its row.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
         row = dict(self._rows[index])
         has_picture = bool(_stored(row, self._picture)) if self._picture else False
         said = row.get("conversations") or _from_texts(row.get("texts"), index, has_picture=has_picture)

@@ -9,11 +9,12 @@ import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from olivine.data.lazy_samples import LazySamples
 from olivine.data.llava_json import IMAGE_MARK, ItemError, parse_item
 from olivine.errors import DataError
 from olivine.files import atomic_file
@@ -28,7 +29,7 @@ _COLUMNS = {"shard": "i", "text_at": "q", "text_size": "i", "image_at": "q", "im
 _CAPTION_QUESTION = "Describe the image briefly."
 
 
-class ShardSamples(Sequence[Sample]):
+class ShardSamples(LazySamples):
     """The samples of all `*.tar` under a folder (or of one file), in the order of names and within each of its members.
 
     A sample is the members that share a name up to the first dot of its last part: `.json` with LLaVA's
@@ -50,22 +51,12 @@ class ShardSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._index["shard"])
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+    def read(self, index: int) -> Sample:
         """One sample.
 
         Raises:
             ItemError: what is wrong with it, with its shard and place.
         """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
         entry = {name: int(values[index]) for name, values in self._index.items() if name != "stamp"}
         shard = self.shards[entry["shard"]]
         content = read_member(shard, entry["text_at"], entry["text_size"])
@@ -116,28 +107,6 @@ class ShardSamples(Sequence[Sample]):
         except OSError:
             pass  # a folder that cannot be written: the next run reads the shards' headers again
         return index
-
-
-class Chosen(Sequence[Sample]):
-    """Some samples of a sequence, by their places, without reading any."""
-
-    def __init__(self, samples: Sequence[Sample], places: NDArray[np.int64]) -> None:
-        self._samples, self._places = samples, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        """One sample, or some."""
-        if isinstance(index, slice):
-            return Chosen(self._samples, self._places[index])
-        return self._samples[int(self._places[index])]
 
 
 def read_member(shard: Path, offset: int, size: int) -> bytes:

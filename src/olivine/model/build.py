@@ -105,6 +105,19 @@ def _with_backbones_located(recipe: ModelRecipe) -> ModelRecipe:
     )
 
 
+def build_tower(recipe: VisionRecipe) -> tuple[Any, ImageTransform]:
+    """The vision tower alone, in fp32 on the CPU, and what fits pictures to it; random weights have no seed here.
+
+    Raises:
+        RequestError: it cannot be found, fetched or used.
+    """
+    if isinstance(recipe.from_, str):
+        recipe = recipe.model_copy(update={"from_": located(recipe.from_)})
+    tower = _load_tower(recipe)
+    _check_layer(recipe.layer, tower.config.num_hidden_layers)
+    return tower.eval(), _image_transform(recipe, tower.config)
+
+
 def skeleton(recipe: ModelRecipe) -> tuple[Any, int]:
     """The model that `build` would make, without memory: shapes alone, on the meta device; and its image tokens.
 

@@ -3,7 +3,7 @@
 Building one from a recipe is in `build`, saving and loading in `checkpoint`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,10 +84,9 @@ class VisionLanguageModel:
         return {n: p for n, p in self.model.named_parameters() if n.startswith(chosen)}
 
     def cast(self, dtype: torch.dtype, parts: Sequence[Part] = ("vision", "connector", "language")) -> None:
-        """Give parts another dtype: their weights alone, since rotary frequencies and scales must stay exact."""
+        """Give parts another dtype: their weights alone."""
         for name in parts:
-            for parameter in self.part(name).values():
-                parameter.data = parameter.data.to(dtype)
+            cast(self.part(name).values(), dtype)
 
     def encoder(self, template: str | None = None) -> TemplateEncoder:
         """Tokenises conversations for this model, in its own template or a named one."""
@@ -103,10 +102,7 @@ class VisionLanguageModel:
 
         Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any.
         """
-        dtype = next(self.tower.parameters()).dtype
-        outputs = self.tower(pixels.to(self.device, non_blocking=True).to(dtype), output_hidden_states=True)
-        features: Tensor = outputs.hidden_states[self.model.config.vision_feature_layer][:, 1:]
-        return features
+        return patch_features(self.tower, self.model.config.vision_feature_layer, pixels)
 
     def project(self, patches: Tensor) -> Tensor:
         """`[pictures, patches, tower width]` through the connector: `[pictures, patches, hidden]`."""
@@ -164,6 +160,24 @@ class VisionLanguageModel:
         """Token ids as text, special tokens left out."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
+
+
+def patch_features(tower: Any, layer: int, pixels: Tensor) -> Tensor:
+    """Hidden states of one layer of a tower, without the class token: `[pictures, patches, tower width]`.
+
+    Args:
+        pixels: `[pictures, 3, size, size]`, cast to the tower's dtype and sent to its device.
+    """
+    first = next(tower.parameters())
+    outputs = tower(pixels.to(first.device, non_blocking=True).to(first.dtype), output_hidden_states=True)
+    features: Tensor = outputs.hidden_states[layer][:, 1:]
+    return features
+
+
+def cast(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
+    """Give weights another dtype, and nothing else: rotary frequencies and scales must stay exact."""
+    for parameter in parameters:
+        parameter.data = parameter.data.to(dtype)
 
 
 def _enable_checkpointing(model: Any, options: dict[str, Any]) -> None:

@@ -119,8 +119,10 @@ class LanguageObjective(Objective):
         return Measured(self._processes.total([float(total)])[0], labels)
 
     def _frozen_patches(self, batch: Batch) -> Tensor | None:
-        """All pictures of the batch through the tower once, without gradient; None if the tower trains."""
+        """All pictures of the batch through the tower once, or from disk; None if the tower trains."""
         vlm = self._vlm.value
+        if batch.patches is not None:
+            return batch.patches.to(vlm.device, non_blocking=True)
         if batch.pixels is None or any(p.requires_grad for p in vlm.tower.parameters()):
             return None
         with torch.no_grad():

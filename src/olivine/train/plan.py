@@ -73,7 +73,7 @@ class StageEstimate:
 
     Attributes:
         trained, frozen: parameters by part.
-        steps, tokens: in all; tokens include those of pictures.
+        samples, steps, tokens: in all; tokens include those of pictures.
         operations: floating-point operations in all, backward passes and recomputing included.
         memory: bytes on each device by part, at the peak.
         hours: at the stated utilisation.
@@ -84,6 +84,7 @@ class StageEstimate:
     name: str
     trained: Mapping[str, int]
     frozen: Mapping[str, int]
+    samples: int
     steps: int
     tokens: float
     operations: float
@@ -184,6 +185,7 @@ def _stage(
         name=stage.name,
         trained=_trained(shape, stage),
         frozen={name: size for name, size in parts.items() if name not in stage.train or name in _kept(stage)},
+        samples=samples,
         steps=math.ceil(samples / stage.batch),
         tokens=samples * lengths.tokens,
         operations=operations,
@@ -204,7 +206,7 @@ def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: L
     """Of one sample: two for each weight and token forward, as many for the gradient of what lies before, of itself."""
     vision_trains, language_trains = "vision" in stage.train, "language" in stage.train
     patches = shape.patches * lengths.pictures
-    tower = 2 * shape.tower * (patches + lengths.pictures) * (3 if vision_trains else 1)
+    tower = tower_operations(shape, lengths) * (3 if vision_trains else 1)
     if stage.objective == "contrastive":
         return tower
     connector = 2 * shape.connector * patches * (3 if {"vision", "connector"} & set(stage.train) else 1)
@@ -214,6 +216,11 @@ def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: L
     again = lengths.labels * stage.row_tokens / max(lengths.tokens, 1) > CHUNK
     head = 2 * shape.table * lengths.labels * (2 + (language_trains and not stage.lora) + again)
     return tower + connector + blocks + attention * (3.5 + recipe.optimizer.checkpoint_activations) + head
+
+
+def tower_operations(shape: ModelSize, lengths: Lengths) -> float:
+    """Of one sample's pictures through the tower, forward alone."""
+    return 2 * shape.tower * (shape.patches + 1) * lengths.pictures
 
 
 def _memory(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, count: int) -> dict[str, float]:

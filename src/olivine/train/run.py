@@ -16,6 +16,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from olivine.data.features import FeatureTable
 from olivine.data.sources import Skipped, fingerprint, read_samples
 from olivine.errors import RequestError, RunError
 from olivine.files import read_json, write_json, write_text
@@ -93,13 +94,21 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
     return directory / stages[-1].name / CHECKPOINT
 
 
-def train_stage(recipe: Recipe, stage: StageRecipe, after: Path | None, folder: Path, console: Console) -> Path:
+def train_stage(
+    recipe: Recipe,
+    stage: StageRecipe,
+    after: Path | None,
+    folder: Path,
+    console: Console,
+    features: FeatureTable | None = None,
+) -> Path:
     """Run one stage of a recipe into a folder of its own; goes on from where a kill stopped it.
 
     Whoever calls answers for the folder: that it is this stage's, of this recipe, data and parent.
 
     Args:
         after: the checkpoint of the stage before; None starts from the recipe's own parts.
+        features: of all pictures of the stage's source, by its frozen tower; None runs the tower itself.
 
     Returns:
         The stage's checkpoint folder.
@@ -115,7 +124,7 @@ def train_stage(recipe: Recipe, stage: StageRecipe, after: Path | None, folder: 
     write_json(folder / PROVENANCE, {**_environment(recipe, alone), "data": data.provenance({stage.data})})
     _to_device(vlm, alone)
     with StopSignal() as stop, stop.held():
-        job = Stage(vlm, recipe, stage, data.samples(stage.data), folder, console, alone, stop)
+        job = Stage(vlm, recipe, stage, data.samples(stage.data), folder, console, alone, stop, features)
         _finish_stage(job, job.run())
     return folder / CHECKPOINT
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from torch import nn
 
 from olivine.data.batches import Batch, BatchMaker, SampleOrder, Share, ahead
-from olivine.data.shards import Chosen
+from olivine.data.features import FeatureTable
+from olivine.data.lazy_samples import Chosen
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
 from olivine.model.attention import compile_layers
@@ -61,6 +62,7 @@ class Stage:
         console: what the run says.
         processes: this process among those of the run.
         stop: asked after every step; None never stops.
+        features: of all pictures, by the tower as it is, which the stage must not train.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class Stage:
         console: Console,
         processes: Processes = Processes(),  # noqa: B008  # immutable
         stop: StopSignal | None = None,
+        features: FeatureTable | None = None,
     ) -> None:
+        self._features = features
         self.vlm, self.recipe, self.stage, self.folder, self.console = vlm, recipe, stage, folder, console
         self.processes = processes
         self._stop = stop
@@ -307,6 +311,7 @@ class Stage:
             row_tokens=self.stage.row_tokens,
             share=share,
             readers=self.processes.readers,
+            features=self._features,
         )
 
     def _set_modes(self) -> None:

@@ -1,0 +1,57 @@
+"""Samples that are read when they are asked for: what all sources that stay on disk have in common.
+
+Where they are read from is in `shards` and `huggingface`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from olivine.records import Sample
+
+
+class LazySamples(Sequence[Sample], ABC):
+    """A sequence whose samples are read one by one; a slice of it reads none."""
+
+    @abstractmethod
+    def read(self, index: int) -> Sample:
+        """The sample at an index from 0 to the last.
+
+        Raises:
+            ItemError: what is wrong with it.
+        """
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        """One sample, read now, or some, read later.
+
+        Raises:
+            ItemError: what is wrong with the one.
+        """
+        if isinstance(index, slice):
+            return Chosen(self, np.arange(len(self))[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.read(index % len(self))
+
+
+class Chosen(LazySamples):
+    """Some samples of a sequence, by their places `[samples]` int64."""
+
+    def __init__(self, samples: Sequence[Sample], places: NDArray[np.int64]) -> None:
+        self._samples, self._places = samples, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, index: int) -> Sample:
+        """One sample."""
+        return self._samples[int(self._places[index])]
