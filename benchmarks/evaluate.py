@@ -7,16 +7,11 @@ tokens) and one question a picture. The three ways run in turn, round after roun
 Then, in bf16, the flip rate: the share of answers (16 tokens) that another batch composition changes. In fp32 it is 0.
 """
 
-import argparse
-import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +19,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from report import arguments, show
 
 from olivine.data.images import open_image
 from olivine.evaluate.engine import AnsweringEngine
@@ -210,11 +206,7 @@ def flips(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smaller model and one round, to see that it runs")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
-    parser.add_argument("--out", type=Path, help="also write the JSON there")
-    wanted = parser.parse_args()
+    wanted = arguments(__doc__).parse_args()
     hidden, layers, rounds, pictures = (64, 2, 1, 2) if wanted.quick else (256, 8, 3, 4)
     vlm = make_model(hidden, layers)
     with tempfile.TemporaryDirectory() as folder:
@@ -228,36 +220,15 @@ def main() -> None:
         flip_rows = flips(vlm, gqa, Path(folder))
     bound = token_bound(vlm, gqa)
     reached = gqa_ratios["31 questions a picture: one at a time / engine"] / bound
-    result = {
-        "ratios": {**gqa_ratios, **single_ratios, "bf16 flip rate": max(row["flip_rate"] for row in flip_rows)},
-        "token_bound": round(bound, 2),
-        "share_of_bound": round(reached, 2),
-        "rows": gqa_rows + single_rows + flip_rows,
-        "model": {"hidden": hidden, "layers": layers, "image_tokens": vlm.image_tokens},
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"cpu, {torch.get_num_threads()} threads",
-        "versions": {name: version(name) for name in ("olivine", "torch", "transformers")}
-        | {"python": platform.python_version()},
+    ratios = {
+        **gqa_ratios,
+        **single_ratios,
+        "what token counts allow over one at a time": round(bound, 2),
+        "share of that reached": round(reached, 2),
+        "bf16 flip rate": max(row["flip_rate"] for row in flip_rows),
     }
-    text = json.dumps(result, indent=2)
-    if wanted.out:
-        wanted.out.parent.mkdir(parents=True, exist_ok=True)
-        wanted.out.write_text(text + "\n", encoding="utf-8")
-    if wanted.json:
-        sys.stdout.write(text + "\n")
-        return
-    for row in gqa_rows + single_rows:
-        same = f"{row['same_answers_as_engine']} of {row['questions']} answers as the engine's"
-        print(f"{row['load']:24} {row['way']:18} {row['ms_a_question']:9.2f} ms a question, {same}")
-    for name, ratio in (gqa_ratios | single_ratios).items():
-        print(f"{name}: {ratio}x")
-    for row in flip_rows:
-        print(
-            f"{row['load']} {row['way']}: {row['answers_other_than_alone']} of {row['questions']} answers other than "
-            f"alone (flip rate {row['flip_rate']:.2%})"
-        )
-    print(f"token counts allow {result['token_bound']}x over one at a time; reached {100 * reached:.0f} % of it")
+    model = {"hidden": hidden, "layers": layers, "image_tokens": vlm.image_tokens}
+    show(wanted, ratios, gqa_rows + single_rows + flip_rows, model=model)
 
 
 if __name__ == "__main__":

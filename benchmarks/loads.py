@@ -1,7 +1,8 @@
-"""The two loads that speed and memory are measured on, and one training step of each of two ways to run them.
+"""The two loads that speed and memory are measured on, and one training step of each of the ways to run them.
 
 Plain is what LLaVA's scripts do: samples in shuffled order, padded to the batch's longest, logits for every place.
-Olivine is its own objective on packed rows. Both start from the same weights and train the same parts.
+Fused is the same with head and loss in one. Olivine is its own objective on packed rows. All start from the same
+weights and train the same parts.
 """
 
 import copy
@@ -15,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from olivine.data.batches import Batch
@@ -179,6 +181,12 @@ class Plain(Way):
         super().__init__(vlm, train, fused=False)
 
     def backward(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
+        inputs, labels = self.padded(examples, pixels)
+        out: Any = self.vlm.model(**inputs, labels=labels, use_cache=False)
+        out.loss.backward()
+        return float(out.loss.item())
+
+    def padded(self, examples: Sequence[Example], pixels: torch.Tensor) -> tuple[dict[str, Any], torch.Tensor]:
         longest = max(e.length for e in examples)
         ids = torch.zeros(len(examples), longest, dtype=torch.int64)
         labels = torch.full_like(ids, IGNORED)
@@ -189,18 +197,34 @@ class Plain(Way):
             labels[row, : e.length] = torch.where(torch.tensor(tokens.supervised), torch.tensor(tokens.ids), IGNORED)
         pictures = sum(e.sample.image is not None for e in examples)
         device = self.vlm.device
-        out: Any = self.vlm.model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            labels=labels.to(device),
-            pixel_values=pixels[:pictures].to(device) if pictures else None,
-            use_cache=False,
+        inputs = {
+            "input_ids": ids.to(device),
+            "attention_mask": mask.to(device),
+            "pixel_values": pixels[:pictures].to(device) if pictures else None,
+        }
+        return inputs, labels.to(device)
+
+
+class FusedLoss(Plain):
+    """The same padded batch, with PyTorch's own fused head and loss, which never holds all logits (torch 2.13 on)."""
+
+    def backward(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
+        inputs, labels = self.padded(examples, pixels)
+        hidden = self.vlm.model.model(**inputs, use_cache=False).last_hidden_state
+        loss = F.linear_cross_entropy(
+            hidden[:, :-1].flatten(0, 1),
+            self.vlm.model.lm_head.weight.to(hidden.dtype),
+            labels[:, 1:].flatten(),
+            ignore_index=IGNORED,
+            options=nn.LinearCrossEntropyOptions(),
         )
-        out.loss.backward()
-        return float(out.loss.item())
+        loss.backward()
+        return float(loss.item())
 
 
-WAYS = {"olivine": Olivine, "plain": Plain}
+WAYS: dict[str, type[Any]] = {"olivine": Olivine, "plain": Plain}
+if hasattr(nn, "LinearCrossEntropyOptions"):
+    WAYS["fused"] = FusedLoss
 TRAINED: dict[str, tuple[Part, ...]] = {"stage 1": ("connector",), "stage 2": ("connector", "language")}
 
 
@@ -210,9 +234,11 @@ def make_way(name: str, shape: Shape, stage: str) -> Way:
     return WAYS[name](vlm, TRAINED[stage])
 
 
-def both(shape: Shape, stage: str) -> dict[str, Way]:
+def every_way(shape: Shape, stage: str) -> dict[str, Way]:
+    """All ways, from the same weights."""
     first = make_way("olivine", shape, stage)
-    return {"olivine": first, "plain": Plain(copy.deepcopy(first.vlm), TRAINED[stage])}
+    copies = {name: copy.deepcopy(first.vlm) for name in WAYS if name != "olivine"}
+    return {"olivine": first, **{name: WAYS[name](vlm, TRAINED[stage]) for name, vlm in copies.items()}}
 
 
 def make_batches(vlm: VisionLanguageModel, stage: str, batch: int, count: int) -> list[list[Example]]:

@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--quick] [--json] [--out benchmarks/results/memory-cpu.json]
 
 On CUDA the figure is the allocator's peak instead. `base` is what the process held before its first step: libraries,
-weights and data, the same for both.
+weights and data, the same for all.
 """
 
 import json
@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 import torch
-from loads import Shape, make_batches, make_pixels, make_way
+from loads import WAYS, Shape, make_batches, make_pixels, make_way
 from report import arguments, show
 
 
@@ -59,10 +59,11 @@ def main() -> None:
     rows, ratios = [], {}
     for vocabulary in (16_000,) if wanted.quick else (256_000, 32_000):
         for stage in ("stage 1", "stage 2"):
-            pair = {way: apart(way, stage, 4, {**small, "vocabulary": vocabulary}) for way in ("plain", "olivine")}
-            rows += list(pair.values())
-            label = f"{stage}, {vocabulary // 1000}k"
-            ratios[f"{label}: plain / olivine"] = round(pair["plain"]["peak_mb"] / pair["olivine"]["peak_mb"], 2)
+            found = {way: apart(way, stage, 4, {**small, "vocabulary": vocabulary}) for way in WAYS}
+            rows += list(found.values())
+            for way in found.keys() - {"olivine"}:
+                label = f"{stage}, {vocabulary // 1000}k: {way} / olivine"
+                ratios[label] = round(found[way]["peak_mb"] / found["olivine"]["peak_mb"], 2)
     show(wanted, ratios, rows)
 
 

@@ -22,6 +22,8 @@ from report import arguments, show
 from olivine.files import read_json_lines
 from olivine.testing import tiny_model_recipe, write_dataset
 
+_LABELS = {"text": "unlabelled tokens a sample", "labels": "labelled tokens a sample", "batch": "samples a step"}
+
 
 def step_seconds(shape: Shape, batch: int, text: int, labels: int, turns: int) -> float:
     way = Olivine(make_model(shape), ("connector",))
@@ -46,13 +48,17 @@ def sweep(quick: bool) -> list[dict[str, Any]]:
         "vocabulary": (2000, 8000) if quick else (8000, 32_000, 64_000, 128_000, 256_000),
         "batch": (1, 2) if quick else (1, 2, 4, 8),
     }
+    # Text that is not labelled must cost the same whatever the vocabulary: it is swept with the ends of that axis.
+    ends = {"text": (axes["vocabulary"][0], axes["vocabulary"][-1])}
     rows = []
     for axis, values in axes.items():
-        for value in values:
-            at = {**usual, axis: value}
-            vocabulary = at.pop("vocabulary")
-            taken = step_seconds(Shape(vocabulary=vocabulary, **sizes), turns=turns, **at)
-            rows.append({"axis": axis, "value": value, "seconds": round(taken, 4)})
+        for vocabulary in ends.get(axis, (usual["vocabulary"],)):
+            for value in values:
+                at = {**usual, "vocabulary": vocabulary, axis: value}
+                shape = Shape(vocabulary=at.pop("vocabulary"), **sizes)
+                taken = step_seconds(shape, turns=turns, **at)
+                row = {"axis": axis, "value": value, "vocabulary": shape.vocabulary, "seconds": round(taken, 4)}
+                rows.append(row)
     return rows
 
 
@@ -113,17 +119,42 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes = list(dict.fromkeys(row["axis"] for row in rows))
     figure, panels = pyplot.subplots(1, len(axes), figsize=(3.2 * len(axes), 3), constrained_layout=True)
     for axis, panel in zip(axes, panels, strict=True):
-        points = [(row["value"], row["seconds"]) for row in rows if row["axis"] == axis]
-        panel.plot(*zip(*points, strict=True), marker="o")
-        panel.set(xlabel=axis, ylabel="seconds a step", ylim=(0, None), xlim=(0, None))
+        for name, lines in _lines(rows, axis).items():
+            panel.plot(*zip(*lines, strict=True), marker="o", label=name)
+        if len(_lines(rows, axis)) > 1:
+            panel.legend(title="vocabulary", frameon=False)
+        panel.set(xlabel=_LABELS.get(axis, axis), ylabel="seconds a step", ylim=(0, None), xlim=(0, None))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def _lines(rows: list[dict[str, Any]], axis: str) -> dict[str, list[tuple[int, float]]]:
+    """(value, seconds) of an axis, by vocabulary where that is not the axis itself."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        if row["axis"] == axis:
+            name = "" if axis == "vocabulary" else f"{row.get('vocabulary', 0):,}"
+            lines.setdefault(name, []).append((row["value"], row["seconds"]))
+    return lines
 
 
 def growth(rows: list[dict[str, Any]], axis: str) -> float:
     """How many times the cost grows from the axis's smallest value to its largest."""
     found = [row["seconds"] for row in rows if row["axis"] == axis]
     return round(found[-1] / found[0], 2)
+
+
+def straightness(rows: list[dict[str, Any]], axis: str) -> float:
+    """The share of an axis's variance in cost that a straight line explains (R squared)."""
+    (points,) = _lines(rows, axis).values()
+    values, seconds = np.array(points, float).T
+    return round(float(np.corrcoef(values, seconds)[0, 1] ** 2), 4)
+
+
+def cost_of_unlabelled(rows: list[dict[str, Any]]) -> float:
+    """What a token more of unlabelled text costs with the largest vocabulary, over what it costs with the smallest."""
+    slopes = [np.polyfit(*np.array(line, float).T, 1)[0] for line in _lines(rows, "text").values()]
+    return round(float(slopes[-1] / slopes[0]), 2)
 
 
 def main() -> None:
@@ -135,8 +166,10 @@ def main() -> None:
         plot(rows, wanted.plot)
     ratios = {
         f"cost from the smallest {axis} to the largest": growth(rows, axis)
-        for axis in ("text", "labels", "vocabulary", "batch")
+        for axis in ("labels", "vocabulary", "batch")
     }
+    ratios["unlabelled token: largest vocabulary / smallest"] = cost_of_unlabelled(rows)
+    ratios["labels: R squared of a straight line"] = straightness(rows, "labels")
     ratios["one process / two"] = round(1 / growth(rows, "processes"), 2)
     show(wanted, ratios, rows)
 
