@@ -113,6 +113,8 @@ class LoraRecipe(_Section):
     rank: Annotated[int, Field(ge=1)] = 16
     #: The update is scaled by alpha / rank.
     alpha: Annotated[float, Field(gt=0)] = 32.0
+    #: Hold the linear layers' own weights in four bits meanwhile (QLoRA's NF4, arXiv:2305.14314); None leaves them.
+    quantize: Literal["nf4"] | None = None
     #: Linear layers of each block, by name.
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "q_proj",

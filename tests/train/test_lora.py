@@ -8,6 +8,7 @@ from tiny_runs import QUIET, make_recipe, same, weights
 
 from olivine.data.packing import filler
 from olivine.errors import RequestError
+from olivine.files import read_json_lines
 from olivine.model import checkpoint
 from olivine.model.attention import packed
 from olivine.model.build import build
@@ -82,7 +83,7 @@ class KilledError(Exception):
     pass
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(trained, dataset, tmp_path, monkeypatch):
+def killed_and_gone_on_with(recipe, monkeypatch):
     original = stage_module.Stage._step
 
     def dies(self, step, batch, log):
@@ -90,12 +91,16 @@ def test_a_killed_run_goes_on_to_the_same_bits(trained, dataset, tmp_path, monke
             raise KilledError
         return original(self, step, batch, log)
 
-    recipe = recipe_of(dataset, tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(stage_module.Stage, "_step", dies)
         with pytest.raises(KilledError):
             train(recipe, QUIET)
-    assert same(weights(trained), weights(train(recipe, QUIET)))
+    return train(recipe, QUIET)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(trained, dataset, tmp_path, monkeypatch):
+    folder = killed_and_gone_on_with(recipe_of(dataset, tmp_path / "run"), monkeypatch)
+    assert same(weights(trained), weights(folder))
 
 
 def test_in_bf16_the_models_own_weights_are_held_in_bf16_and_the_adapters_are_not(dataset, tmp_path, monkeypatch):
@@ -132,3 +137,53 @@ def test_the_plan_counts_adapters_instead_of_the_model(dataset, tmp_path):
     assert stage.frozen["language"] == whole.trained["language"] == size
     assert stage.memory["optimizer"] < whole.memory["optimizer"]
     assert json.dumps(stage.memory["weights"]) != json.dumps(whole.memory["weights"])
+
+
+def quantized_states(vlm, quantize):
+    torch.manual_seed(0)
+    lora.insert(vlm.language, LoraRecipe(rank=4, targets=TARGETS, quantize=quantize))
+    for name, parameter in vlm.language.named_parameters():
+        if lora.of_adapters(name):
+            parameter.data = torch.randn_like(parameter) / 4
+    return states(vlm)
+
+
+def test_in_four_bits_what_is_merged_computes_what_was_trained():
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    vlm, plain = built(), built()
+    names, shapes = set(vlm.model.state_dict()), {n: p.shape for n, p in vlm.model.named_parameters()}
+    apart = quantized_states(vlm, "nf4")
+    layers = [m for m in vlm.language.modules() if type(m).__name__ == "Linear4bit"]
+    assert len(layers) == 2 * 7, "every linear layer of both blocks, adapted or not"
+    assert all(m.weight.dtype == torch.uint8 and m.weight.numel() <= m.in_features * m.out_features for m in layers)
+    whole = quantized_states(plain, None)
+    # Four bits are near, not the same.
+    assert not torch.allclose(apart, whole, atol=1e-3)
+    assert torch.nn.functional.cosine_similarity(apart, whole).mean() > 0.8
+    lora.merge(vlm.language)
+    assert set(vlm.model.state_dict()) == names
+    assert {n: p.shape for n, p in vlm.model.named_parameters()} == shapes
+    torch.testing.assert_close(states(vlm), apart, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_in_four_bits_a_killed_run_goes_on_to_the_same_bits(dataset, tmp_path, monkeypatch, precision):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    four = {"lora": {"rank": 4, "targets": TARGETS, "quantize": "nf4"}, "precision": precision}
+    whole = train(recipe_of(dataset, tmp_path / "whole", **four), QUIET)
+    folder = killed_and_gone_on_with(recipe_of(dataset, tmp_path / "cut", **four), monkeypatch)
+    assert same(weights(whole), weights(folder))
+    losses = [row["loss"] for row in read_json_lines(whole.parent / "metrics.jsonl") if "loss" in row]
+    assert losses[-1] < losses[0]
+
+
+def test_the_plan_counts_four_bits(dataset, tmp_path):
+    lengths = {"all": Lengths(1000, 800.0, 100.0, 1500, 1.0, "given")}
+
+    def held(quantize):
+        changed = {"rank": 4, "targets": TARGETS, "quantize": quantize}
+        (stage,) = estimate(recipe_of(dataset, tmp_path, lora=changed), "h100", lengths=lengths).stages
+        return stage.memory["weights"]
+
+    linear = sum(p.numel() for name, p in built().part("language").items() if name.endswith("_proj.weight"))
+    assert held(None) - held("nf4") == pytest.approx(linear * (4 - 0.516), rel=0.02)

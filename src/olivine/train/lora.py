@@ -17,15 +17,15 @@ _OF_ADAPTERS = ".lora_"
 def insert(language: nn.Module, recipe: LoraRecipe) -> None:
     """Put an adapter beside each of the language model's linear layers that the recipe names.
 
-    The layers' own weights keep their dtype; the adapters are fp32. What the model computes is at first unchanged,
-    since one of an adapter's two matrices begins at zero.
+    The layers' own weights keep their dtype, or go to four bits; the adapters are fp32. But for what four bits cannot
+    tell apart, what the model computes is at first unchanged, since one of an adapter's two matrices begins at zero.
 
     Args:
         language: the trunk, changed in place.
         recipe: rank, scale and which layers.
 
     Raises:
-        RequestError: peft is not installed, or a target is the name of no linear layer.
+        RequestError: peft (or bitsandbytes, to quantize) is not installed, or a target is the name of no linear layer.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -37,6 +37,8 @@ def insert(language: nn.Module, recipe: LoraRecipe) -> None:
         raise RequestError(
             f"stages: lora.targets {', '.join(unknown)}: no such linear layer. Valid: {', '.join(sorted(linear))}."
         )
+    if recipe.quantize:
+        _quantize(language)
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(recipe.targets), lora_dropout=0.0)
     inject_adapter_in_model(config, language)
     for name, parameter in language.named_parameters():
@@ -53,16 +55,74 @@ def of_adapters(name: str) -> bool:
 def merge(language: nn.Module) -> None:
     """Add every adapter's product to its layer's weight and take the adapter out again; none there is no error.
 
-    The sum is taken in fp32, and rounded once where the weight is bf16.
+    The sum is taken in fp32, and rounded once where the weight is bf16. Quantized weights stay rounded as they were
+    while the adapters learnt beside them: what is left computes what was trained.
     """
     for name, module in list(language.named_modules()):
         if not hasattr(module, "lora_A"):
             continue
         layer: Any = module
-        linear = layer.get_base_layer()
+        linear = _restored(layer.get_base_layer())
         weight = linear.weight
         weight.data = (weight.float() + layer.get_delta_weight("default").float()).to(weight.dtype)
-        parent, _, last = name.rpartition(".")
-        setattr(language.get_submodule(parent), last, linear)
+        _replace(language, name, linear)
+    for name, module in list(language.named_modules()):
+        if _is_quantized(module):
+            _replace(language, name, _restored(module))
     if hasattr(language, "peft_config"):
         del language.peft_config
+
+
+def _quantize(language: nn.Module) -> None:
+    """Put bitsandbytes' four-bit layers in the place of the trunk's linear ones, with scales quantized once more."""
+    try:
+        from bitsandbytes.nn.modules import Linear4bit, Params4bit
+    except ImportError:
+        raise RequestError(
+            "stages: lora.quantize needs bitsandbytes. Install it: pip install 'olivine[qlora]'."
+        ) from None
+    for name, module in list(language.named_modules()):
+        if not isinstance(module, nn.Linear):
+            continue
+        weight = module.weight
+        # Made without memory: its own weight is put in below.
+        with torch.device("meta"):
+            made = Linear4bit(
+                module.in_features,
+                module.out_features,
+                bias=module.bias is not None,
+                compute_dtype=weight.dtype,
+                quant_type="nf4",
+            )
+        made.weight = Params4bit(weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True)
+        if module.bias is not None:
+            made.bias = module.bias
+        # Held-out samples would otherwise pack it for faster answering on CPUs, in widths that few small models have.
+        made.support_avx512bf16_for_cpu = False
+        # It is the move to a device that quantizes.
+        _replace(language, name, made.to(weight.device))
+
+
+def _is_quantized(module: nn.Module) -> bool:
+    return type(module).__name__ == "Linear4bit"
+
+
+def _restored(module: Any) -> nn.Linear:
+    """A linear layer of four bits as a plain one of the same, rounded, values; a plain one as it is."""
+    if not _is_quantized(module):
+        plain: nn.Linear = module
+        return plain
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight = dequantize_4bit(module.weight.data, module.weight.quant_state).to(module.compute_dtype)
+    with torch.device("meta"):
+        linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if module.bias is not None:
+        linear.bias = module.bias
+    return linear
+
+
+def _replace(language: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(language.get_submodule(parent), last, module)

@@ -53,6 +53,8 @@ _TEMPLATE_TOKENS = 12
 #: What the driver, the libraries and the allocator take for themselves.
 _RESERVED = 1.5e9
 _TOWER_CHUNK = 64
+#: Of a weight in NF4: four bits, an eight-bit scale for 64 of them and a 32-bit one for 256 scales (arXiv:2305.14314).
+_NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +235,14 @@ def _memory(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengt
     whole = {name: size for name, size in held.items() if name in stage.train and name not in _kept(stage)}
     adapters = sum(size for name, size in _trained(shape, stage).items() if name in _kept(stage))
     trained = sum(whole.values()) + adapters
+    # Four bits in place of what a weight takes otherwise; norms and the token table keep their width.
+    quantized = shape.blocks * (frozen_bytes - _NF4_BYTES) if stage.lora and stage.lora.quantize else 0.0
     row = max(stage.row_tokens, min(lengths.longest, recipe.data[stage.data].max_length))
     language_trains = "language" in stage.train
     parts: dict[str, float] = {
-        "weights": 4 * adapters + sum(size * (4 if name in whole else frozen_bytes) for name, size in held.items()),
+        "weights": 4 * adapters
+        + sum(size * (4 if name in whole else frozen_bytes) for name, size in held.items())
+        - quantized,
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
     }
