@@ -169,7 +169,7 @@ class Olivine(Way):
             pack([examples[i] for i in row], [shown[i] for i in row if i in shown])
             for row in deal([e.length for e in examples], self.row_tokens)
         )
-        batch = Batch(rows, pixels[: len(shown)] if shown else None, None, (), len(rows), (), ())
+        batch = Batch(rows, pixels[: len(shown)] if shown else None, None, (), len(rows), (), {})
         measured = self.objective.measure(batch, backward=True)
         return measured.total / measured.count
 

@@ -344,6 +344,8 @@ def test_the_world_is_written_scored_and_shown(run, tmp_path):
     assert code == 0, err
     assert json.loads(out)["judge"] == "rule: elements found"
     assert json.loads(out)["variant"] == "rule"
+    # Rules grade alike every time: asking thrice changes nothing, and is no mistake.
+    assert run(*score, "--judge-model", "rule", "--judge-runs", "3")[:2] == (0, out)
     assert run(*score)[0] == 2
 
     code, _, err = run("world", "page", tmp_path / "docs" / "page.md")

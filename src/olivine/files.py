@@ -3,6 +3,7 @@
 Every writer goes to a temporary name beside the target and renames. No format but JSON and YAML text here.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from olivine.errors import DataError, RequestError
+from olivine.errors import DataError, RequestError, RunError
+
+try:
+    import fcntl
+except ImportError:  # not on every system
+    fcntl = None  # type: ignore[assignment]
+
+#: In a folder that one process writes at a time.
+LOCK = ".lock"
 
 
 @contextmanager
@@ -34,9 +43,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on error it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on error it is removed.
+
+    Its name is always the same, so that what a kill leaves behind is gone at the next attempt.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
@@ -54,6 +67,45 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def only_process_in(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine (and of others, where the file system tells them) out of a folder.
+
+    The lock goes with the process, however it ends. Systems without such locks have none here.
+
+    Raises:
+        RequestError: another process is at work in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RequestError(
+                    f"{folder}: another process is at work there. Wait until it is done, or stop it."
+                ) from None
+        yield
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what to do.
+
+    Raises:
+        RunError: the disk (or the user's share of it) is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror}). What was saved before is whole: "
+            "make room and run the same command to go on."
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """Plans carried out: all cells, again for nothing, after a kill, with a step that dies, here and on Ray."""
 
+import errno
 import hashlib
 import sys
 from pathlib import Path
@@ -129,6 +130,21 @@ def pretend(monkeypatch):
     monkeypatch.setattr(steps_module, "train_stage", train_stage)
     monkeypatch.setattr(steps_module, "evaluate", evaluate)
     monkeypatch.setattr(steps_module.Worker, "_model", lambda self, checkpoint: None)
+
+
+def test_a_full_disk_fails_its_steps_with_what_to_do_and_the_rest_goes_on(tmp_path, monkeypatch, pretend):
+    plan = small(tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(steps_module, "train_stage", full)
+    monkeypatch.setattr("olivine.ablate.launch.write_text", full)
+    failures = launch_here(plan, quiet(), Told())
+    assert len(failures) == len(plan.steps)
+    begun = [failure for failure in failures if failure.begun]
+    assert begun
+    assert all("make room and run the same command to go on" in failure.reason for failure in begun)
 
 
 def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch, pretend):

@@ -305,3 +305,21 @@ def test_digests_do_not_depend_on_the_order_of_keys():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert digest({"a": 1}) != digest({"a": "1"})
     assert len(digest(str(Path("x")))) == 16
+
+
+def test_shards_are_known_without_reading_them_through(tmp_path, monkeypatch):
+    import io
+    import json
+    import tarfile
+
+    def write(text):
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            turns = [{"from": "human", "value": "what?"}, {"from": "gpt", "value": text}]
+            content = json.dumps({"conversations": turns}).encode()
+            info = tarfile.TarInfo("1.json")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        return Fingerprints().of_source(DataRecipe.model_validate({"format": "webdataset", "path": tmp_path}))
+
+    monkeypatch.setattr("olivine.ablate.fingerprint.sha256_of_file", lambda path: pytest.fail(f"read {path}"))
+    assert write("a word") != write("some more words")

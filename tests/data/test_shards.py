@@ -11,10 +11,11 @@ from PIL import Image
 from olivine.data.lazy_samples import Chosen
 from olivine.data.llava_json import ItemError
 from olivine.data.shards import INDEX, ShardSamples, picture_bytes
-from olivine.data.sources import Skipped, open_picture, read_samples
+from olivine.data.sources import Skipped, open_picture, read_samples, usable
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 from olivine.records import Role
+from olivine.train.plan import measured_lengths
 
 
 def png(colour):
@@ -122,3 +123,16 @@ def test_memory_is_the_index_and_nothing_else(tmp_path):
     tracemalloc.stop()
     assert held < 29 * count + 200_000
     assert peak < 2 * 29 * count + 300_000
+
+
+def test_a_broken_sample_is_skipped_wherever_a_source_is_read_through(tmp_path):
+    write_shard(
+        tmp_path / "a.tar", [("1.json", item("one", picture=False)), ("2.json", b"{no"), ("3.json", item("two", False))]
+    )
+    stop = DataRecipe.model_validate({"format": "webdataset", "path": tmp_path})
+    with pytest.raises(DataError, match=r"a\.tar, sample 1.*on_error: skip"):
+        list(usable(ShardSamples(tmp_path), stop))
+    skip = stop.model_copy(update={"on_error": "skip"})
+    assert [sample.conversation[1].text for sample in usable(ShardSamples(tmp_path), skip)] == ["one", "two"]
+    lengths = measured_lengths(stop, 9)
+    assert (lengths.samples, lengths.pictures) == (3, 0.0)

@@ -4,11 +4,12 @@ import pytest
 import torch
 from tiny_runs import QUIET, make_recipe
 
+from olivine.data import features as table_module
 from olivine.data.features import CONTENTS, FEATURES, FeatureTable
 from olivine.data.llava_json import ItemError
 from olivine.data.sources import Skipped, open_picture, read_samples
 from olivine.errors import DataError, RunError
-from olivine.files import read_json, read_json_lines
+from olivine.files import read_json, read_json_lines, write_json
 from olivine.model.build import build
 from olivine.testing import llava_item, tiny_model_recipe, write_dataset
 from olivine.train import features as features_module
@@ -44,8 +45,9 @@ def test_they_are_the_towers_own(recipe, tmp_path):
         pixels = torch.from_numpy(vlm.transform(open_picture(sample, recipe.data["all"])))[None]
         with torch.no_grad():
             expected = vlm.patch_features(pixels)[0]
-        assert table.of(sample.image).dtype == torch.float32
-        torch.testing.assert_close(table.of(sample.image), expected, rtol=1e-4, atol=1e-5)
+        (kept_one,) = table.rows([table.place(sample.image)])
+        assert kept_one.dtype == torch.float32
+        torch.testing.assert_close(kept_one, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -74,13 +76,50 @@ def test_no_picture_is_opened_that_is_kept(recipe, tmp_path, monkeypatch):
     train_stage(recipe, recipe.stages[0].model_copy(update={"held_out": 2}), None, tmp_path / "run", QUIET, table)
 
 
-def test_killed_anywhere_it_goes_on_to_the_same_bytes(recipe, tmp_path, monkeypatch):
+class KilledError(BaseException):
+    pass
+
+
+def killed_at(monkeypatch, name, call):
+    """Dies in the `call`-th call of a function that the writer uses, before it does anything."""
+    original, calls = getattr(table_module, name), []
+
+    def dies(*given, **named):
+        calls.append(given)
+        if len(calls) == call:
+            raise KilledError
+        return original(*given, **named)
+
+    monkeypatch.setattr(table_module, name, dies)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [("append_json_line", 1), ("append_json_line", 2), ("flush_to_disk", 1), ("write_json", 1)]
+)
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(recipe, tmp_path, monkeypatch, name, call):
+    source = recipe.data["all"]
+    for broken in ("1.png", "7.png"):
+        (source.images / broken).write_bytes(b"no picture")
+    lenient = recipe.model_copy(update={"data": {"all": source.model_copy(update={"on_error": "skip"})}})
+    monkeypatch.setattr(features_module, "CHUNK", 2)
+    kept(lenient, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        killed_at(patch, name, call)
+        with pytest.raises(KilledError):
+            kept(lenient, tmp_path / "cut")
+    assert not (tmp_path / "cut" / CONTENTS).exists()
+    encoded = []
+    original = table_module.append_json_line
+    monkeypatch.setattr(table_module, "append_json_line", lambda *given: (encoded.append(given), original(*given)))
+    kept(lenient, tmp_path / "cut")
+    for file in (FEATURES, CONTENTS):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert len(encoded) == {"append_json_line": 3 - call}.get(name, 0), "nothing that was written is done again"
+
+
+def test_a_cut_chunk_is_written_again(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(features_module, "CHUNK", 4)
     kept(recipe, tmp_path / "whole")
-
-    class KilledError(BaseException):
-        pass
-
     calls = []
 
     def cut(done, total):
@@ -90,14 +129,30 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(recipe, tmp_path, monkeypa
     for _ in range(2):
         with pytest.raises(KilledError):
             compute_features(recipe, recipe.stages[0], tmp_path / "cut", cut)
-        partial = tmp_path / "cut" / "features.bin.partial"
-        with partial.open("ab") as file:
+        with (tmp_path / "cut" / "features.bin.partial").open("ab") as file:
             file.write(b"half a row")
     assert calls == [4, 8], "each goes on behind the last whole chunk"
-    assert not (tmp_path / "cut" / CONTENTS).exists()
     kept(recipe, tmp_path / "cut")
     for name in (FEATURES, CONTENTS):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_table_larger_than_memory_is_opened(tmp_path):
+    """What is mapped is not counted: a sparse file of a terabyte stands for features that fill a disk."""
+    pictures, shape = 2**20, (2**9, 2**10)
+    with (tmp_path / FEATURES).open("wb") as file:
+        try:
+            file.truncate(pictures * shape[0] * shape[1] * 2)
+        except OSError as error:
+            pytest.skip(f"no sparse file of a terabyte here: {error}")
+    write_json(
+        tmp_path / CONTENTS,
+        {"names": [str(n) for n in range(pictures)], "broken": {}, "shape": shape, "dtype": "bfloat16"},
+    )
+    rows = FeatureTable(tmp_path).rows([5, pictures - 1])
+    assert rows.shape == (2, *shape)
+    assert rows.dtype == torch.bfloat16
+    assert not rows.any()
 
 
 def test_a_broken_picture_stops_or_is_skipped_as_its_source_says(recipe, tmp_path):
@@ -108,7 +163,7 @@ def test_a_broken_picture_stops_or_is_skipped_as_its_source_says(recipe, tmp_pat
     lenient = recipe.model_copy(update={"data": {"all": source.model_copy(update={"on_error": "skip"})}})
     table = kept(lenient, tmp_path / "skipped")
     with pytest.raises(ItemError, match=r"3\.png") as caught:
-        table.of("3.png")
+        table.place("3.png")
     assert caught.value.kind == "unreadable image"
     for name, features in (("without", None), ("with", table)):
         train_stage(lenient, lenient.stages[0], None, tmp_path / name, QUIET, features)
@@ -126,7 +181,7 @@ def test_what_is_not_whole_is_refused(recipe, tmp_path):
         FeatureTable(tmp_path / "features")
     kept(recipe, tmp_path / "other")
     with pytest.raises(ItemError, match=r"nowhere\.png"):
-        FeatureTable(tmp_path / "other").of("nowhere.png")
+        FeatureTable(tmp_path / "other").place("nowhere.png")
 
 
 def test_text_alone_has_no_features(recipe, tmp_path):

@@ -86,10 +86,10 @@ class KilledError(Exception):
 def killed_and_gone_on_with(recipe, monkeypatch):
     original = stage_module.Stage._step
 
-    def dies(self, step, batch, log):
+    def dies(self, step, batch, waited, log):
         if step == 5:
             raise KilledError
-        return original(self, step, batch, log)
+        return original(self, step, batch, waited, log)
 
     with monkeypatch.context() as patch:
         patch.setattr(stage_module.Stage, "_step", dies)

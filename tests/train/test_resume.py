@@ -16,8 +16,8 @@ from rich.console import Console
 from tiny_runs import QUIET, make_recipe, same, weights
 
 from olivine.data.batches import SampleOrder
-from olivine.errors import RunError, Stopped
-from olivine.files import cut_json_lines, read_json, read_json_lines, write_text
+from olivine.errors import RequestError, RunError, Stopped
+from olivine.files import cut_json_lines, only_process_in, read_json, read_json_lines, write_text
 from olivine.recipe import Recipe
 from olivine.train import stage as stage_module
 from olivine.train.processes import Processes
@@ -43,11 +43,11 @@ def interrupt_at(monkeypatch, step, interrupt):
     original = stage_module.Stage._step
     done = []
 
-    def taken(self, number, batch, log):
+    def taken(self, number, batch, waited, log):
         if number == step and not done:
             done.append(number)
             interrupt()
-        return original(self, number, batch, log)
+        return original(self, number, batch, waited, log)
 
     monkeypatch.setattr(stage_module.Stage, "_step", taken)
 
@@ -274,3 +274,41 @@ def test_shards_train_as_the_same_samples_in_json_do(dataset, tmp_path, expected
     found = weights(train(recipe, QUIET))
     # Here each sample brings its own copy of a picture that several show, so products have other sizes.
     assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-4
+
+
+def test_a_stage_stopped_in_its_last_step_reports_all_of_it(dataset, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, STEPS - 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped):
+        train(recipe_of(dataset, tmp_path), QUIET)
+    train(recipe_of(dataset, tmp_path), QUIET)
+    told = read_json(tmp_path / "a" / "result.json")
+    rows = [row for row in read_json_lines(tmp_path / "a" / "metrics.jsonl") if "loss" in row]
+    assert told["loss"] == rows[-1]["loss"]
+    assert told["steps"] == len(rows) == STEPS
+    assert told["seconds"] == pytest.approx(sum(row["seconds"] + row["waited"] for row in rows), abs=0.06)
+
+
+def test_skipped_samples_are_counted_once_whatever_the_runs_and_epochs(tmp_path, monkeypatch):
+    from olivine.testing import write_dataset
+
+    dataset = write_dataset(tmp_path / "data")
+    (tmp_path / "data" / "images" / "0.png").write_bytes(b"no picture")
+    broken = sum(row.get("image") == "0.png" for row in json.loads(dataset.read_text()))
+
+    def lenient(output):
+        recipe = recipe_of(dataset, output, stage={"steps": 16, "held_out": 0})
+        source = recipe.data["all"].model_copy(update={"on_error": "skip"})
+        return recipe.model_copy(update={"data": {"all": source}})
+
+    interrupt_at(monkeypatch, 11, die)
+    with pytest.raises(KilledError):
+        train(lenient(tmp_path / "run"), QUIET)
+    train(lenient(tmp_path / "run"), QUIET)
+    assert (
+        read_json(tmp_path / "run" / "a" / "result.json")["skipped"] == f"{broken} skipped ({broken} unreadable image)"
+    )
+
+
+def test_a_run_that_another_process_is_at_is_refused(dataset, tmp_path):
+    with only_process_in(tmp_path), pytest.raises(RequestError, match="another process is at work"):
+        train(recipe_of(dataset, tmp_path), QUIET)

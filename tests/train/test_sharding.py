@@ -39,10 +39,10 @@ def joined_already():
 
 original = stage_module.Stage._step
 
-def taken(self, number, batch, log):
+def taken(self, number, batch, waited, log):
     if number == self.stop_at and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGTERM)
-    return original(self, number, batch, log)
+    return original(self, number, batch, waited, log)
 
 stage_module.Stage._step = taken
 with joined() as processes:  # once: a process that parted from the others cannot meet them again under torchrun
@@ -128,10 +128,10 @@ def test_from_two_to_one_and_back_the_losses_are_those_of_one(runs, monkeypatch)
 
     original = stage_module.Stage._step
 
-    def taken(self, number, batch, log):
+    def taken(self, number, batch, waited, log):
         if number == 35:
             raise KilledError
-        return original(self, number, batch, log)
+        return original(self, number, batch, waited, log)
 
     monkeypatch.setattr(stage_module.Stage, "_step", taken)
     values = load(path, ["stages.a.save_every=5"])

@@ -75,11 +75,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole_run, dataset, tmp_path, mon
     taken = []
     original = stage_module.Stage._step
 
-    def step(self, number, batch, log):
+    def step(self, number, batch, waited, log):
         taken.append((self.stage.name, number))
         if len(taken) == at:
             raise KilledError
-        return original(self, number, batch, log)
+        return original(self, number, batch, waited, log)
 
     monkeypatch.setattr(stage_module.Stage, "_step", step)
     with pytest.raises(KilledError):

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from olivine.data.sources import fingerprint
 from olivine.errors import DataError
 from olivine.files import read_json, sha256_of_file, write_json
+from olivine.recipe import DataRecipe
 
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -46,6 +48,14 @@ class Fingerprints:
         if path not in self.missing:
             self.missing.append(path)
         return f"missing {path}"
+
+    def of_source(self, source: DataRecipe) -> str | None:
+        """The hash of a data source's file, or what stands for it where there is too much to read."""
+        if source.format == "llava" or not source.json_.exists():
+            return self.of(source.json_)
+        if source.json_ not in self._folders:
+            self._folders[source.json_] = fingerprint(source)
+        return self._folders[source.json_]
 
     def remember(self) -> None:
         """Write the content hashes down."""

@@ -5,6 +5,7 @@ In this process here; over Ray in `launch_ray`. Results travel through the study
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,7 +73,9 @@ def launch_here(plan: Plan, console: Console, progress: Progress) -> list[Failur
         failure = held_up(step, failures)
         if failure is None:
             progress.begin(step)
-            failure = _tried(worker, plan, step, progress)
+            after = plan.steps[step.after] if step.after else None
+            reason = attempt(worker, step, after, progress.within)
+            failure = None if reason is None else Failure(step, reason)
         if failure is not None:
             failures[step.key] = failure
         progress.end(step, failure)
@@ -85,13 +88,18 @@ def held_up(step: Step, failures: dict[str, Failure]) -> Failure | None:
     return None if failed is None else Failure(step, f"not begun: {failed} failed", begun=False)
 
 
-def _tried(worker: Worker, plan: Plan, step: Step, progress: Progress) -> Failure | None:
-    after = plan.steps[step.after] if step.after else None
-    for attempt in range(1, TRIES + 1):
+def attempt(worker: Worker, step: Step, after: Step | None, on_progress: Callable[[int, int], None]) -> str | None:
+    """Carry out a step, again if it dies; None, or why it failed, which its folder then tells with the stack trace.
+
+    Raises:
+        Stopped: whoever stopped the step meant the study.
+    """
+    reason: str | None = None
+    for number in range(1, TRIES + 1):
         try:
-            worker.run(step, after, progress.within)
+            worker.run(step, after, on_progress)
         except Stopped:
-            raise  # whoever stopped the step meant the study
+            raise
         except OlivineError as error:
             reason = str(error)
         except Exception as error:
@@ -100,6 +108,7 @@ def _tried(worker: Worker, plan: Plan, step: Step, progress: Progress) -> Failur
         else:
             (step.folder / ERROR).unlink(missing_ok=True)
             return None
-        write_text(step.folder / ERROR, f"try {attempt} of {TRIES}\n{reason}\n\n{traceback.format_exc()}")
+        with suppress(OSError):  # a full disk has no room for this either
+            write_text(step.folder / ERROR, f"try {number} of {TRIES}\n{reason}\n\n{traceback.format_exc()}")
         worker.release()
-    return Failure(step, reason)
+    return reason

@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from olivine.ablate.launch import TRIES, Failure, Progress, held_up
+from olivine.ablate.launch import TRIES, Failure, Progress, attempt, held_up
 from olivine.ablate.plan import Plan, Step
 from olivine.ablate.steps import Worker
-from olivine.errors import OlivineError, RequestError
+from olivine.errors import RequestError, Stopped
 
 
 def launch_on_ray(plan: Plan, console: Console, progress: Progress) -> list[Failure]:
@@ -37,7 +37,7 @@ def launch_on_ray(plan: Plan, console: Console, progress: Progress) -> list[Fail
 
 def _carry_out(ray: Any, plan: Plan, console: Console, progress: Progress) -> list[Failure]:
     wanted = plan.study.recipe.resources
-    # A worker process that dies (out of memory, a lost machine) is Ray's to retry; a step that raises is `_attempt`'s.
+    # A worker process that dies (out of memory, a lost machine) is Ray's to retry; a step that raises is `attempt`'s.
     task = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus, max_retries=TRIES - 1)(_attempt)
     waiting = {step.key: step for step in plan.left()}
     running: dict[Any, Step] = {}
@@ -70,21 +70,16 @@ def _carry_out(ray: Any, plan: Plan, console: Console, progress: Progress) -> li
 
 
 def _attempt(step: Step, after: Step | None, folder: str) -> str | None:
-    """Runs on the cluster: carry out a step, again if it raises; why it failed, or None.
+    """Runs on the cluster: why a step failed, or None.
 
     `folder` is where the study was started: its paths may be relative to that.
     """
     os.chdir(folder)
-    reason: str | None = None
-    for _ in range(TRIES):
-        try:
-            Worker(Console(file=open(os.devnull, "w", encoding="utf-8"))).run(step, after)  # noqa: PTH123, SIM115
-            return None
-        except OlivineError as error:
-            reason = str(error)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-    return reason
+    worker = Worker(Console(file=open(os.devnull, "w", encoding="utf-8")))  # noqa: PTH123, SIM115
+    try:
+        return attempt(worker, step, after, lambda _done, _total: None)
+    except Stopped as stopped:
+        return str(stopped)
 
 
 def _outcome(ray: Any, reference: Any) -> str | None:

@@ -146,8 +146,10 @@ class Plan:
         return [(cell, seed) for (cell, seed), keys in self.stages.items() if key in keys or (cell, seed) in direct]
 
     def left(self) -> list[Step]:
-        """The steps that are still to be done, in order."""
-        return [step for step in self.steps.values() if not step.done]
+        """The steps that are still to be done, in order; features that nobody is left to read are not."""
+        undone = [step for step in self.steps.values() if not step.done]
+        needed = {key for step in undone for key in step.needs}
+        return [step for step in undone if not isinstance(step, FeatureStep) or step.key in needed]
 
 
 def make_plan(study: Study, fingerprints: Fingerprints | None = None) -> Plan:
@@ -245,7 +247,7 @@ def _data_values(source: DataRecipe, prints: Fingerprints) -> dict[str, Any]:
 
 
 def _content(source: DataRecipe, prints: Fingerprints) -> dict[str, Any]:
-    return {"json": prints.of(source.json_), "images": prints.of(source.images)}
+    return {"json": prints.of_source(source), "images": prints.of(source.images)}
 
 
 def _start(recipe: Recipe, prints: Fingerprints) -> dict[str, Any]:
@@ -254,7 +256,7 @@ def _start(recipe: Recipe, prints: Fingerprints) -> dict[str, Any]:
     if isinstance(recipe.model.language.tokenizer, TokenizerRecipe):
         # A trained tokenizer has read the texts of every source, in order.
         start["texts"] = [
-            {"json": prints.of(source.json_), "format": source.format, "on_error": source.on_error}
+            {"json": prints.of_source(source), "format": source.format, "on_error": source.on_error}
             for source in recipe.data.values()
         ]
     return start

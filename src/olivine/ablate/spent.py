@@ -46,4 +46,6 @@ def _logged(path: Path) -> tuple[float, int]:
     if not path.is_file():
         return 0.0, 0
     rows = [row for row in read_json_lines(path, allow_cut_end=True) if "loss" in row]
-    return sum(float(row.get("seconds", 0)) for row in rows), sum(int(row.get("tokens", 0)) for row in rows)
+    # A step, and the waiting for its batch.
+    seconds = sum(float(row.get("seconds", 0)) + float(row.get("waited", 0)) for row in rows)
+    return seconds, sum(int(row.get("tokens", 0)) for row in rows)

@@ -16,7 +16,7 @@ from olivine.ablate.plan import EvaluateStep, FeatureStep, StageStep, Step
 from olivine.data.features import FeatureTable
 from olivine.errors import RunError
 from olivine.evaluate.run import Evaluation, evaluate
-from olivine.files import write_json
+from olivine.files import full_disk_told, only_process_in, write_json
 from olivine.model.checkpoint import load
 from olivine.model.vlm import VisionLanguageModel
 from olivine.train.features import compute_features
@@ -45,7 +45,11 @@ class Worker:
             return
         if after is not None and not after.done:
             raise RunError(f"{step.key}: the step before, {after.key}, left nothing in {after.folder}.")
-        write_json(step.folder / IDENTITY, {"olivine": __version__, **step.identity})
+        with only_process_in(step.folder), full_disk_told(step.folder):
+            write_json(step.folder / IDENTITY, {"olivine": __version__, **step.identity})
+            self._carry_out(step, after, on_progress or (lambda _done, _total: None))
+
+    def _carry_out(self, step: Step, after: Step | None, on_progress: Callable[[int, int], None]) -> None:
         if isinstance(step, StageStep):
             self.release()
             checkpoint = after.checkpoint if isinstance(after, StageStep) else None
@@ -54,11 +58,11 @@ class Worker:
         elif isinstance(step, FeatureStep):
             self.release()
             began = time.monotonic()
-            compute_features(step.recipe, step.stage, step.folder, on_progress or (lambda _done, _total: None))
+            compute_features(step.recipe, step.stage, step.folder, on_progress)
             write_json(step.folder / TIMING, {"seconds": round(time.monotonic() - began, 1)})
         else:
             assert isinstance(after, StageStep), "an evaluation comes after a stage"
-            self._evaluate(step, after.checkpoint, on_progress or (lambda _done, _total: None))
+            self._evaluate(step, after.checkpoint, on_progress)
 
     def release(self) -> None:
         """Let go of the model at hand, before another one needs the memory."""

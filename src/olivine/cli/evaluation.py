@@ -123,7 +123,7 @@ def _judging(url: str | None, model: str | None, folder: Path, prompt: Path | No
     from olivine.evaluate.rule_judge import RuleJudge
 
     if model == "rule" and url is None:
-        return {"judge": RuleJudge(), "judge_prompt": prompt, "runs": runs}
+        return {"judge": RuleJudge(), "judge_prompt": prompt, "judge_runs": runs}
     if (url is None) != (model is None):
         raise RequestError("--judge-url and --judge-model go together; give both, or neither.")
     judge = None if url is None or model is None else Judge(url, model, folder / "judge-cache")

@@ -20,7 +20,7 @@ from olivine.data.features import FeatureTable
 from olivine.data.images import ImageTransform, moved
 from olivine.data.llava_json import ItemError
 from olivine.data.packing import Row, pack, spread
-from olivine.data.sources import Skipped, check_example, open_picture
+from olivine.data.sources import check_example, open_picture
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 from olivine.records import Sample
@@ -31,8 +31,8 @@ _KEPT_TOKENS = 8_000_000
 _KEPT_PIXELS = 256 * 2**20
 
 
-#: A picture as it goes into a batch: fitted pixels `[size, size, 3]`, or a tower's features `[patches, width]`.
-_Shown = NDArray[np.uint8] | Tensor
+#: A picture as it goes into a batch: fitted pixels `[size, size, 3]`, or its row in a table of features.
+_Shown = NDArray[np.uint8] | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Batch:
     `pixels` is `[pictures, 3, size, size]` float32, None for text alone; where the tower's features are on disk,
     `patches` `[pictures, patches, tower width]` has them in place of pixels. `captions` has the first reply about each
     picture. `rows` are this process's own; `rounds` is the largest number of them that any process has, and
-    `sample_ids` are those of all processes in the order's own order. `skipped` names broken samples that this process
-    left out.
+    `sample_ids` are those of all processes in the order's own order. `skipped` has the broken samples that this process
+    left out, by id, and what was wrong with each, in a word or two.
     """
 
     rows: tuple[Row, ...]
@@ -52,7 +52,7 @@ class Batch:
     captions: tuple[str, ...]
     rounds: int
     sample_ids: tuple[str, ...]
-    skipped: tuple[str, ...]
+    skipped: Mapping[str, str]
 
     @property
     def labels(self) -> int:
@@ -160,7 +160,6 @@ class BatchMaker:
         self._examples: dict[int, Example] = {}
         self._kept_tokens = 0
         self._fitted: dict[str, NDArray[np.uint8]] = {}
-        self.skipped = Skipped()
 
     def make(self, places: Sequence[tuple[int, int]], order: SampleOrder | None = None) -> Batch:
         """One batch of the samples at (epoch, index); `order` gives augmentation its randomness, None leaves it out.
@@ -168,13 +167,13 @@ class BatchMaker:
         Raises:
             DataError: under `on_error: stop`, the first sample that is broken (its picture damaged, too long, ...).
         """
-        left_out: list[str] = []
+        left_out: dict[str, str] = {}
         examples: list[tuple[tuple[int, int], Example]] = []
         for epoch, index in places:
             try:
                 examples.append(((epoch, index), self._example(index)))
             except ItemError as error:
-                left_out.append(self._leave_out(self._name(index), error))
+                left_out[self._name(index)] = self._leave_out(error)
         dealt = spread([example.length for _, example in examples], self._row_tokens, self._share.world)
         own = dealt[self._share.rank :: self._share.world]
         # In the batch's order, not the rows': which of two broken pictures is named does not hang on the dealing.
@@ -186,7 +185,9 @@ class BatchMaker:
             kept = [examples[i][1] for i in dealt_row if examples[i][1].sample.image not in broken]
             if kept:
                 rows.append(pack(kept, [place_of[e.sample.image] for e in kept if e.sample.image is not None]))
-        left_out += [self._leave_out(e.sample.id, broken[e.sample.image]) for _, e in shown if e.sample.image in broken]
+        for _, example in shown:
+            if example.sample.image in broken:
+                left_out[example.sample.id] = self._leave_out(broken[example.sample.image])
         first_of: dict[str, str] = {}
         for _, example in shown:
             if example.sample.image in pictures:
@@ -198,7 +199,7 @@ class BatchMaker:
             captions=tuple(first_of.values()),
             rounds=math.ceil(len(dealt) / self._share.world),
             sample_ids=tuple(e.sample.id for _, e in examples if e.sample.image not in broken),
-            skipped=tuple(left_out),
+            skipped=left_out,
         )
 
     def _pictures(
@@ -215,7 +216,7 @@ class BatchMaker:
             try:
                 if self._features is not None:
                     assert sample.image is not None, "only samples with pictures are looked up"
-                    return self._features.of(sample.image)
+                    return self._features.place(sample.image)
                 return self._pixels(sample, order.draw(epoch, index) if order else None)
             except ItemError as error:
                 return error
@@ -231,12 +232,12 @@ class BatchMaker:
         return pictures, broken
 
     def _stacked_pixels(self, pictures: Mapping[str, _Shown]) -> Tensor | None:
-        fitted = [shown for shown in pictures.values() if isinstance(shown, np.ndarray)]
+        fitted = [shown for shown in pictures.values() if not isinstance(shown, int)]
         return torch.from_numpy(self._transform.normalise(np.stack(fitted))) if fitted else None
 
     def _stacked_features(self, pictures: Mapping[str, _Shown]) -> Tensor | None:
-        features = [shown for shown in pictures.values() if isinstance(shown, Tensor)]
-        return torch.stack(features) if features else None
+        places = [shown for shown in pictures.values() if isinstance(shown, int)]
+        return self._features.rows(places) if self._features is not None and places else None
 
     def _name(self, index: int) -> str:
         """A sample's id, or its place where it cannot even be read."""
@@ -245,12 +246,11 @@ class BatchMaker:
         except ItemError:
             return f"#{index}"
 
-    def _leave_out(self, name: str, error: ItemError) -> str:
-        """Apply the source's policy to a broken sample; returns its id."""
+    def _leave_out(self, error: ItemError) -> str:
+        """Apply the source's policy to a broken sample; returns what is wrong, in a word or two."""
         if self._source.on_error == "stop":
             raise DataError(f"{self._source.json_}: {error} (to leave such items out: on_error: skip)") from None
-        self.skipped.add(error)
-        return name
+        return error.kind
 
     def sample(self, index: int) -> Sample:
         """A sample by its index."""

@@ -9,8 +9,9 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
+from olivine.data.llava_json import ItemError
 from olivine.data.template import ChatTemplate, Piece, PieceKind, independent_parts
-from olivine.errors import RequestError, RunError
+from olivine.errors import DataError, RequestError, RunError
 from olivine.records import Conversation, Role, Sample, Turn
 
 
@@ -88,12 +89,19 @@ class TemplateEncoder:
         return prefix.ids, continuation.ids
 
     def example(self, sample: Sample, *, independent: bool = False) -> Example:
-        """Tokenise a sample, as one conversation or as independent questions behind a shared prefix."""
+        """Tokenise a sample, as one conversation or as independent questions behind a shared prefix.
+
+        Raises:
+            ItemError: its conversation does not fit the template.
+        """
         image = sample.image is not None
-        if independent and len(sample.conversation) > 2:
-            parts = independent_parts(self.template, sample.conversation, image)
-            return Example(sample, self.encode_parts(parts))
-        return Example(sample, (self.conversation(sample.conversation, image),))
+        try:
+            if independent and len(sample.conversation) > 2:
+                parts = independent_parts(self.template, sample.conversation, image)
+                return Example(sample, self.encode_parts(parts))
+            return Example(sample, (self.conversation(sample.conversation, image),))
+        except DataError as error:
+            raise ItemError("not the template's", f"item with id {sample.id!r}: {error}") from None
 
     def conversation(self, conversation: Conversation, image: bool) -> Tokens:
         """Tokenise a whole conversation."""

@@ -5,7 +5,9 @@ The tower is run in `train.features`; whether the room on disk is well spent is 
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ from olivine.files import append_json_line, cut_json_lines, flush_to_disk, read_
 FEATURES, CONTENTS = "features.bin", "features.json"
 _PARTIAL, _BROKEN = "features.bin.partial", "broken.jsonl"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: NumPy has no bfloat16: its bits are read as integers, and called by their name again as tensors.
+_STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
 
 #: Turns pictures, by their names, into `[pictures, patches, width]`; and says what is wrong with the broken ones among
@@ -34,19 +38,20 @@ class FeatureTable:
     def __init__(self, folder: Path) -> None:
         values = read_json(folder / CONTENTS)
         names, (patches, width) = values["names"], values["shape"]
-        dtype, size = _DTYPES[values["dtype"]], len(names) * patches * width
-        path = folder / FEATURES
-        if not path.is_file() or path.stat().st_size != size * dtype.itemsize:
-            raise DataError(f"{path}: expected {size * dtype.itemsize:,} bytes. Remove {folder} to have it made anew.")
-        self._rows = torch.from_file(str(path), shared=False, size=size, dtype=dtype).view(-1, patches, width)
+        self._dtype, stored = _DTYPES[values["dtype"]], _STORED[values["dtype"]]
+        path, size = folder / FEATURES, len(names) * patches * width * stored.itemsize
+        if not path.is_file() or path.stat().st_size != size:
+            raise DataError(f"{path}: expected {size:,} bytes. Remove {folder} to have it made anew.")
+        # Read-only: a private mapping that could be written to counts against memory, all of it.
+        self._rows = np.memmap(path, stored, mode="r", shape=(len(names), patches, width))
         self._place = {name: place for place, name in enumerate(names)}
         self._broken: dict[str, list[str]] = values["broken"]
 
     def __len__(self) -> int:
         return len(self._place)
 
-    def of(self, name: str) -> Tensor:
-        """A picture's features, `[patches, width]`.
+    def place(self, name: str) -> int:
+        """A picture's row.
 
         Raises:
             ItemError: what was wrong with the picture when the table was made.
@@ -55,7 +60,12 @@ class FeatureTable:
             raise ItemError(*self._broken[name])
         if name not in self._place:
             raise ItemError("no features", f"{name}: not among the pictures whose features were kept.")
-        return self._rows[self._place[name]]
+        return self._place[name]
+
+    def rows(self, places: Sequence[int]) -> Tensor:
+        """Features of some rows, `[rows, patches, width]`, in the order that is given."""
+        # Fancy indexing copies in NumPy: no torch work in the thread that prepares batches.
+        return torch.from_numpy(self._rows[np.asarray(places)]).view(self._dtype)
 
 
 def write_features(
@@ -84,12 +94,15 @@ def write_features(
     folder.mkdir(parents=True, exist_ok=True)
     partial, notes = folder / _PARTIAL, folder / _BROKEN
     row_bytes = shape[0] * shape[1] * dtype.itemsize
+    if (folder / FEATURES).is_file():  # it is named when it is whole: only its contents are still to be told
+        partial = folder / FEATURES
     written = partial.stat().st_size if partial.is_file() else 0
-    done = min(written // (row_bytes * chunk) * chunk, len(names))
+    done = len(names) if written == len(names) * row_bytes else written // (row_bytes * chunk) * chunk
     if notes.is_file():
         cut_json_lines(notes, lambda row: row["place"] < done)
-    with partial.open("ab") as file:
-        file.truncate(done * row_bytes)
+    with partial.open("r+b" if partial.is_file() else "wb") as file:
+        # By place and not at the end: whoever else should be writing here writes the same bytes.
+        file.seek(done * row_bytes)
         for start in range(done, len(names), chunk):
             asked = names[start : start + chunk]
             features, broken = encode(asked)
@@ -100,6 +113,7 @@ def write_features(
             file.write(features.to(dtype).contiguous().view(torch.uint8).numpy().tobytes())
             file.flush()
             on_pictures(start + len(asked), len(names))
+        file.truncate(len(names) * row_bytes)
     flush_to_disk(partial)
     partial.rename(folder / FEATURES)
     rows = read_json_lines(notes) if notes.is_file() else []

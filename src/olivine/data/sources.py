@@ -4,7 +4,7 @@ Formats are read in their own files (`llava_json`); pictures are opened only whe
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +70,19 @@ def read_samples(source: DataRecipe, skipped: Skipped) -> Sequence[Sample]:
     return samples
 
 
+def usable(samples: Sequence[Sample], source: DataRecipe) -> Iterator[Sample]:
+    """The samples one by one; what cannot be read is left out where the source's policy is to skip.
+
+    Raises:
+        DataError: under `on_error: stop`, the first broken one.
+    """
+    for index in range(len(samples)):
+        try:
+            yield samples[index]
+        except ItemError as error:
+            _apply_policy(source.on_error, error, source.json_, Skipped())
+
+
 def encode_samples(
     samples: Iterable[Sample], encoder: TemplateEncoder, source: DataRecipe, skipped: Skipped
 ) -> list[Example]:
@@ -80,8 +93,8 @@ def encode_samples(
     """
     examples = []
     for sample in samples:
-        example = encoder.example(sample, independent=source.turns == "independent")
         try:
+            example = encoder.example(sample, independent=source.turns == "independent")
             examples.append(check_example(example, source.max_length))
         except ItemError as error:
             _apply_policy(source.on_error, error, source.json_, skipped)

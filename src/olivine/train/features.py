@@ -13,7 +13,7 @@ from torch import Tensor
 
 from olivine.data.features import write_features
 from olivine.data.llava_json import ItemError
-from olivine.data.sources import Skipped, open_picture, read_samples
+from olivine.data.sources import Skipped, open_picture, read_samples, usable
 from olivine.errors import DataError, RunError
 from olivine.model.build import build_tower
 from olivine.model.vlm import cast, patch_features
@@ -87,12 +87,7 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_pictur
 def _pictures(source: DataRecipe) -> dict[str, Sample]:
     """Each picture of a source once, in the order in which samples show it, with a sample that does."""
     shown: dict[str, Sample] = {}
-    samples = read_samples(source, Skipped())
-    for index in range(len(samples)):
-        try:
-            sample = samples[index]
-        except ItemError:
-            continue  # the training that meets it applies the source's policy
+    for sample in usable(read_samples(source, Skipped()), source):
         if sample.image is not None:
             shown.setdefault(sample.image, sample)
     return shown

@@ -5,6 +5,7 @@ Nothing here decides anything.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from olivine.data.sources import Skipped
 from olivine.files import append_json_line, cut_json_lines, read_json_lines
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import Part, StageRecipe
@@ -21,6 +23,19 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 AUDIT = "audit.jsonl"
 PARTS: tuple[Part, ...] = ("vision", "connector", "language")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A stage as its logs have it.
+
+    `loss` is that of the last step, None where none learnt; `seconds` those of all steps with the waiting for their
+    batches; `skipped` says how many samples were left out as broken, each counted once, and why.
+    """
+
+    loss: float | None
+    seconds: float
+    skipped: str
 
 
 class MetricsLog:
@@ -46,6 +61,18 @@ class MetricsLog:
         rows = deque((row for row in read_json_lines(path) if "loss" in row), maxlen=count) if path.is_file() else ()
         return [row["loss"] for row in rows]
 
+    def told(self) -> "Told":
+        """What the whole stage came to, whatever its runs were."""
+        path, audit = self._folder / METRICS, self._folder / AUDIT
+        rows = [row for row in read_json_lines(path) if "loss" in row] if path.is_file() else []
+        skipped = Skipped()
+        named: dict[str, str] = {}
+        for row in read_json_lines(audit) if audit.is_file() else ():
+            named |= row.get("skipped", {})
+        skipped.kinds.update(named.values())
+        seconds = sum(row["seconds"] + row.get("waited", 0.0) for row in rows)
+        return Told(rows[-1]["loss"] if rows else None, seconds, skipped.describe())
+
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One row of numbers."""
         if not self._writes:
@@ -60,10 +87,10 @@ class MetricsLog:
         if self._writes:
             append_json_line(self._folder / SAMPLES, {"step": step, **row})
 
-    def audit(self, step: int, sample_ids: Sequence[str], skipped: Sequence[str]) -> None:
-        """The samples that a step learnt from, and those it left out as broken, in the order's own order."""
+    def audit(self, step: int, sample_ids: Sequence[str], skipped: Mapping[str, str]) -> None:
+        """The samples that a step learnt from, in the order's own order, and those it left out, with what was wrong."""
         if self._writes:
-            row = {"step": step, "samples": list(sample_ids), **({"skipped": list(skipped)} if skipped else {})}
+            row = {"step": step, "samples": list(sample_ids), **({"skipped": dict(skipped)} if skipped else {})}
             append_json_line(self._folder / AUDIT, row)
 
 

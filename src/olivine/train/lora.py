@@ -14,7 +14,7 @@ from olivine.recipe import LoraRecipe
 _OF_ADAPTERS = ".lora_"
 
 
-def insert(language: nn.Module, recipe: LoraRecipe) -> None:
+def insert(language: nn.Module, recipe: LoraRecipe, device: torch.device = torch.device("cpu")) -> None:  # noqa: B008
     """Put an adapter beside each of the language model's linear layers that the recipe names.
 
     The layers' own weights keep their dtype, or go to four bits; the adapters are fp32. But for what four bits cannot
@@ -23,6 +23,7 @@ def insert(language: nn.Module, recipe: LoraRecipe) -> None:
     Args:
         language: the trunk, changed in place.
         recipe: rank, scale and which layers.
+        device: where layers go as they are quantized, one by one: the whole model would not have to fit there.
 
     Raises:
         RequestError: peft (or bitsandbytes, to quantize) is not installed, or a target is the name of no linear layer.
@@ -38,7 +39,7 @@ def insert(language: nn.Module, recipe: LoraRecipe) -> None:
             f"stages: lora.targets {', '.join(unknown)}: no such linear layer. Valid: {', '.join(sorted(linear))}."
         )
     if recipe.quantize:
-        _quantize(language)
+        _quantize(language, device)
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(recipe.targets), lora_dropout=0.0)
     inject_adapter_in_model(config, language)
     for name, parameter in language.named_parameters():
@@ -56,24 +57,22 @@ def merge(language: nn.Module) -> None:
     """Add every adapter's product to its layer's weight and take the adapter out again; none there is no error.
 
     The sum is taken in fp32, and rounded once where the weight is bf16. Quantized weights stay rounded as they were
-    while the adapters learnt beside them: what is left computes what was trained.
+    while the adapters learnt beside them: what is left computes what was trained, on the CPU, where it has room.
     """
-    for name, module in list(language.named_modules()):
-        if not hasattr(module, "lora_A"):
-            continue
-        layer: Any = module
+    for name in [name for name, module in language.named_modules() if hasattr(module, "lora_A")]:
+        layer: Any = language.get_submodule(name)
         linear = _restored(layer.get_base_layer())
         weight = linear.weight
-        weight.data = (weight.float() + layer.get_delta_weight("default").float()).to(weight.dtype)
+        change = layer.get_delta_weight("default").float().to(weight.device)
+        weight.data = (weight.float() + change).to(weight.dtype)
         _replace(language, name, linear)
-    for name, module in list(language.named_modules()):
-        if _is_quantized(module):
-            _replace(language, name, _restored(module))
+    for name in [name for name, module in language.named_modules() if _is_quantized(module)]:
+        _replace(language, name, _restored(language.get_submodule(name)))
     if hasattr(language, "peft_config"):
         del language.peft_config
 
 
-def _quantize(language: nn.Module) -> None:
+def _quantize(language: nn.Module, device: torch.device) -> None:
     """Put bitsandbytes' four-bit layers in the place of the trunk's linear ones, with scales quantized once more."""
     try:
         from bitsandbytes.nn.modules import Linear4bit, Params4bit
@@ -81,9 +80,10 @@ def _quantize(language: nn.Module) -> None:
         raise RequestError(
             "stages: lora.quantize needs bitsandbytes. Install it: pip install 'olivine[qlora]'."
         ) from None
-    for name, module in list(language.named_modules()):
-        if not isinstance(module, nn.Linear):
-            continue
+    # By name: a list of modules would hold every weight until the last is done.
+    for name in [name for name, module in language.named_modules() if isinstance(module, nn.Linear)]:
+        module = language.get_submodule(name)
+        assert isinstance(module, nn.Linear), "it was a moment ago"
         weight = module.weight
         # Made without memory: its own weight is put in below.
         with torch.device("meta"):
@@ -100,7 +100,7 @@ def _quantize(language: nn.Module) -> None:
         # Held-out samples would otherwise pack it for faster answering on CPUs, in widths that few small models have.
         made.support_avx512bf16_for_cpu = False
         # It is the move to a device that quantizes.
-        _replace(language, name, made.to(weight.device))
+        _replace(language, name, made.to(device))
 
 
 def _is_quantized(module: nn.Module) -> bool:
@@ -117,9 +117,9 @@ def _restored(module: Any) -> nn.Linear:
     weight = dequantize_4bit(module.weight.data, module.weight.quant_state).to(module.compute_dtype)
     with torch.device("meta"):
         linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
-    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.weight = nn.Parameter(weight.cpu(), requires_grad=False)
     if module.bias is not None:
-        linear.bias = module.bias
+        linear.bias = nn.Parameter(module.bias.data.cpu(), requires_grad=False)
     return linear
 
 

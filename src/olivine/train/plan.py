@@ -6,12 +6,14 @@ Nothing is downloaded but configurations, and nothing is written.
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from olivine.data.llava_json import ItemError
 from olivine.data.sources import Skipped, read_samples
-from olivine.errors import RequestError, unknown_name
+from olivine.errors import DataError, RequestError, unknown_name
 from olivine.model.footprint import kept_per_token
 from olivine.model.loss import CHUNK
 from olivine.model.size import ModelSize, model_size
@@ -349,14 +351,20 @@ def measured_lengths(source: DataRecipe, patches: int) -> Lengths:
     """
     samples = read_samples(source.model_copy(update={"on_error": "skip"}), Skipped())
     chosen = np.random.default_rng(0).choice(len(samples), size=min(_LOOKED_AT, len(samples)), replace=False)
-    measured = np.array([_length(samples[int(i)], patches) for i in chosen])
+    lengths = []
+    for index in chosen:
+        with suppress(ItemError):  # a training meets it, and applies the source's policy
+            lengths.append(_length(samples[int(index)], patches))
+    if not lengths:
+        raise DataError(f"{source.json_}: none of {len(chosen)} samples can be read. Run: olivine data check.")
+    measured = np.array(lengths)
     return Lengths(
         samples=len(samples),
         tokens=float(measured[:, 0].mean()),
         labels=float(measured[:, 1].mean()),
         longest=int(measured[:, 0].max()),
         pictures=float(measured[:, 2].mean()),
-        source=f"{len(chosen)} of {len(samples):,} of {source.json_.name}, {CHARACTERS_A_TOKEN:g} characters a token",
+        source=f"{len(lengths)} of {len(samples):,} of {source.json_.name}, {CHARACTERS_A_TOKEN:g} characters a token",
     )
 
 

@@ -3,7 +3,6 @@
 The training loop is in `stage`.
 """
 
-import errno
 import platform
 import re
 import sys
@@ -17,12 +16,11 @@ import yaml
 from rich.console import Console
 
 from olivine.data.features import FeatureTable
-from olivine.data.sources import Skipped, fingerprint, read_samples
-from olivine.errors import RequestError, RunError
-from olivine.files import read_json, write_json, write_text
+from olivine.data.sources import Skipped, fingerprint, read_samples, usable
+from olivine.errors import RequestError
+from olivine.files import full_disk_told, only_process_in, read_json, write_json, write_text
 from olivine.model import checkpoint
 from olivine.model.build import build
-from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import Recipe, StageRecipe, TokenizerRecipe
 from olivine.records import Sample
 from olivine.train import lora
@@ -44,20 +42,16 @@ def train(recipe: Recipe, console: Console) -> Path:
 
     Raises:
         RequestError: the run directory holds another recipe's run, or its data has changed since.
-        RunError: training could not go on (no labels, a loss that is not finite).
+        RunError: training could not go on (no labels, a loss that is not finite, a full disk).
         DataError: a broken sample under `on_error: stop`.
         Stopped: SIGTERM came, and what was done is saved.
     """
-    with joined() as processes, StopSignal() as stop:
-        try:
-            return _train(recipe, console if processes.first else Console(quiet=True), processes, stop)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise RunError(
-                f"{recipe.run_directory}: cannot be written ({error.strerror}). What was saved before is whole: "
-                "make room and run the same command to go on."
-            ) from None
+    directory = recipe.run_directory
+    with joined() as processes, StopSignal() as stop, full_disk_told(directory):
+        if not processes.first:
+            return _train(recipe, Console(quiet=True), processes, stop)
+        with only_process_in(directory):
+            return _train(recipe, console, processes, stop)
 
 
 def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSignal) -> Path:
@@ -85,7 +79,6 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
         write_json(directory / PROVENANCE, {**_environment(recipe, processes), "data": provenance})
 
     for stage in stages[len(finished) :]:
-        _to_device(vlm, processes)
         with stop.held():
             job = Stage(vlm, recipe, stage, data.samples(stage.data), directory / stage.name, console, processes, stop)
             _finish_stage(job, job.run())
@@ -122,7 +115,6 @@ def train_stage(
         vlm = checkpoint.load(after, to_train=True)
     write_text(folder / RECIPE, recipe.to_yaml())
     write_json(folder / PROVENANCE, {**_environment(recipe, alone), "data": data.provenance({stage.data})})
-    _to_device(vlm, alone)
     with StopSignal() as stop, stop.held():
         job = Stage(vlm, recipe, stage, data.samples(stage.data), folder, console, alone, stop, features)
         _finish_stage(job, job.run())
@@ -156,18 +148,10 @@ def recorded_benchmarks(path: Path) -> list[str]:
     return list(yaml.safe_load(file.read_text(encoding="utf-8"))["evaluate"]) if file.is_file() else []
 
 
-def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
-    """Everything to the process's device; a language model that is to be cut goes there piece by piece, by itself."""
-    if processes.several:
-        vlm.tower.to(processes.device)
-        vlm.connector.to(processes.device)
-    else:
-        vlm.model.to(processes.device)
-
-
 def _finish_stage(job: Stage, result: StageResult) -> None:
     """Write the stage's checkpoint, then what says that it is done; then its resume points go."""
     vlm, folder, processes = job.vlm, job.folder, job.processes
+    job.release()
     lora.merge(vlm.language)
     # The weights are rounded to what the checkpoint holds, so that going on from it and going on now are the same.
     dtype = torch.bfloat16 if job.recipe.optimizer.precision == "bf16" else torch.float32
@@ -184,18 +168,19 @@ def _finish_stage(job: Stage, result: StageResult) -> None:
             {
                 "stage": job.stage.name,
                 "steps": result.steps,
-                "seconds": round(result.seconds, 1),
-                "loss": result.loss,
+                "seconds": round(result.told.seconds, 1),
+                "loss": result.told.loss,
                 "held_out_loss": result.held_out_loss,
-                "skipped": result.skipped,
+                "skipped": result.told.skipped,
             },
         )
     processes.wait()
     job.points.clear()
     held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
+    told = result.told
     job.console.print(
-        f"stage {job.stage.name}: {result.steps:,} steps in {result.seconds:.0f} s, loss {result.loss:.4f}{held_out}, "
-        f"samples: {result.skipped} -> {folder / CHECKPOINT}",
+        f"stage {job.stage.name}: {result.steps:,} steps in {told.seconds:.0f} s, loss {told.loss:.4f}{held_out}, "
+        f"samples: {told.skipped} -> {folder / CHECKPOINT}",
         highlight=False,
     )
 
@@ -220,8 +205,8 @@ class _Data:
         return self._samples[name]
 
     def texts(self) -> Iterator[str]:
-        for name in self._recipe.data:
-            for sample in self.samples(name):
+        for name, source in self._recipe.data.items():
+            for sample in usable(self.samples(name), source):
                 for turn in sample.conversation:
                     yield turn.text
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from olivine.data.batches import Batch, BatchMaker, SampleOrder, Share, ahead
 from olivine.data.features import FeatureTable
 from olivine.data.lazy_samples import Chosen
+from olivine.data.sources import usable
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
 from olivine.model.attention import compile_layers
@@ -27,7 +29,7 @@ from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 from olivine.train import lora
-from olivine.train.log import MetricsLog, print_summary, progress_bar
+from olivine.train.log import MetricsLog, Told, print_summary, progress_bar
 from olivine.train.objectives import ContrastiveObjective, LanguageObjective, Objective
 from olivine.train.optimizer import learning_rate, make_optimizer
 from olivine.train.processes import Processes
@@ -36,18 +38,17 @@ from olivine.train.sharding import average_whole_gradients, clip_gradients
 from olivine.train.stop import StopSignal
 from olivine.train.watch import WINDOW, LossWatch
 
+T = TypeVar("T")
 BAD_BATCH = "bad_batch.json"
 
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a finished stage reports: steps done now (not before a resume), seconds, last and held-out loss."""
+    """What a finished stage reports, whatever the runs that it took: see `log.Told` for all but the held-out loss."""
 
     steps: int
-    seconds: float
-    loss: float
+    told: Told
     held_out_loss: float | None
-    skipped: str
 
 
 class Stage:
@@ -82,7 +83,7 @@ class Stage:
         self.processes = processes
         self._stop = stop
         source = recipe.data[stage.data]
-        _check_objective(stage, samples)
+        _check_objective(stage, source, samples)
         training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
         self._held_out_batches = self._make_batches(held_out, source)
         self._held_out_count = len(held_out)
@@ -99,7 +100,8 @@ class Stage:
                 raise RequestError(
                     f"stages.{stage.name}.lora: one process only; under torchrun the model itself is cut."
                 )
-            lora.insert(vlm.language, stage.lora)
+            lora.insert(vlm.language, stage.lora, processes.device)
+        _to_device(vlm, processes)
         self.weights = choose_trainable(vlm, stage, recipe.model.connector.depth)
         self.objective = self._make_objective()
         named = dict(vlm.model.named_parameters())
@@ -127,7 +129,8 @@ class Stage:
         """
         first = self.points.load(self.state)
         log = MetricsLog(self.folder, first, writes=self.processes.first)
-        self._watch = LossWatch(self.recipe.optimizer.spike, log.losses(WINDOW))
+        before = self.processes.from_first(log.losses(WINDOW) if self.processes.first else [])
+        self._watch = LossWatch(self.recipe.optimizer.spike, before)
         print_summary(
             self.console,
             self.vlm,
@@ -136,34 +139,36 @@ class Stage:
             samples=self._training_count,
             first_step=first,
         )
-        began = time.monotonic()
-        loss = self._steps(first, log)
-        if math.isnan(loss) and first < self.order.steps:
+        self._steps(first, log)
+        told = self.processes.from_first(log.told() if self.processes.first else Told(None, 0.0, ""))
+        if told.loss is None:
             raise RunError(
-                f"stage {self.stage.name}: every sample was skipped ({self._batches.skipped.describe()}), so nothing "
-                f"was learnt. Run: olivine data check {self.recipe.data[self.stage.data].json_}"
+                f"stage {self.stage.name}: every sample was skipped ({told.skipped}), so nothing was learnt. "
+                f"Run: olivine data check {self.recipe.data[self.stage.data].json_}"
             )
         self.points.finish()
         held_out = self._held_out_loss()
         if held_out is not None:
             log.metrics(self.order.steps, {"held_out_loss": held_out})
         self.vlm.model.eval()
-        seconds = time.monotonic() - began
-        return StageResult(self.order.steps - first, seconds, loss, held_out, self._batches.skipped.describe())
+        return StageResult(self.order.steps, told, held_out)
 
-    def _steps(self, first: int, log: MetricsLog) -> float:
-        """All steps from `first` on; returns the last loss, or NaN if there was none."""
-        loss = math.nan
+    def release(self) -> None:
+        """Let go of gradients and of the optimizer's state: nothing is trained any more."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+
+    def _steps(self, first: int, log: MetricsLog) -> None:
+        """All steps from `first` on."""
         self._set_modes()
         with progress_bar(self.console) as bar:
             task = bar.add_task(
                 self.stage.name, total=self.order.steps, completed=first, loss="–", batch=self.stage.batch
             )
-            for step, batch in ahead(self._batches, self.order, first):
-                taken = self._step(step, batch, log)
+            for (step, batch), waited in _timed(ahead(self._batches, self.order, first)):
+                taken = self._step(step, batch, waited, log)
                 if taken is not None:
-                    loss = taken
-                    bar.update(task, completed=step + 1, loss=f"{loss:.3f}")
+                    bar.update(task, completed=step + 1, loss=f"{taken:.3f}")
                 done = step + 1
                 if self._told_to_stop():
                     self.points.save(done, self.state)
@@ -176,19 +181,20 @@ class Stage:
                     self._look_in(done, log)
                 if self.stage.save_every and done % self.stage.save_every == 0 and done < self.order.steps:
                     self.points.save(done, self.state)
-        return loss
 
     def _told_to_stop(self) -> bool:
         """Whether any process has been: torchrun's signal does not reach all in the same step."""
         return bool(self.processes.total([float(self._stop is not None and self._stop.requested)])[0])
 
-    def _step(self, step: int, batch: Batch, log: MetricsLog) -> float | None:
+    def _step(self, step: int, batch: Batch, waited: float, log: MetricsLog) -> float | None:
         """One optimiser step; returns its loss, or None where every sample was broken and skipped by policy."""
         began = time.monotonic()
         samples, tokens, skipped = (
             int(n) for n in self.processes.total([batch.samples, batch.tokens, len(batch.skipped)])
         )
+        left_out = dict(self.processes.union(list(batch.skipped.items()))) if skipped else {}
         if not samples and skipped:
+            log.audit(step, [], left_out)
             return None
         rate = learning_rate(self.recipe.optimizer, self.stage.lr, step, self.order.steps)
         for group in self.optimizer.param_groups:
@@ -218,10 +224,10 @@ class Stage:
                 "tokens": tokens,
                 "samples": samples,
                 "seconds": round(time.monotonic() - began, 4),
+                "waited": round(waited, 4),
             },
         )
-        left_out = self.processes.union(batch.skipped) if skipped else []
-        log.audit(step, [name for name in batch.sample_ids if name not in set(left_out)], left_out)
+        log.audit(step, [name for name in batch.sample_ids if name not in left_out], left_out)
         return loss
 
     def _stop_at(self, step: int, batch: Batch, problem: str, loss: float, norm: float) -> None:
@@ -328,6 +334,17 @@ class Stage:
         return torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.recipe.optimizer.precision == "bf16")
 
 
+def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
+    """Each item with the seconds that it was waited for."""
+    while True:
+        began = time.monotonic()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        yield item, time.monotonic() - began
+
+
 def split_held_out(
     samples: Sequence[Sample], held_out: int, seed: int, key: str
 ) -> tuple[Sequence[Sample], Sequence[Sample]]:
@@ -366,9 +383,18 @@ def _set_precision(vlm: VisionLanguageModel, stage: StageRecipe, recipe: Recipe)
     vlm.cast(torch.float32, [part for part in stage.train if part != "language" or not stage.lora])
 
 
-def _check_objective(stage: StageRecipe, samples: Sequence[Sample]) -> None:
+def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
+    """Everything to the process's device; a language model that is to be cut goes there piece by piece, by itself."""
+    if processes.several:
+        vlm.tower.to(processes.device)
+        vlm.connector.to(processes.device)
+    else:
+        vlm.model.to(processes.device)
+
+
+def _check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
     if stage.objective == "contrastive":
-        blind = next((sample for sample in samples if sample.image is None), None)
+        blind = next((sample for sample in usable(samples, source) if sample.image is None), None)
         if blind is not None:
             raise RequestError(
                 f"stages.{stage.name}: objective contrastive needs a picture in every sample; "

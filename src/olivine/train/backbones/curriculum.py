@@ -74,13 +74,13 @@ _LOOKED_UP = ("colour", "kind", "size", "place", "exist", "pattern", "state", "w
 #: told behind a thing's name, its place and state, is learnt later than what is told before it, and not in passing.
 _LEVELS = (
     _Level(0.08, Told(size=False, pattern=False, state=False, place=False), True, (2, 2), ("colour", "kind")),
-    _Level(0.16, Told(size=False, pattern=False, state=False), True, (2, 2), ("place", "kind"), 0.5),
-    _Level(0.22, Told(size=False, pattern=False, place=False), True, (2, 2), ("state", "writing", "colour"), 0.5),
-    _Level(0.28, Told(pattern=False, state=False), True, (2, 3), ("colour", "kind", "size", "place", "exist"), 0.7),
-    _Level(0.38, EVERYTHING, True, (2, 4), _LOOKED_UP, 0.8),
+    _Level(0.15, Told(size=False, pattern=False, state=False), True, (2, 2), ("place", "kind"), 0.5),
+    _Level(0.21, Told(size=False, pattern=False, place=False), True, (2, 2), ("state", "writing", "colour"), 0.5),
+    _Level(0.26, Told(pattern=False, state=False), True, (2, 3), ("colour", "kind", "size", "place", "exist"), 0.7),
+    _Level(0.34, EVERYTHING, True, (2, 4), _LOOKED_UP, 0.8),
     _Level(1.0, reading=0.8),
 )
-#: The share of scenes that are of an earlier level, so that what was learnt is not overwritten.
+#: The share of examples that are of an earlier level, so that what was learnt is not overwritten.
 _AGAIN = 0.2
 
 
@@ -120,18 +120,23 @@ class Curriculum:
         for number in count(index * plan.tokens):
             if sum(example.length for example in examples) >= plan.tokens:
                 break
-            if index < _LISTS_UNTIL * plan.steps:
-                words = draw.sample(_LIST_WORDS, draw.randint(*_LIST_LENGTH))
-                spans = [(words[0], "".join(f" {word}" for word in words[1:]))]
-                example = self._going_on(f"list-{number}", " ".join(words), spans)
-            else:
-                again = reached > 0 and draw.random() < _AGAIN
-                level = _LEVELS[draw.randrange(reached) if again else reached]
-                shown = level.scene(self._seed, number, draw)
-                example = (self._asked if draw.random() < level.reading else self._stated)(shown, draw, level)
+            # Lists are the level before the first.
+            level = -1 if index < _LISTS_UNTIL * plan.steps else reached
+            if level == reached and draw.random() < _AGAIN:
+                level = draw.randrange(-1, reached)
+            example = self._listed(number, draw) if level < 0 else self._told(_LEVELS[level], number, draw)
             if example.labels:
                 examples.append(example)
         return examples
+
+    def _listed(self, number: int, draw: Random) -> Example:
+        words = draw.sample(_LIST_WORDS, draw.randint(*_LIST_LENGTH))
+        again = "".join(f" {word}" for word in words[1:])
+        return self._going_on(f"list-{number}", " ".join(words), [(words[0], again)])
+
+    def _told(self, level: _Level, number: int, draw: Random) -> Example:
+        shown = level.scene(self._seed, number, draw)
+        return (self._asked if draw.random() < level.reading else self._stated)(shown, draw, level)
 
     def _asked(self, shown: Scene, draw: Random, level: _Level) -> Example:
         told = description(shown, draw, level.told, plainly=level.plainly)
