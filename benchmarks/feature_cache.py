@@ -3,7 +3,8 @@
     python benchmarks/feature_cache.py [--quick] [--json] [--out benchmarks/results/feature-cache-cpu.json]
 
 Six trainings (connector alone, six rates) of a small language model over a CLIP of random weights; what is compared is
-the seconds of all their steps, those of computing the features included.
+the seconds of all their steps and of waiting for batches, those of computing the features included. The table is small
+enough to stay in the system's page cache: a table that is not also costs its reading from the disk.
 """
 
 import json
@@ -88,7 +89,7 @@ def run(study: Path, keep: str, folder: Path) -> dict[str, Any]:
         "computing_s": round(sum(seconds[key] for key in features), 2),
         "plan_says_saved": round(worth.saved or 0.0, 3),
         "megabytes": round((worth.bytes or 0.0) / 1e6, 1),
-        "last_loss": round(losses[-1], 5),
+        "losses": [round(loss, 5) for loss in losses],
     }
 
 
@@ -98,7 +99,8 @@ def main() -> None:
         study = write_study(Path(name), wanted.quick)
         rows = [run(study, keep, Path(name)) for keep in ("never", "always")]
     never, always = rows
-    assert abs(never["last_loss"] - always["last_loss"]) < 1e-2, rows
+    apart = max(abs(a - b) for a, b in zip(never.pop("losses"), always.pop("losses"), strict=True))
+    assert apart < 1e-3, f"losses are {apart} apart"
     saved = 1 - (always["training_s"] + always["computing_s"]) / never["training_s"]
     show(
         wanted,
