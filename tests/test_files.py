@@ -18,6 +18,19 @@ def test_a_folder_has_one_writer(tmp_path):
         assert (tmp_path / "run" / LOCK).is_file()
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_wrong_request_leaves_no_folder_but_never_takes_what_was_written(tmp_path, begun):
+    def asked_wrongly():
+        with only_process_in(tmp_path / "run"):
+            if begun:
+                (tmp_path / "run" / "recipe.yaml").write_text("begun")
+            raise RequestError("wrong")
+
+    with pytest.raises(RequestError, match="wrong"):
+        asked_wrongly()
+    assert (tmp_path / "run").exists() == begun
+
+
 def test_what_a_kill_left_of_a_folder_is_gone_at_the_next_attempt(tmp_path):
     left = tmp_path / ".checkpoint.partial"
     left.mkdir()

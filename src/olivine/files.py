@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -73,7 +73,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def only_process_in(folder: Path) -> Iterator[None]:
     """Keep other processes of this machine (and of others, where the file system tells them) out of a folder.
 
-    The lock goes with the process, however it ends. Systems without such locks have none here.
+    The lock goes with the process, however it ends. Systems without such locks have none here. What fails before it has
+    written anything, a wrong request, leaves no folder.
 
     Raises:
         RequestError: another process is at work in the folder.
@@ -87,7 +88,13 @@ def only_process_in(folder: Path) -> Iterator[None]:
                 raise RequestError(
                     f"{folder}: another process is at work there. Wait until it is done, or stop it."
                 ) from None
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == [LOCK]:
+                with suppress(OSError):  # a system may hold on to open files
+                    (folder / LOCK).unlink()
+                    folder.rmdir()
 
 
 @contextmanager

@@ -4,11 +4,11 @@ How a picture is drawn lies in `drawing`.
 """
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from olivine.files import write_json_lines
+from olivine.processors import cores
 from olivine.world.drawing import image
 from olivine.world.scene import Scene
 
@@ -39,7 +39,7 @@ def save_all(
         on_picture: is told (done, of how many) as it goes.
     """
     jobs = list(scenes.items())
-    wanted = processes or (_processors() if len(jobs) >= _WORTH_STARTING else 1)
+    wanted = processes or (cores() if len(jobs) >= _WORTH_STARTING else 1)
     chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
     done = 0
     for count in _saved(chunks, wanted):
@@ -75,7 +75,3 @@ def _save_chunk(jobs: Sequence[_Job]) -> int:
     for path, scene in jobs:
         save(scene, path)
     return len(jobs)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

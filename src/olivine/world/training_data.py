@@ -6,6 +6,7 @@ Benchmarks, which no training set shares a scene with, are written in `benchmark
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -58,7 +59,8 @@ def write(
 
 def _write_all(folder: Path, seed: int, pictures: int, on_picture: Callable[[int, int], None], workers: int) -> None:
     done = 0
-    with ProcessPoolExecutor(workers) as pool:
+    # Threads may be at work (a progress bar): a fork could copy one of their locks.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for split, name in (("align", CAPTIONS), ("instruct", INSTRUCTIONS)):
             (folder / IMAGES / split).mkdir(parents=True, exist_ok=True)
             starts = range(0, pictures, _CHUNK)

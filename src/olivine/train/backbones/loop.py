@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from olivine.errors import RunError
-from olivine.files import append_json_line, atomic_file, write_json
+from olivine.files import append_json_line, atomic_file, cut_json_lines, only_process_in, write_json
 
 LOG, RESUME, FIGURES = "pretraining.jsonl", "resume.pt", "figures.json"
 _LOG_EVERY = 20
@@ -55,9 +55,14 @@ def pretrain(job: Pretraining, folder: Path, *, save_every: int, on_step: Callab
     """Train to the end, going on from the folder's resume point if there is one; returns the held-out figures.
 
     Raises:
+        RequestError: another process trains it.
         RunError: the loss is not finite.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with only_process_in(folder):
+        return _pretrain(job, folder, save_every, on_step)
+
+
+def _pretrain(job: Pretraining, folder: Path, save_every: int, on_step: Callable[[int, int], None]) -> dict[str, Any]:
     device = next(job.trained.parameters()).device
     first, seconds = _resume(job, folder)
     began = time.monotonic() - seconds
@@ -123,6 +128,8 @@ def _resume(job: Pretraining, folder: Path) -> tuple[int, float]:
     state = torch.load(path, weights_only=True)
     job.trained.load_state_dict(state["weights"])
     job.optimizer.load_state_dict(state["optimizer"])
+    # The steps since are done and told again.
+    cut_json_lines(folder / LOG, lambda row: row["step"] < state["step"])
     return int(state["step"]), float(state["seconds"])
 
 

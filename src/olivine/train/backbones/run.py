@@ -4,11 +4,13 @@ What each learns is in its own module; where they lie in the package in `world.b
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -95,9 +97,18 @@ def pretrain_all(
 
 
 def _one(name: str, folder: Path, seed: int, share: float, threads: int) -> dict[str, Any]:
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     job = JOBS[name](seed, share)
     return pretrain(job, folder, save_every=_SAVE_EVERY, on_step=lambda _done, _steps: None)
+
+
+def _end_with_parent() -> None:
+    """Without it, a command that was killed would leave its processes training, beside those of the next one."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _report(name: str, future: Future[dict[str, Any]], folder: Path, on_step: Callable[[str, int, int], None]) -> None:
