@@ -71,7 +71,7 @@ def total(scene: Scene, draw: Random) -> Asked | None:
     if form < 0.7:
         things = tuple(i for i, thing in enumerate(scene.things) if thing.kind in pair)
         text = f"How many {plurals[0]} and {plurals[1]} are there in all?"
-        sentence = f"There are {number(sum(counts))} in all."
+        sentence = f"There {'is' if sum(counts) == 1 else 'are'} {number(sum(counts))} in all."
         return Asked(text, str(sum(counts)), sentence, "total", "query", "obj", SUMS, things)
     truth = counts[0] > counts[1]
     # Mostly there are not more, for there may be as many.

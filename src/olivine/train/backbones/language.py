@@ -5,7 +5,7 @@ is read, in which order, is in `curriculum`; shapes and initial weights in `gemm
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -75,17 +75,15 @@ class LanguagePretraining(Pretraining):
         return states[0]
 
     @torch.no_grad()
-    def share_right(self, examples: Sequence[Example]) -> float:
-        """The share of the labelled tokens that the model, fed those before, finds the likeliest."""
-        right, labels = 0, 0
+    def right(self, told: Example) -> list[bool]:
+        """Of each answer behind what is told, whether greedy decoding would give it word for word."""
+        row = pack([told], ())
         with packed(self.model.model):
-            for example in examples:
-                row = pack([example], ())
-                labelled = row.targets != IGNORED
-                guess = self.model.lm_head(self._hidden(row)[labelled]).argmax(-1)
-                right += int((guess == row.targets[labelled]).sum())
-                labels += int(labelled.sum())
-        return right / labels
+            guess = self.model.lm_head(self._hidden(row)).argmax(-1)
+        # It does if, fed the answer, every next token is the likeliest one.
+        hits = (guess == row.targets) | (row.targets == IGNORED)
+        lengths = [len(part) for part in told.parts]
+        return [bool(part.all()) for part in hits.split(lengths)[1:]]
 
     @torch.no_grad()
     def figures(self, scenes: int = 200) -> dict[str, Any]:
@@ -107,23 +105,14 @@ class LanguagePretraining(Pretraining):
     def _answered(self, scenes: int) -> Iterator[tuple[str, bool]]:
         draw = Random(f"{self._seed}/held-out questions")
         self.model.eval()
-        with packed(self.model.model):
-            for index in range(scenes):
-                shown = scene(self._seed, "held-out", index)
-                found = ask(shown, draw, 12)
-                example = self.curriculum.reading(
-                    shown.id, description(shown, draw), [(a.text + SHORT_ANSWER, a.answer) for a in found]
-                )
-                row = pack([example], ())
-                guess = self.model.lm_head(self._hidden(row)).argmax(-1)
-                # Greedy decoding gives the answer if, fed the answer, every next token is the likeliest one.
-                start = len(example.parts[0])
-                for asked, part in zip(found, example.parts[1:], strict=True):
-                    place = slice(start, start + len(part))
-                    start += len(part)
-                    target = row.targets[place]
-                    labelled = target != IGNORED
-                    yield asked.topic, bool((guess[place][labelled] == target[labelled]).all())
+        for index in range(scenes):
+            shown = scene(self._seed, "held-out", index)
+            found = ask(shown, draw, 12)
+            example = self.curriculum.reading(
+                shown.id, description(shown, draw), [(a.text + SHORT_ANSWER, a.answer) for a in found]
+            )
+            for asked, hit in zip(found, self.right(example), strict=True):
+                yield asked.topic, hit
         self.model.train()
 
     def save(self, folder: Path) -> None:
