@@ -72,7 +72,8 @@ def where(output: Path) -> str:
     for stage in ("instruct", "align"):
         log = output / stage / "metrics.jsonl"
         if log.is_file():
-            return f"{stage} step {len(read_json_lines(log, allow_cut_end=True))}"
+            steps = [row for row in read_json_lines(log, allow_cut_end=True) if "loss" in row]
+            return f"{stage} step {len(steps)}"
     return "before the first step"
 
 
