@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from importlib.resources import files
 from pathlib import Path
 
+import torch
 import yaml
 from rich.console import Console
 
@@ -35,8 +36,10 @@ _RECIPES = Path(str(files("olivine") / "recipes"))
 _ASKED_OF_ONE = ("gqa", "pope", "mme", "scienceqa")
 
 
-def run(output: Path, *, quick: bool, console: Console, bar: Bar) -> list[Failure]:
+def run(output: Path, *, quick: bool, console: Console, bar: Bar, jobs: int = 0) -> list[Failure]:
     """Write the world's data, then train and measure: the study's eight cells, or one of them if `quick`.
+
+    `jobs` steps of the study at a time; 0 means one on each GPU, or on each processor up to four.
 
     Every step that is already done is not done again. Returns what failed; the last line says where the results lie.
     """
@@ -44,7 +47,7 @@ def run(output: Path, *, quick: bool, console: Console, bar: Bar) -> list[Failur
     if quick:
         _one_cell(world, output / "quick", console, bar)
         return []
-    return _study(world, output, console)
+    return _study(world, output, console, jobs or _jobs())
 
 
 def write_world(world: Path, bar: Bar) -> Path:
@@ -65,7 +68,7 @@ def _sources(world: Path) -> dict[str, str]:
     return found
 
 
-def _study(world: Path, output: Path, console: Console) -> list[Failure]:
+def _study(world: Path, output: Path, console: Console, jobs: int) -> list[Failure]:
     values = yaml.safe_load((_RECIPES / "studies" / "world.yaml").read_text(encoding="utf-8"))
     values["base"], values["output"] = str(_RECIPES / "world" / "base.yaml"), str(output / "study")
     for name, asked in values["benchmarks"].items():
@@ -74,12 +77,17 @@ def _study(world: Path, output: Path, console: Console) -> list[Failure]:
     path = output / "study.yaml"
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     plan = plan_study(path, _sources(world))
-    failures = carry_out(plan, path, console, StepLines(plan, console), "local")
+    failures = carry_out(plan, path, console, StepLines(plan, console), jobs=jobs)
     page = report(plan)
     for failure in failures:
         console.print(f"failed: {failure.step.key}: {failure.reason}", markup=False, highlight=False)
     console.print(f"done: {page}", highlight=False)
     return failures
+
+
+def _jobs() -> int:
+    # A process takes a gigabyte: a laptop with many processors need not have as many of those.
+    return torch.cuda.device_count() or min(cores(), 4)
 
 
 def _one_cell(world: Path, folder: Path, console: Console, bar: Bar) -> None:

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from olivine.data.batches import BatchMaker, SampleOrder, ahead
+from olivine.data.encoding import Example, Tokens
 from olivine.data.packing import IGNORED, deal, pack
 from olivine.data.sources import Skipped, encode_samples, read_samples
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
+from olivine.records import Sample
 from olivine.testing import write_dataset
 
 
@@ -70,22 +72,58 @@ def test_groups_cover_every_place_once(vlm, dataset):
     recipe = source(dataset, turns="independent")
     examples = encode_samples(read_samples(recipe, Skipped()), vlm.encoder(), recipe, Skipped())
     row = pack(examples, [])
-    places = torch.cat([group.gather[group.real] for group in row.groups])
+    places = torch.cat([group.queries[group.real] for group in row.groups])
     assert sorted(places.tolist()) == list(range(len(row.ids)))
 
 
-def test_the_mask_by_hand(vlm, dataset):
-    """Shared prefix of p tokens, two continuations: neither sees the other, both see the prefix and their own past."""
-    recipe = source(dataset, turns="independent")
-    samples = [s for s in read_samples(recipe, Skipped()) if len(s.conversation) == 4][:1]
-    example = encode_samples(samples, vlm.encoder(), recipe, Skipped())[0]
-    (group,) = pack([example], []).groups
-    p, a, b = (len(part) for part in example.parts)
-    expected = torch.zeros(p + a + b, p + a + b, dtype=torch.bool)
-    for query in range(p + a + b):
-        for key in range(query + 1):
-            expected[query, key] = key < p or (key < p + a) == (query < p + a)
-    assert torch.equal(group.mask[0, 0], expected)
+def seen(row):
+    """`[tokens, tokens]` bool: which places of a row each place sees, as its groups have it."""
+    sees = torch.zeros(len(row.ids), len(row.ids), dtype=torch.bool)
+    for group in row.groups:
+        most_queries, most_keys = group.queries.shape[1], group.keys.shape[1]
+        for number, real in enumerate(group.real):
+            if group.mask is None:
+                assert torch.equal(group.queries, group.keys)
+                mask = torch.ones(most_queries, most_keys, dtype=torch.bool).tril()
+            else:
+                mask = group.mask[number, 0]
+            for place, keys in zip(group.queries[number][real].tolist(), mask[real], strict=True):
+                assert not sees[place].any(), "a place is a query once"
+                sees[place, group.keys[number][keys]] = True
+                assert len(set(group.keys[number][keys].tolist())) == keys.sum(), "no key counts twice"
+    return sees
+
+
+def supposed(examples):
+    """The same from the rule: one's own past in one's own part, and the whole shared part of one's example."""
+    part = torch.tensor(
+        [(e, p) for e, ex in enumerate(examples) for p, tokens in enumerate(ex.parts) for _ in range(len(tokens))]
+    )
+    place = torch.arange(len(part))
+    same_example = part[:, None, 0] == part[None, :, 0]
+    visible = (part[:, None, 1] == part[None, :, 1]) | (part[None, :, 1] == 0)
+    return same_example & visible & (place[:, None] >= place[None, :])
+
+
+def example(*lengths):
+    parts = tuple(Tokens([1] * length, [False] * length) for length in lengths)
+    return Example(Sample("one", ()), parts)
+
+
+@given(st.lists(st.lists(st.integers(1, 70), min_size=1, max_size=12), min_size=1, max_size=5))
+@settings(deadline=None)
+def test_every_place_sees_the_shared_part_and_its_own_past_and_nothing_else(lengths):
+    examples = [example(*parts) for parts in lengths]
+    assert torch.equal(seen(pack(examples, [])), supposed(examples))
+
+
+def test_the_cost_of_attention_grows_with_the_number_of_questions_not_with_its_square():
+    def pairs(questions):
+        groups = pack([example(60, *[15] * questions)], []).groups
+        return sum(group.queries.numel() * group.keys.shape[1] for group in groups)
+
+    few, many = (pairs(questions) - pairs(0) for questions in (20, 80))
+    assert many == 4 * few
 
 
 def test_a_batch_encodes_each_picture_once_and_loses_no_sample(vlm, dataset):

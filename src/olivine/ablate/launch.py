@@ -1,12 +1,14 @@
 """Carry a plan out: every step after what it needs, a step that dies tried again, then reported while the rest goes on.
 
-In this process here; over Ray in `launch_ray`. Results travel through the study's directory alone.
+In this process here; in several of them in `launch_processes`, over Ray in `launch_ray`. Results travel through the
+study's directory alone.
 """
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from rich.console import Console
@@ -39,24 +41,47 @@ class Progress(Protocol):
     def within(self, done: int, total: int) -> None:
         """How far the present step is, where that is known."""
 
+    def says(self, step: Step, text: str) -> None:
+        """A step that runs in another process has something to tell."""
+
     def end(self, step: Step, failure: Failure | None) -> None:
         """A step is over."""
+
+
+class Pool(Protocol):
+    """Workers that carry out several steps at a time; what they are and when one is free is the pool's to know."""
+
+    def begin(self, ready: Sequence[Step]) -> Step | None:
+        """Begin one of the steps, all of which could begin now, and say which; None while no worker is free."""
+
+    def outcome(self) -> tuple[Step, str | None]:
+        """Wait until a step that was begun is over: None, or why it failed."""
 
 
 Launcher = Callable[[Plan, Console, Progress], list[Failure]]
 
 
-def launcher(name: str) -> Launcher:
+def launcher(name: str, jobs: int = 1) -> Launcher:
     """A launcher by its name.
 
+    Args:
+        name: local, or ray.
+        jobs: steps at a time on this machine; 1 means in this process.
+
     Raises:
-        RequestError: none is called so, or it is not installed.
+        RequestError: none is called so, it is not installed, or it takes no number of jobs.
     """
+    if jobs < 1:
+        raise RequestError(f"--jobs {jobs}: give 1 or more.")
     if name == "local":
-        return launch_here
+        from olivine.ablate.launch_processes import launch_in_processes
+
+        return launch_here if jobs == 1 else partial(launch_in_processes, jobs=jobs)
     if name == "ray":
         from olivine.ablate.launch_ray import launch_on_ray
 
+        if jobs > 1:
+            raise RequestError("--jobs: Ray begins what the cluster has room for; set the study's `resources` instead.")
         return launch_on_ray
     raise RequestError(f"--launcher: {unknown_name(name, ['local', 'ray'])}")
 
@@ -73,12 +98,40 @@ def launch_here(plan: Plan, console: Console, progress: Progress) -> list[Failur
         failure = held_up(step, failures)
         if failure is None:
             progress.begin(step)
-            after = plan.steps[step.after] if step.after else None
-            reason = attempt(worker, step, after, progress.within)
+            reason = attempt(worker, step, plan.before(step), progress.within)
             failure = None if reason is None else Failure(step, reason)
         if failure is not None:
             failures[step.key] = failure
         progress.end(step, failure)
+    return list(failures.values())
+
+
+def launch_over(pool: Pool, plan: Plan, progress: Progress) -> list[Failure]:
+    """Carry out what is left of a plan, as many steps at a time as the pool has workers for."""
+    waiting = {step.key: step for step in plan.left()}
+    running: set[str] = set()
+    failures: dict[str, Failure] = {}
+    while waiting or running:
+        for step in list(waiting.values()):
+            failure = held_up(step, failures)
+            if failure is not None:
+                failures[step.key] = failure
+                del waiting[step.key]
+                progress.end(step, failure)
+        unfinished = waiting.keys() | running
+        ready = [step for step in waiting.values() if unfinished.isdisjoint(step.needs)]
+        while ready and (begun := pool.begin(ready)) is not None:
+            progress.begin(begun)
+            ready.remove(begun)
+            running.add(begun.key)
+            del waiting[begun.key]
+        if running:
+            step, reason = pool.outcome()
+            running.remove(step.key)
+            failure = None if reason is None else Failure(step, reason)
+            if failure is not None:
+                failures[step.key] = failure
+            progress.end(step, failure)
     return list(failures.values())
 
 

@@ -5,18 +5,19 @@ same paths.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from olivine.ablate.launch import TRIES, Failure, Progress, attempt, held_up
+from olivine.ablate.launch import TRIES, Failure, Progress, attempt, launch_over
 from olivine.ablate.plan import Plan, Step
 from olivine.ablate.steps import Worker
 from olivine.errors import RequestError, Stopped
 
 
-def launch_on_ray(plan: Plan, console: Console, progress: Progress) -> list[Failure]:
+def launch_on_ray(plan: Plan, _console: Console, progress: Progress) -> list[Failure]:
     """Carry out what is left of a plan; a task begins when what it needs is done and its resources are free.
 
     Joins the cluster named by RAY_ADDRESS, or starts one on this machine.
@@ -29,44 +30,30 @@ def launch_on_ray(plan: Plan, console: Console, progress: Progress) -> list[Fail
     if ours:
         ray.init(log_to_driver=False, include_dashboard=False, address=os.environ.get("RAY_ADDRESS"))
     try:
-        return _carry_out(ray, plan, console, progress)
+        return launch_over(_RayPool(ray, plan), plan, progress)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _carry_out(ray: Any, plan: Plan, console: Console, progress: Progress) -> list[Failure]:
-    wanted = plan.study.recipe.resources
-    # A worker process that dies (out of memory, a lost machine) is Ray's to retry; a step that raises is `attempt`'s.
-    task = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus, max_retries=TRIES - 1)(_attempt)
-    waiting = {step.key: step for step in plan.left()}
-    running: dict[Any, Step] = {}
-    failures: dict[str, Failure] = {}
-    while waiting or running:
-        unfinished = waiting.keys() | {step.key for step in running.values()}
-        for step in list(waiting.values()):
-            failure = held_up(step, failures)
-            after = plan.steps[step.after] if step.after else None
-            if failure is not None:
-                failures[step.key] = failure
-                progress.end(step, failure)
-            elif not unfinished & set(step.needs):
-                progress.begin(step)
-                running[task.remote(step, after, str(Path.cwd()))] = step
-            else:
-                continue
-            del waiting[step.key]
-        if not running:
-            continue
-        (ready,), _ = ray.wait(list(running), num_returns=1)
-        step = running.pop(ready)
-        reason = _outcome(ray, ready)
-        failure = None if reason is None else Failure(step, reason)
-        if failure is not None:
-            failures[step.key] = failure
-        console.print(f"{step.key}: {'failed' if failure else 'done'}", highlight=False)
-        progress.end(step, failure)
-    return list(failures.values())
+class _RayPool:
+    """Ray queues tasks until their resources are free: there is always room to begin one."""
+
+    def __init__(self, ray: Any, plan: Plan) -> None:
+        wanted = plan.study.recipe.resources
+        self._ray, self._plan = ray, plan
+        # A worker process that dies (out of memory, a lost machine) is Ray's to retry; a step that raises, `attempt`'s.
+        self._task = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus, max_retries=TRIES - 1)(_attempt)
+        self._running: dict[Any, Step] = {}
+
+    def begin(self, ready: Sequence[Step]) -> Step | None:
+        step = ready[0]
+        self._running[self._task.remote(step, self._plan.before(step), str(Path.cwd()))] = step
+        return step
+
+    def outcome(self) -> tuple[Step, str | None]:
+        (over,), _ = self._ray.wait(list(self._running), num_returns=1)
+        return self._running.pop(over), _outcome(self._ray, over)
 
 
 def _attempt(step: Step, after: Step | None, folder: str) -> str | None:

@@ -23,7 +23,7 @@ from olivine.train.run import CHECKPOINT, RESULT
 from olivine.world.backbones import located
 
 #: Goes up whenever the code gives other outputs for the same recipe and data: old outputs are then not taken for new.
-FORMAT = 1
+FORMAT = 2
 STEPS = "steps"
 
 #: Recipe sections that a step's identity names itself, or that decide nothing that is computed.
@@ -144,6 +144,10 @@ class Plan:
             if any(key in self.steps[stage].needs for stage in keys):
                 direct.add(used)
         return [(cell, seed) for (cell, seed), keys in self.stages.items() if key in keys or (cell, seed) in direct]
+
+    def before(self, step: Step) -> Step | None:
+        """The step whose model a step takes up, None for one that begins from a recipe's own parts."""
+        return self.steps[step.after] if step.after else None
 
     def left(self) -> list[Step]:
         """The steps that are still to be done, in order; features that nobody is left to read are not."""

@@ -34,13 +34,15 @@ def plan_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
     return make_plan(load_study(_study_file(path), overrides))
 
 
-def carry_out(plan: Plan, path: Path, console: Console, progress: Progress, launcher_name: str) -> list[Failure]:
-    """Do what is left of a plan; returns what could not be done.
+def carry_out(
+    plan: Plan, path: Path, console: Console, progress: Progress, launcher_name: str = "local", jobs: int = 1
+) -> list[Failure]:
+    """Do what is left of a plan, `jobs` steps at a time; returns what could not be done.
 
     Raises:
         RequestError: data are missing, or the launcher is not to be had.
     """
-    launch = launcher(launcher_name)
+    launch = launcher(launcher_name, jobs)
     if plan.missing:
         listed = "".join(f"\n  {file}" for file in plan.missing)
         raise RequestError(f"{path}: these files or folders are not there:{listed}\nFetch them, or correct the paths.")

@@ -89,6 +89,8 @@ class StepLines:
         }
         self._began = time.monotonic()
         self._since: dict[str, float] = {}
+        self._names: dict[str, str] = {}
+        self._speaks = ""
         self._computed = 0.0
         if self._over:
             console.print(f"{self._over} of {self._total} steps were done before", highlight=False)
@@ -99,22 +101,34 @@ class StepLines:
         users = self._plan.used_by(step.key)
         first = self._plan.study.cell_name(users[0][0])
         more = f" and {len(users) - 1} more" if len(users) > 1 else ""
-        self._console.print(
-            f"[{self._over + 1}/{self._total}] {step.kind} for {first}{more}", markup=False, highlight=False
-        )
+        self._names[step.key] = f"[{self._over + len(self._since)}/{self._total}] {step.kind} for {first}{more}"
+        self._print(self._names[step.key])
+        self._speaks = step.key
 
     def within(self, done: int, total: int) -> None:
         """Evaluations are short beside training: a line for each is enough."""
+
+    def says(self, step: Step, text: str) -> None:
+        """Print it under the step's name."""
+        if self._speaks != step.key:
+            self._print(self._names[step.key])
+            self._speaks = step.key
+        self._print(text.rstrip("\n"))
 
     def end(self, step: Step, failure: Failure | None) -> None:
         """Say how long it took and how long the rest will take."""
         self._over += 1
         self._computed += self._operations[step.key]
         took = time.monotonic() - self._since.pop(step.key, time.monotonic())
+        # Others may have spoken since it began: its name comes again.
+        name = "   " if self._speaks == step.key else f"{self._names.get(step.key, step.key)}:"
         if failure is not None:
-            self._console.print(f"    failed: {failure.reason}", markup=False, highlight=False)
+            self._print(f"{name} failed: {failure.reason}")
             return
         left = sum(self._operations[s.key] for s in self._plan.left())
         rate = self._computed / max(1e-9, time.monotonic() - self._began)
         about = f", about {duration(left / rate)} left" if rate > 0 and left else ""
-        self._console.print(f"    {duration(took)}{about}", markup=False, highlight=False)
+        self._print(f"{name} {duration(took)}{about}")
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)

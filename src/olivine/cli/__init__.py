@@ -79,6 +79,7 @@ def train(
 def demo(
     output: Annotated[Path, typer.Option(help="Where data and run go.")] = Path("runs/demo"),
     quick: Annotated[bool, typer.Option(help="One cell instead of eight, on four of the benchmarks.")] = False,
+    jobs: Annotated[int, typer.Option(help="Steps at a time; 0: one on each GPU, or core up to four.")] = 0,
 ) -> None:
     """Run the paper's study on the embedded world: eight cells, eight benchmarks, a report with intervals.
 
@@ -88,7 +89,7 @@ def demo(
     """
     from olivine.demo import run
 
-    if run(output, quick=quick, console=log, bar=Bar):
+    if run(output, quick=quick, console=log, bar=Bar, jobs=jobs):
         raise typer.Exit(1)
 
 
@@ -132,8 +133,10 @@ def doctor() -> None:
 
 
 def _quiet_libraries() -> None:
-    """Keep transformers' advice about torchvision and its loading bars out of a user's terminal."""
+    """Keep transformers' advice about torchvision out of a user's terminal, and its loading bars out of log files."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not log.is_terminal:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 

@@ -21,6 +21,7 @@ def ablate(
     plan: Annotated[bool, typer.Option("--plan", help="Show steps and costs; run nothing.")] = False,
     device: Annotated[str, typer.Option(help="What the plan's hours are for: cpu, h100, a100 and others.")] = "h100",
     launcher: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    jobs: Annotated[int, typer.Option(help="Steps at a time on this machine, each GPU or core to one of them.")] = 1,
     against: Annotated[
         str | None, typer.Option(help="A published table to compare with: paper. Alone: show its effects.")
     ] = None,
@@ -50,7 +51,7 @@ def ablate(
         return
     from olivine.ablate.show import StepLines
 
-    failures = carry_out(planned, study, log, StepLines(planned, log), launcher)
+    failures = carry_out(planned, study, log, StepLines(planned, log), launcher, jobs)
     for failure in failures:
         log.print(f"[red]failed:[/red] {escape(failure.step.key)}: {escape(failure.reason)}", highlight=False)
     page = report(planned, published)

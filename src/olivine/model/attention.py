@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from olivine.data.packing import AttentionGroup, Spans
+from olivine.data.visibility import AttentionGroup, Spans
 
 #: The name to give `attn_implementation`; the model's forward then needs `packed_groups=row.groups`.
 PACKED = "olivine_packed"
@@ -64,13 +64,15 @@ def _grouped_attention(
     by_token = [state[0].transpose(0, 1) for state in (query, key, value)]  # [tokens, heads, head_dim]
     out = query.new_zeros(tokens, heads, width)
     for group in packed_groups:
-        q, k, v = (state[group.gather].transpose(1, 2) for state in by_token)  # [examples, heads, longest, head_dim]
+        # [blocks, heads, most queries or keys, head_dim]
+        q = by_token[0][group.queries].transpose(1, 2)
+        k, v = (state[group.keys].transpose(1, 2) for state in by_token[1:])
         if repeats > 1:
             k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
         attended = F.scaled_dot_product_attention(
             q, k, v, attn_mask=group.mask, dropout_p=dropout, is_causal=group.mask is None, scale=scaling
         )
-        places = group.gather[group.real]
+        places = group.queries[group.real]
         out = out.index_copy(0, places, attended.transpose(1, 2)[group.real].to(out.dtype))
     return out[None]
 

@@ -4,20 +4,18 @@ What each learns is in its own module; where they lie in the package in `world.b
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
 
 from olivine.errors import RunError
 from olivine.files import read_json
-from olivine.processors import cores
+from olivine.processors import cores, end_with_parent
 from olivine.train.backbones.clip import ClipPretraining
 from olivine.train.backbones.curriculum import Schedule
 from olivine.train.backbones.dinov2 import Dinov2Pretraining
@@ -97,18 +95,10 @@ def pretrain_all(
 
 
 def _one(name: str, folder: Path, seed: int, share: float, threads: int) -> dict[str, Any]:
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     job = JOBS[name](seed, share)
     return pretrain(job, folder, save_every=_SAVE_EVERY, on_step=lambda _done, _steps: None)
-
-
-def _end_with_parent() -> None:
-    """Without it, a command that was killed would leave its processes training, beside those of the next one."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _report(name: str, future: Future[dict[str, Any]], folder: Path, on_step: Callable[[str, int, int], None]) -> None:

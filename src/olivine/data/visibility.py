@@ -1,0 +1,180 @@
+"""Who attends to whom in a packed row: groups for padded kernels, spans for kernels without padding.
+
+What a row is besides is in `packing`; the attention itself in `model/attention.py`. All in numpy: this runs beside the
+training step, and torch would start a second set of threads for it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from olivine.data.encoding import Example
+
+#: Blocks share one attention call if the smaller is at least this share of the largest: little is wasted on padding.
+_GROUP_RATIO = 0.75
+#: Continuations of short prefixes make blocks of at least this many queries: smaller calls are no cheaper.
+_SHORTEST_BLOCK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGroup:
+    """Blocks of queries of similar size that attend in one call.
+
+    An example of one part is one block. Of one with continuations the shared part is a block, and every few of them are
+    one, with the shared part among its keys: the cost grows with the number of continuations, not with its square.
+
+    Attributes:
+        queries: `[blocks, most queries]` int64, places in the row; behind a block's end, place 0 stands in.
+        keys: `[blocks, most keys]` int64, likewise.
+        mask: `[blocks, 1, most queries, most keys]` bool, True where a query may see a key; None where keys are the
+            queries and plain causal attention says the same.
+        real: `[blocks, most queries]` bool, False behind a block's end.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor | None
+    real: Tensor
+
+    def to(self, device: torch.device) -> "AttentionGroup":
+        """The same on another device."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return AttentionGroup(self.queries.to(device), self.keys.to(device), mask, self.real.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """The same who-sees-whom for kernels that take sequences of different lengths without padding.
+
+    Each part of each example is a query span, in the row's order; its keys are its example's shared part and itself,
+    the mask causal from the last query and key backwards.
+
+    Attributes:
+        queries, keys: `[spans + 1]` int32, where each span begins and the last ends, among queries and gathered keys.
+        gather: `[keys]` int64, the keys' places in the row; None where they are the row itself.
+        longest_query, longest_key: of any span.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    gather: Tensor | None
+    longest_query: int
+    longest_key: int
+
+    def to(self, device: torch.device) -> "Spans":
+        """The same on another device."""
+        gather = None if self.gather is None else self.gather.to(device, non_blocking=True)
+        queries, keys = (ends.to(device, non_blocking=True) for ends in (self.queries, self.keys))
+        return Spans(queries, keys, gather, self.longest_query, self.longest_key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Queries next to each other in a row, by part, and the shared places that all see besides their own past."""
+
+    start: int
+    parts: tuple[int, ...]
+    shared: NDArray[np.int64]
+
+    @property
+    def queries(self) -> int:
+        return sum(self.parts)
+
+    @property
+    def keys(self) -> int:
+        return len(self.shared) + self.queries
+
+    @property
+    def causal(self) -> bool:
+        return self.keys == self.queries and len(self.parts) == 1
+
+
+def groups_of(examples: Sequence[Example], starts: Sequence[int]) -> tuple[AttentionGroup, ...]:
+    """The groups of a row: every place is a query in exactly one block.
+
+    `starts` are the examples' first places in the row.
+    """
+    blocks = [block for example, start in zip(examples, starts, strict=True) for block in _blocks(example, start)]
+    groups: list[list[_Block]] = []
+    for block in sorted(blocks, key=lambda block: (block.causal, -block.keys, -block.queries, block.start)):
+        largest = groups[-1][0] if groups else None
+        if (
+            largest is not None
+            and block.causal == largest.causal
+            and block.keys >= _GROUP_RATIO * largest.keys
+            and block.queries >= _GROUP_RATIO * largest.queries
+        ):
+            groups[-1].append(block)
+        else:
+            groups.append([block])
+    return tuple(_group(group) for group in groups)
+
+
+def _blocks(example: Example, start: int) -> Iterator[_Block]:
+    """The shared part, then continuations in their order, as many to a block as are about as long as what they share.
+
+    Fewer would gather the shared keys more often than there are queries to see them; more would compare continuations
+    that do not see each other.
+    """
+    shared, *continuations = (len(part) for part in example.parts)
+    yield _Block(start, (shared,), np.arange(0))
+    room = max(shared, _SHORTEST_BLOCK)
+    begin, held = start + shared, list[int]()
+    for length in continuations:
+        if held and sum(held) + length > room:
+            yield _Block(begin, tuple(held), np.arange(start, start + shared))
+            begin, held = begin + sum(held), []
+        held.append(length)
+    if held:
+        yield _Block(begin, tuple(held), np.arange(start, start + shared))
+
+
+def _group(blocks: Sequence[_Block]) -> AttentionGroup:
+    most_queries, most_keys = (max(sizes) for sizes in zip(*((b.queries, b.keys) for b in blocks), strict=True))
+    queries = np.zeros((len(blocks), most_queries), dtype=np.int64)
+    keys = np.zeros((len(blocks), most_keys), dtype=np.int64)
+    real = np.zeros((len(blocks), most_queries), dtype=bool)
+    # Behind its end a query sees the first key: one that sees nothing gives NaN.
+    mask = np.zeros((len(blocks), most_queries, most_keys), dtype=bool)
+    mask[:, :, 0] = True
+    for number, block in enumerate(blocks):
+        own, shared = block.queries, len(block.shared)
+        places = np.arange(block.start, block.start + own)
+        queries[number, :own], real[number, :own] = places, True
+        keys[number, : block.keys] = np.concatenate([block.shared, places])
+        part = np.repeat(np.arange(len(block.parts)), block.parts)
+        mask[number, :own, :shared] = True
+        mask[number, :own, shared : block.keys] = np.tril(part[:, None] == part[None, :])
+    plain = all(block.causal for block in blocks)
+    return AttentionGroup(
+        torch.from_numpy(queries),
+        torch.from_numpy(keys),
+        None if plain else torch.from_numpy(mask[:, None]),
+        torch.from_numpy(real),
+    )
+
+
+def spans_of(examples: Sequence[Example], starts: Sequence[int]) -> Spans:
+    """The spans of a row; `starts` are the examples' first places in it."""
+    queries, keys, gather = [], [], []
+    for example, start in zip(examples, starts, strict=True):
+        shared = len(example.parts[0])
+        begin = start
+        for number, part in enumerate(example.parts):
+            prefix = np.arange(start, start + shared) if number else np.arange(0)
+            gather.append(np.concatenate([prefix, np.arange(begin, begin + len(part))]))
+            queries.append(len(part))
+            keys.append(len(gather[-1]))
+            begin += len(part)
+    plain = all(len(example.parts) == 1 for example in examples)
+    return Spans(
+        queries=torch.from_numpy(np.cumsum([0, *queries], dtype=np.int32)),
+        keys=torch.from_numpy(np.cumsum([0, *keys], dtype=np.int32)),
+        gather=None if plain else torch.from_numpy(np.concatenate(gather)),
+        longest_query=max(queries),
+        longest_key=max(keys),
+    )
