@@ -44,17 +44,19 @@ def sweep(quick: bool) -> list[dict[str, Any]]:
     usual = {"vocabulary": 4000 if quick else 64_000, "batch": 2, "text": 300, "labels": 32}
     axes = {
         "text": (100, 300) if quick else (100, 400, 700, 1000, 1400),
-        "labels": (32, 128) if quick else (16, 64, 128, 192, 256),
+        "labels": (32, 128) if quick else (64, 256, 512, 768, 1024),
         "vocabulary": (2000, 8000) if quick else (8000, 32_000, 64_000, 128_000, 256_000),
         "batch": (1, 2) if quick else (1, 2, 4, 8),
     }
     # Text that is not labelled must cost the same whatever the vocabulary: it is swept with the ends of that axis.
     ends = {"text": (axes["vocabulary"][0], axes["vocabulary"][-1])}
+    # Long samples, so that the labels' own cost stands out of the rest.
+    longer = {"labels": {"text": 300 if quick else 1100}}
     rows = []
     for axis, values in axes.items():
         for vocabulary in ends.get(axis, (usual["vocabulary"],)):
             for value in values:
-                at = {**usual, "vocabulary": vocabulary, axis: value}
+                at = {**usual, "vocabulary": vocabulary, **longer.get(axis, {}), axis: value}
                 shape = Shape(vocabulary=at.pop("vocabulary"), **sizes)
                 taken = step_seconds(shape, turns=turns, **at)
                 row = {"axis": axis, "value": value, "vocabulary": shape.vocabulary, "seconds": round(taken, 4)}
@@ -115,6 +117,7 @@ def process_rows(quick: bool) -> list[dict[str, Any]]:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
+    from matplotlib.ticker import EngFormatter
 
     axes = list(dict.fromkeys(row["axis"] for row in rows))
     figure, panels = pyplot.subplots(1, len(axes), figsize=(3.2 * len(axes), 3), constrained_layout=True)
@@ -123,7 +126,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             panel.plot(*zip(*lines, strict=True), marker="o", label=name)
         if len(_lines(rows, axis)) > 1:
             panel.legend(title="vocabulary", frameon=False)
-        panel.set(xlabel=_LABELS.get(axis, axis), ylabel="seconds a step", ylim=(0, None), xlim=(0, None))
+        highest = max(row["seconds"] for row in rows if row["axis"] == axis)
+        widest = max(row["value"] for row in rows if row["axis"] == axis)
+        panel.set(
+            xlabel=_LABELS.get(axis, axis), ylabel="seconds a step", ylim=(0, 1.1 * highest), xlim=(0, 1.1 * widest)
+        )
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

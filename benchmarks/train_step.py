@@ -9,6 +9,7 @@ median over turns. They begin from the same weights, and their first losses must
 """
 
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -22,7 +23,9 @@ def seconds(way: Any, examples: Any, pixels: torch.Tensor) -> tuple[float, float
     loss = way.step(examples, pixels)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began, loss
+    spent = time.perf_counter() - began
+    way.rest()
+    return spent, loss
 
 
 def compare(shape: Shape, stage: str, batch: int, turns: int) -> dict[str, Any]:
@@ -45,6 +48,7 @@ def compare(shape: Shape, stage: str, batch: int, turns: int) -> dict[str, Any]:
         for name in ways
         if name != "olivine"
     }
+    print(f"{stage}, vocabulary {shape.vocabulary:,}, batch {batch}: done", file=sys.stderr, flush=True)
     tokens = [sum(e.length for e in examples) for examples in batches[1:]]
     padded = [len(examples) * max(e.length for e in examples) for examples in batches[1:]]
     return {
@@ -66,10 +70,15 @@ def main() -> None:
     turns = wanted.turns or (1 if wanted.quick else 5)
     large, small = (4096, 2048) if wanted.quick else (256_000, 32_000)
     sizes: dict[str, int] = {"hidden": 64, "inter": 128, "layers": 2, "image": 112} if wanted.quick else {}
+    # Three conversations, since a fourth would take the plain way past 24 GB with the large vocabulary.
     rows = [
         compare(Shape(vocabulary=vocabulary, **sizes), stage, batch, turns)
-        for vocabulary in (large, small)
-        for stage, batch in (("stage 1", 4), ("stage 2", 4))
+        for vocabulary, stage, batch in (
+            (large, "stage 1", 4),
+            (large, "stage 2", 3),
+            (small, "stage 1", 4),
+            (small, "stage 2", 4),
+        )
     ]
     sweep = [
         compare(Shape(vocabulary=small, **sizes), stage, batch, turns)

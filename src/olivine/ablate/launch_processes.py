@@ -160,7 +160,7 @@ def _serve(connection: Connection, gpu: str | None, threads: int, width: int) ->
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
-    worker = Worker(Console(file=_Sent(connection), width=width))
+    worker = Worker(Console(file=_Sent(connection), width=width, soft_wrap=True))
     while True:
         try:
             step, after = connection.recv()

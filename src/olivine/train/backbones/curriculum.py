@@ -180,6 +180,12 @@ class Curriculum:
         tokens = Tokens(shared.ids + rest.ids, shared.supervised + rest.supervised)
         return Example(Sample(name, (), None), (tokens,))
 
+    def said_again(self, name: str, told: str, statements: Sequence[tuple[str, str]]) -> Example:
+        """A description and statements (given, to be known) that share it and do not see each other."""
+        parts = [[Piece(given), Piece(known, supervised=True)] for given, known in statements]
+        encoded = self.encoders["plain"].encode_parts([[_BEGINNING, Piece(told), Piece("\n")], *parts])
+        return Example(Sample(name, (), None), encoded)
+
     def reading(self, name: str, told: str, pairs: Sequence[tuple[str, str]]) -> Example:
         """A description that independent questions share, as pictures are shared."""
         encoder = self.encoders["gemma"]
