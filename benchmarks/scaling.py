@@ -131,7 +131,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         panel.set(
             xlabel=_LABELS.get(axis, axis), ylabel="seconds a step", ylim=(0, 1.1 * highest), xlim=(0, 1.1 * widest)
         )
-        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if axis == "processes":
+            panel.set_xticks([row["value"] for row in rows if row["axis"] == axis])
+        else:
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

@@ -13,7 +13,7 @@ from olivine.data.packing import IGNORED, pack
 from olivine.model import checkpoint
 from olivine.model.attention import PACKED, packed
 from olivine.model.generate import answer_one
-from olivine.model.loss import CHUNK, contrastive_loss, labelled_loss
+from olivine.model.loss import CHUNK_ON_CPU, contrastive_loss, labelled_loss, rows_at_once
 from olivine.records import Role, Sample, Turn
 from olivine.testing import tiny_vlm
 
@@ -113,9 +113,10 @@ def test_no_question_sees_anothers_answer(vlm, pictures):
     assert (together[0] - together[1]).abs().max() > 1e-2, "as turns of one conversation they do see each other"
 
 
-@pytest.mark.parametrize("chunk", [CHUNK, 3])
-def test_loss_and_gradients_equal_the_models_own(vlm, pictures, chunk, monkeypatch):
-    monkeypatch.setattr("olivine.model.loss.CHUNK", chunk)
+@pytest.mark.parametrize("rows", [None, 3])
+def test_loss_and_gradients_equal_the_models_own(vlm, pictures, rows, monkeypatch):
+    if rows is not None:
+        monkeypatch.setattr("olivine.model.loss.CHUNK_ON_CPU", rows * vlm.model.lm_head.out_features)
     example = vlm.encoder().example(SAMPLES[0])
     ids = torch.tensor([example.parts[0].ids])
     labels = torch.where(torch.tensor([example.parts[0].supervised]), ids, IGNORED)
@@ -127,11 +128,56 @@ def test_loss_and_gradients_equal_the_models_own(vlm, pictures, chunk, monkeypat
     row = pack([example], [0])
     with packed(vlm.language):
         hidden = vlm.hidden_states(row, vlm.project(vlm.patch_features(pixels)))
-        ours = labelled_loss(hidden, row.targets, vlm.logits) / row.labels
+        ours = labelled_loss(hidden, row.targets, vlm.model.lm_head) / row.labels
         got = torch.autograd.grad(ours, list(weights.values()))
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
     for name, a, b in zip(weights, got, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+class Counted(torch.nn.Linear):
+    """A head that remembers how many rows it was given at a time."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes, bias=False)
+        self.rows = []
+
+    def forward(self, states):
+        self.rows.append(len(states))
+        return super().forward(states)
+
+
+@pytest.mark.parametrize("head_trains", [True, False])
+@pytest.mark.parametrize("states_train", [True, False])
+def test_a_loss_in_chunks_is_the_loss_in_one(head_trains, states_train, monkeypatch):
+    torch.manual_seed(0)
+    hidden = torch.randn(40, 8, requires_grad=states_train)
+    targets = torch.randint(0, 50, (40,)).masked_fill(torch.rand(40) < 0.3, IGNORED)
+    labels = int((targets != IGNORED).sum())
+    head = Counted(8, 50).requires_grad_(head_trains)
+    wanted = [*([hidden] if states_train else []), *([head.weight] if head_trains else [])]
+
+    def measured():
+        head.rows.clear()
+        loss = labelled_loss(hidden, targets, head)
+        assert loss.requires_grad == bool(wanted)
+        return loss, torch.autograd.grad(0.25 * loss, wanted) if wanted else ()
+
+    whole, of_whole = measured()
+    assert head.rows == [labels]
+    monkeypatch.setattr("olivine.model.loss.CHUNK_ON_CPU", 10 * 50)
+    chunked, of_chunks = measured()
+    assert head.rows == [10, 10, labels - 20], "no logits are computed twice"
+    torch.testing.assert_close(chunked, whole)
+    torch.testing.assert_close(of_chunks, of_whole)
+    with torch.no_grad():
+        torch.testing.assert_close(labelled_loss(hidden, targets, head), whole.detach())
+
+
+def test_a_chunk_is_as_many_rows_as_its_logits_allow():
+    assert rows_at_once(256_000, on_gpu=False) == CHUNK_ON_CPU // 256_000 == 262
+    assert rows_at_once(256_000, on_gpu=True) == 1048
+    assert rows_at_once(10**9, on_gpu=False) == 1
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "squash"])

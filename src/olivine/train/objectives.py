@@ -72,7 +72,7 @@ class RowLoss(nn.Module):
             embedded = embedded.to(stream)
             if torch.is_grad_enabled() and not embedded.requires_grad:
                 embedded.requires_grad_()
-        return labelled_loss(self._vlm.value.run(row, embedded), row.targets, self._vlm.value.logits)
+        return labelled_loss(self._vlm.value.run(row, embedded), row.targets, self.head)
 
 
 class LanguageObjective(Objective):

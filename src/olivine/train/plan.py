@@ -15,7 +15,7 @@ from olivine.data.llava_json import ItemError
 from olivine.data.sources import Skipped, read_samples
 from olivine.errors import DataError, RequestError, unknown_name
 from olivine.model.footprint import kept_per_token
-from olivine.model.loss import CHUNK
+from olivine.model.loss import rows_at_once
 from olivine.model.size import ModelSize, model_size
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
@@ -183,7 +183,7 @@ def _stage(
     samples = stage.steps * stage.batch if stage.steps else max(1, round(lengths.samples * stage.epochs))
     parts = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
     operations = samples * _operations(recipe, stage, shape, lengths)
-    memory = _memory(recipe, stage, shape, lengths, count)
+    memory = _memory(recipe, stage, shape, lengths, device, count)
     total = sum(memory.values())
     made = StageEstimate(
         name=stage.name,
@@ -217,8 +217,7 @@ def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: L
     attention = 2 * 2 * shape.heads * shape.head_dim * lengths.tokens**2 / 2 * shape.layers
     passes = 1 + 1 + (language_trains and not stage.lora) + recipe.optimizer.checkpoint_activations
     blocks = 2 * shape.blocks * lengths.tokens * passes
-    again = lengths.labels * stage.row_tokens / max(lengths.tokens, 1) > CHUNK
-    head = 2 * shape.table * lengths.labels * (2 + (language_trains and not stage.lora) + again)
+    head = 2 * shape.table * lengths.labels * (2 + (language_trains and not stage.lora))
     return tower + connector + blocks + attention * (3.5 + recipe.optimizer.checkpoint_activations) + head
 
 
@@ -227,7 +226,9 @@ def tower_operations(shape: ModelSize, lengths: Lengths) -> float:
     return 2 * shape.tower * (shape.patches + 1) * lengths.pictures
 
 
-def _memory(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, count: int) -> dict[str, float]:
+def _memory(
+    recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, device: Device, count: int
+) -> dict[str, float]:
     """Bytes on one device at the peak: between a row's forward and backward pass."""
     bf16 = recipe.optimizer.precision == "bf16"
     frozen_bytes = 2 if bf16 else 4
@@ -266,9 +267,12 @@ def _memory(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengt
     tower_bytes = 2 if bf16 else 4
     patch_bytes = shape.patches * shape.tower_width * tower_bytes
     parts["pictures"] = pictures * patch_bytes + min(pictures, _TOWER_CHUNK) * patch_bytes * (shape.tower_layers + 1)
-    labels = min(CHUNK, row * lengths.labels / max(lengths.tokens, 1))
+    labels = row * lengths.labels / max(lengths.tokens, 1)
+    at_once = rows_at_once(shape.vocabulary, on_gpu=device.name != "cpu")
     # Logits in the weights' type and in fp32, their log-softmax, and the gradients of both.
-    parts["logits"] = labels * shape.vocabulary * (16 if bf16 else 20)
+    parts["logits"] = min(at_once, labels) * shape.vocabulary * (16 if bf16 else 20)
+    if labels > at_once and "language" in whole:
+        parts["logits"] += 4 * shape.table  # a chunk's gradient of the head, before it is added to the others'
     working = 2 if bf16 else 4
     gathered = (shape.table * (1 if shape.tied else 2) + 2 * shape.blocks / shape.layers) * working if count > 1 else 0
     cast = 2 * shape.language if count == 1 and bf16 and "language" in whole else 0
@@ -288,7 +292,7 @@ def _suggestions(
         sharding = recipe.sharding.model_copy(update={k: v for k, v in changes.items() if k == "sum_each_row"})
         changed = recipe.model_copy(update={"optimizer": optimizer, "sharding": sharding})
         rows = stage.model_copy(update={k: v for k, v in changes.items() if k == "row_tokens"})
-        return sum(_memory(changed, rows, shape, lengths, count).values())
+        return sum(_memory(changed, rows, shape, lengths, device, count).values())
 
     if stage.objective == "contrastive":
         return
@@ -321,7 +325,7 @@ def _fits_on(
     optimizer = recipe.optimizer.model_copy(update={"checkpoint_activations": True})
     sharding = recipe.sharding.model_copy(update={"sum_each_row": True})
     changed = recipe.model_copy(update={"optimizer": optimizer, "sharding": sharding})
-    return sum(_memory(changed, stage, shape, lengths, count).values()) <= device.memory
+    return sum(_memory(changed, stage, shape, lengths, device, count).values()) <= device.memory
 
 
 def _key(stage: StageRecipe, name: str, value: object) -> str:
