@@ -162,10 +162,18 @@ def test_nothing_left_starts_no_process(tmp_path, monkeypatch):
     assert launcher("local", jobs=2)(plan, quiet(), Listening()) == []
 
 
-def test_each_process_has_its_share(monkeypatch):
+@pytest.mark.parametrize(("jobs", "threads"), [(3, 2), (9, 1)])
+def test_threads_hang_on_what_was_asked_for_and_not_on_what_is_left(tmp_path, monkeypatch, jobs, threads):
+    plan = small(tmp_path)
     monkeypatch.setattr(launch_processes, "cores", lambda: 8)
-    assert launch_processes._threads(3) == [3, 3, 2]
-    assert launch_processes._threads(9) == [1] * 9
+    monkeypatch.setattr(type(plan), "left", lambda self: list(self.steps.values())[:2])
+    given = []
+    monkeypatch.setattr(launch_processes, "_WorkerProcess", lambda gpu, threads, width: given.append(threads))
+    launch_processes._ProcessPool(plan, Listening(), jobs, 80)
+    assert given == [threads] * 2
+
+
+def test_each_process_has_its_gpu(monkeypatch):
     monkeypatch.setattr(launch_processes.torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert launch_processes._gpus(3) == ["0", "1", "0"]

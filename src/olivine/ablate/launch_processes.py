@@ -34,8 +34,7 @@ def launch_in_processes(plan: Plan, console: Console, progress: Progress, jobs: 
     Raises:
         Stopped: SIGTERM came; steps under way have saved what they had.
     """
-    jobs = min(jobs, len(plan.left()))
-    if jobs == 0:
+    if not plan.left():
         return []
     # Bars of several processes would draw over each other.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -67,9 +66,9 @@ class _ProcessPool:
 
     def __init__(self, plan: Plan, progress: Progress, jobs: int, width: int) -> None:
         self._plan, self._progress = plan, progress
-        self._workers = [
-            _WorkerProcess(gpu, threads, width) for gpu, threads in zip(_gpus(jobs), _threads(jobs), strict=True)
-        ]
+        # Threads decide the last bits: they hang on the jobs that were asked for, not on who runs what or what is left.
+        threads = max(1, cores() // jobs)
+        self._workers = [_WorkerProcess(gpu, threads, width) for gpu in _gpus(jobs)[: len(plan.left())]]
 
     def begin(self, ready: Sequence[Step]) -> Step | None:
         idle = [worker for worker in self._workers if worker.step is None]
@@ -186,12 +185,6 @@ class _Sent(io.StringIO):
         if text.strip():
             self._connection.send(_Says(text))
         return len(text)
-
-
-def _threads(jobs: int) -> list[int]:
-    """Each process's share of the processors; at least one."""
-    each, over = divmod(cores(), jobs)
-    return [max(1, each + (number < over)) for number in range(jobs)]
 
 
 def _gpus(jobs: int) -> list[str | None]:
