@@ -73,10 +73,12 @@ def launcher(name: str, jobs: int = 1) -> Launcher:
     """
     if jobs < 1:
         raise RequestError(f"--jobs {jobs}: give 1 or more.")
+    if name == "local" and jobs == 1:
+        return launch_here
     if name == "local":
         from olivine.ablate.launch_processes import launch_in_processes
 
-        return launch_here if jobs == 1 else partial(launch_in_processes, jobs=jobs)
+        return partial(launch_in_processes, jobs=jobs)
     if name == "ray":
         from olivine.ablate.launch_ray import launch_on_ray
 
@@ -92,18 +94,27 @@ def launch_here(plan: Plan, console: Console, progress: Progress) -> list[Failur
     Raises:
         Stopped: SIGTERM came; the step under way has saved what it had.
     """
-    worker = Worker(console)
-    failures: dict[str, Failure] = {}
-    for step in plan.left():
-        failure = held_up(step, failures)
-        if failure is None:
-            progress.begin(step)
-            reason = attempt(worker, step, plan.before(step), progress.within)
-            failure = None if reason is None else Failure(step, reason)
-        if failure is not None:
-            failures[step.key] = failure
-        progress.end(step, failure)
-    return list(failures.values())
+    return launch_over(_Here(plan, console, progress), plan, progress)
+
+
+class _Here:
+    """A pool of this process alone: a step that was begun is done when its outcome is asked for."""
+
+    def __init__(self, plan: Plan, console: Console, progress: Progress) -> None:
+        self._plan, self._progress = plan, progress
+        self._worker = Worker(console)
+        self._begun: Step | None = None
+
+    def begin(self, ready: Sequence[Step]) -> Step | None:
+        if self._begun is not None:
+            return None
+        self._begun = ready[0]
+        return self._begun
+
+    def outcome(self) -> tuple[Step, str | None]:
+        step, self._begun = self._begun, None
+        assert step is not None, "outcomes are of steps that were begun"
+        return step, attempt(self._worker, step, self._plan.before(step), self._progress.within)
 
 
 def launch_over(pool: Pool, plan: Plan, progress: Progress) -> list[Failure]:

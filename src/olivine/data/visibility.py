@@ -90,7 +90,7 @@ class _Block:
 
     @property
     def causal(self) -> bool:
-        return self.keys == self.queries and len(self.parts) == 1
+        return not len(self.shared)
 
 
 def groups_of(examples: Sequence[Example], starts: Sequence[int]) -> tuple[AttentionGroup, ...]:
@@ -138,24 +138,24 @@ def _group(blocks: Sequence[_Block]) -> AttentionGroup:
     queries = np.zeros((len(blocks), most_queries), dtype=np.int64)
     keys = np.zeros((len(blocks), most_keys), dtype=np.int64)
     real = np.zeros((len(blocks), most_queries), dtype=bool)
+    for number, block in enumerate(blocks):
+        places = np.arange(block.start, block.start + block.queries)
+        queries[number, : block.queries], real[number, : block.queries] = places, True
+        keys[number, : block.keys] = np.concatenate([block.shared, places])
+    mask = None if blocks[0].causal else _mask(blocks, most_queries, most_keys)
+    return AttentionGroup(torch.from_numpy(queries), torch.from_numpy(keys), mask, torch.from_numpy(real))
+
+
+def _mask(blocks: Sequence[_Block], most_queries: int, most_keys: int) -> Tensor:
+    mask = np.zeros((len(blocks), 1, most_queries, most_keys), dtype=bool)
     # Behind its end a query sees the first key: one that sees nothing gives NaN.
-    mask = np.zeros((len(blocks), most_queries, most_keys), dtype=bool)
-    mask[:, :, 0] = True
+    mask[..., 0] = True
     for number, block in enumerate(blocks):
         own, shared = block.queries, len(block.shared)
-        places = np.arange(block.start, block.start + own)
-        queries[number, :own], real[number, :own] = places, True
-        keys[number, : block.keys] = np.concatenate([block.shared, places])
         part = np.repeat(np.arange(len(block.parts)), block.parts)
-        mask[number, :own, :shared] = True
-        mask[number, :own, shared : block.keys] = np.tril(part[:, None] == part[None, :])
-    plain = all(block.causal for block in blocks)
-    return AttentionGroup(
-        torch.from_numpy(queries),
-        torch.from_numpy(keys),
-        None if plain else torch.from_numpy(mask[:, None]),
-        torch.from_numpy(real),
-    )
+        mask[number, 0, :own, :shared] = True
+        mask[number, 0, :own, shared : block.keys] = np.tril(part[:, None] == part[None, :])
+    return torch.from_numpy(mask)
 
 
 def spans_of(examples: Sequence[Example], starts: Sequence[int]) -> Spans:
