@@ -69,12 +69,23 @@ def _grouped_attention(
         k, v = (state[group.keys].transpose(1, 2) for state in by_token[1:])
         if repeats > 1:
             k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
-        attended = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=group.mask, dropout_p=dropout, is_causal=group.mask is None, scale=scaling
-        )
+        attended = _attended(q, k, v, group.mask, scaling, dropout)
         places = group.queries[group.real]
         out = out.index_copy(0, places, attended.transpose(1, 2)[group.real].to(out.dtype))
     return out[None]
+
+
+def _attended(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, dropout: float
+) -> Tensor:
+    attend = functools.partial(
+        F.scaled_dot_product_attention, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+    )
+    if query.device.type != "cpu":
+        return attend(query, key, value)
+    # The CPU kernel's backward pass takes several times as long in bf16 as in fp32 (torch 2.13).
+    with torch.autocast("cpu", enabled=False):
+        return attend(query.float(), key.float(), value.float())
 
 
 def varlen_attention(
