@@ -19,20 +19,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from report import arguments, show
-from torch import nn
 from transformers import GemmaForCausalLM
 
 from olivine.train.backbones.curriculum import Schedule
 from olivine.train.backbones.gemma import SIZES, begin_calmly, gemma_config
 from olivine.train.backbones.language import LanguagePretraining
-from olivine.train.backbones.loop import adamw
+from olivine.train.backbones.loop import muon, update
 from olivine.world.language import Told, description
 from olivine.world.questions import ask
 from olivine.world.sampling import scene
 
-SCHEDULED, PEAK = 5000, 2e-3
+SCHEDULED, PEAK = 10000, 5e-3
 #: Of the schedule: lists, colours, places.
-TOGETHER = round(0.17 * SCHEDULED)
+TOGETHER = round(0.075 * SCHEDULED)
 TOPICS, HELD_OUT = ("colour", "place"), 120
 #: What is to be known of lists, and whether heads begin by looking back.
 WAYS: dict[str, tuple[tuple[int, ...], bool]] = {
@@ -67,13 +66,10 @@ def learn(job: LanguagePretraining, steps: Sequence[int], look_every: int) -> li
     """Train on the given steps' texts; what is right now and then."""
     found, began = [], time.process_time()
     for number, index in enumerate(steps, start=1):
-        for group in job.optimizer.param_groups:
-            group["lr"] = PEAK * min(1.0, number / 40)
-        job.optimizer.zero_grad(set_to_none=True)
+        job.trained.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16):
             job.step(index)
-        nn.utils.clip_grad_norm_(job.trained.parameters(), 1.0)
-        job.optimizer.step()
+        update(job, PEAK * min(1.0, number / 40))
         if number % look_every == 0 or number == len(steps):
             shares = {topic: right(job, topic) for topic in TOPICS}
             found.append({"step": number, **shares, "seconds": round(time.process_time() - began)})
@@ -86,13 +82,13 @@ def made(lists: tuple[int, ...], looking_back: bool) -> LanguagePretraining:
         torch.manual_seed(0)
         job.model = GemmaForCausalLM(gemma_config(SIZES["small"], len(job.tokenizer)))
         begin_calmly(job.model)
-        job.trained, job.optimizer = job.model, adamw(job.model, 0.05)
+        job.trained, job.optimizers = job.model, muon(job.model, job.model.model.layers, 0.05)
     return job
 
 
 def main() -> None:
     wanted = arguments(__doc__).parse_args()
-    steps, look_every = (range(0, TOGETHER, 300), 3) if wanted.quick else (range(TOGETHER), 170)
+    steps, look_every = (range(0, TOGETHER, 250), 3) if wanted.quick else (range(TOGETHER), 170)
     rows, shares = [], {}
     for name, (lists, looking_back) in WAYS.items():
         found = learn(made(lists, looking_back), steps, look_every)

@@ -7,10 +7,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GemmaForCausalLM
 
+from olivine.data.packing import pack
 from olivine.errors import RequestError, RunError
 from olivine.files import read_json, read_json_lines
 from olivine.model.build import STATISTICS
+from olivine.records import Sample
 from olivine.train.backbones import loop
+from olivine.train.backbones.cells import embedded, told_by_cells
 from olivine.train.backbones.clip import ClipPretraining
 from olivine.train.backbones.curriculum import Schedule
 from olivine.train.backbones.dinov2 import Dinov2Pretraining, koleo, sinkhorn
@@ -19,6 +22,7 @@ from olivine.train.backbones.language import LanguagePretraining
 from olivine.train.backbones.run import JOBS
 from olivine.train.backbones.towers import SHAPE, as_pixels, covered, patches_of, probe
 from olivine.world.backbones import BACKBONES, located, shipped
+from olivine.world.conversations import conversation
 from olivine.world.language import description
 from olivine.world.questions import ask
 from olivine.world.sampling import scene, scenes
@@ -69,13 +73,13 @@ def test_every_weight_that_takes_part_is_trained(name):
     """Products in bf16 must not go on using copies of the first step's weights."""
     job = MAKERS[name]()
     before = {n: p.detach().clone() for n, p in job.trained.named_parameters() if p.requires_grad}
-    for group in job.optimizer.param_groups:
-        group["lr"] = 1e-3
+    trained = {id(p) for optimizer in job.optimizers for group in optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in job.trained.parameters() if p.requires_grad}
     for index in range(2):
-        job.optimizer.zero_grad()
+        job.trained.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             job.step(index)
-        job.optimizer.step()
+        loop.update(job, 1e-3)
     after = dict(job.trained.named_parameters())
     # A class token's attention never asks the last patch states of CLIP anything, so some weights may rest.
     moved = [n for n in before if not torch.equal(before[n], after[n])]
@@ -88,17 +92,17 @@ def test_a_language_model_learns(tmp_path, quick_figures):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def _said(job, example):
+def _said(job, text):
     """The text of an example in which what is learnt stands in brackets."""
-    tokens = [token for part in example.parts for token in zip(part.ids, part.supervised, strict=True)]
+    tokens = [token for part in text.example.parts for token in zip(part.ids, part.supervised, strict=True)]
     return "".join(f"[{job.tokenizer.decode([i])}]" if learnt else job.tokenizer.decode([i]) for i, learnt in tokens)
 
 
 def test_training_goes_from_lists_over_few_things_to_everything():
     job = _language(200, 1024)  # in which words are whole
     again = []
-    for example in (example for index in range(12) for example in job.curriculum.examples(index)):
-        given, said = _said(job, example).removeprefix("<bos>").split("\n")
+    for listed in (text for index in range(6) for text in job.curriculum.texts(index)):
+        given, said = _said(job, listed).removeprefix("<bos>").split("\n")
         words = given.split()
         assert 5 <= len(words) <= 9
         again.append(not said.startswith(" the"))
@@ -111,11 +115,11 @@ def test_training_goes_from_lists_over_few_things_to_everything():
             assert sorted(words.index(first) for first, _ in pairs) == list(range(len(words) - 3))
             assert all(words.index(third) - words.index(first) == 3 for first, third in pairs)
     assert 0.3 < sum(again) / len(again) < 0.5
-    early = [text for text in (_said(job, example) for example in job.curriculum.examples(16)) if "There is" in text]
+    early = [text for text in (_said(job, text) for text in job.curriculum.texts(8)) if "There is" in text]
     assert early
     assert all(text.split("\n")[0].count("There is") == 2 for text in early)
     assert not any(word in text for text in early for word in ("large", "small", "striped", "open", "left"))
-    late = [_said(job, example) for index in range(150, 180) for example in job.curriculum.examples(index)]
+    late = [_said(job, text) for index in range(150, 180) for text in job.curriculum.texts(index)]
     assert any("Answer with the option's letter" in text for text in late)
     assert any(not re.search(r"[.?]", text) for text in late), "lists are not forgotten"
 
@@ -123,7 +127,7 @@ def test_training_goes_from_lists_over_few_things_to_everything():
 def test_what_is_learnt_of_a_statement_was_told():
     """Of "The ball is red." the colour alone: which thing comes next cannot be known."""
     job = _language(200, 1024)
-    texts = [_said(job, example) for index in (14, 16, 18) for example in job.curriculum.examples(index)]
+    texts = [_said(job, text) for index in (7, 8, 9) for text in job.curriculum.texts(index)]
     for told, said in (text.split("\n") for text in texts if "There is" in text):
         learnt = re.findall(r"\[ ([a-z]+)\]", said)
         assert learnt
@@ -161,7 +165,7 @@ def test_reading_shares_the_description_and_hides_questions_from_one_another():
     shown, draw = scene(0, "t", 0), Random(1)
     pairs = [(asked.text, asked.answer) for asked in ask(shown, draw, 3)]
     told = description(shown, draw)
-    together = job.curriculum.reading("t", told, pairs)
+    together = job.curriculum.reading("t", told, pairs).example
     ids = [token for part in together.parts for token in part.ids]
     alone = job.tokenizer.decode(ids[: len(together.parts[0])] + together.parts[1].ids)
     assert alone == (
@@ -169,14 +173,78 @@ def test_reading_shares_the_description_and_hides_questions_from_one_another():
         "<end_of_turn>\n"
     )
     # Exactly what the template writes for one question about a told scene.
-    whole = job.curriculum.encoders["gemma"].conversation(_turns(f"{told}\n{pairs[0][0]}", pairs[0][1]), False)
+    whole = job.curriculum.encoders["gemma"].conversation(
+        conversation([(f"{told}\n{pairs[0][0]}", pairs[0][1])]), False
+    )
     assert whole.ids == together.parts[0].ids + together.parts[1].ids
 
 
-def _turns(asked, reply):
-    from olivine.world.conversations import conversation
+def test_cells_stand_where_a_picture_would():
+    job = _language(200, 1024)
+    shown, draw = scene(0, "t", 0), Random(1)
+    pairs = [(asked.text, asked.answer) for asked in ask(shown, draw, 3)]
+    text = job.curriculum.asked_of_cells(shown, pairs, draw)
+    of_a_picture = Sample("t", conversation(pairs), "t.png")
+    assert text.example.parts == job.curriculum.encoders["gemma"].example(of_a_picture, independent=True).parts
+    assert text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.cells) == SHAPE.grid**2
 
-    return conversation([(asked, reply)])
+
+def test_cells_tell_what_lies_in_them():
+    job = _language(200, 1024)
+    for shown in scenes(0, "t", 30):
+        cells = [
+            [job.tokenizer.convert_ids_to_tokens(token) for token in cell]
+            for cell in told_by_cells(shown, job.tokenizer, Random(0), kept=1.0)
+        ]
+        nearest = {place: thing for thing in shown.things for place in covered(thing)}
+        for place, words in enumerate(cells):
+            if place not in nearest:
+                assert words == [f"▁{shown.setting}", f"▁{shown.time}"]
+                continue
+            thing = nearest[place]
+            assert [f"▁{word}" for word in (thing.kind, thing.colour, thing.size)] == words[:3]
+            # Where it is and which way it faces are told apart.
+            assert ("▁left" in words) == ("left" in thing.place)
+            if thing.kind in ("bird", "fish", "car"):
+                assert ("left" in words, "right" in words) == (thing.state == "left", thing.state == "right")
+
+
+@torch.no_grad()
+def test_a_cell_is_the_sum_of_its_words():
+    job = _language(200, 1024)
+    embedding, image = job.model.model.embed_tokens, job.curriculum.image_token
+    texts = [text for text in job.curriculum.texts(150) if text.cells][:2]
+    texts.insert(1, next(text for text in job.curriculum.texts(150) if not text.cells))
+    row = pack([text.example for text in texts], ())
+    exact = embedded(embedding, row.ids, texts, image, None)
+    places = (row.ids == image).nonzero()[:, 0].tolist()
+    cells = [cell for text in texts for cell in text.cells]
+    assert len(places) == len(cells) == 2 * SHAPE.grid**2
+    for place, cell in zip(places, cells, strict=True):
+        torch.testing.assert_close(exact[place], embedding(torch.tensor(cell)).sum(0) / len(cell) ** 0.5)
+    words = row.ids != image
+    assert torch.equal(exact[words], embedding(row.ids)[words])
+
+    def noisy():
+        return embedded(embedding, row.ids, texts, image, torch.Generator().manual_seed(3))
+
+    assert torch.equal(noisy(), noisy())
+    assert torch.equal(noisy()[words], exact[words])
+    difference = (noisy() - exact)[~words]
+    assert 0.2 < float(difference.std() / exact[~words].std()) < 0.4
+
+
+def test_cells_come_when_sentences_can_be_read():
+    job = _language(200, 1024)
+    assert not any(text.cells for index in range(20) for text in job.curriculum.texts(index))
+    late = [text for index in range(100, 130) for text in job.curriculum.texts(index)]
+    in_cells = [text for text in late if text.cells]
+    assert 0.5 < len(in_cells) / len(late) < 0.75
+    # What an image token stands for is told, never to be known.
+    assert all(text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.cells) for text in late)
+    captions = [text for text in in_cells if len(text.example.parts) == 1]
+    assert 0.1 < len(captions) / len(in_cells) < 0.35
+    assert all(re.fullmatch(r"<bos>(<image>)+(\[[^]]+\])+", _said(job, text)) for text in captions)
 
 
 def test_sinkhorn_uses_every_prototype_alike():

@@ -73,7 +73,8 @@ def world_pretrain(
     with bars(names) as on_step:
         figures = pretrain_all(names, target, seed=seed, share=share, jobs=jobs, on_step=on_step)
     for name, found in figures.items():
-        told = {key: value for key, value in found.items() if key not in ("by_topic", "seconds", "threads")}
+        left_out = ("by_topic", "by_topic_on_cells", "seconds", "threads")
+        told = {key: value for key, value in found.items() if key not in left_out}
         log.print(f"{name}: {told}", highlight=False)
     log.print(f"done: {target}", highlight=False)
 

@@ -34,10 +34,13 @@ class Told:
     pairs: tuple[tuple[str, str], ...]
 
 
-def instructions(scene: Scene, draw: Random, count: int) -> list[tuple[str, str]]:
-    """`count` (question, reply) pairs on a scene, about one in three scenes with a free description among them."""
-    pairs = [_put(asked, scene, draw) for asked in ask(scene, draw, count)]
-    if draw.random() < 0.3:
+def instructions(scene: Scene, draw: Random, count: int, topics: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """`count` (question, reply) pairs on a scene, about one in three scenes with a free description among them.
+
+    About given `topics` there may be fewer, and no description.
+    """
+    pairs = [_put(asked, scene, draw) for asked in ask(scene, draw, count, topics)]
+    if topics is None and draw.random() < 0.3:
         pairs[-1] = (draw.choice(_DESCRIBE), caption(scene, draw, keep=1.0))
     return pairs
 

@@ -79,7 +79,7 @@ class ClipPretraining(Pretraining):
         )
         self._heads = _Heads()
         self.trained = nn.ModuleDict({"tower": self.tower, "text": self._text, "heads": self._heads})
-        self.optimizer = adamw(self.trained, 0.1)
+        self.optimizers = [adamw(self.trained, 0.1)]
 
     def step(self, index: int) -> dict[str, float]:
         """Every other caption of the batch is a negative, the near misses above all."""

@@ -15,6 +15,8 @@ from olivine.data.encoding import Example, TemplateEncoder, Tokens
 from olivine.data.template import TEMPLATES, Piece, PieceKind, independent_parts
 from olivine.data.vocabulary import IMAGE_TOKEN, train_tokenizer
 from olivine.records import Role, Sample, Turn
+from olivine.train.backbones.cells import Cells, Text, told_by_cells
+from olivine.train.backbones.towers import SHAPE
 from olivine.world.asked import Asked
 from olivine.world.conversations import conversation, instructions, told_in_words
 from olivine.world.language import EVERYTHING, Told, caption, description
@@ -68,22 +70,28 @@ class _Level:
 #: looking up what followed a word is learnt, in a few hundred steps. Without the first, what a thing is like is still
 #: guessed from all that is told after ten times as many, without the second where it is ("ball at the top") for good
 #: (benchmarks/looking_up.py).
-_LISTS_UNTIL = 0.06
+_LISTS_UNTIL = 0.03
 _LIST_LENGTH = (5, 9)
 _BEHIND = 3
 _LOOKED_UP = ("colour", "kind", "size", "place", "exist", "pattern", "state", "writing")
 #: Then from little told of few things to everything: looking up is learnt sooner where there is less to search. What is
 #: told behind a thing's name, its place and state, is learnt later than what is told before it, and not in passing.
 _LEVELS = (
-    _Level(0.11, Told(size=False, pattern=False, state=False, place=False), True, (2, 2), ("colour", "kind")),
-    _Level(0.17, Told(size=False, pattern=False, state=False), True, (2, 2), ("place", "kind"), 0.5),
-    _Level(0.22, Told(size=False, pattern=False, place=False), True, (2, 2), ("state", "writing", "colour"), 0.5),
-    _Level(0.27, Told(pattern=False, state=False), True, (2, 3), ("colour", "kind", "size", "place", "exist"), 0.7),
-    _Level(0.35, EVERYTHING, True, (2, 4), _LOOKED_UP, 0.8),
+    _Level(0.05, Told(size=False, pattern=False, state=False, place=False), True, (2, 2), ("colour", "kind")),
+    _Level(0.075, Told(size=False, pattern=False, state=False), True, (2, 2), ("place", "kind"), 0.5),
+    _Level(0.10, Told(size=False, pattern=False, place=False), True, (2, 2), ("state", "writing", "colour"), 0.5),
+    _Level(0.12, Told(pattern=False, state=False), True, (2, 3), ("colour", "kind", "size", "place", "exist"), 0.7),
+    _Level(0.16, EVERYTHING, True, (2, 4), _LOOKED_UP, 0.8),
     _Level(1.0, reading=0.8),
 )
 #: The share of examples that are of an earlier level, so that what was learnt is not overwritten.
 _AGAIN = 0.2
+#: From this share of the training on, most scenes are told cell by cell: a model that finds things in sentences learns
+#: to find them in a grid of words in a few hundred steps, and one that read sentences alone has it all before it when
+#: the first picture comes. Of the last ones one in five has a caption for its answer, as in LLaVA's first stage.
+_CELLS_FROM, _CELLS, _CAPTIONS = 0.12, 0.6, 0.2
+#: Half of what is asked of cells is about what is learnt last.
+_HARDER = ("relation", "count", "state", "total", "compare", "writing", "place", "pattern")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +105,7 @@ class Schedule:
     steps: int
     peak: float
     tokens: int = 2400
-    questions: int = 8
+    questions: int = 10
     lists: tuple[int, ...] = (1, _BEHIND)
 
 
@@ -112,32 +120,58 @@ class Curriculum:
 
     def __init__(self, tokenizer: Any, schedule: Schedule, seed: int) -> None:
         self._schedule, self._seed = schedule, seed
-        image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self._tokenizer = tokenizer
+        self.image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.encoders = {
-            name: TemplateEncoder(TEMPLATES[name], tokenizer, image_token_id=image_token, image_tokens=1)
+            name: TemplateEncoder(
+                TEMPLATES[name], tokenizer, image_token_id=self.image_token, image_tokens=SHAPE.grid**2
+            )
             for name in ("gemma", "plain")
         }
 
-    def examples(self, index: int) -> list[Example]:
+    def texts(self, index: int) -> list[Text]:
         """What step `index` is trained on."""
         plan = self._schedule
         draw = Random(f"{self._seed}/language/{index}")
         reached = next(place for place, level in enumerate(_LEVELS) if index < level.until * plan.steps)
-        examples: list[Example] = []
+        texts: list[Text] = []
         for number in count(index * plan.tokens):
-            if sum(example.length for example in examples) >= plan.tokens:
+            if sum(text.example.length for text in texts) >= plan.tokens:
                 break
+            if index >= _CELLS_FROM * plan.steps and draw.random() < _CELLS:
+                texts.append(self._in_cells(number, draw))
+                continue
             # Lists are the level before the first.
             lowest = -1 if plan.lists else 0
             level = lowest if index < _LISTS_UNTIL * plan.steps else reached
             if lowest < level == reached and draw.random() < _AGAIN:
                 level = draw.randrange(lowest, reached)
-            example = self._listed(number, draw) if level < 0 else self._told(_LEVELS[level], number, draw)
-            if example.labels:
-                examples.append(example)
-        return examples
+            text = self._listed(number, draw) if level < 0 else self._told(_LEVELS[level], number, draw)
+            if text.example.labels:
+                texts.append(text)
+        return texts
 
-    def _listed(self, number: int, draw: Random) -> Example:
+    def _in_cells(self, number: int, draw: Random) -> Text:
+        shown = scene(self._seed, "language", number)
+        cells = told_by_cells(shown, self._tokenizer, draw)
+        if draw.random() < _CAPTIONS:
+            said = conversation([("", caption(shown, draw, keep=1.0))])
+            encoded = self.encoders["plain"].conversation(said, image=True)
+            return Text(Example(Sample(shown.id, said), (encoded,)), cells)
+        count = self._schedule.questions
+        harder = instructions(shown, draw, count // 2, _HARDER)
+        return self._asked_of_cells(shown.id, instructions(shown, draw, count - count // 2) + harder, cells)
+
+    def asked_of_cells(self, shown: Scene, pairs: Sequence[tuple[str, str]], draw: Random) -> Text:
+        """Independent questions about a scene of which every word is told cell by cell."""
+        return self._asked_of_cells(shown.id, pairs, told_by_cells(shown, self._tokenizer, draw, kept=1.0))
+
+    def _asked_of_cells(self, name: str, pairs: Sequence[tuple[str, str]], cells: Cells) -> Text:
+        turns = conversation(pairs)
+        parts = independent_parts(self.encoders["gemma"].template, turns, image=True)
+        return Text(Example(Sample(name, turns), self.encoders["gemma"].encode_parts(parts)), cells)
+
+    def _listed(self, number: int, draw: Random) -> Text:
         words = draw.sample(_LIST_WORDS, draw.randint(*_LIST_LENGTH))
         asked_for = self._schedule.lists
         if 1 in asked_for and (_BEHIND not in asked_for or draw.random() < 0.4):
@@ -147,11 +181,11 @@ class Curriculum:
             spans = [(f" the {words[place]}", f" {words[place + _BEHIND]}") for place in asked]
         return self._going_on(f"list-{number}", " ".join(words), spans)
 
-    def _told(self, level: _Level, number: int, draw: Random) -> Example:
+    def _told(self, level: _Level, number: int, draw: Random) -> Text:
         shown = level.scene(self._seed, number, draw)
         return (self._asked if draw.random() < level.reading else self._stated)(shown, draw, level)
 
-    def _asked(self, shown: Scene, draw: Random, level: _Level) -> Example:
+    def _asked(self, shown: Scene, draw: Random, level: _Level) -> Text:
         told = description(shown, draw, level.told, plainly=level.plainly)
         if level.topics is None:
             pairs = instructions(shown, draw, self._schedule.questions)
@@ -159,7 +193,7 @@ class Curriculum:
             pairs = [(asked.text, asked.answer) for asked in level.asked(shown, draw, self._schedule.questions)]
         return self.reading(shown.id, told, pairs)
 
-    def _stated(self, shown: Scene, draw: Random, level: _Level) -> Example:
+    def _stated(self, shown: Scene, draw: Random, level: _Level) -> Text:
         """Mostly statements, each of which names a thing and says what was told of it; else all in other words."""
         told = description(shown, draw, level.told, plainly=level.plainly)
         if level.topics is None and draw.random() < 0.4:
@@ -172,21 +206,21 @@ class Curriculum:
                 spans[before, answer] = after + " "
         return self._going_on(shown.id, told, [part for said, after in spans.items() for part in (said, (after, ""))])
 
-    def _going_on(self, name: str, told: str, spans: Sequence[tuple[str, str]]) -> Example:
+    def _going_on(self, name: str, told: str, spans: Sequence[tuple[str, str]]) -> Text:
         """A text and how it goes on, given and learnt by turns: as caption follows picture in `plain`."""
         encoder = self.encoders["plain"]
         again = [piece for given, learnt in spans for piece in (Piece(given), Piece(learnt, supervised=True))]
         shared, rest = encoder.encode_parts([[_BEGINNING, Piece(told), Piece("\n")], again])
         tokens = Tokens(shared.ids + rest.ids, shared.supervised + rest.supervised)
-        return Example(Sample(name, (), None), (tokens,))
+        return Text(Example(Sample(name, ()), (tokens,)))
 
-    def said_again(self, name: str, told: str, statements: Sequence[tuple[str, str]]) -> Example:
+    def said_again(self, name: str, told: str, statements: Sequence[tuple[str, str]]) -> Text:
         """A description and statements (given, to be known) that share it and do not see each other."""
         parts = [[Piece(given), Piece(known, supervised=True)] for given, known in statements]
         encoded = self.encoders["plain"].encode_parts([[_BEGINNING, Piece(told), Piece("\n")], *parts])
-        return Example(Sample(name, (), None), encoded)
+        return Text(Example(Sample(name, ()), encoded))
 
-    def reading(self, name: str, told: str, pairs: Sequence[tuple[str, str]]) -> Example:
+    def reading(self, name: str, told: str, pairs: Sequence[tuple[str, str]]) -> Text:
         """A description that independent questions share, as pictures are shared."""
         encoder = self.encoders["gemma"]
         # As with a picture: what is shared comes first in the user's turn, on a line of its own.
@@ -195,7 +229,7 @@ class Curriculum:
         for pair in pairs:
             pieces = independent_parts(encoder.template, conversation([pair]), False)[1]
             parts.append([Piece("\n"), *pieces[2:]])
-        return Example(Sample(name, conversation(pairs), None), encoder.encode_parts(parts))
+        return Text(Example(Sample(name, conversation(pairs)), encoder.encode_parts(parts)))
 
 
 @lru_cache

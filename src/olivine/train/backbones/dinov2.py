@@ -58,7 +58,7 @@ class Dinov2Pretraining(Pretraining):
         # The teacher lies in a resume point with the student, and takes no gradients.
         self.trained = nn.ModuleDict({"student": student, "teacher": self._teacher})
         self._student = student
-        self.optimizer = adamw(student, 0.05)
+        self.optimizers = [adamw(student, 0.05)]
 
     def step(self, index: int) -> dict[str, float]:
         """The teacher sees global crops whole; the student sees them partly hidden, and local crops."""

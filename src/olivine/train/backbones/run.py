@@ -43,9 +43,9 @@ def _language(size: str, vocabulary: int, steps: int, peak: float) -> Callable[[
 
 JOBS: dict[str, Callable[[int, float], Pretraining]] = {
     **_towers(),
-    "tiny-gemma-s": _language("small", LARGE_VOCABULARY, 5000, 2e-3),
-    "tiny-gemma-l": _language("large", LARGE_VOCABULARY, 3600, 1.5e-3),
-    "tiny-gemma-s-pieces": _language("small", SMALL_VOCABULARY, 5000, 2e-3),
+    "tiny-gemma-s": _language("small", LARGE_VOCABULARY, 10000, 5e-3),
+    "tiny-gemma-l": _language("large", LARGE_VOCABULARY, 6000, 4e-3),
+    "tiny-gemma-s-pieces": _language("small", SMALL_VOCABULARY, 10000, 5e-3),
 }
 
 

@@ -1,0 +1,92 @@
+"""Scenes told cell by cell: where image tokens will stand, the words for what each patch shows, summed.
+
+No picture is drawn or seen: what lies where is the scene's data. What is asked of such scenes is in `curriculum`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from olivine.data.encoding import Example
+from olivine.train.backbones.towers import SHAPE, covered
+from olivine.world.scene import KINDS, Scene, Thing
+
+#: For each image token of an example, the ids of the words that stand there together.
+Cells = tuple[tuple[int, ...], ...]
+#: The share of words that are told, so that none is relied on; how often a thing's cell tells the setting, too.
+_KEPT, _SETTING = 0.95, 0.3
+#: What is added to the sums in training, in their own standard deviations: a connector will only come near to words.
+_NOISE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What is read: an example, and what its image tokens stand for; no cells where it has none."""
+
+    example: Example
+    cells: Cells = ()
+
+
+def told_by_cells(shown: Scene, tokenizer: Any, draw: Random, *, kept: float = _KEPT) -> Cells:
+    """One entry a patch, row by row: the ids of the words for what lies there, or for setting and time.
+
+    Args:
+        kept: the likelihood of each word of a thing.
+    """
+    cells = [[f" {shown.setting}", f" {shown.time}"] for _ in range(SHAPE.grid**2)]
+    for thing in shown.things:
+        words = _words_of(thing)
+        for place in covered(thing):
+            cells[place] = [word for word in words if draw.random() < kept]
+            if not cells[place] or draw.random() < _SETTING:
+                cells[place].append(f" {shown.setting}")
+    return tuple(tuple(token for word in cell for token in _ids(tokenizer, word)) for cell in cells)
+
+
+def _words_of(thing: Thing) -> list[str]:
+    """With the space before them that they have inside of a sentence."""
+    words = [thing.kind, thing.colour, thing.size, *thing.place.split()]
+    if KINDS[thing.kind].patterned:
+        words.append(thing.pattern)
+    words += [word for word in (thing.state, thing.writing) if word]
+    said = [f" {word}" for word in words]
+    if KINDS[thing.kind].property == "facing":
+        # As replies begin with it: in a sum of plain words, nobody could tell where it is from which way it faces.
+        said[-1] = thing.state
+    return said
+
+
+@lru_cache(4096)
+def _ids(tokenizer: Any, word: str) -> tuple[int, ...]:
+    return tuple(tokenizer(word, add_special_tokens=False).input_ids)
+
+
+def embedded(
+    embedding: nn.Embedding, ids: Tensor, texts: Sequence[Text], image_token: int, noise: torch.Generator | None
+) -> Tensor:
+    """`[tokens, hidden]` for the model's `inputs_embeds`: words as ever, at image tokens the sums of their cells.
+
+    A sum is divided by the root of the number of its words, so that all are of about the same length.
+
+    Args:
+        ids: `[tokens]`, the texts packed in their order.
+        noise: where noise is drawn from; None for none.
+    """
+    words: Tensor = embedding(ids)
+    cells = [cell for text in texts for cell in text.cells]
+    if not cells:
+        return words
+    counts = torch.tensor([len(cell) for cell in cells], device=ids.device)
+    flat = torch.tensor([token for cell in cells for token in cell], device=ids.device)
+    owner = torch.arange(len(cells), device=ids.device).repeat_interleave(counts)
+    told: Tensor = embedding(flat)
+    sums = told.new_zeros(len(cells), told.shape[-1]).index_add(0, owner, told) / counts.sqrt()[:, None]
+    if noise is not None:
+        drawn = torch.randn(sums.shape, generator=noise, device=sums.device)
+        sums = sums + _NOISE * sums.detach().std() * drawn
+    return words.index_copy(0, (ids == image_token).nonzero()[:, 0], sums.to(words.dtype))
