@@ -82,7 +82,7 @@ def made(lists: tuple[int, ...], looking_back: bool) -> LanguagePretraining:
         torch.manual_seed(0)
         job.model = GemmaForCausalLM(gemma_config(SIZES["small"], len(job.tokenizer)))
         begin_calmly(job.model)
-        job.trained, job.optimizers = job.model, muon(job.model, job.model.model.layers, 0.05)
+        job.trained, job.optimizers = job.model, muon(job.model, (job.model,), 0.05)
     return job
 
 

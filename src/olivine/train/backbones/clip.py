@@ -18,8 +18,8 @@ from olivine.files import write_json
 from olivine.model.build import STATISTICS
 from olivine.model.loss import contrastive_loss
 from olivine.train.backbones.curriculum import world_tokenizer
-from olivine.train.backbones.loop import Pretraining, adamw
-from olivine.train.backbones.towers import SHAPE, as_pixels, close_up, patches_of, probe
+from olivine.train.backbones.loop import Pretraining, muon
+from olivine.train.backbones.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
 from olivine.world.drawing import draw
 from olivine.world.language import Told, article, caption, noun_phrase
 from olivine.world.sampling import scene
@@ -46,7 +46,7 @@ class ClipPretraining(Pretraining):
         steps, batch: how long; `batch` pictures a step, in groups of `variants` that differ in one property.
     """
 
-    def __init__(self, steps: int, batch: int, seed: int, *, variants: int = 4, peak: float = 1.5e-3) -> None:
+    def __init__(self, steps: int, batch: int, seed: int, *, variants: int = 4, peak: float = 3e-3) -> None:
         self.steps, self.peak = steps, peak
         self._batch, self._variants, self._seed = batch, variants, seed
         self.tokenizer = world_tokenizer(seed, _VOCABULARY)
@@ -77,9 +77,11 @@ class ClipPretraining(Pretraining):
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         )
+        for part in (self.tower, self._text):
+            part.set_attn_implementation(TRAINING_ATTENTION)
         self._heads = _Heads()
         self.trained = nn.ModuleDict({"tower": self.tower, "text": self._text, "heads": self._heads})
-        self.optimizers = [adamw(self.trained, 0.1)]
+        self.optimizers = muon(self.trained, (self.tower, self._text), 0.1)
 
     def step(self, index: int) -> dict[str, float]:
         """Every other caption of the batch is a negative, the near misses above all."""
@@ -88,7 +90,7 @@ class ClipPretraining(Pretraining):
         scale = self._heads.log_scale.exp().clamp(max=100)
         loss = contrastive_loss(seen, read, scale, captions)
         loss.backward()
-        right = float(((seen @ read.T).argmax(1) == torch.arange(len(captions))).float().mean())
+        right = float(((seen @ read.T).argmax(1).cpu() == torch.arange(len(captions))).float().mean())
         return {"loss": loss.item(), "matched": right, "scale": scale.item()}
 
     def _pairs(self, index: int) -> tuple[NDArray[np.uint8], list[str]]:
@@ -124,12 +126,12 @@ class ClipPretraining(Pretraining):
 
     def _embed(self, pictures: NDArray[np.uint8], captions: list[str]) -> tuple[Tensor, Tensor]:
         # Patches are averaged, as in CLIP's variants without a class token: it is they that a language model is shown.
-        pixels = as_pixels(pictures, STATISTICS["clip_vision_model"])
+        pixels = as_pixels(pictures, STATISTICS["clip_vision_model"]).to(self.device)
         states = self.tower(pixels, interpolate_pos_encoding=pixels.shape[-1] != SIDE).last_hidden_state
         pooled = self.tower.post_layernorm(states[:, 1:].mean(dim=1))
         encoded = self.tokenizer(
             captions, padding=True, truncation=True, max_length=_MAX_TOKENS, return_tensors="pt", padding_side="right"
-        )
+        ).to(self.device)
         states = self._text(**{k: encoded[k] for k in ("input_ids", "attention_mask")}).last_hidden_state
         real = encoded.attention_mask.unsqueeze(-1).to(states.dtype)
         read = (states * real).sum(dim=1) / real.sum(dim=1)
@@ -146,7 +148,7 @@ class ClipPretraining(Pretraining):
             seen, read = self._embed(
                 np.stack([draw(one) for one in shown]), [caption(one, drawn, keep=1.0) for one in shown]
             )
-            right += int(((seen @ read.T).argmax(1) == torch.arange(100)).sum())
+            right += int(((seen @ read.T).argmax(1).cpu() == torch.arange(100)).sum())
         self.trained.train()
         return {
             "parameters": sum(parameter.numel() for parameter in self.tower.parameters()),

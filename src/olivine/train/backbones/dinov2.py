@@ -19,8 +19,8 @@ from transformers import Dinov2Config, Dinov2Model
 
 from olivine.files import write_json
 from olivine.model.build import STATISTICS
-from olivine.train.backbones.loop import Pretraining, adamw
-from olivine.train.backbones.towers import SHAPE, as_pixels, close_up, patches_of, probe
+from olivine.train.backbones.loop import Pretraining, muon
+from olivine.train.backbones.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
 from olivine.world.drawing import draw
 from olivine.world.sampling import scene
 from olivine.world.scene import SIDE
@@ -49,7 +49,7 @@ class Dinov2Pretraining(Pretraining):
         steps, batch: how long; `batch` close-ups or pictures a step, each in two global and `local_crops` local crops.
     """
 
-    def __init__(self, steps: int, batch: int, seed: int, *, local_crops: int = 2, peak: float = 1e-3) -> None:
+    def __init__(self, steps: int, batch: int, seed: int, *, local_crops: int = 2, peak: float = 3e-3) -> None:
         self.steps, self.peak = steps, peak
         self._batch, self._local_crops, self._seed = batch, local_crops, seed
         torch.manual_seed(seed)
@@ -58,13 +58,13 @@ class Dinov2Pretraining(Pretraining):
         # The teacher lies in a resume point with the student, and takes no gradients.
         self.trained = nn.ModuleDict({"student": student, "teacher": self._teacher})
         self._student = student
-        self.optimizers = [adamw(student, 0.05)]
+        self.optimizers = muon(student, (student.tower,), 0.05)
 
     def step(self, index: int) -> dict[str, float]:
         """The teacher sees global crops whole; the student sees them partly hidden, and local crops."""
         drawn = np.random.default_rng([self._seed, index])
         whole, parts = self._crops(index, drawn)
-        hidden = torch.from_numpy(_hide(drawn, len(whole), whole.shape[-1] // SHAPE.patch))
+        hidden = torch.from_numpy(_hide(drawn, len(whole), whole.shape[-1] // SHAPE.patch)).to(self.device)
         with torch.no_grad():
             patches = self._teacher.patches(whole)
             crop_targets = sinkhorn(self._teacher.crop_head(patches.mean(1)))
@@ -98,7 +98,8 @@ class Dinov2Pretraining(Pretraining):
         pictures = self._close_ups(index) if close else self._scenes(index)
         whole = [_crop(p, drawn, _CLOSE_UP_SIDE if close else _GLOBAL_SIDE) for _ in range(2) for p in pictures]
         parts = [_crop(p, drawn, _LOCAL_SIDE) for _ in range(self._local_crops) for p in pictures]
-        return as_pixels(np.stack(whole), _STATISTICS), as_pixels(np.stack(parts), _STATISTICS)
+        pixels = [as_pixels(np.stack(crops), _STATISTICS).to(self.device) for crops in (whole, parts)]
+        return pixels[0], pixels[1]
 
     def _scenes(self, index: int) -> list[NDArray[np.uint8]]:
         first = index * self._batch
@@ -154,6 +155,7 @@ class _Network(nn.Module):
                 initializer_range=SHAPE.hidden**-0.5,
             )
         )
+        self.tower.set_attn_implementation(TRAINING_ATTENTION)
         self.crop_head, self.patch_head = _Head(_CROP_PROTOTYPES), _Head(_PATCH_PROTOTYPES)
 
     def patches(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:

@@ -49,19 +49,19 @@ class LanguagePretraining(Pretraining):
         begin_looking_back(self.model, LOOKS_BACK)
         self.trained: nn.Module = self.model
         # With it, the same is learnt in fewer steps than with AdamW alone (docs/decisions.md).
-        self.optimizers = muon(self.model, self.model.model.layers, 0.05)
+        self.optimizers = muon(self.model, (self.model,), 0.05)
         self.curriculum = Curriculum(self.tokenizer, schedule, seed)
 
     def step(self, index: int) -> dict[str, float]:
         """Loss at labelled tokens: replies, and captions whole."""
         texts = self.curriculum.texts(index)
         labels = sum(text.example.labels for text in texts)
-        noise = torch.Generator().manual_seed(self._seed * self.steps + index)
+        noise = torch.Generator(self.device).manual_seed(self._seed * self.steps + index)
         total = 0.0
         with packed(self.model.model):
             for dealt in deal([text.example.length for text in texts], _ROW_TOKENS):
                 some = [texts[i] for i in dealt]
-                row = pack([text.example for text in some], ())
+                row = pack([text.example for text in some], ()).to(self.device)
                 loss = labelled_loss(self._hidden(row, some, noise), row.targets, self.model.lm_head)
                 (loss / labels).backward()
                 total += loss.item()
@@ -81,7 +81,7 @@ class LanguagePretraining(Pretraining):
     @torch.no_grad()
     def right(self, told: Text) -> list[bool]:
         """Of each answer behind what is told, whether greedy decoding would give it word for word."""
-        row = pack([told.example], ())
+        row = pack([told.example], ()).to(self.device)
         with packed(self.model.model):
             guess = self.model.lm_head(self._hidden(row, [told])).argmax(-1)
         # It does if, fed the answer, every next token is the likeliest one.

@@ -35,6 +35,11 @@ class Pretraining(ABC):
     trained: nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained: where its weights lie."""
+        return next(self.trained.parameters()).device
+
     @abstractmethod
     def step(self, index: int) -> dict[str, float]:
         """Gradients of step `index` (which alone decides its data); returns what to log, `loss` among it."""
@@ -63,14 +68,13 @@ def pretrain(job: Pretraining, folder: Path, *, save_every: int, on_step: Callab
 
 
 def _pretrain(job: Pretraining, folder: Path, save_every: int, on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    device = next(job.trained.parameters()).device
     first, seconds = _resume(job, folder)
     began = time.monotonic() - seconds
     job.trained.train()
     for index in range(first, job.steps):
         job.trained.zero_grad(set_to_none=True)
         # Weights stay fp32; products in bf16 are a fifth faster on processors and several times on GPUs.
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(job.device.type, torch.bfloat16):
             measured = job.step(index)
         if not math.isfinite(measured["loss"]):
             raise RunError(f"{folder.name}: the loss of step {index} is {measured['loss']}; try a lower rate.")
@@ -131,7 +135,7 @@ def _resume(job: Pretraining, folder: Path) -> tuple[int, float]:
         # A log without a resume point is of a run that was cut off before its first one.
         (folder / LOG).unlink(missing_ok=True)
         return 0, 0.0
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location="cpu")
     job.trained.load_state_dict(state["weights"])
     for optimizer, held in zip(job.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(held)
@@ -140,22 +144,14 @@ def _resume(job: Pretraining, folder: Path) -> tuple[int, float]:
     return int(state["step"]), float(state["seconds"])
 
 
-def adamw(module: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with the decay on matrices alone; rates are set by the loop."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
-
-
-def muon(module: nn.Module, layers: nn.Module, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """Muon over the matrices of the module's `layers`, AdamW over all else.
+def muon(module: nn.Module, transformers: Sequence[nn.Module], weight_decay: float) -> list[torch.optim.Optimizer]:
+    """Muon over the matrices of the given transformers' layers, AdamW over all else in the module.
 
     Both take the same rate: the size of Muon's updates is matched to AdamW's (arXiv:2502.16982).
     """
-    matrices = [parameter for parameter in layers.parameters() if parameter.requires_grad and parameter.ndim == 2]
+    # Each keeps its layers in its one list of modules, whatever a version calls it.
+    layers = [part for model in transformers for part in model.modules() if isinstance(part, nn.ModuleList)]
+    matrices = [p for part in layers for p in part.parameters() if p.requires_grad and p.ndim == 2]
     chosen = {id(parameter) for parameter in matrices}
     others = [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]
     return [

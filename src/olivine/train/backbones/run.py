@@ -30,8 +30,8 @@ _SAVE_EVERY = 100
 def _towers() -> dict[str, Callable[[int, float], Pretraining]]:
     # Steps are chosen so that both towers take the same processor time; `figures.json` has what they took.
     return {
-        "tiny-clip": lambda seed, share: ClipPretraining(round(3000 * share), 80, seed, variants=2),
-        "tiny-dinov2": lambda seed, share: Dinov2Pretraining(round(6000 * share), 80, seed, peak=2e-3),
+        "tiny-clip": lambda seed, share: ClipPretraining(round(6000 * share), 80, seed, variants=2),
+        "tiny-dinov2": lambda seed, share: Dinov2Pretraining(round(5000 * share), 80, seed),
     }
 
 
@@ -98,6 +98,7 @@ def _one(name: str, folder: Path, seed: int, share: float, threads: int) -> dict
     end_with_parent()
     torch.set_num_threads(threads)
     job = JOBS[name](seed, share)
+    job.trained.to("cuda" if torch.cuda.is_available() else "cpu")
     return pretrain(job, folder, save_every=_SAVE_EVERY, on_step=lambda _done, _steps: None)
 
 
