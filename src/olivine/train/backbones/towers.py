@@ -61,10 +61,9 @@ def close_up(
 
 def patches_of(tower: nn.Module, pixels: Tensor, layer: int = LAYER) -> Tensor:
     """`[pictures, patches, hidden]`: one hidden state without its class token."""
-    states: Tensor = tower(pixels.to(next(tower.parameters()).device), output_hidden_states=True).hidden_states[layer][
-        :, 1:
-    ]
-    return states
+    device = next(tower.parameters()).device
+    states: Tensor = tower(pixels.to(device), output_hidden_states=True).hidden_states[layer]
+    return states[:, 1:]
 
 
 def covered(thing: Thing, shape: TowerShape = SHAPE) -> list[int]:
