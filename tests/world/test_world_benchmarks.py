@@ -14,9 +14,11 @@ from olivine.evaluate.majority import guessing, majority
 from olivine.evaluate.rule_judge import RuleJudge
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer
+from olivine.world import benchmarks as world_benchmarks
+from olivine.world import training_data
 from olivine.world.benchmarks import WRITERS, pope, write_all
 from olivine.world.pictures import save_all
-from olivine.world.sampling import HELD_OUT, scenes
+from olivine.world.sampling import HELD_OUT, VERSION, scenes
 
 SEED = 11
 
@@ -319,3 +321,17 @@ def test_pictures_are_jpeg_without_chroma_subsampling(world):
     with Image.open(next((world / "gqa" / "images").iterdir())) as picture:
         assert picture.format == "JPEG"
         assert {component[1:3] for component in picture.layer} == {(1, 1)}
+
+
+def test_what_an_earlier_version_of_the_world_wrote_is_written_anew(tmp_path, monkeypatch):
+    for module in (world_benchmarks, training_data):
+        monkeypatch.setattr(module, "VERSION", VERSION - 1)
+    write_all(tmp_path, 3, share=0.02)
+    training_data.write(tmp_path / "training", 3, 4)
+    monkeypatch.undo()
+    for folder in ("pope", "training"):
+        (tmp_path / folder / "mark").touch()
+    write_all(tmp_path, 3, share=0.02)
+    training_data.write(tmp_path / "training", 3, 4)
+    assert not (tmp_path / "pope" / "mark").exists()
+    assert not (tmp_path / "training" / "mark").exists()

@@ -15,7 +15,7 @@ from olivine.files import atomic_folder, read_json, write_json
 from olivine.world.conversations import instructions, told_in_words
 from olivine.world.drawing import image
 from olivine.world.language import caption
-from olivine.world.sampling import scene
+from olivine.world.sampling import VERSION, scene
 from olivine.world.scene import Scene
 
 CAPTIONS, INSTRUCTIONS, IMAGES = "captions.json", "instructions.json", "images"
@@ -49,7 +49,7 @@ def write(
         on_picture: told (done, in all) as it goes.
         workers: processes that draw.
     """
-    request = {"seed": seed, "pictures": pictures}
+    request = {"world": VERSION, "seed": seed, "pictures": pictures}
     if (folder / RECORD).is_file() and read_json(folder / RECORD) == request:
         return
     with atomic_folder(folder) as place:

@@ -6,12 +6,12 @@ Pairs for benchmarks and hard negatives for contrastive training both come from 
 from dataclasses import replace
 from random import Random
 
-from olivine.world.sampling import DIGITS, HELD_OUT, LETTERS
+from olivine.world.sampling import DIGITS, HELD_OUT, LETTERS, RADIUS
 from olivine.world.scene import COLOURS, KINDS, PATTERNS, SIDE, Scene, Thing
 
 #: The properties that can be changed alone.
 PROPERTIES = ("colour", "pattern", "state", "writing", "size", "place", "kind", "absence")
-_SMALL, _LARGE = 9.75, 15.0
+_SMALL, _LARGE = (sum(RADIUS[size]) / 2 for size in ("small", "large"))
 
 
 def varied(scene: Scene, draw: Random, name: str) -> tuple[Scene, int] | None:

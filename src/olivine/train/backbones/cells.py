@@ -32,15 +32,16 @@ class Text:
     cells: Cells = ()
 
 
-def told_by_cells(shown: Scene, tokenizer: Any, draw: Random, *, kept: float = _KEPT) -> Cells:
+def told_by_cells(shown: Scene, tokenizer: Any, draw: Random, *, places: bool = True, kept: float = _KEPT) -> Cells:
     """One entry a patch, row by row: the ids of the words for what lies there, or for setting and time.
 
     Args:
+        places: whether where a thing is, is among its words; else it must be known from where the token stands.
         kept: the likelihood of each word of a thing.
     """
     cells = [[f" {shown.setting}", f" {shown.time}"] for _ in range(SHAPE.grid**2)]
     for thing in shown.things:
-        words = _words_of(thing)
+        words = _words_of(thing, places)
         for place in covered(thing):
             cells[place] = [word for word in words if draw.random() < kept]
             if not cells[place] or draw.random() < _SETTING:
@@ -48,9 +49,9 @@ def told_by_cells(shown: Scene, tokenizer: Any, draw: Random, *, kept: float = _
     return tuple(tuple(token for word in cell for token in _ids(tokenizer, word)) for cell in cells)
 
 
-def _words_of(thing: Thing) -> list[str]:
+def _words_of(thing: Thing, places: bool) -> list[str]:
     """With the space before them that they have inside of a sentence."""
-    words = [thing.kind, thing.colour, thing.size, *thing.place.split()]
+    words = [thing.kind, thing.colour, thing.size, *(thing.place.split() if places else ())]
     if KINDS[thing.kind].patterned:
         words.append(thing.pattern)
     words += [word for word in (thing.state, thing.writing) if word]

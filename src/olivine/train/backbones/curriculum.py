@@ -100,6 +100,9 @@ class Schedule:
 
     Attributes:
         lists: what is to be known of lists: at 1 how they go on, at 3 what stands third after a word; () for no lists.
+        before: how many steps the smaller model learnt that this one is grown from: these are the next ones.
+        unplaced: for the last so many steps cells do not tell where things are.
+        restarted: what the rate rises to anew where these begin; 0 if it goes on as it was.
     """
 
     steps: int
@@ -107,6 +110,9 @@ class Schedule:
     tokens: int = 2400
     questions: int = 10
     lists: tuple[int, ...] = (1, _BEHIND)
+    before: int = 0
+    unplaced: int = 0
+    restarted: float = 0.0
 
 
 class Curriculum:
@@ -132,18 +138,20 @@ class Curriculum:
     def texts(self, index: int) -> list[Text]:
         """What step `index` is trained on."""
         plan = self._schedule
+        placed = index < plan.steps - plan.unplaced
+        index, steps = index + plan.before, plan.steps + plan.before
         draw = Random(f"{self._seed}/language/{index}")
-        reached = next(place for place, level in enumerate(_LEVELS) if index < level.until * plan.steps)
+        reached = next(place for place, level in enumerate(_LEVELS) if index < level.until * steps)
         texts: list[Text] = []
         for number in count(index * plan.tokens):
             if sum(text.example.length for text in texts) >= plan.tokens:
                 break
-            if index >= _CELLS_FROM * plan.steps and draw.random() < _CELLS:
-                texts.append(self._in_cells(number, draw))
+            if index >= _CELLS_FROM * steps and draw.random() < _CELLS:
+                texts.append(self._in_cells(number, draw, placed=placed))
                 continue
             # Lists are the level before the first.
             lowest = -1 if plan.lists else 0
-            level = lowest if index < _LISTS_UNTIL * plan.steps else reached
+            level = lowest if index < _LISTS_UNTIL * steps else reached
             if lowest < level == reached and draw.random() < _AGAIN:
                 level = draw.randrange(lowest, reached)
             text = self._listed(number, draw) if level < 0 else self._told(_LEVELS[level], number, draw)
@@ -151,9 +159,9 @@ class Curriculum:
                 texts.append(text)
         return texts
 
-    def _in_cells(self, number: int, draw: Random) -> Text:
+    def _in_cells(self, number: int, draw: Random, *, placed: bool) -> Text:
         shown = scene(self._seed, "language", number)
-        cells = told_by_cells(shown, self._tokenizer, draw)
+        cells = told_by_cells(shown, self._tokenizer, draw, places=placed)
         if draw.random() < _CAPTIONS:
             said = conversation([("", caption(shown, draw, keep=1.0))])
             encoded = self.encoders["plain"].conversation(said, image=True)
@@ -163,8 +171,10 @@ class Curriculum:
         return self._asked_of_cells(shown.id, instructions(shown, draw, count - count // 2) + harder, cells)
 
     def asked_of_cells(self, shown: Scene, pairs: Sequence[tuple[str, str]], draw: Random) -> Text:
-        """Independent questions about a scene of which every word is told cell by cell."""
-        return self._asked_of_cells(shown.id, pairs, told_by_cells(shown, self._tokenizer, draw, kept=1.0))
+        """Independent questions about a scene told cell by cell as at the end of the training, no word left out."""
+        placed = not self._schedule.unplaced
+        cells = told_by_cells(shown, self._tokenizer, draw, places=placed, kept=1.0)
+        return self._asked_of_cells(shown.id, pairs, cells)
 
     def _asked_of_cells(self, name: str, pairs: Sequence[tuple[str, str]], cells: Cells) -> Text:
         turns = conversation(pairs)

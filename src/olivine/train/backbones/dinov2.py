@@ -1,12 +1,14 @@
 """tiny-DINOv2: a student agrees with its own moving average over crops and over hidden patches; no text.
 
 After DINOv2 (arXiv:2304.07193): the DINO loss between crops, the iBOT loss on hidden patches of the global crops,
-teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread. A crop is told by the mean of its patches, as
-tiny-CLIP's pictures are, since patches are what a language model is shown. Crops are made brighter or darker, but
-neither recoloured, mirrored nor resized: here things have colours, face left or right, and are small or large.
+teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread; and as in MoCo v3 (arXiv:2104.02057) the student's crop
+must be told from all others by the teacher's of the same picture, which clusters alone do not ask for. A crop is told
+by the mean of its patches, as tiny-CLIP's pictures are, since patches are what a language model is shown. Crops are
+neither mirrored nor resized: here things face left or right, and are small or large.
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +33,17 @@ _BOTTLENECK = 64
 #: Crops keep the picture's scale: sizes mean something here (things are small or large).
 _GLOBAL_SIDE, _LOCAL_SIDE = 80, 32
 #: The first so much of the training shows things close up, as tiny-CLIP's does.
-_CLOSE_UP_SHARE, _CLOSE_UP_FROM, _CLOSE_UP_SIDE = 0.6, 64, 48
-_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.03
+_CLOSE_UP_SHARE, _CLOSE_UP_FROM, _CLOSE_UP_SIDE = 0.8, 64, 48
+_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE, _PICTURE_TEMPERATURE = 0.1, 0.03, 0.1
 _KOLEO = 0.1
-#: DINOv2 hides patches in half of the crops; here, where crops are small and few, in all.
+#: How much of a crop is hidden, in half of the crops.
 _HIDDEN = (0.2, 0.5)
 _MOMENTUM = 0.95
 #: How much darker or brighter a crop may be.
 _LIT = (0.8, 1.2)
+#: The share of pictures of which each crop is recoloured, so that something else must be seen in them. They have
+#: prototypes of their own: the others' may go on telling colours.
+_RECOLOURED = 0.5
 _STATISTICS = STATISTICS["dinov2"]
 
 
@@ -52,6 +57,7 @@ class Dinov2Pretraining(Pretraining):
     def __init__(self, steps: int, batch: int, seed: int, *, local_crops: int = 2, peak: float = 3e-3) -> None:
         self.steps, self.peak = steps, peak
         self._batch, self._local_crops, self._seed = batch, local_crops, seed
+        self._many = round(_RECOLOURED * batch)
         torch.manual_seed(seed)
         student = _Network()
         self._teacher = copy.deepcopy(student).requires_grad_(False)
@@ -61,26 +67,27 @@ class Dinov2Pretraining(Pretraining):
         self.optimizers = muon(student, (student.tower,), 0.05)
 
     def step(self, index: int) -> dict[str, float]:
-        """The teacher sees global crops whole; the student sees them partly hidden, and local crops."""
+        """The teacher sees global crops whole; the student sees half of them partly hidden, and local crops."""
         drawn = np.random.default_rng([self._seed, index])
         whole, parts = self._crops(index, drawn)
         hidden = torch.from_numpy(_hide(drawn, len(whole), whole.shape[-1] // SHAPE.patch)).to(self.device)
         with torch.no_grad():
             patches = self._teacher.patches(whole)
-            crop_targets = sinkhorn(self._teacher.crop_head(patches.mean(1)))
+            crops = patches.mean(1)
+            pictures, crop_targets = self._teacher.picture_head(crops), self._crop_targets(crops)
             patch_targets = sinkhorn(self._teacher.patch_head(patches[hidden]))
         seen = self._student.patches(whole, hidden)
-        seen_of_parts = self._student.patches(parts).mean(1)
-        between_crops = self._between_crops(
-            crop_targets, self._student.crop_head(seen.mean(1)), self._student.crop_head(seen_of_parts)
-        )
+        views = torch.cat([seen.mean(1), self._student.patches(parts).mean(1)])
+        between_crops = self._mean_over_pairs(_agreement, crop_targets, self._clustered(self._student, views))
+        found = self._mean_over_pairs(_found, pictures, self._student.picture_head(views))
         on_patches = _agreement(patch_targets, self._student.patch_head(seen[hidden]))
-        spread = koleo(seen[: self._batch].mean(1)) + koleo(seen[self._batch :].mean(1))
-        loss = between_crops + on_patches + _KOLEO * spread / 2
+        spread = koleo(views[: self._batch]) + koleo(views[self._batch : 2 * self._batch])
+        loss = between_crops + found + on_patches + _KOLEO * spread / 2
         loss.backward()
         return {
             "loss": loss.item(),
             "crops": between_crops.item(),
+            "pictures": found.item(),
             "patches": on_patches.item(),
             "koleo": spread.item(),
         }
@@ -96,10 +103,13 @@ class Dinov2Pretraining(Pretraining):
         """Two global crops of each source `[2 * batch, 3, side, side]` and the local ones `[n * batch, 3, 32, 32]`."""
         close = index < _CLOSE_UP_SHARE * self.steps
         pictures = self._close_ups(index) if close else self._scenes(index)
-        whole = [_crop(p, drawn, _CLOSE_UP_SIDE if close else _GLOBAL_SIDE) for _ in range(2) for p in pictures]
-        parts = [_crop(p, drawn, _LOCAL_SIDE) for _ in range(self._local_crops) for p in pictures]
-        pixels = [as_pixels(np.stack(crops), _STATISTICS).to(self.device) for crops in (whole, parts)]
-        return pixels[0], pixels[1]
+
+        def cut(times: int, side: int) -> Tensor:
+            crops = [_crop(picture, drawn, side) for _ in range(times) for picture in pictures]
+            shown = [_recoloured(c, drawn) if i % self._batch < self._many else c for i, c in enumerate(crops)]
+            return as_pixels(np.stack(shown), _STATISTICS).to(self.device)
+
+        return cut(2, _CLOSE_UP_SIDE if close else _GLOBAL_SIDE), cut(self._local_crops, _LOCAL_SIDE)
 
     def _scenes(self, index: int) -> list[NDArray[np.uint8]]:
         first = index * self._batch
@@ -114,12 +124,26 @@ class Dinov2Pretraining(Pretraining):
             found += [close_up(picture, thing, _CLOSE_UP_FROM) for thing in shown.things]
         return found[: self._batch]
 
-    def _between_crops(self, targets: Tensor, whole: Tensor, parts: Tensor) -> Tensor:
-        """Every student crop against the teacher's global crops, but none against itself."""
-        first, second = targets.chunk(2)
-        views = [*whole.chunk(2), *parts.chunk(self._local_crops)]
-        terms = [_agreement(second, views[0]), _agreement(first, views[1])]
-        terms += [_agreement(target, view) for view in views[2:] for target in (first, second)]
+    def _is_recoloured(self, states: Tensor) -> Tensor:
+        return torch.arange(len(states), device=states.device) % self._batch < self._many
+
+    def _clustered(self, network: "_Network", crops: Tensor) -> Tensor:
+        """Similarities `[crops, prototypes]` to the prototypes of recoloured crops, or to those of the others."""
+        chosen = self._is_recoloured(crops)[:, None]
+        return torch.where(chosen, network.recoloured_head(crops), network.crop_head(crops))
+
+    def _crop_targets(self, crops: Tensor) -> Tensor:
+        similar, chosen = self._clustered(self._teacher, crops), self._is_recoloured(crops)
+        for some in (chosen, ~chosen):
+            similar[some] = sinkhorn(similar[some])
+        return similar
+
+    def _mean_over_pairs(self, loss: Callable[[Tensor, Tensor], Tensor], told: Tensor, views: Tensor) -> Tensor:
+        """Every student crop against the teacher's global crops of its picture, but none against itself."""
+        first, second = told.chunk(2)
+        others = views.chunk(2 + self._local_crops)
+        terms = [loss(second, others[0]), loss(first, others[1])]
+        terms += [loss(target, view) for view in others[2:] for target in (first, second)]
         return torch.stack(terms).mean()
 
     @torch.no_grad()
@@ -140,7 +164,7 @@ class Dinov2Pretraining(Pretraining):
 
 
 class _Network(nn.Module):
-    """The tower with its two heads."""
+    """The tower with its heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +180,8 @@ class _Network(nn.Module):
             )
         )
         self.tower.set_attn_implementation(TRAINING_ATTENTION)
-        self.crop_head, self.patch_head = _Head(_CROP_PROTOTYPES), _Head(_PATCH_PROTOTYPES)
+        self.crop_head, self.recoloured_head = _Head(_CROP_PROTOTYPES), _Head(_CROP_PROTOTYPES)
+        self.patch_head, self.picture_head = _Head(_PATCH_PROTOTYPES), _Projection()
 
     def patches(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
         """`[crops, patches, hidden]`; those that `hidden` marks are not seen."""
@@ -164,20 +189,32 @@ class _Network(nn.Module):
         return states
 
 
-class _Head(nn.Module):
-    """DINO's projection: a small network to a sphere, then cosine similarities to prototypes."""
+class _Projection(nn.Module):
+    """A small network to a sphere."""
 
-    def __init__(self, prototypes: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(SHAPE.hidden, 2 * SHAPE.hidden), nn.GELU(), nn.Linear(2 * SHAPE.hidden, _BOTTLENECK)
         )
+
+    def forward(self, states: Tensor) -> Tensor:
+        # What is divided by a temperature afterwards would be too coarse in bf16.
+        with torch.autocast(states.device.type, enabled=False):
+            return F.normalize(self.layers(states.float()), dim=-1)
+
+
+class _Head(_Projection):
+    """DINO's head: a projection's cosine similarities to prototypes."""
+
+    def __init__(self, prototypes: int) -> None:
+        super().__init__()
         self.prototypes = nn.Parameter(torch.randn(prototypes, _BOTTLENECK))
 
     def forward(self, states: Tensor) -> Tensor:
-        # Sharpened by 1/0.06 they would be too coarse in bf16.
+        projected = super().forward(states)
         with torch.autocast(states.device.type, enabled=False):
-            return F.normalize(self.layers(states.float()), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+            return projected @ F.normalize(self.prototypes, dim=-1).T
 
 
 @torch.no_grad()
@@ -202,18 +239,36 @@ def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:
     return -(targets * F.log_softmax(similarities / _STUDENT_TEMPERATURE, dim=-1)).sum(-1).mean()
 
 
+def _found(pictures: Tensor, crops: Tensor) -> Tensor:
+    """How surely each crop's own picture is found among all of the batch."""
+    return F.cross_entropy(crops @ pictures.T / _PICTURE_TEMPERATURE, torch.arange(len(crops), device=crops.device))
+
+
 def _crop(picture: NDArray[np.uint8], drawn: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    # Along the patches' borders, as tiny-CLIP's close-ups are: what a thing looks like to them is then learnt sooner.
-    left, top = SHAPE.patch * drawn.integers(0, (len(picture) - side) // SHAPE.patch + 1, size=2)
+    left, top = drawn.integers(0, len(picture) - side + 1, size=2)
     cut = picture[top : top + side, left : left + side].astype(np.float32)
     lit: NDArray[np.uint8] = np.clip(cut * drawn.uniform(*_LIT), 0, 255).astype(np.uint8)
     return lit
 
 
+def _recoloured(crop: NDArray[np.uint8], drawn: np.random.Generator) -> NDArray[np.uint8]:
+    """Its hues turned by any angle, paler or stronger, more or less contrast, sometimes as a negative."""
+    angle, saturation = drawn.uniform(0, 2 * np.pi), drawn.uniform(0.3, 1.3)
+    grey = np.full((3, 3), 1 / 3)
+    across = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    turned = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * across
+    values = crop.astype(np.float32) / 255 @ (grey + saturation * turned).T.astype(np.float32)
+    if drawn.random() < 0.4:
+        values = 1 - values
+    values = 0.5 + (values - 0.5) * np.float32(drawn.uniform(0.6, 1.2)) + np.float32(drawn.uniform(-0.15, 0.15))
+    shown: NDArray[np.uint8] = np.clip(255 * values, 0, 255).astype(np.uint8)
+    return shown
+
+
 def _hide(drawn: np.random.Generator, crops: int, grid: int) -> NDArray[np.bool_]:
-    """Which patches the student does not see: blocks of `_HIDDEN` of each crop, so that things are seen in part."""
+    """Which patches the student does not see: in half of the crops, blocks that make up `_HIDDEN` of each."""
     hidden = np.zeros((crops, grid, grid), bool)
-    for place in range(crops):
+    for place in drawn.permutation(crops)[: (crops + 1) // 2]:
         share = float(drawn.uniform(*_HIDDEN))
         while hidden[place].mean() < share:
             height, width = drawn.integers(1, 3, size=2)

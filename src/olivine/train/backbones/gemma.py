@@ -28,7 +28,8 @@ class Size:
     heads: int
 
 
-SIZES = {"small": Size(128, 4, 448, 4), "large": Size(160, 6, 640, 5)}
+#: Of one width, so that the large one can be grown from the small one.
+SIZES = {"small": Size(128, 4, 448, 4), "large": Size(128, 8, 640, 4)}
 
 
 def gemma_config(size: Size, vocabulary: int) -> GemmaConfig:
@@ -84,3 +85,41 @@ def begin_looking_back(model: GemmaForCausalLM, distances: Sequence[int]) -> Non
             start = head * config.head_dim
             matrix[start : start + _TURNING, 0] = strength * angles.cos()
             matrix[start + half : start + half + _TURNING, 0] = strength * angles.sin()
+
+
+@torch.no_grad()
+def grown(smaller: GemmaForCausalLM, size: Size) -> GemmaForCausalLM:
+    """A larger model that computes what the smaller one does, bit for bit up to rounding, and can learn more.
+
+    Net2Net's idea (arXiv:1511.05641): behind each layer stand copies of it that add nothing yet, and what is new in a
+    wider layer leads nowhere yet, for the matrices that write into the residual stream begin at zero there.
+
+    Args:
+        smaller: of the same width and number of heads, with fewer layers and no wider ones.
+        size: the new shape; its layers are a multiple of the smaller model's.
+
+    Raises:
+        ValueError: the shapes do not allow it.
+    """
+    config = smaller.config
+    copies, rest = divmod(size.layers, config.num_hidden_layers)
+    wider = size.intermediate - config.intermediate_size
+    same = (config.hidden_size, config.num_attention_heads) == (size.hidden, size.heads)
+    if not same or rest or not copies or wider < 0:
+        raise ValueError(f"{size} cannot be grown from {config.num_hidden_layers} layers of {config.hidden_size}.")
+    larger = GemmaForCausalLM(gemma_config(size, config.vocab_size))
+    larger.model.embed_tokens.weight.copy_(smaller.model.embed_tokens.weight)
+    larger.model.norm.weight.copy_(smaller.model.norm.weight)
+    for place, layer in enumerate(larger.model.layers):
+        old = smaller.model.layers[place // copies]
+        layer.self_attn.load_state_dict(old.self_attn.state_dict())
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            getattr(layer, name).load_state_dict(getattr(old, name).state_dict())
+        for name in ("gate_proj", "up_proj"):
+            getattr(layer.mlp, name).weight[: config.intermediate_size] = getattr(old.mlp, name).weight
+        layer.mlp.down_proj.weight.zero_()
+        if place % copies:
+            layer.self_attn.o_proj.weight.zero_()
+        else:
+            layer.mlp.down_proj.weight[:, : config.intermediate_size] = old.mlp.down_proj.weight
+    return larger

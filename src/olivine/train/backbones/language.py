@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GemmaForCausalLM
+from transformers import AutoTokenizer, GemmaForCausalLM
 
 from olivine.data.packing import IGNORED, Row, deal, pack
 from olivine.model.attention import packed
 from olivine.model.loss import labelled_loss
 from olivine.train.backbones.cells import Text, embedded
 from olivine.train.backbones.curriculum import Curriculum, Schedule, world_tokenizer
-from olivine.train.backbones.gemma import LOOKS_BACK, Size, begin_calmly, begin_looking_back, gemma_config
+from olivine.train.backbones.gemma import LOOKS_BACK, Size, begin_calmly, begin_looking_back, gemma_config, grown
 from olivine.train.backbones.loop import Pretraining, muon
 from olivine.wording import SHORT_ANSWER
 from olivine.world.language import description
@@ -30,23 +30,31 @@ _ROW_TOKENS = 4096
 
 
 class LanguagePretraining(Pretraining):
-    """A Gemma of a given size and vocabulary from random weights.
+    """A Gemma of a given size and vocabulary, from random weights or grown from a smaller one.
 
     Args:
         size: its shape.
         vocabulary: ids of its tokenizer, which is trained here on the same language.
         schedule: how long.
         seed: of the world and of the weights.
+        smaller: the folder of the model to grow it from, whose tokenizer it takes over.
     """
 
-    def __init__(self, size: Size, vocabulary: int, schedule: Schedule, seed: int) -> None:
+    def __init__(
+        self, size: Size, vocabulary: int, schedule: Schedule, seed: int, *, smaller: Path | None = None
+    ) -> None:
         self._seed = seed
         self.steps, self.peak = schedule.steps, schedule.peak
-        self.tokenizer = world_tokenizer(seed, vocabulary)
+        if schedule.restarted:
+            self.restart = (schedule.steps - schedule.unplaced, schedule.restarted)
+        self.tokenizer = AutoTokenizer.from_pretrained(smaller) if smaller else world_tokenizer(seed, vocabulary)
         torch.manual_seed(seed)
-        self.model = GemmaForCausalLM(gemma_config(size, len(self.tokenizer)))
-        begin_calmly(self.model)
-        begin_looking_back(self.model, LOOKS_BACK)
+        if smaller is None:
+            self.model = GemmaForCausalLM(gemma_config(size, len(self.tokenizer)))
+            begin_calmly(self.model)
+            begin_looking_back(self.model, LOOKS_BACK)
+        else:
+            self.model = grown(GemmaForCausalLM.from_pretrained(smaller, dtype=torch.float32), size)
         self.trained: nn.Module = self.model
         # With it, the same is learnt in fewer steps than with AdamW alone (docs/decisions.md).
         self.optimizers = muon(self.model, (self.model,), 0.05)

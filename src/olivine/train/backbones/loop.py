@@ -28,12 +28,14 @@ class Pretraining(ABC):
         trained: everything that takes gradients, as one module; it is what a resume point holds.
         optimizers: over `trained`, each parameter in one of them; their groups' rates are set by the loop.
         peak: the highest learning rate.
+        restart: a step from which the rate rises anew, and how high (warm restarts, arXiv:1608.03983); None for none.
     """
 
     steps: int
     peak: float
     trained: nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
+    restart: tuple[int, float] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -110,12 +112,19 @@ def update(job: Pretraining, rate: float) -> None:
 
 
 def _rate(job: Pretraining, index: int) -> float:
-    """A linear rise over the first 4 %, then half a cosine down to a hundredth."""
-    warmup = max(1, round(0.04 * job.steps))
+    """A linear rise over the first 4 %, then half a cosine down to a hundredth; both again from a restart on."""
+    steps, peak = job.steps, job.peak
+    if job.restart is not None:
+        again, restarted = job.restart
+        if index < again:
+            steps = again
+        else:
+            index, steps, peak = index - again, steps - again, restarted
+    warmup = max(1, round(0.04 * steps))
     if index < warmup:
-        return job.peak * (index + 1) / warmup
-    progress = (index - warmup) / max(1, job.steps - warmup)
-    return job.peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return peak * (index + 1) / warmup
+    progress = (index - warmup) / max(1, steps - warmup)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def _save(job: Pretraining, folder: Path, step: int, seconds: float) -> None:

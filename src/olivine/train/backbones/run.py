@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,30 +23,43 @@ from olivine.train.backbones.dinov2 import Dinov2Pretraining
 from olivine.train.backbones.gemma import SIZES
 from olivine.train.backbones.language import LanguagePretraining
 from olivine.train.backbones.loop import FIGURES, LOG, Pretraining, pretrain
+from olivine.world.backbones import shipped
 
 LARGE_VOCABULARY, SMALL_VOCABULARY = 1024, 640
 _SAVE_EVERY = 100
 
 
-def _towers() -> dict[str, Callable[[int, float], Pretraining]]:
-    # Steps are chosen so that both towers take the same processor time; `figures.json` has what they took.
-    return {
-        "tiny-clip": lambda seed, share: ClipPretraining(round(6000 * share), 80, seed, variants=2),
-        "tiny-dinov2": lambda seed, share: Dinov2Pretraining(round(5000 * share), 80, seed),
-    }
+@dataclass(frozen=True, slots=True)
+class Job:
+    """How one backbone is made.
+
+    Attributes:
+        make: from the world's seed, the share of its steps, and the folder of the backbone that it is grown from.
+        grown_from: that backbone's name; empty if it starts from random weights.
+    """
+
+    make: Callable[[int, float, Path | None], Pretraining]
+    grown_from: str = ""
 
 
-def _language(size: str, vocabulary: int, steps: int, peak: float) -> Callable[[int, float], Pretraining]:
-    return lambda seed, share: LanguagePretraining(
-        SIZES[size], vocabulary, Schedule(max(1, round(steps * share)), peak), seed
-    )
+def _language(size: str, vocabulary: int, schedule: Schedule, grown_from: str = "") -> Job:
+    def make(seed: int, share: float, smaller: Path | None) -> Pretraining:
+        shortened = {name: round(getattr(schedule, name) * share) for name in ("before", "unplaced")}
+        plan = replace(schedule, steps=max(1, round(schedule.steps * share)), **shortened)
+        return LanguagePretraining(SIZES[size], vocabulary, plan, seed, smaller=smaller)
+
+    return Job(make, grown_from)
 
 
-JOBS: dict[str, Callable[[int, float], Pretraining]] = {
-    **_towers(),
-    "tiny-gemma-s": _language("small", LARGE_VOCABULARY, 10000, 5e-3),
-    "tiny-gemma-l": _language("large", LARGE_VOCABULARY, 6000, 4e-3),
-    "tiny-gemma-s-pieces": _language("small", SMALL_VOCABULARY, 10000, 5e-3),
+_SMALL = Schedule(12000, 5e-3, unplaced=2000, restarted=2.5e-3)
+_LARGE = Schedule(2000, 2e-3, before=_SMALL.steps, unplaced=2000)
+#: The towers' steps are chosen so that both take the same processor time; `figures.json` has what they took.
+JOBS: dict[str, Job] = {
+    "tiny-clip": Job(lambda seed, share, _: ClipPretraining(round(12000 * share), 80, seed, variants=2)),
+    "tiny-dinov2": Job(lambda seed, share, _: Dinov2Pretraining(round(12000 * share), 80, seed)),
+    "tiny-gemma-s": _language("small", LARGE_VOCABULARY, _SMALL),
+    "tiny-gemma-l": _language("large", LARGE_VOCABULARY, _LARGE, "tiny-gemma-s"),
+    "tiny-gemma-s-pieces": _language("small", SMALL_VOCABULARY, _SMALL),
 }
 
 
@@ -60,7 +74,8 @@ def pretrain_all(
 ) -> dict[str, dict[str, Any]]:
     """Train the named backbones that are not yet done, several at a time; returns their held-out figures.
 
-    Killed at any instant, the same command goes on from the last resume points.
+    Killed at any instant, the same command goes on from the last resume points. One that is grown from another waits
+    for it where that one is named too; else it takes the one in `output`, or else the shipped one.
 
     Args:
         names: keys of `JOBS`.
@@ -78,9 +93,15 @@ def pretrain_all(
     # Two processes of one thread each do more in a second than one of two: nothing is ever waited for.
     threads = max(1, cores() // at_once)
     failed: dict[str, BaseException] = {}
+    running: dict[str, Future[dict[str, Any]]] = {}
     with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
-        running = {name: pool.submit(_one, name, output / name, seed, share, threads) for name in waiting}
-        while running:
+        while waiting or running:
+            for name in [name for name in waiting if JOBS[name].grown_from not in (*waiting, *running)]:
+                waiting.remove(name)
+                if JOBS[name].grown_from in failed:
+                    continue
+                smaller = _smaller(JOBS[name].grown_from, output)
+                running[name] = pool.submit(_one, name, output / name, seed, share, smaller, threads)
             time.sleep(0.5)
             for name, future in list(running.items()):
                 _report(name, future, output / name, on_step)
@@ -94,10 +115,16 @@ def pretrain_all(
     return {name: read_json(output / name / FIGURES) for name in names}
 
 
-def _one(name: str, folder: Path, seed: int, share: float, threads: int) -> dict[str, Any]:
+def _smaller(name: str, output: Path) -> Path | None:
+    if not name:
+        return None
+    return output / name if (output / name / FIGURES).is_file() else shipped() / name
+
+
+def _one(name: str, folder: Path, seed: int, share: float, smaller: Path | None, threads: int) -> dict[str, Any]:
     end_with_parent()
     torch.set_num_threads(threads)
-    job = JOBS[name](seed, share)
+    job = JOBS[name].make(seed, share, smaller)
     job.trained.to("cuda" if torch.cuda.is_available() else "cpu")
     return pretrain(job, folder, save_every=_SAVE_EVERY, on_step=lambda _done, _steps: None)
 

@@ -5,7 +5,6 @@ How each learns is in `clip` and `dinov2`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -79,11 +78,21 @@ def covered(thing: Thing, shape: TowerShape = SHAPE) -> list[int]:
     return found or [nearest + min(int(thing.x / shape.patch), shape.grid - 1)]
 
 
+def around(thing: Thing, shape: TowerShape = SHAPE) -> list[int]:
+    """The four patches about the thing's middle, row by row."""
+    row, column = (min(max(round(middle / shape.patch) - 1, 0), shape.grid - 2) for middle in (thing.y, thing.x))
+    return [(row + down) * shape.grid + column + right for down in (0, 1) for right in (0, 1)]
+
+
 @torch.no_grad()
 def probe(
     encode: Callable[[NDArray[np.uint8]], Tensor], seed: int, train: int = 2000, test: int = 500
-) -> dict[str, Any]:
-    """Accuracy, in percent, of linear classifiers on the mean patch feature of each thing: kind, colour, state.
+) -> dict[str, dict[str, float]]:
+    """Accuracy, in percent, of linear classifiers of each thing's kind and colour, in two ways.
+
+    `of_patches` are given the four patches about its middle one after the other, as tokens come to a language model;
+    `of_their_mean` the mean over the patches that it covers, which says less: what its left half shows is not told from
+    its right.
 
     Args:
         encode: pictures `[n, side, side, 3]` to patch features `[n, patches, hidden]`.
@@ -94,34 +103,38 @@ def probe(
         _things(encode, list(scenes(seed, split, count)))
         for split, count in (("probe-train", train), ("probe-test", test))
     )
-    middle, spread = learnt[0].mean(0), learnt[0].std(0) + 1e-6
-    results = {}
-    for name, classes in (("kind", tuple(KINDS)), ("colour", COLOURS)):
-        results[name] = _linear(learnt, tried, middle, spread, name, classes)
-    return results
+    (features, things), (new_features, new_things) = learnt, tried
+    return {
+        way: {
+            name: _linear((features[way], things), (new_features[way], new_things), name, classes)
+            for name, classes in (("kind", tuple(KINDS)), ("colour", COLOURS))
+        }
+        for way in features
+    }
 
 
-def _things(encode: Callable[[NDArray[np.uint8]], Tensor], shown: Sequence[Scene]) -> tuple[Tensor, list[Thing]]:
-    features, things = [], []
+def _things(
+    encode: Callable[[NDArray[np.uint8]], Tensor], shown: Sequence[Scene]
+) -> tuple[dict[str, Tensor], list[Thing]]:
+    ways: dict[str, list[Tensor]] = {"of_patches": [], "of_their_mean": []}
+    things: list[Thing] = []
     for start in range(0, len(shown), 100):
         some = shown[start : start + 100]
-        patches = encode(np.stack([draw(scene) for scene in some]))
+        patches = encode(np.stack([draw(scene) for scene in some])).float().cpu()
         for place, scene in enumerate(some):
             for thing in scene.things:
-                features.append(patches[place, covered(thing)].mean(0))
+                ways["of_patches"].append(patches[place, around(thing)].flatten())
+                ways["of_their_mean"].append(patches[place, covered(thing)].mean(0))
                 things.append(thing)
-    return torch.stack(features).float().cpu(), things
+    return {way: torch.stack(features) for way, features in ways.items()}, things
 
 
 @torch.enable_grad()
 def _linear(
-    learnt: tuple[Tensor, list[Thing]],
-    tried: tuple[Tensor, list[Thing]],
-    middle: Tensor,
-    spread: Tensor,
-    name: str,
-    classes: Sequence[str],
+    learnt: tuple[Tensor, list[Thing]], tried: tuple[Tensor, list[Thing]], name: str, classes: Sequence[str]
 ) -> float:
+    middle, spread = learnt[0].mean(0), learnt[0].std(0) + 1e-6
+
     def targets(things: Sequence[Thing]) -> Tensor:
         return torch.tensor([classes.index(getattr(thing, name)) for thing in things])
 

@@ -12,6 +12,7 @@ from typing import Any
 from olivine.errors import DataError, RequestError
 from olivine.files import atomic_folder, read_json, write_json
 from olivine.world.benchmarks import gqa, mme, mmvet, mmvp, pope, scienceqa, textvqa, vqav2
+from olivine.world.sampling import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def write_all(
     """Write every benchmark into `folder/NAME`; one that is there already, of the same request, is left as it is.
 
     Each folder appears whole or not at all. Returns what `folder/world.json` then holds:
-    `{"seed", "share", "benchmarks": {NAME: {"questions", "pictures", ...}}}`.
+    `{"world", "seed", "share", "benchmarks": {NAME: {"questions", "pictures", ...}}}`.
 
     Args:
         share: of the usual numbers of pictures, at least two each.
@@ -65,7 +66,7 @@ def write_all(
     """
     if share <= 0:
         raise RequestError(f"share: {share}; expected a number above 0 (1 is the usual size).")
-    request = {"seed": seed, "share": share}
+    request = {"world": VERSION, "seed": seed, "share": share}
     done = _written(folder, request)
     for number, (name, writer) in enumerate(WRITERS.items()):
         if on_benchmark is not None:
