@@ -52,7 +52,7 @@ def _language(size: str, vocabulary: int, schedule: Schedule, grown_from: str = 
 
 
 _SMALL = Schedule(12000, 5e-3, unplaced=2000, restarted=2.5e-3)
-_LARGE = Schedule(2000, 2e-3, before=_SMALL.steps, unplaced=2000)
+_LARGE = Schedule(1600, 2e-3, before=_SMALL.steps, unplaced=1600)
 #: The towers' steps are chosen so that both take the same processor time; `figures.json` has what they took.
 JOBS: dict[str, Job] = {
     "tiny-clip": Job(lambda seed, share, _: ClipPretraining(round(12000 * share), 80, seed, variants=2)),
