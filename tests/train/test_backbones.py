@@ -30,17 +30,21 @@ from olivine.world.language import description
 from olivine.world.questions import ask
 from olivine.world.sampling import scene, scenes
 
-STEPS = 4
+#: So many that a tower's training ends with whole scenes.
+STEPS = 6
 
 
-def _language(steps=STEPS, vocabulary=640):
-    return LanguagePretraining(SIZES["small"], vocabulary, Schedule(steps, 1e-3, tokens=500, questions=3), 0)
+def _language(steps=STEPS, vocabulary=640, size="small", smaller=None, **schedule):
+    plan = Schedule(steps, 1e-3, tokens=500, questions=3, **schedule)
+    return LanguagePretraining(SIZES[size], vocabulary, plan, 0, smaller=smaller)
 
 
 MAKERS = {
     "clip": lambda: ClipPretraining(STEPS, 8, 0, variants=2),
     "dinov2": lambda: Dinov2Pretraining(STEPS, 4, 0, local_crops=2),
     "language": _language,
+    "restarted": lambda: _language(unplaced=3, restarted=5e-4),
+    "grown": lambda: _language(size="large", unplaced=STEPS, before=20, smaller=shipped() / "tiny-gemma-s"),
 }
 
 
@@ -64,7 +68,7 @@ def test_goes_on_to_the_same_bits(name, tmp_path, quick_figures):
     assert (tmp_path / "cut" / loop.RESUME).is_file()
     done = []
     loop.pretrain(MAKERS[name](), tmp_path / "cut", save_every=2, on_step=lambda step, _: done.append(step))
-    assert done == [3, 4], "it began again instead of going on"
+    assert done == [3, 4, 5, 6], "it began again instead of going on"
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "cut")]
     assert weights[0] == weights[1]
     assert not (tmp_path / "cut" / loop.RESUME).exists()
@@ -211,6 +215,31 @@ def test_what_is_grown_waits_for_what_it_is_grown_from(tmp_path, monkeypatch):
     ]
 
 
+def test_what_is_grown_goes_on_from_the_same_model_alone(tmp_path):
+    """Its tokenizer is read from the smaller one's folder: another's would give its weights other words."""
+    one, other, folder = (tmp_path / name for name in ("one", "other", "grown"))
+    for place, content in ((one, b"a"), (other, b"b")):
+        place.mkdir()
+        (place / "model.safetensors").write_bytes(content)
+    run._same_as_before(one, folder)
+    run._same_as_before(other, folder)  # nothing is trained yet
+    (folder / loop.RESUME).touch()
+    run._same_as_before(other, folder)
+    with pytest.raises(RunError, match="grown from another"):
+        run._same_as_before(one, folder)
+
+
+def test_a_share_of_a_grown_model_begins_behind_all_of_the_smaller_one():
+    smaller = shipped() / "tiny-gemma-s"
+    job = JOBS["tiny-gemma-l"].make(0, 0.01, smaller)
+    assert job.curriculum._schedule.before == read_json(smaller / loop.FIGURES)["steps"] == 12000
+    assert (job.steps, job.curriculum._schedule.unplaced) == (16, 16)
+    assert job.restart is None
+    assert len(job.tokenizer) == job.model.config.vocab_size
+    small = JOBS["tiny-gemma-s"].make(0, 0.01, None)
+    assert (small.steps, small.restart) == (120, (100, 2.5e-3))
+
+
 def test_a_loss_that_is_not_finite_stops(tmp_path):
     job = _language()
     job.step = lambda index: {"loss": float("nan")}
@@ -270,8 +299,7 @@ def test_cells_tell_what_lies_in_them():
 def test_at_last_cells_leave_it_to_their_place_where_things_are():
     """As image tokens do: which of them a thing lies in is all there is to know it by."""
     places = {"▁top", "▁bottom", "▁left", "▁right", "▁middle"}
-    plan = {"tokens": 500, "questions": 3}
-    job = LanguagePretraining(SIZES["small"], 1024, Schedule(200, 1e-3, **plan, unplaced=50, restarted=5e-4), 0)
+    job = _language(200, 1024, unplaced=50, restarted=5e-4)
 
     def told(index):
         cells = [cell for text in job.curriculum.texts(index) for cell in text.cells]
@@ -337,9 +365,43 @@ def test_half_of_the_crops_are_seen_whole_and_half_of_the_pictures_as_they_are()
     shown = np.stack([dinov2._recoloured(crop, drawn)[0, 0] for _ in range(50)]).astype(int)
     assert len({tuple(colour) for colour in shown.tolist()}) > 40
     assert all((shown.argmax(1) == channel).any() for channel in range(3)), "any hue can come of any other"
+
+
+@pytest.mark.parametrize(("index", "side"), [(0, dinov2._CLOSE_UP_SIDE), (STEPS - 1, dinov2._GLOBAL_SIDE)])
+def test_crops_of_half_of_the_pictures_are_recoloured(index, side, monkeypatch):
+    monkeypatch.setattr(dinov2, "_recoloured", lambda crop, drawn: np.zeros_like(crop))
     job = Dinov2Pretraining(STEPS, 4, 0)
-    of_views = job._is_recoloured(torch.zeros(16, 1)).tolist()
-    assert of_views == [True, True, False, False] * 4, "all crops of a picture alike"
+    whole, parts = job._crops(index, np.random.default_rng(0))
+    assert whole.shape == (8, 3, side, side)
+    assert parts.shape == (8, 3, dinov2._LOCAL_SIDE, dinov2._LOCAL_SIDE)
+    for crops in (whole, parts):
+        recoloured = [bool((crop == crop[:, :1, :1]).all()) for crop in crops]
+        assert recoloured == [True, True, False, False] * 2, "all crops of a picture alike"
+        assert job._is_recoloured(crops).tolist() == recoloured
+
+
+def test_views_are_told_by_the_other_crops_of_their_picture():
+    job = Dinov2Pretraining(STEPS, 2, 0, local_crops=1)
+    pairs = []
+
+    def loss(told, view):
+        pairs.append((told.tolist(), view.tolist()))
+        return torch.tensor(float(len(pairs)))
+
+    mean = job._mean_over_pairs(loss, torch.tensor([1, 2, 11, 12]), torch.tensor([1, 2, 11, 12, 21, 22]))
+    first, second = [1, 2], [11, 12]
+    assert pairs == [(second, first), (first, second), (first, [21, 22]), (second, [21, 22])]
+    assert mean == 2.5
+
+
+def test_recoloured_crops_have_targets_of_their_own():
+    job = Dinov2Pretraining(STEPS, 4, 0)
+    crops = torch.randn(8, SHAPE.hidden, generator=torch.Generator().manual_seed(0))
+    chosen = job._is_recoloured(crops)
+    with torch.no_grad():
+        targets = job._crop_targets(crops)
+        for some, head in ((chosen, job._teacher.recoloured_head), (~chosen, job._teacher.crop_head)):
+            torch.testing.assert_close(targets[some], sinkhorn(head(crops[some])))
 
 
 def test_a_crop_is_found_by_its_own_picture():

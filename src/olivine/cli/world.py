@@ -58,7 +58,7 @@ def world_pretrain(
     share: Annotated[float, typer.Option(help="Share of the usual steps, for a quick look.")] = 1.0,
     jobs: Annotated[int, typer.Option(help="How many at a time. Default: one on each processor.")] = 0,
 ) -> None:
-    """Train the tiny backbones from random weights; goes on by itself where an earlier run stopped.
+    """Train the tiny backbones, each from random weights or grown from a smaller one; goes on where it stopped.
 
     Example: olivine world pretrain --only tiny-clip --output runs/backbones
     """

@@ -1,8 +1,9 @@
 """tiny-DINOv2: a student agrees with its own moving average over crops and over hidden patches; no text.
 
 After DINOv2 (arXiv:2304.07193): the DINO loss between crops, the iBOT loss on hidden patches of the global crops,
-teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread; and as in MoCo v3 (arXiv:2104.02057) the student's crop
-must be told from all others by the teacher's of the same picture, which clusters alone do not ask for. A crop is told
+teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread; and as in MoCo v3 (arXiv:2104.02057; no
+predictor) the student's crop must be told from all others of the batch by the teacher's of the same picture, which
+clusters alone do not ask for. Things close up in one scene count as others: what is about them is alike. A crop is told
 by the mean of its patches, as tiny-CLIP's pictures are, since patches are what a language model is shown. Crops are
 neither mirrored nor resized: here things face left or right, and are small or large.
 """
@@ -36,13 +37,13 @@ _GLOBAL_SIDE, _LOCAL_SIDE = 80, 32
 _CLOSE_UP_SHARE, _CLOSE_UP_FROM, _CLOSE_UP_SIDE = 0.8, 64, 48
 _STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE, _PICTURE_TEMPERATURE = 0.1, 0.03, 0.1
 _KOLEO = 0.1
-#: How much of a crop is hidden, in half of the crops.
+#: How much of a crop is hidden at least, in half of the crops.
 _HIDDEN = (0.2, 0.5)
 _MOMENTUM = 0.95
 #: How much darker or brighter a crop may be.
 _LIT = (0.8, 1.2)
 #: The share of pictures of which each crop is recoloured, so that something else must be seen in them. They have
-#: prototypes of their own: the others' may go on telling colours.
+#: crop prototypes of their own: the others' may go on telling colours.
 _RECOLOURED = 0.5
 _STATISTICS = STATISTICS["dinov2"]
 
@@ -241,6 +242,7 @@ def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:
 
 def _found(pictures: Tensor, crops: Tensor) -> Tensor:
     """How surely each crop's own picture is found among all of the batch."""
+    # In bf16 like the rest of the step: at this temperature that did no harm.
     return F.cross_entropy(crops @ pictures.T / _PICTURE_TEMPERATURE, torch.arange(len(crops), device=crops.device))
 
 
@@ -266,7 +268,7 @@ def _recoloured(crop: NDArray[np.uint8], drawn: np.random.Generator) -> NDArray[
 
 
 def _hide(drawn: np.random.Generator, crops: int, grid: int) -> NDArray[np.bool_]:
-    """Which patches the student does not see: in half of the crops, blocks that make up `_HIDDEN` of each."""
+    """Which patches the student does not see: in half of the crops, blocks until `_HIDDEN` of each are gone."""
     hidden = np.zeros((crops, grid, grid), bool)
     for place in drawn.permutation(crops)[: (crops + 1) // 2]:
         share = float(drawn.uniform(*_HIDDEN))

@@ -89,7 +89,7 @@ def begin_looking_back(model: GemmaForCausalLM, distances: Sequence[int]) -> Non
 
 @torch.no_grad()
 def grown(smaller: GemmaForCausalLM, size: Size) -> GemmaForCausalLM:
-    """A larger model that computes what the smaller one does, bit for bit up to rounding, and can learn more.
+    """A larger model with the smaller one's logits, up to rounding, that can learn more.
 
     Net2Net's idea (arXiv:1511.05641): behind each layer stand copies of it that add nothing yet, and what is new in a
     wider layer leads nowhere yet, for the matrices that write into the residual stream begin at zero there.

@@ -34,7 +34,7 @@ class LanguagePretraining(Pretraining):
 
     Args:
         size: its shape.
-        vocabulary: ids of its tokenizer, which is trained here on the same language.
+        vocabulary: ids of its tokenizer, which is trained here on the same language; ignored where `smaller` is given.
         schedule: how long.
         seed: of the world and of the weights.
         smaller: the folder of the model to grow it from, whose tokenizer it takes over.

@@ -15,17 +15,18 @@ from typing import Any
 import torch
 
 from olivine.errors import RunError
-from olivine.files import read_json
+from olivine.files import read_json, sha256_of_file, write_json
 from olivine.processors import cores, end_with_parent
 from olivine.train.backbones.clip import ClipPretraining
 from olivine.train.backbones.curriculum import Schedule
 from olivine.train.backbones.dinov2 import Dinov2Pretraining
 from olivine.train.backbones.gemma import SIZES
 from olivine.train.backbones.language import LanguagePretraining
-from olivine.train.backbones.loop import FIGURES, LOG, Pretraining, pretrain
+from olivine.train.backbones.loop import FIGURES, LOG, RESUME, Pretraining, pretrain
 from olivine.world.backbones import shipped
 
 LARGE_VOCABULARY, SMALL_VOCABULARY = 1024, 640
+GROWN_FROM = "grown-from.json"
 _SAVE_EVERY = 100
 
 
@@ -44,19 +45,20 @@ class Job:
 
 def _language(size: str, vocabulary: int, schedule: Schedule, grown_from: str = "") -> Job:
     def make(seed: int, share: float, smaller: Path | None) -> Pretraining:
-        shortened = {name: round(getattr(schedule, name) * share) for name in ("before", "unplaced")}
-        plan = replace(schedule, steps=max(1, round(schedule.steps * share)), **shortened)
+        before = read_json(smaller / FIGURES)["steps"] if smaller else 0
+        steps, unplaced = (max(1, round(number * share)) for number in (schedule.steps, schedule.unplaced))
+        plan = replace(schedule, steps=steps, unplaced=unplaced, before=before)
         return LanguagePretraining(SIZES[size], vocabulary, plan, seed, smaller=smaller)
 
     return Job(make, grown_from)
 
 
 _SMALL = Schedule(12000, 5e-3, unplaced=2000, restarted=2.5e-3)
-_LARGE = Schedule(1600, 2e-3, before=_SMALL.steps, unplaced=1600)
+_LARGE = Schedule(1600, 2e-3, unplaced=1600)
 #: The towers' steps are chosen so that both take the same processor time; `figures.json` has what they took.
 JOBS: dict[str, Job] = {
-    "tiny-clip": Job(lambda seed, share, _: ClipPretraining(round(12000 * share), 80, seed, variants=2)),
-    "tiny-dinov2": Job(lambda seed, share, _: Dinov2Pretraining(round(12000 * share), 80, seed)),
+    "tiny-clip": Job(lambda seed, share, _: ClipPretraining(max(1, round(12000 * share)), 80, seed, variants=2)),
+    "tiny-dinov2": Job(lambda seed, share, _: Dinov2Pretraining(max(1, round(12000 * share)), 80, seed)),
     "tiny-gemma-s": _language("small", LARGE_VOCABULARY, _SMALL),
     "tiny-gemma-l": _language("large", LARGE_VOCABULARY, _LARGE, "tiny-gemma-s"),
     "tiny-gemma-s-pieces": _language("small", SMALL_VOCABULARY, _SMALL),
@@ -89,7 +91,8 @@ def pretrain_all(
     """
     waiting = [name for name in names if not (output / name / FIGURES).is_file()]
     gpu = torch.cuda.is_available()
-    at_once = max(1, min(jobs or (1 if gpu else cores()), len(waiting)))
+    together = sum(JOBS[name].grown_from not in waiting for name in waiting)
+    at_once = max(1, min(jobs or (1 if gpu else cores()), together))
     # Two processes of one thread each do more in a second than one of two: nothing is ever waited for.
     threads = max(1, cores() // at_once)
     failed: dict[str, BaseException] = {}
@@ -124,9 +127,21 @@ def _smaller(name: str, output: Path) -> Path | None:
 def _one(name: str, folder: Path, seed: int, share: float, smaller: Path | None, threads: int) -> dict[str, Any]:
     end_with_parent()
     torch.set_num_threads(threads)
+    if smaller is not None:
+        _same_as_before(smaller, folder)
     job = JOBS[name].make(seed, share, smaller)
     job.trained.to("cuda" if torch.cuda.is_available() else "cpu")
     return pretrain(job, folder, save_every=_SAVE_EVERY, on_step=lambda _done, _steps: None)
+
+
+def _same_as_before(smaller: Path, folder: Path) -> None:
+    """A training that goes on must have begun from these weights: their tokenizer is read from there anew."""
+    begun, found = folder / GROWN_FROM, {"sha256": sha256_of_file(smaller / "model.safetensors")}
+    if not (folder / RESUME).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(begun, found)
+    elif not begun.is_file() or read_json(begun) != found:
+        raise RunError(f"{folder} was grown from another model than {smaller}. Remove the folder to begin anew.")
 
 
 def _report(name: str, future: Future[dict[str, Any]], folder: Path, on_step: Callable[[str, int, int], None]) -> None:
