@@ -86,7 +86,7 @@ def around(thing: Thing, shape: TowerShape = SHAPE) -> list[int]:
 
 @torch.no_grad()
 def probe(
-    encode: Callable[[NDArray[np.uint8]], Tensor], seed: int, train: int = 2000, test: int = 500
+    encode: Callable[[NDArray[np.uint8]], Tensor], seed: int, train: int = 8000, test: int = 1000
 ) -> dict[str, dict[str, float]]:
     """Accuracy, in percent, of linear classifiers of each thing's kind and colour, in two ways.
 
