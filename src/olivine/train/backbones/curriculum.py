@@ -66,10 +66,9 @@ class _Level:
         return [asked for asked in found if untold.isdisjoint(re.findall(r"\w+", asked.sentence))]
 
 
-#: Lists of words up to this share of the training, said twice or asked for what stands third after a word: it is how
-#: looking up what followed a word is learnt, in a few hundred steps. Without the first, what a thing is like is still
-#: guessed from all that is told after ten times as many, without the second where it is ("ball at the top") for good
-#: (benchmarks/looking_up.py).
+#: Lists of words up to this share of the training, said twice or asked for what stands third after a word: where a thing
+#: is ("ball at the top") is looked up sooner with them than without. Under AdamW what it is like was, too; under Muon it
+#: is learnt without (benchmarks/looking_up.py; docs/decisions.md).
 _LISTS_UNTIL = 0.03
 _LIST_LENGTH = (5, 9)
 _BEHIND = 3
