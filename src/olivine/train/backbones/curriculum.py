@@ -66,9 +66,9 @@ class _Level:
         return [asked for asked in found if untold.isdisjoint(re.findall(r"\w+", asked.sentence))]
 
 
-#: Lists of words up to this share of the training, said twice or asked for what stands third after a word: where a thing
-#: is ("ball at the top") is looked up sooner with them than without. Under AdamW what it is like was, too; under Muon it
-#: is learnt without (benchmarks/looking_up.py; docs/decisions.md).
+#: Lists of words up to this share of the training, said twice or asked for what stands third after a word: where a
+#: thing is ("ball at the top") is looked up sooner with them than without. Under AdamW what it is like was, too; under
+#: Muon it is learnt without (benchmarks/looking_up.py; docs/decisions.md).
 _LISTS_UNTIL = 0.03
 _LIST_LENGTH = (5, 9)
 _BEHIND = 3
