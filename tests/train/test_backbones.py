@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GemmaFo
 
 from olivine.data.packing import pack
 from olivine.errors import RequestError, RunError
-from olivine.files import read_json, read_json_lines, write_json
+from olivine.files import read_json, read_json_lines, sha256_of_file, write_json
 from olivine.model.build import STATISTICS
 from olivine.records import Sample
 from olivine.train.backbones import loop, run
@@ -213,18 +213,21 @@ def test_what_is_grown_waits_for_what_it_is_grown_from(tmp_path, monkeypatch):
     ]
 
 
-def test_what_is_grown_goes_on_from_the_same_model_alone(tmp_path):
+def test_what_is_grown_goes_on_from_the_same_model_alone(tmp_path, quick_figures):
     """Its tokenizer is read from the smaller one's folder: another's would give its weights other words."""
-    one, other, folder = (tmp_path / name for name in ("one", "other", "grown"))
-    for place, content in ((one, b"a"), (other, b"b")):
-        place.mkdir()
-        (place / "model.safetensors").write_bytes(content)
-    run._same_as_before(one, folder)
-    run._same_as_before(other, folder)  # nothing is trained yet
-    (folder / loop.RESUME).touch()
-    run._same_as_before(other, folder)
+
+    def stop(step, _steps):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.pretrain(MAKERS["grown"](), tmp_path, save_every=2, on_step=stop)
+    other = MAKERS["grown"]()
+    assert other.origin == sha256_of_file(shipped() / "tiny-gemma-s" / "model.safetensors")
+    other.origin = "another model's"
     with pytest.raises(RunError, match="grown from another"):
-        run._same_as_before(one, folder)
+        loop.pretrain(other, tmp_path, save_every=2, on_step=lambda *_: None)
+    assert (tmp_path / loop.RESUME).is_file(), "nothing is lost by being refused"
 
 
 def test_a_share_of_a_grown_model_begins_behind_all_of_the_smaller_one():

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoTokenizer, GemmaForCausalLM
 
 from olivine.data.packing import IGNORED, Row, deal, pack
+from olivine.files import sha256_of_file
 from olivine.model.attention import packed
 from olivine.model.loss import labelled_loss
 from olivine.train.backbones.cells import Text, embedded
@@ -54,6 +55,7 @@ class LanguagePretraining(Pretraining):
             begin_calmly(self.model)
             begin_looking_back(self.model, LOOKS_BACK)
         else:
+            self.origin = sha256_of_file(smaller / "model.safetensors")
             self.model = grown(GemmaForCausalLM.from_pretrained(smaller, dtype=torch.float32), size)
         self.trained: nn.Module = self.model
         # With it, the same is learnt in fewer steps than with AdamW alone (docs/decisions.md).

@@ -29,6 +29,7 @@ class Pretraining(ABC):
         optimizers: over `trained`, each parameter in one of them; their groups' rates are set by the loop.
         peak: the highest learning rate.
         restart: a step from which the rate rises anew, and how high (warm restarts, arXiv:1608.03983); None for none.
+        origin: hash of the weights that it is grown from, whose tokenizer it reads anew; empty if from random ones.
     """
 
     steps: int
@@ -36,6 +37,7 @@ class Pretraining(ABC):
     trained: nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
     restart: tuple[int, float] | None = None
+    origin: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +65,7 @@ def pretrain(job: Pretraining, folder: Path, *, save_every: int, on_step: Callab
 
     Raises:
         RequestError: another process trains it.
-        RunError: the loss is not finite.
+        RunError: the loss is not finite, or the resume point is of a model grown from another one.
     """
     with only_process_in(folder):
         return _pretrain(job, folder, save_every, on_step)
@@ -131,6 +133,7 @@ def _save(job: Pretraining, folder: Path, step: int, seconds: float) -> None:
     state = {
         "step": step,
         "seconds": seconds,
+        "origin": job.origin,
         "weights": job.trained.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in job.optimizers],
     }
@@ -145,6 +148,8 @@ def _resume(job: Pretraining, folder: Path) -> tuple[int, float]:
         (folder / LOG).unlink(missing_ok=True)
         return 0, 0.0
     state = torch.load(path, weights_only=True, map_location="cpu")
+    if state["origin"] != job.origin:
+        raise RunError(f"{path} was grown from another model than is there now. Remove {folder} to begin anew.")
     job.trained.load_state_dict(state["weights"])
     for optimizer, held in zip(job.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(held)

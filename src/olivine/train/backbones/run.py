@@ -15,18 +15,17 @@ from typing import Any
 import torch
 
 from olivine.errors import RunError
-from olivine.files import read_json, sha256_of_file, write_json
+from olivine.files import read_json
 from olivine.processors import cores, end_with_parent
 from olivine.train.backbones.clip import ClipPretraining
 from olivine.train.backbones.curriculum import Schedule
 from olivine.train.backbones.dinov2 import Dinov2Pretraining
 from olivine.train.backbones.gemma import SIZES
 from olivine.train.backbones.language import LanguagePretraining
-from olivine.train.backbones.loop import FIGURES, LOG, RESUME, Pretraining, pretrain
+from olivine.train.backbones.loop import FIGURES, LOG, Pretraining, pretrain
 from olivine.world.backbones import shipped
 
 LARGE_VOCABULARY, SMALL_VOCABULARY = 1024, 640
-GROWN_FROM = "grown-from.json"
 _SAVE_EVERY = 100
 
 
@@ -127,21 +126,9 @@ def _smaller(name: str, output: Path) -> Path | None:
 def _one(name: str, folder: Path, seed: int, share: float, smaller: Path | None, threads: int) -> dict[str, Any]:
     end_with_parent()
     torch.set_num_threads(threads)
-    if smaller is not None:
-        _same_as_before(smaller, folder)
     job = JOBS[name].make(seed, share, smaller)
     job.trained.to("cuda" if torch.cuda.is_available() else "cpu")
     return pretrain(job, folder, save_every=_SAVE_EVERY, on_step=lambda _done, _steps: None)
-
-
-def _same_as_before(smaller: Path, folder: Path) -> None:
-    """A training that goes on must have begun from these weights: their tokenizer is read from there anew."""
-    begun, found = folder / GROWN_FROM, {"sha256": sha256_of_file(smaller / "model.safetensors")}
-    if not (folder / RESUME).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(begun, found)
-    elif not begun.is_file() or read_json(begun) != found:
-        raise RunError(f"{folder} was grown from another model than {smaller}. Remove the folder to begin anew.")
 
 
 def _report(name: str, future: Future[dict[str, Any]], folder: Path, on_step: Callable[[str, int, int], None]) -> None:
