@@ -10,7 +10,7 @@ FLOORS = [
     {"errors"},
     {"records", "wording"},
     {"files", "processors"},
-    {"recipe"},
+    {"recipe", "statistics"},
     {"world"},
     {"data"},
     {"model"},

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from olivine.ablate.design import Cell
 from olivine.ablate.feature_cache import Worth, decisions, may_keep, weigh
 from olivine.ablate.fingerprint import Fingerprints, digest
 from olivine.ablate.study import BenchmarkRecipe, Study
 from olivine.data.features import CONTENTS
 from olivine.evaluate.run import SCORES, Control
 from olivine.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TokenizerRecipe
+from olivine.statistics import Cell
 from olivine.train.run import CHECKPOINT, RESULT
 from olivine.world.backbones import located
 

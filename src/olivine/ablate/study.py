@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from olivine.ablate.design import Cell, all_cells, half, one_at_a_time, untold
 from olivine.ablate.feature_cache import KeepFeatures
 from olivine.errors import RequestError, unknown_name
 from olivine.evaluate import benchmarks as known_benchmarks
@@ -20,6 +19,7 @@ from olivine.evaluate.rule_judge import RuleJudge
 from olivine.evaluate.run import Control
 from olivine.files import require_file
 from olivine.recipe import Recipe, change, explain, from_values, read_values
+from olivine.statistics import Cell, all_cells, half, one_at_a_time, untold
 
 
 class _Section(BaseModel):
