@@ -18,9 +18,9 @@ from olivine.ablate.study import BenchmarkRecipe, Study
 from olivine.data.features import CONTENTS
 from olivine.evaluate.run import SCORES, Control
 from olivine.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TokenizerRecipe
+from olivine.registry import locate
 from olivine.statistics import Cell
 from olivine.train.run import CHECKPOINT, RESULT
-from olivine.world.backbones import located
 
 #: Goes up whenever the code gives other outputs for the same recipe and data: old outputs are then not taken for new.
 FORMAT = 2
@@ -272,7 +272,7 @@ def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
     for section, key in (("vision", "from"), ("language", "from"), ("language", "tokenizer")):
         source = values[section][key]
         if isinstance(source, str):
-            source = located(source)
+            source = locate(source)
         if isinstance(source, str) and (source.startswith((".", "/", "~")) or Path(source).is_dir()):
             values[section][key] = prints.of(Path(source).expanduser())
     return values
