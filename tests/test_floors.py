@@ -10,7 +10,7 @@ FLOORS = [
     {"errors"},
     {"records", "wording"},
     {"files", "processors", "registry"},
-    {"recipe", "statistics"},
+    {"recipe", "statistics", "shipped_recipes"},
     {"data"},
     {"model"},
     {"train"},
