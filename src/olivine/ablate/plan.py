@@ -16,8 +16,9 @@ from olivine.ablate.feature_cache import Worth, decisions, may_keep, weigh
 from olivine.ablate.fingerprint import Fingerprints, digest
 from olivine.ablate.study import BenchmarkRecipe, Study
 from olivine.data.features import CONTENTS
-from olivine.evaluate.run import SCORES, Control
+from olivine.evaluate.run import SCORES
 from olivine.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TokenizerRecipe
+from olivine.records import Control
 from olivine.registry import locate
 from olivine.statistics import Cell
 from olivine.train.run import CHECKPOINT, RESULT

@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from olivine.ablate.feature_cache import KeepFeatures
 from olivine.errors import RequestError, unknown_name
 from olivine.evaluate import benchmarks as known_benchmarks
 from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.rule_judge import RuleJudge
-from olivine.evaluate.run import Control
 from olivine.files import require_file
 from olivine.recipe import Recipe, change, explain, from_values, read_values
+from olivine.records import Control
 from olivine.statistics import Cell, all_cells, half, one_at_a_time, untold
 
 
@@ -43,6 +42,8 @@ def _as_data(value: Any) -> Any:
     return {name: {"data": entry} if isinstance(entry, str) else entry for name, entry in value.items()}
 
 
+#: Whether a frozen tower's features are kept on disk: where that pays, always, or never.
+KeepFeatures = Literal["auto", "always", "never"]
 #: Dotted recipe keys and their values.
 Changes = dict[str, Any]
 _Name = Annotated[str, BeforeValidator(_as_name), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
