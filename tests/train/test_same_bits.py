@@ -11,6 +11,11 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from olivine.train.backbones.clip import ClipPretraining
+from olivine.train.backbones.curriculum import Schedule
+from olivine.train.backbones.dinov2 import Dinov2Pretraining, koleo
+from olivine.train.backbones.gemma import SIZES
+from olivine.train.backbones.language import LanguagePretraining
 from tiny_runs import QUIET, make_recipe, same, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,11 +26,6 @@ from olivine.model.loss import contrastive_loss, labelled_loss
 from olivine.recipe import ModelRecipe
 from olivine.records import Sample
 from olivine.testing import llava_item, tiny_model_recipe, write_pictures
-from olivine.train.backbones.clip import ClipPretraining
-from olivine.train.backbones.curriculum import Schedule
-from olivine.train.backbones.dinov2 import Dinov2Pretraining, koleo
-from olivine.train.backbones.gemma import SIZES
-from olivine.train.backbones.language import LanguagePretraining
 from olivine.train.objectives import in_order
 from olivine.train.run import train
 
