@@ -117,9 +117,13 @@ def read_image_bytes(path: Path) -> bytes:
     try:
         # Without O_NONBLOCK, opening a named pipe waits for a writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as file:
+        try:
             status = os.fstat(handle)
             require_regular(status, f"{path}")
+        except DataError:
+            os.close(handle)  # a folder's cannot be made a file
+            raise
+        with os.fdopen(handle, "rb") as file:
             if status.st_size > MAX_FILE_BYTES:
                 raise DataError(
                     f"image {path}: {status.st_size:,} bytes; at most {MAX_FILE_BYTES:,} are accepted. Scale it down."
