@@ -1,5 +1,6 @@
 """The saved processor in plain transformers: padded batches answer as single questions do, no local path is left."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -7,7 +8,9 @@ import pytest
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
-from olivine.data.images import open_image
+from olivine.data.encoding import TemplateEncoder
+from olivine.data.images import decode_image, open_image, upright_rgb
+from olivine.data.template import TEMPLATES
 from olivine.errors import RequestError
 from olivine.evaluate.engine import AnsweringEngine
 from olivine.model import checkpoint
@@ -193,3 +196,25 @@ def test_llama_tokenizers_keep_a_pad_token_that_they_have(tmp_path):
     vlm.tokenizer.pad_token = "</s>"
     checkpoint.save(vlm, tmp_path / "saved")
     assert AutoProcessor.from_pretrained(tmp_path / "saved").tokenizer.pad_token == "</s>"
+
+
+def test_image_is_text_where_the_tokenizer_forgot_that_it_is_special():
+    vlm = tiny_vlm()
+    tokenizer = gemma_tokenizer()
+    tokenizer.add_tokens(["<picture>"])  # an ordinary added token, as some published tokenizers have theirs
+    token_id = tokenizer.convert_tokens_to_ids("<picture>")
+    assert token_id in tokenizer("a <picture>").input_ids
+    encoder = TemplateEncoder(TEMPLATES["gemma"], tokenizer, image_token_id=token_id, image_tokens=vlm.image_tokens)
+    prefix, continuation = encoder.prompt("what does <picture> mean?", True)
+    assert (prefix + continuation).count(token_id) == vlm.image_tokens
+
+
+def test_an_image_in_memory_is_opened_alike(vlm):
+    """What is handed over as a PIL image is turned and laid on white, too."""
+    image = Image.new("RGBA", (9, 14), (200, 10, 10, 90))
+    image.getexif()[0x0112] = 6
+    raw = io.BytesIO()
+    image.save(raw, "PNG", exif=image.getexif())
+    handed = answer_one(vlm, "what?", Image.open(raw), max_new_tokens=TOKENS)
+    assert handed == answer_one(vlm, "what?", decode_image(raw.getvalue(), "x"), max_new_tokens=TOKENS)
+    assert upright_rgb(Image.open(raw)).size == (14, 9)
