@@ -97,7 +97,7 @@ def open_header(content: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(_without_long_texts(content)), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise _too_large(name, "more than twice as many pixels as are accepted") from None
+        raise _too_large(name, "far too many pixels, by its header") from None
     except UnidentifiedImageError:
         raise DataError(f"image {name}: its header cannot be read, the file is truncated or damaged.") from None
     except Exception as error:
