@@ -3,6 +3,7 @@
 Special tokens come from markers alone: text that spells one is tokenised as text.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ class TemplateEncoder:
         self.image_token_id = image_token_id
         self._image_ids = [image_token_id] * image_tokens
         # A copy, so that reading special tokens as text does not change the user's tokenizer.
-        self._text = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._text = Tokenizer.from_str(_with_special(tokenizer.backend_tokenizer.to_str(), image_token_id))
         self._text.encode_special_tokens = True
         self._text.no_truncation()
         self._text.no_padding()
@@ -197,6 +198,15 @@ class TemplateEncoder:
         name = self.tokenizer.convert_ids_to_tokens(self._markers[marker])
         after = self.tokenizer.backend_tokenizer.encode(name + "a", add_special_tokens=False).ids[1:]
         return list(after) != self._plain_ids("a")
+
+
+def _with_special(tokenizer_json: str, token_id: int) -> str:
+    """Mark an added token as special, which text that spells it is then not taken for; some tokenizers forget to."""
+    values = json.loads(tokenizer_json)
+    forgotten = [token for token in values["added_tokens"] if token["id"] == token_id and not token["special"]]
+    for token in forgotten:
+        token["special"] = True
+    return json.dumps(values) if forgotten else tokenizer_json
 
 
 def _runs_of_text(pieces: Sequence[Piece]) -> list[list[Piece]]:

@@ -97,7 +97,7 @@ def open_header(content: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(_without_long_texts(content)), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise _too_large(name, "more than twice as many pixels as are accepted") from None
+        raise _too_large(name, "far too many pixels, by its header") from None
     except UnidentifiedImageError:
         raise DataError(f"image {name}: its header cannot be read, the file is truncated or damaged.") from None
     except Exception as error:
@@ -117,9 +117,13 @@ def read_image_bytes(path: Path) -> bytes:
     try:
         # Without O_NONBLOCK, opening a named pipe waits for a writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as file:
+        try:
             status = os.fstat(handle)
             require_regular(status, f"{path}")
+        except DataError:
+            os.close(handle)  # a folder's cannot be made a file
+            raise
+        with os.fdopen(handle, "rb") as file:
             if status.st_size > MAX_FILE_BYTES:
                 raise DataError(
                     f"image {path}: {status.st_size:,} bytes; at most {MAX_FILE_BYTES:,} are accepted. Scale it down."

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from olivine.data.images import open_image
+from olivine.data.images import open_image, upright_rgb
 from olivine.model.vlm import VisionLanguageModel
 
 
@@ -28,7 +28,7 @@ def answer_one(
     if image is not None:
         dtype = next(vlm.tower.parameters()).dtype
         inputs["pixel_values"] = torch.from_numpy(
-            vlm.transform(open_image(image) if isinstance(image, Path) else image)
+            vlm.transform(open_image(image) if isinstance(image, Path) else upright_rgb(image))
         )[None].to(vlm.device, dtype)
     out = vlm.model.generate(
         input_ids=ids,
