@@ -9,7 +9,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "olivine"
 FLOORS = [
     {"errors"},
     {"records", "wording"},
-    {"files", "processors"},
+    {"files", "processors", "stop", "streams"},
+    {"strict_yaml", "schema_mistakes"},
     {"recipe"},
     {"world"},
     {"data"},

@@ -15,7 +15,7 @@ from typing import Any
 from olivine.ablate.design import Cell
 from olivine.ablate.feature_cache import Worth, decisions, may_keep, weigh
 from olivine.ablate.fingerprint import Fingerprints, digest
-from olivine.ablate.study import BenchmarkRecipe, Study
+from olivine.ablate.study import STEPS, BenchmarkRecipe, Study
 from olivine.data.features import CONTENTS
 from olivine.evaluate.run import SCORES, Control
 from olivine.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TokenizerRecipe
@@ -24,7 +24,6 @@ from olivine.world.backbones import located
 
 #: Goes up whenever the code gives other outputs for the same recipe and data: old outputs are then not taken for new.
 FORMAT = 2
-STEPS = "steps"
 
 #: Recipe sections that a step's identity names itself, or that decide nothing that is computed.
 _NOT_SHARED = {"name", "output", "evaluate", "model", "data", "stages", "sharding"}
