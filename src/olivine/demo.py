@@ -17,11 +17,12 @@ from olivine.ablate.measures import measures, title
 from olivine.ablate.run import carry_out, plan_study, report
 from olivine.ablate.show import StepLines
 from olivine.evaluate import benchmarks
-from olivine.evaluate.run import Control, Evaluation, evaluate
+from olivine.evaluate.run import Evaluation, evaluate
 from olivine.files import write_text
 from olivine.model.checkpoint import load as load_checkpoint
 from olivine.processors import cores
 from olivine.recipe import load
+from olivine.records import Control
 from olivine.train.run import train
 from olivine.world import training_data
 from olivine.world.benchmarks import write_all

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from olivine.ablate.measures import CORRECT, Evaluated, Measure, grouped, measures
-from olivine.ablate.statistics import cluster_intervals, ratio_values
 from olivine.evaluate import benchmarks
 from olivine.evaluate.answers import to_row
 from olivine.evaluate.run import ANSWERS, write_score
 from olivine.files import write_json_lines
 from olivine.records import Answer
+from olivine.statistics import cluster_intervals, ratio_values
 
 
 def write_pope(folder, pictures, *, seed=0):

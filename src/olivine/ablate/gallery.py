@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from olivine.ablate.design import Cell
 from olivine.ablate.measures import Evaluated
 from olivine.ablate.results import Results, evaluated
-from olivine.ablate.statistics import generator
 from olivine.data.images import Pictures, pictures_in
 from olivine.errors import DataError
 from olivine.records import Question
+from olivine.statistics import Cell, generator
 
 #: Longest side of a picture in the page, in pixels.
 _SIDE = 256

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from olivine.ablate.statistics import Array, pseudo_values, ratio_values
 from olivine.errors import DataError, RunError
 from olivine.evaluate.answer_log import ANSWERS
 from olivine.evaluate.answers import read_answers
@@ -22,6 +21,7 @@ from olivine.evaluate.benchmarks import Benchmark
 from olivine.evaluate.run import ITEMS, SCORES
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer, Question
+from olivine.statistics import Array, pseudo_values, ratio_values
 
 #: The share of single questions that are right, in percent: the paper's Pr(correct). Every benchmark has it.
 CORRECT = "correct"

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from olivine.ablate.design import Cell, contrasts
 from olivine.ablate.measures import Evaluated, Measure, measures, title
 from olivine.ablate.plan import Plan
-from olivine.ablate.statistics import Array, Effect, Estimate, corrected, effects, estimates, generator
 from olivine.errors import RunError
-from olivine.evaluate.run import Control
 from olivine.files import atomic_file, write_text
+from olivine.records import Control
+from olivine.statistics import Array, Cell, Effect, Estimate, contrasts, corrected, effects, estimates, generator
 
 RESULTS, RESULTS_PARQUET, EFFECTS = "results.csv", "results.parquet", "effects.csv"
 

@@ -11,17 +11,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from olivine.ablate.design import Cell, all_cells, half, one_at_a_time, untold
-from olivine.ablate.feature_cache import KeepFeatures
 from olivine.errors import RequestError, unknown_name
 from olivine.evaluate import benchmarks as known_benchmarks
 from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.rule_judge import RuleJudge
-from olivine.evaluate.run import Control
 from olivine.recipe import Recipe, change, from_values, read_values
+from olivine.records import Control
 from olivine.schema_mistakes import explain
+from olivine.statistics import Cell, all_cells, half, one_at_a_time, untold
 from olivine.strict_yaml import read_yaml
-
 
 #: In a study's directory: the study and its base recipe as they were run, and what its steps left.
 STUDY, BASE, STEPS = "study.yaml", "base.yaml", "steps"
@@ -58,6 +56,8 @@ def _as_data(value: Any) -> Any:
     return {name: {"data": entry} if isinstance(entry, str) else entry for name, entry in value.items()}
 
 
+#: Whether a frozen tower's features are kept on disk: where that pays, always, or never.
+KeepFeatures = Literal["auto", "always", "never"]
 #: Dotted recipe keys and their values.
 Changes = dict[str, Any]
 _Name = Annotated[str, BeforeValidator(_as_name), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

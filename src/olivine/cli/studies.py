@@ -17,7 +17,9 @@ app = typer.Typer()
 
 @app.command()
 def ablate(
-    study: Annotated[Path | None, typer.Argument(help="A study in YAML, or the directory of one.")] = None,
+    study: Annotated[
+        Path | None, typer.Argument(help="A study: its YAML, its directory, or the name of a shipped one.")
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show steps and costs; run nothing.")] = False,
     device: Annotated[str, typer.Option(help="What the plan's hours are for: cpu, h100, a100 and others.")] = "h100",
     launcher: Annotated[str, typer.Option(help="local, or ray.")] = "local",
@@ -28,7 +30,11 @@ def ablate(
 ) -> None:
     """Run a study: every cell, then the effect of every axis with its interval, in a report.
 
-    Goes on where it stopped; steps that cells share are run once.
+    Resumes where it stopped; steps that cells share are run once. A study's directory may be moved or copied: given
+    itself, it is reported and resumed where it lies.
+
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the steps under way and end with exit code 75 (0: done, 1: a step failed,
+    2: wrong request).
 
     Example: olivine ablate recipes/studies/llava-gemma.yaml --plan --device h100
     """
@@ -41,7 +47,9 @@ def ablate(
         _show_published(published)
         return
     from olivine.ablate.run import carry_out, plan_study, report
+    from olivine.shipped_recipes import resolve
 
+    study = resolve(study, study=True)
     planned = plan_study(study)
     if plan:
         from olivine.ablate.show import plan_lines

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from olivine.data.sources import Skipped
-from olivine.files import append_json_line, cut_json_lines, read_json_lines
+from olivine.files import append_json_line, keep_json_lines, read_json_lines
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import Part, StageRecipe
 
@@ -52,7 +52,7 @@ class MetricsLog:
         if writes:
             for name in (METRICS, SAMPLES, AUDIT):
                 if (folder / name).is_file():
-                    cut_json_lines(folder / name, lambda row: row["step"] < first_step)
+                    keep_json_lines(folder / name, lambda row: row["step"] < first_step)
             self._tensorboard = _tensorboard(folder)
 
     def losses(self, count: int) -> list[float]:

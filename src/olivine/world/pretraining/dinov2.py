@@ -22,9 +22,9 @@ from transformers import Dinov2Config, Dinov2Model
 
 from olivine.files import write_json
 from olivine.model.build import STATISTICS
-from olivine.train.backbones.loop import Pretraining, muon
-from olivine.train.backbones.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
 from olivine.world.drawing import draw
+from olivine.world.pretraining.loop import Pretraining, muon
+from olivine.world.pretraining.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
 from olivine.world.sampling import scene
 from olivine.world.scene import SIDE
 
