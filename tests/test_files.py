@@ -44,5 +44,5 @@ def test_what_a_kill_left_of_a_folder_is_gone_at_the_next_attempt(tmp_path):
 def test_a_full_disk_is_told_and_other_errors_are_left(tmp_path):
     with pytest.raises(RunError, match=r"No space left.*make room and run the same command"), full_disk_told(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(PermissionError), full_disk_told(tmp_path):
-        raise PermissionError(errno.EACCES, "not yours")
+    with pytest.raises(InterruptedError), full_disk_told(tmp_path):
+        raise InterruptedError(errno.EINTR, "interrupted")

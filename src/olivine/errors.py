@@ -29,7 +29,7 @@ class RunError(OlivineError):
     """A run that was rightly asked for could not be finished (exit code 1)."""
 
 
-class Stopped(BaseException):  # noqa: N818  # no error: the run was told to stop, and did
+class Stopped(BaseException):  # no error: the run was told to stop, and did
     """A run that was told to stop before its end has saved what it had, and can be resumed (exit code 75).
 
     No `Exception`, as `KeyboardInterrupt` is none: a library that catches whatever goes wrong must not swallow it.

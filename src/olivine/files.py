@@ -135,9 +135,11 @@ def full_disk_told(folder: Path) -> Iterator[None]:
         if number not in DISK_ERRORS:
             raise
         where = getattr(error, "filename", None) or folder
-        todo = "make room" if DISK_ERRORS[number] else "make it writable, or give another output"
+        # Denied access may be to something that is only read.
+        problem = "no access" if number in (errno.EACCES, errno.EPERM) else "cannot be written"
+        todo = "make room" if DISK_ERRORS[number] else "grant access, or give another output,"
         raise RunError(
-            f"{where}: cannot be written ({os.strerror(number)}). What was saved before is whole: "
+            f"{where}: {problem} ({os.strerror(number)}). What was saved before is whole: "
             f"{todo} and run the same command to resume."
         ) from None
 

@@ -21,7 +21,7 @@ from olivine.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, Tokeniz
 from olivine.records import Control
 from olivine.registry import locate
 from olivine.statistics import Cell
-from olivine.train.run import CHECKPOINT, RESULT
+from olivine.train.identity import CHECKPOINT, RESULT
 
 #: Goes up whenever the code gives other outputs for the same recipe and data: old outputs are then not taken for new.
 FORMAT = 2

@@ -107,7 +107,9 @@ class StudyRecipe(_Section):
     #: Which cells: all; the first levels and every single change to them; or half of a two-level factorial.
     grid: Literal["full", "one-at-a-time", "half"] = "full"
     #: Cells left out: all that match every axis named in one of these.
-    exclude: tuple[Annotated[dict[_Name, Annotated[str, BeforeValidator(_as_name)]], BeforeValidator(_as_names)], ...] = ()
+    exclude: tuple[
+        Annotated[dict[_Name, Annotated[str, BeforeValidator(_as_name)]], BeforeValidator(_as_names)], ...
+    ] = ()
     #: What headlines call a change: `align: {"no": Skipping the connector's pretraining}`.
     say: Annotated[
         dict[_Name, Annotated[dict[_Name, str], BeforeValidator(_as_levels)]], BeforeValidator(_as_names)

@@ -128,7 +128,7 @@ class Stage:
             Stopped: told to, and saved.
         """
         first = self.points.load(self.state)
-        log = MetricsLog(self.folder, first, writes=self.processes.first)
+        log = MetricsLog(self.folder, first, writes=self.processes.first, console=self.console)
         before = self.processes.from_first(log.losses(WINDOW) if self.processes.first else [])
         self._watch = LossWatch(self.recipe.optimizer.spike, before)
         print_summary(
