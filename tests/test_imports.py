@@ -12,7 +12,7 @@ LIGHT = [
     "import olivine.ablate.study",
     "import olivine.evaluate.benchmarks",
     "import olivine.cli",
-    "import sys; sys.argv = ['olivine', '--help']\ntry:\n    import olivine.cli; olivine.cli.main()\nexcept SystemExit: pass",
+    "import sys, olivine.cli; sys.argv = ['olivine', '--help']\ntry: olivine.cli.main()\nexcept SystemExit: pass",
 ]
 
 

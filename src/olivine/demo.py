@@ -105,7 +105,7 @@ def _one_cell(world: Path, folder: Path, console: Console, bar: Bar) -> None:
             wanted = Evaluation(benchmarks.get(name), world / name, None, place, str(checkpoint), control)
             with bar(f"{name} {control or ''}") as on_answer:
                 scores[control] = evaluate(vlm, checkpoint, wanted, on_answer).metrics
-        shown = measures(name, list(places.values()))[0]
+        shown = measures(name, [metrics.keys() for metrics in scores.values()])[0]
         seen, blind = (shown.scale * scores[control][shown.metric] for control in controls)
         console.print(
             f"{title(name)} {shown.label}: {seen:.1f} {shown.unit} (blind: {blind:.1f})", markup=False, highlight=False

@@ -289,6 +289,7 @@ def _evaluate_step(
         "prompt": asked.prompt,
         "variant": asked.variant,
         **({"judge": asked.judge} if asked.judge else {}),
+        **({"options": _option_values(name, asked, prints)} if asked.options else {}),
         "control": control,
         "data": prints.of(asked.data),
         "images": prints.of(asked.images),
@@ -296,3 +297,8 @@ def _evaluate_step(
     kind = name + (f"-{control}" if control else "")
     key = f"{kind}-{digest(identity)}"
     return EvaluateStep(key, folder / key, after.recipe, name, asked, control, after.key, identity)
+
+
+def _option_values(name: str, asked: BenchmarkRecipe, prints: Fingerprints) -> dict[str, Any]:
+    """A benchmark's options, with the content of files in place of their paths."""
+    return dict(asked.options) | {key: prints.of(path) for key, path in asked.option_paths(name).items()}

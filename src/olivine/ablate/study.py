@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from olivine.errors import RequestError, unknown_name
 from olivine.evaluate import benchmarks as known_benchmarks
 from olivine.evaluate.benchmarks.base import Benchmark
+from olivine.evaluate.benchmarks.options import checked_options
 from olivine.evaluate.rule_judge import RuleJudge
 from olivine.recipe import Recipe, change, from_values, read_values
 from olivine.records import Control
@@ -72,10 +73,22 @@ class BenchmarkRecipe(_Section):
     variant: str | None = None
     #: Who grades open answers (MM-Vet): `rule` needs no endpoint; it is named in the scores.
     judge: Literal["rule"] | None = None
+    #: The benchmark's own options (`olivine score NAME --help` lists them).
+    options: dict[str, str | int] = {}
 
     def opened(self, name: str) -> Benchmark:
-        """The benchmark itself, with its judge."""
-        return known_benchmarks.get(name, **({"judge": RuleJudge()} if self.judge == "rule" else {}))
+        """Return the benchmark itself, with its judge and options.
+
+        Raises:
+            RequestError: it has no such option, or a value is of another kind.
+        """
+        options = checked_options(known_benchmarks.find(name), self.options, f"benchmarks.{name}.options")
+        return known_benchmarks.get(name, **options, **({"judge": RuleJudge()} if self.judge == "rule" else {}))
+
+    def option_paths(self, name: str) -> dict[str, Path]:
+        """Return those of the options that are paths."""
+        options = checked_options(known_benchmarks.find(name), self.options, f"benchmarks.{name}.options")
+        return {key: value for key, value in options.items() if isinstance(value, Path)}
 
 
 class ResourcesRecipe(_Section):
@@ -212,6 +225,10 @@ def _check_names(path: Path, recipe: StudyRecipe, axes: Mapping[str, Sequence[st
     for name in recipe.benchmarks:
         if name not in known_benchmarks.names():
             raise RequestError(f"{path}: benchmarks: {unknown_name(name, known_benchmarks.names())}")
+        try:
+            recipe.benchmarks[name].opened(name)
+        except RequestError as error:
+            raise RequestError(f"{path}: {error}") from None
     for where, named in _named(recipe):
         for axis, level in named:
             if axis not in axes:

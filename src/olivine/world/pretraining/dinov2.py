@@ -233,7 +233,8 @@ def koleo(states: Tensor) -> Tensor:
     on_sphere = F.normalize(states, dim=-1)
     with torch.no_grad():
         nearest = (on_sphere @ on_sphere.T).fill_diagonal_(-1).argmax(1)
-    return -torch.log((on_sphere - on_sphere[nearest]).norm(dim=-1) + 1e-8).mean()
+    # One state may be the nearest of many: with several threads the gradient of an index adds those in any order.
+    return -torch.log((on_sphere - on_sphere.index_select(0, nearest)).norm(dim=-1) + 1e-8).mean()
 
 
 def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:
