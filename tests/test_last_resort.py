@@ -40,8 +40,7 @@ def test_what_nobody_caught_is_one_line_with_the_trace_in_a_file(run, tmp_path, 
 
 
 def test_where_the_working_folder_cannot_be_written_the_trace_goes_to_the_temporary_one(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("olivine.cli.last_resort.Path.cwd", lambda: tmp_path / "nowhere")
-    monkeypatch.setattr("olivine.cli.last_resort.tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("olivine.cli.last_resort._folders", lambda: [tmp_path / "nowhere", tmp_path])
     fails_with(monkeypatch, ValueError("a\nb"))
     code, _, err = run("doctor")
     assert code == 1
@@ -51,8 +50,7 @@ def test_where_the_working_folder_cannot_be_written_the_trace_goes_to_the_tempor
 
 
 def test_where_no_file_can_be_written_there_is_still_the_line(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("olivine.cli.last_resort.Path.cwd", lambda: tmp_path / "nowhere")
-    monkeypatch.setattr("olivine.cli.last_resort.tempfile.gettempdir", lambda: str(tmp_path / "nowhere"))
+    monkeypatch.setattr("olivine.cli.last_resort._folders", lambda: [tmp_path / "nowhere"])
     fails_with(monkeypatch, ValueError("a"))
     code, _, err = run("doctor")
     assert code == 1
@@ -108,7 +106,7 @@ def test_standard_output_to_a_full_device_is_one_line(tmp_path):
 @needs_full
 def test_standard_error_to_a_full_device_changes_no_exit_code(tmp_path):
     assert ended(f"{OLIVINE} recipes 2> /dev/full", tmp_path).returncode == 0
-    assert ended(f"{OLIVINE} plan none.yaml 2> /dev/full", tmp_path).returncode == 2
+    assert ended(f"{OLIVINE} recipes --wrong 2> /dev/full", tmp_path).returncode == 2
 
 
 def test_a_closed_pipe_behind_standard_output_is_no_trace(tmp_path):
@@ -124,7 +122,8 @@ class FullDevice:
     def write(self, text):
         raise OSError(self.number, os.strerror(self.number))
 
-    flush = write
+    def flush(self):
+        self.write("")
 
     def isatty(self):
         return False

@@ -8,6 +8,8 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
@@ -40,14 +42,22 @@ def _keep(error: BaseException) -> Path | None:
     """Write the trace to the working folder, or where files of a moment go; None where neither can be written."""
     name = f"olivine-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     text = f"olivine {__version__}, Python {sys.version}, {sys.platform}\n{' '.join(sys.argv)}\n\n{_trace(error)}"
-    for folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
+    for folder in _folders():
+        path = folder / name
         try:
-            path = folder() / name
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError:
             continue
         return path
     return None
+
+
+def _folders() -> Iterator[Path]:
+    """Where a trace may be kept, best first; the working folder may be gone."""
+    with suppress(OSError):
+        yield Path.cwd()
+    with suppress(OSError):
+        yield Path(tempfile.gettempdir())
 
 
 def _trace(error: BaseException) -> str:
