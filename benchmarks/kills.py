@@ -240,7 +240,8 @@ def killed(subject: Subject, folder: Path, kills: int, draw: random.Random) -> d
                 stopped += code == 75
                 if code not in (75, -signal.SIGTERM):  # -15: it had not yet begun to listen
                     problems.append(f"run {runs}: SIGTERM ended it with {code}")
-                elif code == 75 and (problem := subject.problem(output)):
+                # Told to stop before it resumed, it leaves what a SIGKILL left: steps logged behind the last point.
+                elif b"is saved at step" in said.read_bytes()[-400:] and (problem := subject.problem(output)):
                     problems.append(f"run {runs}: {problem}")
             now = subject.progress(output)
             if now < reached:
