@@ -22,6 +22,7 @@ from olivine.data.vocabulary import IMAGE_TOKEN, train_tokenizer
 from olivine.errors import RequestError
 from olivine.files import read_json
 from olivine.model.connector import initialise, llava_class
+from olivine.model.processor import require_image_processor
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ModelRecipe, Source, TokenizerRecipe, VisionRecipe
 from olivine.registry import locate
@@ -229,6 +230,7 @@ def _extra_tokens(tokenizer: Any) -> list[str]:
 
 
 def _image_transform(recipe: VisionRecipe, config: Any) -> ImageTransform:
+    require_image_processor(recipe.image_fit)
     mean, std = STATISTICS[config.model_type]
     size = config.image_size if config.model_type == "clip_vision_model" else 224
     stored = _stored_preprocessor(recipe.from_)
