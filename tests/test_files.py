@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from olivine.errors import RequestError, RunError
-from olivine.files import LOCK, atomic_folder, full_disk_told, only_process_in
+from olivine.files import LOCK, atomic_folder, full_disk_told, keep_json_lines, only_process_in, read_json_lines
 
 
 def test_a_folder_has_one_writer(tmp_path):
@@ -44,5 +44,65 @@ def test_what_a_kill_left_of_a_folder_is_gone_at_the_next_attempt(tmp_path):
 def test_a_full_disk_is_told_and_other_errors_are_left(tmp_path):
     with pytest.raises(RunError, match=r"No space left.*make room and run the same command"), full_disk_told(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(PermissionError), full_disk_told(tmp_path):
-        raise PermissionError(errno.EACCES, "not yours")
+    with pytest.raises(InterruptedError), full_disk_told(tmp_path):
+        raise InterruptedError(errno.EINTR, "interrupted")
+
+
+def test_other_writers_errors_of_a_full_disk_are_told_too(tmp_path):
+    """The writers of safetensors and of tokenizers raise errors of their own."""
+    for said in ("Error while serializing: I/O error: No space left on device (os error 28)", "(os error 27)"):
+        with pytest.raises(RunError, match="make room and run the same command"), full_disk_told(tmp_path):
+            raise ValueError(said)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_folder_that_may_not_be_written_is_told(tmp_path, number):
+    with pytest.raises(RunError, match=r"there/x.*grant access, or give another output"), full_disk_told(tmp_path):
+        raise OSError(number, "no", "there/x")
+
+
+PLANTED = {
+    "a file": lambda path: path.write_text("x"),
+    "a folder": lambda path: (path.mkdir(), (path / "f").write_text("x")),
+    "a link to a folder": lambda path: path.symlink_to(path.parent / "kept"),
+    "a link to nothing": lambda path: path.symlink_to(path.parent / "nothing"),
+}
+
+
+@pytest.mark.parametrize("name", [".checkpoint.partial", ".checkpoint.replaced", "checkpoint"])
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_lies_in_a_folders_way_is_replaced_and_what_it_points_to_is_kept(tmp_path, name, kind):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "precious").write_text("x")
+    PLANTED[kind](tmp_path / name)
+    for content in ("one", "two"):
+        with atomic_folder(tmp_path / "checkpoint") as folder:
+            (folder / "whole").write_text(content)
+        assert (tmp_path / "checkpoint" / "whole").read_text() == content
+        assert not (tmp_path / "checkpoint").is_symlink()
+    assert (tmp_path / "kept" / "precious").read_text() == "x"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "kept"]
+
+
+DAMAGES = {
+    "a wrong character": (b'{"step": 1}', b'#"step": 1}'),
+    "bytes that are no text": (b'{"step": 1}', b'{"step": "\xff\xfe"}'),
+    "a value that is no row": (b'{"step": 1}', b"5"),
+    "a row without a step": (b'{"step": 1}', b"{}"),
+    "an empty line": (b'{"step": 1}', b""),
+    "two lines run into one": (b'{"step": 1}\n', b'{"step": 1}'),
+    "brackets without end": (b'{"step": 1}', b"[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_line_takes_no_other_with_it(tmp_path, kind):
+    log = tmp_path / "log.jsonl"
+    before, after = DAMAGES[kind]
+    log.write_bytes(b"".join(b'{"step": %d}\n' % n for n in range(6)).replace(before, after) + b'{"step": 6, "lo')
+    damaged = keep_json_lines(log, lambda row: row["step"] < 5)
+    assert list(damaged) == [2]
+    kept = [row["step"] for row in read_json_lines(log)]
+    assert kept == ([0, 3, 4] if kind == "two lines run into one" else [0, 2, 3, 4])
+    assert (tmp_path / "log.jsonl.damaged").read_bytes().startswith(after[:20].rstrip(b"\n"))
+    assert keep_json_lines(log, lambda row: row["step"] < 5) == {}

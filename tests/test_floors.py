@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "olivine"
 FLOORS = [
     {"errors"},
     {"records", "wording"},
-    {"files", "processors", "registry"},
+    {"files", "processors", "registry", "stop", "streams", "strict_yaml", "schema_mistakes"},
     {"recipe", "statistics", "shipped_recipes"},
     {"data"},
     {"model"},

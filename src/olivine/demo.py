@@ -23,6 +23,7 @@ from olivine.model.checkpoint import load as load_checkpoint
 from olivine.processors import cores
 from olivine.recipe import load
 from olivine.records import Control
+from olivine.strict_yaml import read_yaml
 from olivine.train.run import train
 from olivine.world import training_data
 from olivine.world.benchmarks import write_all
@@ -70,7 +71,7 @@ def _sources(world: Path) -> dict[str, str]:
 
 
 def _study(world: Path, output: Path, console: Console, jobs: int) -> list[Failure]:
-    values = yaml.safe_load((_RECIPES / "studies" / "world.yaml").read_text(encoding="utf-8"))
+    values = read_yaml(_RECIPES / "studies" / "world.yaml", "study")
     values["base"], values["output"] = str(_RECIPES / "world" / "base.yaml"), str(output / "study")
     for name, asked in values["benchmarks"].items():
         folder = str(world / name)

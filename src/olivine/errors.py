@@ -29,15 +29,33 @@ class RunError(OlivineError):
     """A run that was rightly asked for could not be finished (exit code 1)."""
 
 
+class Stopped(BaseException):  # no error: the run was told to stop, and did
+    """A run that was told to stop before its end has saved what it had, and can be resumed (exit code 75).
+
+    No `Exception`, as `KeyboardInterrupt` is none: a library that catches whatever goes wrong must not swallow it.
+    """
+
+    #: EX_TEMPFAIL of sysexits.h: "try again later", which a scheduler can tell from done, failed and wrong.
+    exit_code = 75
+
+
 def unknown_name(name: str, known: Iterable[str]) -> str:
-    """What to say to a name that is none of `known`: the nearest of them, and all."""
+    """Return what to say to a name that is none of `known`: the nearest of them, and all."""
     valid = sorted(known)
-    nearest = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    nearest = nearest_name(name, valid)
+    hint = f" Did you mean {nearest!r}?" if nearest else ""
     return f"unknown name {name!r}.{hint} Valid: {', '.join(valid)}."
 
 
-class Stopped(OlivineError):  # noqa: N818  # no error: the run was told to stop, and did
-    """A run that was told to stop has saved what it had (exit code 0)."""
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the one of `known` that `name` was probably meant to be; None where none is near.
 
-    exit_code = 0
+    `held_out` is not near `dropout`, though half their letters agree: a wrong guess is worse than none.
+    """
+    valid = sorted(known)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    if close:
+        return close[0]
+    # Too short to be close by letters: two of them exchanged, or one word of a longer name.
+    alike = [other for other in valid if sorted(other) == sorted(name) or name in other.split("_")]
+    return alike[0] if len(alike) == 1 else None

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,13 +15,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from olivine.errors import DataError, RequestError, RunError
+from olivine.errors import DataError, OlivineError, RequestError, RunError
 
 try:
     import fcntl
 except ImportError:  # not on every system
     fcntl = None  # type: ignore[assignment]
 
+#: System errors of a disk that cannot take more, by number: whether it is room that is wanting.
+DISK_ERRORS = {
+    errno.ENOSPC: True,
+    errno.EDQUOT: True,
+    errno.EFBIG: True,
+    errno.EROFS: False,
+    errno.EACCES: False,
+    errno.EPERM: False,
+}
 #: In a folder that one process writes at a time.
 LOCK = ".lock"
 
@@ -48,7 +58,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Its name is always the same, so that what a kill leaves behind is gone at the next attempt.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -56,17 +66,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 flush_to_disk(file)
-        if path.exists():
+        if os.path.lexists(path):
             # A folder cannot be replaced in one step: the old one steps aside under a name that says so.
             aside = path.with_name(f".{path.name}.replaced")
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
             path.rename(aside)
             temporary.rename(path)
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
         else:
             temporary.rename(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all below it, a file or a link (not what it points to); nothing there is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -99,20 +118,37 @@ def only_process_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def full_disk_told(folder: Path) -> Iterator[None]:
-    """Turn the error of a full disk into one that says what to do.
+    """Turn the error of a disk that is full, or may not be written, into one that says what to do.
+
+    Writers in other languages (of safetensors, of tokenizers) raise errors of their own; they name the system's number.
 
     Raises:
-        RunError: the disk (or the user's share of it) is full.
+        RunError: the disk (or the user's share of it, or the largest file allowed) is full, or the folder is not
+            to be written.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except OlivineError:
+        raise
+    except Exception as error:
+        number = _error_number(error)
+        if number not in DISK_ERRORS:
             raise
+        where = getattr(error, "filename", None) or folder
+        # Denied access may be to something that is only read.
+        problem = "no access" if number in (errno.EACCES, errno.EPERM) else "cannot be written"
+        todo = "make room" if DISK_ERRORS[number] else "grant access, or give another output,"
         raise RunError(
-            f"{folder}: cannot be written ({error.strerror}). What was saved before is whole: "
-            "make room and run the same command to go on."
+            f"{where}: {problem} ({os.strerror(number)}). What was saved before is whole: "
+            f"{todo} and run the same command to resume."
         ) from None
+
+
+def _error_number(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    named = re.search(r"\(os error (\d+)\)", str(error))
+    return int(named.group(1)) if named else None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -140,21 +176,53 @@ def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def cut_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Cut a log off before the first row that is not to be kept, or that a kill cut short.
+def keep_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> dict[int, str]:
+    """Drop the rows of a log that are not to be kept, and a last one that a kill cut short.
 
-    Line by line and in place: a log of many gigabytes costs one reading and no second copy.
+    A damaged line takes no other with it: it goes to a file beside the log, `NAME.damaged`, and is returned.
+    Line by line: a log of many gigabytes is never in memory; one that ends in what is dropped is cut in place.
+
+    Returns:
+        What is wrong with each damaged line, by its number from 1.
     """
-    end = 0
+    damaged: dict[int, str] = {}
+    dropped = False  # a row before one that is kept
+    end = last = 0
     with path.open("rb") as file:
-        for line in file:
-            try:
-                if not line.endswith(b"\n") or not keep(json.loads(line)):
-                    break
-            except ValueError:
-                break
+        for number, line in enumerate(file, start=1):
             end += len(line)
-    os.truncate(path, end)
+            kept = _kept(line, keep, number, damaged)
+            dropped |= kept and last + len(line) < end
+            last = end if kept else last
+    if damaged or dropped:
+        _rewrite(path, keep, damaged)
+    else:
+        os.truncate(path, last)
+    return damaged
+
+
+def _kept(line: bytes, keep: Callable[[dict[str, Any]], bool], number: int, damaged: dict[int, str]) -> bool:
+    if not line.endswith(b"\n"):
+        return False  # a kill's
+    try:
+        return keep(json.loads(line))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        damaged[number] = type(error).__name__ if isinstance(error, RecursionError) else str(error)
+        return False
+
+
+def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool], damaged: Mapping[int, str]) -> None:
+    with (
+        atomic_file(path) as temporary,
+        path.open("rb") as file,
+        temporary.open("wb") as target,
+        path.with_name(f"{path.name}.damaged").open("ab") as aside,
+    ):
+        for number, line in enumerate(file, start=1):
+            if number in damaged:
+                aside.write(line)
+            elif _kept(line, keep, number, {}):
+                target.write(line)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -5,13 +5,18 @@ Reading, overriding and checking only; nothing here opens a model or a picture.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, TypeGuard
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from olivine.errors import RequestError, unknown_name
-from olivine.files import require_file
+from olivine.schema_mistakes import explain, types_of
+from olivine.strict_yaml import parse_yaml, read_yaml
+
+#: In a run directory: the recipe with every default stated, and what it was run with. In a study's step: what it is.
+RECIPE, PROVENANCE, STEP = "recipe.yaml", "provenance.json", "step.json"
 
 Part = Literal["vision", "connector", "language"]
 ImageFit = Literal["pad", "crop", "squash", "letterbox"]
@@ -22,7 +27,17 @@ Source = str | dict[str, Any]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None, "fields have names"
+        if value is True and set(types_of(cls.model_fields[info.field_name].annotation)) <= {int, float, NoneType}:
+            raise ValueError("expected a number")  # pydantic would take it for 1
+        return value
 
 
 class VisionRecipe(_Section):
@@ -252,13 +267,22 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     their names. An override is `dotted.key=value`, the value in YAML; stages are addressed by name
     (`stages.align.lr=2e-3`).
 
+    `path` may be a run's directory too, or the recipe in it: the run is then where it lies, wherever it began.
+
     Raises:
         RequestError: no such file, no YAML, an unknown key (with the nearest valid one) or a wrong value.
     """
-    values = read_values(path)
+    file, folder = _of_run(path)
+    values = read_values(file)
+    if folder is not None:
+        values["output"] = str(folder)
+    given: dict[str, str] = {}
     for override in overrides:
+        key = override.partition("=")[0]
+        if given.setdefault(key, override) != override:
+            raise RequestError(f"override {key} is given twice ({given[key]!r}, {override!r}); give it once.")
         _override(values, override)
-    return from_values(values, where=str(path))
+    return from_values(values, where=str(file))
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -279,34 +303,27 @@ def from_values(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise RequestError(f"{where}: not a valid recipe.\n" + explain(error, values, Recipe, _SECTIONS)) from None
+        raise RequestError(f"{where}: not a valid recipe.\n" + explain(error, values, Recipe)) from None
 
 
-def explain(error: ValidationError, values: Any, root: type[BaseModel], sections: Mapping[str, type[BaseModel]]) -> str:
-    """What is wrong with a YAML file, one problem a line, in the file's own words.
-
-    Args:
-        root: the schema of the whole file.
-        sections: the schemas of its parts, by the keys that hold them.
-    """
-    return "\n".join(f"  {_explain(dict(detail), values, root, sections)}" for detail in error.errors())
+def _of_run(path: Path) -> tuple[Path, Path | None]:
+    """The recipe's file, and the run directory that it lies in if it is one's own record."""
+    file = path / RECIPE if path.is_dir() else path
+    if file.name != RECIPE or not (file.parent / PROVENANCE).is_file():
+        return path, None
+    if (file.parent / STEP).is_file():
+        raise RequestError(f"{path}: a step of a study. Run the study itself: olivine ablate {file.parents[2]}")
+    return file, file.parent
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    require_file(path, "recipe")
     resolved = path.resolve()
     if resolved in seen:
         raise RequestError(f"{path}: the recipe is based on itself ({' -> '.join(str(p) for p in seen)}).")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RequestError(f"{path}: not valid YAML{place} ({getattr(error, 'problem', error)}).") from None
-    except UnicodeDecodeError:
-        raise RequestError(f"{path}: not UTF-8 text; expected a YAML recipe.") from None
+    values = read_yaml(path, "recipe")
     if not isinstance(values, dict):
-        raise RequestError(f"{path}: expected a mapping with keys such as name, model, data and stages.")
+        found = "the file is empty" if values is None else f"this is a {type(values).__name__}"
+        raise RequestError(f"{path}: {found}; expected a mapping with keys such as name, model, data and stages.")
     base = values.pop("base", None)
     if base is None:
         return values
@@ -345,11 +362,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise RequestError(f"override {override!r}: expected KEY=VALUE, for example stages.align.lr=2e-3.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RequestError(f"override {override!r}: the value is not valid YAML.") from None
-    change(values, key, value, f"override {override!r}")
+    change(values, key, parse_yaml(text, f"override {override!r}"), f"override {override!r}")
 
 
 def change(values: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -373,50 +386,13 @@ def change(values: dict[str, Any], key: str, value: Any, where: str) -> None:
         elif isinstance(place, dict):
             if last:
                 place[step] = value
+            elif step not in place and place and steps[:depth] == ["data"]:
+                # It would be a new source that nothing reads; a whole one may be set: data.NAME={json: ...}.
+                raise RequestError(f"{where}: data: {unknown_name(step, place)}")
             else:
-                place = place.setdefault(step, {})
+                if place.get(step) is None:  # a section that is turned off, as a run's own record has it
+                    place[step] = {}
+                place = place[step]
         else:
             parent = ".".join(steps[:depth])
             raise RequestError(f"{where}: {parent} has no parts to set {step!r} in.")
-
-
-def _explain(
-    detail: dict[str, Any], values: Any, root: type[BaseModel], sections: Mapping[str, type[BaseModel]]
-) -> str:
-    """One problem in the words of the file: stages by name, unions by their keys, the nearest valid name."""
-    location: list[str] = []
-    place: Any = values
-    for step in detail["loc"]:
-        if isinstance(step, int) and isinstance(place, list | tuple):
-            place = place[step]
-            location.append(place.get("name", str(step)) if isinstance(place, dict) else str(step))
-        elif isinstance(place, Mapping) and step in place:
-            location.append(str(step))
-            place = place[step]
-        elif detail["type"] in {"missing", "extra_forbidden"} and step == detail["loc"][-1]:
-            location.append(str(step))
-        # Any other step is pydantic's own name for a branch of a union.
-    where = ".".join(location) or "the file"
-    if detail["type"] == "extra_forbidden":
-        model = next((sections[step] for step in reversed(detail["loc"][:-1]) if step in sections), root)
-        known = [field.alias or name for name, field in model.model_fields.items()]
-        return f"{where}: {unknown_name(str(detail['loc'][-1]), known)}"
-    if detail["type"] == "missing":
-        return f"{where}: missing; it must be given."
-    message = detail["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(detail["input"], dict | list | tuple) else f" (got {detail['input']!r})"
-    return f"{where}: {message[0].lower() + message[1:]}{given}"
-
-
-_SECTIONS: dict[str, type[_Section]] = {
-    "model": ModelRecipe,
-    "vision": VisionRecipe,
-    "language": LanguageRecipe,
-    "tokenizer": TokenizerRecipe,
-    "connector": ConnectorRecipe,
-    "data": DataRecipe,
-    "augment": AugmentRecipe,
-    "stages": StageRecipe,
-    "optimizer": OptimizerRecipe,
-    "sharding": ShardingRecipe,
-}

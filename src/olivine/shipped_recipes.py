@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import yaml
-
 from olivine.errors import RequestError, unknown_name
+from olivine.strict_yaml import read_yaml
 
 STUDIES = "studies"
 
@@ -85,7 +84,7 @@ def _with_bases(path: Path) -> Iterator[Path]:
     if not path.is_relative_to(folder().resolve()):
         raise RequestError(f"{path}: this is no shipped recipe; olivine recipes lists those.")
     yield path
-    base = yaml.safe_load(path.read_text(encoding="utf-8")).get("base")
+    base = read_yaml(path, "recipe").get("base")
     if base is not None:
         yield from _with_bases(path.parent / base)
 

@@ -149,7 +149,7 @@ def test_a_step_that_raises_is_reported_from_its_process(tmp_path):
 
 def test_sigterm_stops_every_process(tmp_path):
     plan = small(tmp_path)
-    with pytest.raises(Stopped, match="run the same command"):
+    with pytest.raises(Stopped, match="Run the same command"):
         launcher("local", jobs=2)(plan, quiet(), Listening(lambda: os.kill(os.getpid(), signal.SIGTERM)))
     assert active_children() == []
     assert launcher("local", jobs=2)(plan, quiet(), Listening()) == []

@@ -17,7 +17,7 @@ from tiny_runs import QUIET, make_recipe, same, weights
 
 from olivine.data.batches import SampleOrder
 from olivine.errors import RequestError, RunError, Stopped
-from olivine.files import cut_json_lines, only_process_in, read_json, read_json_lines, write_text
+from olivine.files import keep_json_lines, only_process_in, read_json, read_json_lines, write_text
 from olivine.recipe import Recipe
 from olivine.train import stage as stage_module
 from olivine.train.processes import Processes
@@ -77,7 +77,7 @@ def test_sigterm_saves_within_the_step_and_the_run_goes_on_to_the_same_bits(data
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped, match=r"saved at step 5") as stopped:
         train(recipe_of(dataset, tmp_path / "run"), QUIET)
-    assert stopped.value.exit_code == 0
+    assert stopped.value.exit_code == 75
     assert signal.getsignal(signal.SIGTERM) is before
     assert points(tmp_path / "run" / "a") == ["step-00000004", "step-00000005"]
     assert same(expected, weights(train(recipe_of(dataset, tmp_path / "run"), QUIET)))
@@ -85,7 +85,7 @@ def test_sigterm_saves_within_the_step_and_the_run_goes_on_to_the_same_bits(data
 
 def test_sigterm_outside_a_stage_stops_at_once(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("olivine.train.run.build", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Stopped, match="run the same command"):
+    with pytest.raises(Stopped, match="Run the same command"):
         train(recipe_of(dataset, tmp_path / "run"), QUIET)
 
 
@@ -128,7 +128,7 @@ def test_a_damaged_point_is_refused_with_a_message_and_the_one_before_used(
     told = console.export_text()
     assert said in told
     assert "step-00000006: not used" in told
-    assert "going on at step 4" in told
+    assert "resuming at step 4" in told
 
 
 def test_a_point_cut_off_while_it_was_written_is_removed(dataset, tmp_path, monkeypatch, expected):
@@ -248,9 +248,9 @@ def test_spikes_by_hand():
 def test_logs_are_cut_where_they_are_to_be_gone_on_with(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
-    cut_json_lines(log, lambda row: row["step"] < 5)
+    keep_json_lines(log, lambda row: row["step"] < 5)
     assert log.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
-    cut_json_lines(log, lambda row: row["step"] < 1)
+    keep_json_lines(log, lambda row: row["step"] < 1)
     assert log.read_text() == '{"step": 0}\n'
 
 

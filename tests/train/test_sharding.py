@@ -138,7 +138,7 @@ def test_from_two_to_one_and_back_the_losses_are_those_of_one(runs, monkeypatch)
     with pytest.raises(KilledError):
         train(values, QUIET)
     done = two_processes(folder, path)
-    assert "going on at step 35" in done.stderr
+    assert "resuming at step 35" in done.stderr
     one, two = losses(folder / "one" / "a"), losses(folder / "two" / "a")
     assert len(one) == len(two) == STEPS
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from olivine.ablate.plan import Plan, Step
 from olivine.ablate.steps import Worker
-from olivine.errors import OlivineError, RequestError, Stopped, unknown_name
+from olivine.errors import OlivineError, RequestError, unknown_name
 from olivine.files import write_text
 
 #: Beside a step's output: why it failed, with the stack trace.
@@ -92,7 +92,7 @@ def launch_here(plan: Plan, console: Console, progress: Progress) -> list[Failur
     """Carry out what is left of a plan, step after step, in this process.
 
     Raises:
-        Stopped: SIGTERM came; the step under way has saved what it had.
+        Stopped: a signal came; the step under way has saved what it had.
     """
     return launch_over(_Here(plan, console, progress), plan, progress)
 
@@ -162,8 +162,6 @@ def attempt(worker: Worker, step: Step, after: Step | None, on_progress: Callabl
     for number in range(1, TRIES + 1):
         try:
             worker.run(step, after, on_progress)
-        except Stopped:
-            raise
         except OlivineError as error:
             reason = str(error)
         except Exception as error:

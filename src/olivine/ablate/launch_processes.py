@@ -21,7 +21,8 @@ from olivine.ablate.plan import FeatureStep, Plan, StageStep, Step
 from olivine.ablate.steps import Worker
 from olivine.errors import Stopped
 from olivine.processors import cores, end_with_parent
-from olivine.train.stop import StopSignal
+from olivine.stop import StopSignal
+from olivine.streams import guard_stderr
 
 _SPAWN = get_context("spawn")
 
@@ -32,7 +33,7 @@ def launch_in_processes(plan: Plan, console: Console, progress: Progress, jobs: 
     A process that dies (out of memory, say) is replaced and its step tried again.
 
     Raises:
-        Stopped: SIGTERM came; steps under way have saved what they had.
+        Stopped: a signal came; steps under way have saved what they had.
     """
     if not plan.left():
         return []
@@ -144,7 +145,7 @@ class _WorkerProcess:
             self._send(self.step, after)
             return None
         if isinstance(told, _Over) and told.stopped:
-            raise Stopped(told.reason or "stopped; run the same command to go on")
+            raise Stopped(told.reason or "stopped; run the same command to resume")
         return told
 
     def _send(self, step: Step, after: Step | None) -> None:
@@ -155,23 +156,24 @@ class _WorkerProcess:
 def _serve(connection: Connection, gpu: str | None, threads: int, width: int) -> None:
     """Runs in a worker process: steps in, what they say and how they end out."""
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and stops its processes in order
+    guard_stderr()
+    for name in ("SIGINT", "SIGHUP"):  # the parent hears a terminal's signals too, and stops its processes in order
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
     worker = Worker(Console(file=_Sent(connection), width=width, soft_wrap=True))
-    while True:
-        try:
-            step, after = connection.recv()
-        except EOFError:
-            return
-        try:
-            over = _Over(attempt(worker, step, after, lambda _done, _total: None))
-        except Stopped as stopped:
-            over = _Over(str(stopped), stopped=True)
-        connection.send(over)
-        if over.stopped:
-            return
+    try:
+        with StopSignal():
+            while True:
+                step, after = connection.recv()
+                connection.send(_Over(attempt(worker, step, after, lambda _done, _total: None)))
+    except Stopped as stopped:
+        with suppress(ConnectionError):  # a parent that is no more needs no telling
+            connection.send(_Over(str(stopped), stopped=True))
+    except (EOFError, ConnectionError):
+        return
 
 
 class _Sent(io.StringIO):

@@ -14,18 +14,17 @@ from typing import Any
 
 from olivine.ablate.feature_cache import Worth, decisions, may_keep, weigh
 from olivine.ablate.fingerprint import Fingerprints, digest
-from olivine.ablate.study import BenchmarkRecipe, Study
+from olivine.ablate.study import STEPS, BenchmarkRecipe, Study
 from olivine.data.features import CONTENTS
 from olivine.evaluate.run import SCORES
 from olivine.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TokenizerRecipe
 from olivine.records import Control
 from olivine.registry import locate
 from olivine.statistics import Cell
-from olivine.train.run import CHECKPOINT, RESULT
+from olivine.train.identity import CHECKPOINT, RESULT
 
 #: Goes up whenever the code gives other outputs for the same recipe and data: old outputs are then not taken for new.
 FORMAT = 2
-STEPS = "steps"
 
 #: Recipe sections that a step's identity names itself, or that decide nothing that is computed.
 _NOT_SHARED = {"name", "output", "evaluate", "model", "data", "stages", "sharding"}

@@ -20,8 +20,8 @@ from olivine.ablate.published import PublishedTable
 from olivine.ablate.results import Outcome, Results, write_tables
 from olivine.ablate.spent import Spent, spent
 from olivine.files import read_json, write_text
+from olivine.recipe import PROVENANCE
 from olivine.statistics import Cell, Effect, Estimate
-from olivine.train.run import PROVENANCE
 
 HTML, MARKDOWN = "report.html", "report.md"
 #: What counts as a finding: Holm-corrected over the study.

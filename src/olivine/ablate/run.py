@@ -16,13 +16,10 @@ from olivine.ablate.plan import Plan, make_plan
 from olivine.ablate.published import PublishedTable
 from olivine.ablate.report import write_report
 from olivine.ablate.results import collect
-from olivine.ablate.study import Study, load_study
+from olivine.ablate.study import BASE, STEPS, STUDY, Study, is_kept, load_study
 from olivine.errors import RequestError
-from olivine.files import write_text
+from olivine.files import full_disk_told, only_process_in, write_text
 from olivine.recipe import read_values
-
-#: In a study's directory: the study and its base recipe as they were run, to be reported or gone on with from there.
-STUDY, BASE = "study.yaml", "base.yaml"
 
 
 def plan_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
@@ -40,15 +37,19 @@ def carry_out(
     """Do what is left of a plan, `jobs` steps at a time; returns what could not be done.
 
     Raises:
-        RequestError: data are missing, or the launcher is not to be had.
+        RequestError: data are missing, the launcher is not to be had, or another process is at work on the study.
+        RunError: the study's directory cannot be written.
+        Stopped: a signal came; the steps under way have saved what they had.
     """
     launch = launcher(launcher_name, jobs)
     if plan.missing:
         listed = "".join(f"\n  {file}" for file in plan.missing)
         raise RequestError(f"{path}: these files or folders are not there:{listed}\nFetch them, or correct the paths.")
-    _keep(plan.study, path)
-    remember(plan.study.directory, plan.features)
-    return launch(plan, console, progress)
+    directory = plan.study.directory
+    with full_disk_told(directory), only_process_in(directory):
+        _keep(plan.study, path)
+        remember(directory, plan.features)
+        return launch(plan, console, progress)
 
 
 def report(plan: Plan, against: PublishedTable | None = None) -> Path:
@@ -57,7 +58,8 @@ def report(plan: Plan, against: PublishedTable | None = None) -> Path:
     Raises:
         RunError: nothing is finished yet.
     """
-    return write_report(collect(plan), plan.study.directory, against)
+    with full_disk_told(plan.study.directory):
+        return write_report(collect(plan), plan.study.directory, against)
 
 
 def _study_file(path: Path) -> Path:
@@ -70,13 +72,14 @@ def _study_file(path: Path) -> Path:
 
 def _keep(study: Study, path: Path) -> None:
     """Write study and base recipe down, so that the directory can be read without the files it came from."""
-    if path.is_dir():
+    if path.is_dir() or is_kept(path):
         return
+    (study.directory / STEPS).mkdir(exist_ok=True)  # by which a record is known
     base = study.recipe.base if study.recipe.base.is_absolute() else path.parent / study.recipe.base
     values = study.recipe.model_dump(mode="json", by_alias=True)
     last = list(values["axes"])[-1]
     for level in values["axes"][last].values():
         level.update(study.overrides)  # laid over everything else, as they were given
-    values |= {"base": BASE, "output": str(study.directory)}
+    values |= {"base": BASE, "output": None}  # it is where it lies
     write_text(study.directory / BASE, yaml.safe_dump(read_values(base), sort_keys=False, allow_unicode=True))
     write_text(study.directory / STUDY, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -16,14 +16,18 @@ from olivine.evaluate import benchmarks as known_benchmarks
 from olivine.evaluate.benchmarks.base import Benchmark
 from olivine.evaluate.benchmarks.options import checked_options
 from olivine.evaluate.rule_judge import RuleJudge
-from olivine.files import require_file
-from olivine.recipe import Recipe, change, explain, from_values, read_values
+from olivine.recipe import Recipe, change, from_values, read_values
 from olivine.records import Control
+from olivine.schema_mistakes import explain
 from olivine.statistics import Cell, all_cells, half, one_at_a_time, untold
+from olivine.strict_yaml import read_yaml
+
+#: In a study's directory: the study and its base recipe as they were run, and what its steps left.
+STUDY, BASE, STEPS = "study.yaml", "base.yaml", "steps"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _as_name(value: Any) -> Any:
@@ -33,8 +37,18 @@ def _as_name(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
+def _as_names(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    named = {_as_name(key): entry for key, entry in value.items()}
+    if len(named) < len(value):
+        raise ValueError("two keys are one name, written in two ways (yes and 'yes', 1 and '1')")
+    return named
+
+
 def _as_levels(value: Any) -> Any:
-    return {_as_name(k): v or {} for k, v in value.items()} if isinstance(value, dict) else value
+    named = _as_names(value)
+    return {name: entry or {} for name, entry in named.items()} if isinstance(named, dict) else value
 
 
 def _as_data(value: Any) -> Any:
@@ -97,6 +111,7 @@ class StudyRecipe(_Section):
     #: axis -> level -> changes. The first level of an axis is the baseline it is compared with.
     axes: Annotated[
         dict[_Name, Annotated[dict[_Name, Changes], BeforeValidator(_as_levels), Field(min_length=2)]],
+        BeforeValidator(_as_names),
         Field(min_length=1),
     ]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
@@ -105,9 +120,13 @@ class StudyRecipe(_Section):
     #: Which cells: all; the first levels and every single change to them; or half of a two-level factorial.
     grid: Literal["full", "one-at-a-time", "half"] = "full"
     #: Cells left out: all that match every axis named in one of these.
-    exclude: tuple[dict[_Name, Annotated[str, BeforeValidator(_as_name)]], ...] = ()
+    exclude: tuple[
+        Annotated[dict[_Name, Annotated[str, BeforeValidator(_as_name)]], BeforeValidator(_as_names)], ...
+    ] = ()
     #: What headlines call a change: `align: {"no": Skipping the connector's pretraining}`.
-    say: dict[_Name, Annotated[dict[_Name, str], BeforeValidator(_as_levels)]] = {}
+    say: Annotated[
+        dict[_Name, Annotated[dict[_Name, str], BeforeValidator(_as_levels)]], BeforeValidator(_as_names)
+    ] = {}
     resources: ResourcesRecipe = ResourcesRecipe()
     #: Whether features of towers that never train are computed once and kept on disk for all trainings that show the
     #: same pictures: where that saves a tenth of their operations and takes no more room than the limit, or always.
@@ -126,16 +145,13 @@ class Study:
     recipes: Mapping[tuple[Cell, int], Recipe]
     #: What the caller laid over every cell.
     overrides: Mapping[str, Any]
+    #: Where everything that the study makes is written.
+    directory: Path
 
     @property
     def name(self) -> str:
         """The study's name."""
         return self.recipe.name
-
-    @property
-    def directory(self) -> Path:
-        """Where everything that the study makes is written."""
-        return self.recipe.output or Path("runs") / self.recipe.name
 
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
@@ -182,22 +198,27 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
         for cell in cells
         for seed in recipe.seeds
     }
-    return Study(recipe, cells, recipes, overrides or {})
+    directory = path.parent if is_kept(path) else recipe.output or Path("runs") / recipe.name
+    return Study(recipe, cells, recipes, overrides or {}, directory)
+
+
+def is_kept(path: Path) -> bool:
+    """Return whether a study's file is the record in a study's own directory, which is then where the study is.
+
+    The place given always wins: a directory that was moved or copied is another study's than the one it came from.
+    """
+    return path.name == STUDY and (path.parent / BASE).is_file() and (path.parent / STEPS).is_dir()
 
 
 def _read(path: Path) -> StudyRecipe:
-    require_file(path, "study")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: not valid YAML ({str(error).splitlines()[0]}).") from None
+    values = read_yaml(path, "study")
     if not isinstance(values, dict):
-        raise RequestError(f"{path}: expected a mapping with keys such as name, base, axes and benchmarks.")
+        found = "the file is empty" if values is None else f"this is a {type(values).__name__}"
+        raise RequestError(f"{path}: {found}; expected a mapping with keys such as name, base, axes and benchmarks.")
     try:
         return StudyRecipe.model_validate(values)
     except ValidationError as error:
-        sections: dict[str, type[BaseModel]] = {"benchmarks": BenchmarkRecipe, "resources": ResourcesRecipe}
-        raise RequestError(f"{path}: not a valid study.\n" + explain(error, values, StudyRecipe, sections)) from None
+        raise RequestError(f"{path}: not a valid study.\n" + explain(error, values, StudyRecipe)) from None
 
 
 def _check_names(path: Path, recipe: StudyRecipe, axes: Mapping[str, Sequence[str]]) -> None:

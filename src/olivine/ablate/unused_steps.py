@@ -7,7 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from olivine.ablate.plan import STEPS, Plan
+from olivine.ablate.plan import Plan
+from olivine.ablate.study import STEPS
 from olivine.files import only_process_in
 
 

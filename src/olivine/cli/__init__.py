@@ -13,9 +13,11 @@ import typer
 from rich.markup import escape
 
 from olivine import __version__
-from olivine.cli import data, evaluation, housekeeping, studies, world
+from olivine.cli import data, evaluation, housekeeping, last_resort, studies, world
 from olivine.cli.terminal import Bar, Json, log, say
 from olivine.errors import OlivineError, Stopped
+from olivine.stop import StopSignal
+from olivine.streams import guard_stderr, release
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,18 +33,40 @@ app.add_typer(data.app, name="data")
 app.add_typer(world.app, name="world")
 
 
+#: Commands that resume by themselves: told to stop, they save what they have and end with 75.
+_RESUMABLE = {"train", "evaluate", "ablate", "demo"}
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one message, without a stack trace."""
+    guard_stderr()
+    code = _exit_code()
+    if not release(sys.stdout) and code == 0:
+        log.print("error: standard output could not be written to its end", markup=False, highlight=False)
+        code = 1
+    release(sys.stderr)
+    sys.exit(code)
+
+
+def _exit_code() -> int:
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as stop:
-        say(str(stop))
+        if os.environ.get("RANK", "0") == "0":
+            log.print(str(stop), markup=False, highlight=False)
+        return stop.exit_code
     except OlivineError as error:
         log.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
-        log.print("stopped; run the same command to go on")
-        sys.exit(130)
+        log.print("stopped")
+        return 130
+    except Exception as error:
+        last_resort.tell(error, log)
+        return 1
+    return 0
 
 
 def _version(wanted: bool) -> None:
@@ -53,9 +77,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     _shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     _quiet_libraries()
+    if context.invoked_subcommand in _RESUMABLE:
+        context.with_resource(StopSignal())
 
 
 @app.command()
@@ -63,9 +90,13 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe: a YAML file, or the name of a shipped one.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
 ) -> None:
-    """Train all stages of a recipe; goes on by itself where an earlier run stopped.
+    """Train all stages of a recipe; resumes by itself where an earlier run stopped.
 
-    Several processes or machines: torchrun --nproc-per-node 8 -m olivine train RECIPE. SIGTERM saves and exits with 0.
+    Several processes or machines: torchrun --nproc-per-node 8 -m olivine train RECIPE. Instead of a recipe, the
+    directory of a run resumes that run where it lies.
+
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save and end with exit code 75 (0: done, 1: failed, 2: wrong request); the same
+    command resumes. A second Ctrl-C ends at once.
 
     Example: olivine train recipes/easy-vqa.yaml output=runs/try stages.instruct.lr=1e-3
     """
@@ -85,7 +116,8 @@ def demo(
 ) -> None:
     """Run the paper's study on the embedded world: eight cells, eight benchmarks, a report with intervals.
 
-    Killed at any instant, the same command goes on; what is done is not done again.
+    Killed at any instant, the same command resumes; what is done is not done again. Stopped before its end by Ctrl-C,
+    SIGTERM, SIGHUP or SIGUSR1, it saves and ends with exit code 75.
 
     Example: olivine demo --quick
     """

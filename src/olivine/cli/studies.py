@@ -30,7 +30,11 @@ def ablate(
 ) -> None:
     """Run a study: every cell, then the effect of every axis with its interval, in a report.
 
-    Goes on where it stopped; steps that cells share are run once.
+    Resumes where it stopped; steps that cells share are run once. A study's directory may be moved or copied: given
+    itself, it is reported and resumed where it lies.
+
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the steps under way and end with exit code 75 (0: done, 1: a step failed,
+    2: wrong request).
 
     Example: olivine ablate recipes/studies/llava-gemma.yaml --plan --device h100
     """

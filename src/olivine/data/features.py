@@ -13,7 +13,7 @@ from torch import Tensor
 
 from olivine.data.llava_json import ItemError
 from olivine.errors import DataError
-from olivine.files import append_json_line, cut_json_lines, flush_to_disk, read_json, read_json_lines, write_json
+from olivine.files import append_json_line, flush_to_disk, keep_json_lines, read_json, read_json_lines, write_json
 
 #: Rows `[patches, width]`, one after another as they lie in memory; and what they are, written when all are there.
 FEATURES, CONTENTS = "features.bin", "features.json"
@@ -98,8 +98,9 @@ def write_features(
         partial = folder / FEATURES
     written = partial.stat().st_size if partial.is_file() else 0
     done = len(names) if written == len(names) * row_bytes else written // (row_bytes * chunk) * chunk
-    if notes.is_file():
-        cut_json_lines(notes, lambda row: row["place"] < done)
+    if notes.is_file() and keep_json_lines(notes, lambda row: row["place"] < done):
+        done = 0  # which picture a damaged note named is not known
+        notes.unlink()
     with partial.open("r+b" if partial.is_file() else "wb") as file:
         # By place and not at the end: whoever else should be writing here writes the same bytes.
         file.seek(done * row_bytes)

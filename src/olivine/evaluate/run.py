@@ -19,6 +19,7 @@ from olivine.evaluate.processes import ALONE, Processes
 from olivine.files import sha256_of_file, write_json, write_json_lines
 from olivine.model.vlm import VisionLanguageModel
 from olivine.records import Answer, AnswerState, Control, Question, Score
+from olivine.stop import StopSignal
 
 ITEMS, SCORES = "items.jsonl", "scores.json"
 #: Questions that failed are all in `answers.jsonl`; a message names these many.
@@ -66,10 +67,12 @@ def evaluate(
     images = wanted.images or wanted.benchmark.images(wanted.data)
     mine: list[Answer] = []
     on_answer(len(answers), len(answers) + len(share))
-    for answer in _asked_again_if_failed(engine, share, images):
-        log.append(answer, processes)
-        mine.append(answer)
-        on_answer(len(answers) + len(mine), len(answers) + len(share))
+    with StopSignal() as stop, stop.held():
+        for answer in _asked_again_if_failed(engine, share, images):
+            log.append(answer, processes)
+            mine.append(answer)
+            on_answer(len(answers) + len(mine), len(answers) + len(share))
+            stop.check(f"{len(answers) + len(mine)} answers are kept in {wanted.folder}")
     answers |= {answer.question_id: answer for of_one in processes.gather(mine) for answer in of_one}
     ordered = [answers[question.id] for question in questions]
     return processes.first(lambda: _finish(log, wanted, questions, ordered))

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from olivine.data.sources import Skipped
-from olivine.files import append_json_line, cut_json_lines, read_json_lines
+from olivine.files import append_json_line, keep_json_lines, read_json_lines
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import Part, StageRecipe
 
@@ -41,18 +41,20 @@ class Told:
 class MetricsLog:
     """A stage's logs: `metrics.jsonl`, `samples.jsonl` (sampled answers), `audit.jsonl` (which samples a step took).
 
-    Rows at or behind the step that is gone on with are dropped, so that each step is there exactly once. Of several
+    Rows at or behind the step that is resumed at are dropped, so that each step is there exactly once. Of several
     processes the first alone writes.
     """
 
-    def __init__(self, folder: Path, first_step: int, *, writes: bool = True) -> None:
+    def __init__(self, folder: Path, first_step: int, *, writes: bool = True, console: Console | None = None) -> None:
         self._folder = folder
         self._writes = writes
         self._tensorboard = None
         if writes:
             for name in (METRICS, SAMPLES, AUDIT):
                 if (folder / name).is_file():
-                    cut_json_lines(folder / name, lambda row: row["step"] < first_step)
+                    damaged = keep_json_lines(folder / name, lambda row: row["step"] < first_step)
+                    if damaged and console is not None:
+                        console.print(_damaged(folder / name, damaged), style="yellow", markup=False, highlight=False)
             self._tensorboard = _tensorboard(folder)
 
     def losses(self, count: int) -> list[float]:
@@ -92,6 +94,13 @@ class MetricsLog:
         if self._writes:
             row = {"step": step, "samples": list(sample_ids), **({"skipped": dict(skipped)} if skipped else {})}
             append_json_line(self._folder / AUDIT, row)
+
+
+def _damaged(path: Path, damaged: Mapping[int, str]) -> str:
+    """What is said of a log's damaged lines."""
+    some = "; ".join(f"line {number} ({problem})" for number, problem in list(damaged.items())[:5])
+    more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+    return f"{path}: {some}{more}: damaged, moved to {path.name}.damaged; all other rows are kept"
 
 
 def _tensorboard(folder: Path) -> Any | None:
@@ -140,4 +149,4 @@ def print_summary(
         table.add_row(part, f"{total:,}", state)
     console.print(table)
     if first_step:
-        console.print(f"going on at step {first_step:,}")
+        console.print(f"resuming at step {first_step:,}")

@@ -3,6 +3,7 @@
 Which weights a stage trains otherwise is decided in `stage`.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -28,16 +29,9 @@ def insert(language: nn.Module, recipe: LoraRecipe, device: torch.device = torch
     Raises:
         RequestError: peft (or bitsandbytes, to quantize) is not installed, or a target is the name of no linear layer.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise RequestError("stages: lora needs peft. Install it: pip install 'olivine[lora]'.") from None
-    linear = {name.rpartition(".")[2] for name, module in language.named_modules() if isinstance(module, nn.Linear)}
-    unknown = [name for name in recipe.targets if name not in linear]
-    if unknown:
-        raise RequestError(
-            f"stages: lora.targets {', '.join(unknown)}: no such linear layer. Valid: {', '.join(sorted(linear))}."
-        )
+    check(language, recipe, "stages: lora")
+    from peft import LoraConfig, inject_adapter_in_model
+
     if recipe.quantize:
         _quantize(language, device)
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(recipe.targets), lora_dropout=0.0)
@@ -45,6 +39,33 @@ def insert(language: nn.Module, recipe: LoraRecipe, device: torch.device = torch
     for name, parameter in language.named_parameters():
         if _OF_ADAPTERS in name:
             parameter.data = parameter.data.float()
+
+
+def check(language: nn.Module, recipe: LoraRecipe, where: str, *, several: bool = False) -> None:
+    """Refuse what could not be carried out, before anything is trained.
+
+    Args:
+        language: the trunk, as it is before any adapter.
+        recipe: rank, scale and which layers.
+        where: begins the message: `stages.align.lora`.
+        several: whether the run has more than one process.
+
+    Raises:
+        RequestError: peft (or bitsandbytes, to quantize) is not installed, a target is the name of no linear layer, or
+            there are several processes.
+    """
+    if several:
+        raise RequestError(f"{where}: one process only; under torchrun the model itself is cut.")
+    if find_spec("peft") is None:
+        raise RequestError(f"{where} needs peft. Install it: pip install 'olivine[lora]'.")
+    if recipe.quantize and find_spec("bitsandbytes") is None:
+        raise RequestError(f"{where}.quantize needs bitsandbytes. Install it: pip install 'olivine[lora]'.")
+    linear = {name.rpartition(".")[2] for name, module in language.named_modules() if isinstance(module, nn.Linear)}
+    unknown = [name for name in recipe.targets if name not in linear]
+    if unknown:
+        raise RequestError(
+            f"{where}.targets {', '.join(unknown)}: no such linear layer. Valid: {', '.join(sorted(linear))}."
+        )
 
 
 def of_adapters(name: str) -> bool:

@@ -4,7 +4,6 @@ The training loop is in `stage`.
 """
 
 import platform
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -12,39 +11,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 
 from olivine.data.features import FeatureTable
 from olivine.data.sources import Skipped, fingerprint, read_samples, usable
 from olivine.errors import RequestError
-from olivine.files import full_disk_told, only_process_in, read_json, write_json, write_text
+from olivine.files import full_disk_told, only_process_in, write_json, write_text
 from olivine.model import checkpoint
 from olivine.model.build import build
-from olivine.recipe import Recipe, StageRecipe, TokenizerRecipe
+from olivine.recipe import PROVENANCE, RECIPE, Recipe, StageRecipe, TokenizerRecipe, read_values
 from olivine.records import Sample
+from olivine.stop import StopSignal
 from olivine.train import lora
+from olivine.train.identity import CHECKPOINT, RESULT, check_same_data, check_same_recipe, recorded
+from olivine.train.out_of_memory import out_of_memory_told
 from olivine.train.processes import Processes, joined
 from olivine.train.sharding import whole_weights
 from olivine.train.stage import Stage, StageResult
-from olivine.train.stop import StopSignal
 
-RECIPE, PROVENANCE, CHECKPOINT, RESULT = "recipe.yaml", "provenance.json", "checkpoint", "result.json"
 _PACKAGES = ("olivine", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
-#: Recipe fields that may differ when a run is gone on with: they decide nothing that is written before them.
-_FREE = re.compile(r"(output|evaluate|sharding)\b.*|optimizer\.spike|stages\.[^.]+\.(save_every|keep)")
 
 
 def train(recipe: Recipe, console: Console) -> Path:
     """Run every stage that is not yet done; returns the last stage's checkpoint folder.
 
-    Under torchrun every process calls this; the first alone prints and writes. SIGTERM ends the run in order.
+    Under torchrun every process calls this; the first alone prints and writes. A signal (Ctrl-C, SIGTERM, SIGHUP,
+    SIGUSR1) ends the run in order, within the running step.
 
     Raises:
         RequestError: the run directory holds another recipe's run, or its data has changed since.
-        RunError: training could not go on (no labels, a loss that is not finite, a full disk).
+        RunError: training could not go on (no labels, a loss that is not finite, a full disk, too little memory).
         DataError: a broken sample under `on_error: stop`.
-        Stopped: SIGTERM came, and what was done is saved.
+        Stopped: a signal came, and what was done is saved.
     """
     directory = recipe.run_directory
     with joined() as processes, StopSignal() as stop, full_disk_told(directory):
@@ -59,12 +57,12 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
     stages = [stage for stage in recipe.stages if not stage.skip]
     if not stages:
         raise RequestError("stages: every stage is skipped; nothing would train.")
-    _check_same_recipe(directory, recipe)
+    changed = check_same_recipe(directory, recipe)
     data = _Data(recipe, console)
     # A trained tokenizer has seen every source, whether or not a stage trains on it.
     trains_tokenizer = isinstance(recipe.model.language.tokenizer, TokenizerRecipe)
     provenance = data.provenance(set(recipe.data) if trains_tokenizer else {stage.data for stage in stages})
-    _check_same_data(directory, provenance)
+    check_same_data(directory, provenance)
 
     finished = [stage for stage in stages if (directory / stage.name / RESULT).is_file()]
     if finished:
@@ -73,18 +71,38 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
         vlm = checkpoint.load(directory / last.name / CHECKPOINT, to_train=True)
     else:
         vlm = build(recipe.model, seed=recipe.seed, texts=data.texts)
+    left = stages[len(finished) :]
+    for stage in left:
+        if stage.lora:
+            lora.check(vlm.language, stage.lora, f"stages.{stage.name}.lora", several=processes.several)
     processes.wait()  # until all have compared the recipe with the one that is there
-    if processes.first:
-        write_text(directory / RECIPE, recipe.to_yaml())
-        write_json(directory / PROVENANCE, {**_environment(recipe, processes), "data": provenance})
-
-    for stage in stages[len(finished) :]:
-        with stop.held():
+    for stage in left:
+        with stop.held(), out_of_memory_told(recipe, stage):
             job = Stage(vlm, recipe, stage, data.samples(stage.data), directory / stage.name, console, processes, stop)
+            if processes.first and stage is left[0]:
+                # Only now: what is refused must not leave a record that its correction is then compared with.
+                _record(directory, recipe, {**_environment(recipe, processes), "data": provenance}, changed, console)
             _finish_stage(job, job.run())
         if processes.several:  # its parts are spread over the processes: begin again from what was written
             vlm = checkpoint.load(directory / stage.name / CHECKPOINT, to_train=True)
     return directory / stages[-1].name / CHECKPOINT
+
+
+def _record(
+    directory: Path, recipe: Recipe, provenance: dict[str, Any], changed: dict[str, Any], console: Console
+) -> None:
+    """Write down what is run, and with which changes to the last bits it was resumed."""
+    changes = recorded(directory).get("changes", [])
+    if changed:
+        fields = ", ".join(f"{key} {values['before']} -> {values['now']}" for key, values in changed.items())
+        console.print(
+            f"resuming with {fields}: the same mathematics, rounded otherwise; recorded in {PROVENANCE}",
+            markup=False,
+            highlight=False,
+        )
+        changes = [*changes, changed]
+    write_text(directory / RECIPE, recipe.to_yaml())
+    write_json(directory / PROVENANCE, {**provenance, **({"changes": changes} if changes else {})})
 
 
 def train_stage(
@@ -95,7 +113,7 @@ def train_stage(
     console: Console,
     features: FeatureTable | None = None,
 ) -> Path:
-    """Run one stage of a recipe into a folder of its own; goes on from where a kill stopped it.
+    """Run one stage of a recipe into a folder of its own; resumes where a kill stopped it.
 
     Whoever calls answers for the folder: that it is this stage's, of this recipe, data and parent.
 
@@ -115,7 +133,7 @@ def train_stage(
         vlm = checkpoint.load(after, to_train=True)
     write_text(folder / RECIPE, recipe.to_yaml())
     write_json(folder / PROVENANCE, {**_environment(recipe, alone), "data": data.provenance({stage.data})})
-    with StopSignal() as stop, stop.held():
+    with StopSignal() as stop, stop.held(), out_of_memory_told(recipe, stage):
         job = Stage(vlm, recipe, stage, data.samples(stage.data), folder, console, alone, stop, features)
         _finish_stage(job, job.run())
     return folder / CHECKPOINT
@@ -132,8 +150,7 @@ def find_checkpoint(path: Path) -> Path:
     if (path / CHECKPOINT / checkpoint.COMPANION).is_file():
         return path / CHECKPOINT
     if (path / PROVENANCE).is_file():
-        values = yaml.safe_load((path / RECIPE).read_text(encoding="utf-8"))
-        names = [stage["name"] for stage in values["stages"] if not stage["skip"]]
+        names = [stage["name"] for stage in _recorded_recipe(path)["stages"] if not stage["skip"]]
         if (path / names[-1] / RESULT).is_file():
             return path / names[-1] / CHECKPOINT
         raise RequestError(
@@ -144,8 +161,20 @@ def find_checkpoint(path: Path) -> Path:
 
 def recorded_benchmarks(path: Path) -> list[str]:
     """The benchmarks that a run's recipe names; none for a bare checkpoint."""
-    file = path / RECIPE
-    return list(yaml.safe_load(file.read_text(encoding="utf-8"))["evaluate"]) if file.is_file() else []
+    return list(_recorded_recipe(path)["evaluate"]) if (path / RECIPE).is_file() else []
+
+
+def _recorded_recipe(directory: Path) -> dict[str, Any]:
+    values = read_values(directory / RECIPE)
+    stages = values.get("stages")
+    named = (
+        isinstance(stages, list)
+        and stages
+        and all(isinstance(s, dict) and {"name", "skip"} <= s.keys() for s in stages)
+    )
+    if not named or not isinstance(values.get("evaluate"), list):
+        raise RequestError(f"{directory / RECIPE}: not a run's record (stages or evaluate are missing); it is damaged.")
+    return values
 
 
 def _finish_stage(job: Stage, result: StageResult) -> None:
@@ -234,42 +263,3 @@ def _environment(recipe: Recipe, processes: Processes) -> dict[str, Any]:
         "processes": processes.world,
         "threads": torch.get_num_threads(),
     }
-
-
-def _check_same_recipe(directory: Path, recipe: Recipe) -> None:
-    path = directory / RECIPE
-    if not path.is_file():
-        return
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    now = yaml.safe_load(recipe.to_yaml())
-    different = sorted(key for key in _differences(before, now, "") if not _FREE.fullmatch(key))
-    if different:
-        raise RequestError(
-            f"{directory} holds a run of another recipe; different: {', '.join(different)}. "
-            "Give another output=DIR, or remove that directory to start anew."
-        )
-
-
-def _differences(before: Any, now: Any, where: str) -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before.keys() | now.keys():
-            yield from _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for index, (old, new) in enumerate(zip(before, now, strict=True)):
-            name = old.get("name", index) if isinstance(old, dict) else index
-            yield from _differences(old, new, f"{where}.{name}")
-    elif before != now:
-        yield where
-
-
-def _check_same_data(directory: Path, provenance: dict[str, Any]) -> None:
-    path = directory / PROVENANCE
-    if not path.is_file():
-        return
-    for name, before in read_json(path)["data"].items():
-        now = provenance.get(name)
-        if now is not None and now["sha256"] != before["sha256"]:
-            raise RequestError(
-                f"data.{name}: {now['json']} has changed since this run began, so going on would mix two data sets. "
-                "Put the old file back, or give another output=DIR."
-            )

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from olivine.errors import RequestError
 from olivine.files import read_json
-from olivine.train.run import PROVENANCE, RECIPE, RESULT
+from olivine.recipe import PROVENANCE, RECIPE, read_values
+from olivine.train.identity import RESULT
 
 Section = Literal["recipe", "data", "environment", "results"]
 #: Recipe fields that name places, not what is done.
@@ -51,7 +50,7 @@ def compare_runs(first: Path, second: Path) -> list[Difference]:
 def _read(run: Path) -> dict[Section, Any]:
     if not (run / RECIPE).is_file() or not (run / PROVENANCE).is_file():
         raise RequestError(f"{run}: no run directory ({RECIPE} and {PROVENANCE} are missing). Give what train wrote.")
-    recipe = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))
+    recipe = read_values(run / RECIPE)
     provenance = read_json(run / PROVENANCE)
     data = provenance.pop("data", {})
     results = {path.parent.name: read_json(path) for path in sorted(run.glob(f"*/{RESULT}"))}

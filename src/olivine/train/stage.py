@@ -28,6 +28,7 @@ from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
+from olivine.stop import StopSignal
 from olivine.train import lora
 from olivine.train.log import MetricsLog, Told, print_summary, progress_bar
 from olivine.train.objectives import ContrastiveObjective, LanguageObjective, Objective
@@ -35,7 +36,6 @@ from olivine.train.optimizer import learning_rate, make_optimizer
 from olivine.train.processes import Processes
 from olivine.train.resume import ResumePoints, TrainingState
 from olivine.train.sharding import average_whole_gradients, clip_gradients
-from olivine.train.stop import StopSignal
 from olivine.train.watch import WINDOW, LossWatch
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ class Stage:
             Stopped: told to, and saved.
         """
         first = self.points.load(self.state)
-        log = MetricsLog(self.folder, first, writes=self.processes.first)
+        log = MetricsLog(self.folder, first, writes=self.processes.first, console=self.console)
         before = self.processes.from_first(log.losses(WINDOW) if self.processes.first else [])
         self._watch = LossWatch(self.recipe.optimizer.spike, before)
         print_summary(
@@ -173,10 +173,8 @@ class Stage:
                 if self._told_to_stop():
                     self.points.save(done, self.state)
                     self.points.finish()
-                    raise Stopped(
-                        f"stopped by SIGTERM; stage {self.stage.name} is saved at step {done:,}. "
-                        "Run the same command to go on."
-                    )
+                    assert self._stop is not None, "only a signal tells to stop"
+                    raise Stopped(self._stop.message(f"stage {self.stage.name} is saved at step {done:,}"))
                 if taken is not None:
                     self._look_in(done, log)
                 if self.stage.save_every and done % self.stage.save_every == 0 and done < self.order.steps:

@@ -9,10 +9,10 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-import yaml
 
 from olivine.errors import RequestError, unknown_name
 from olivine.statistics import Cell, Contrast, contrasts
+from olivine.strict_yaml import parse_yaml
 
 #: What may be said for a table on the command line: its own name, or what it is to this project.
 _FILES = {"paper": "llava-gemma", "llava-gemma": "llava-gemma"}
@@ -59,7 +59,7 @@ def table(name: str) -> PublishedTable:
     if name not in _FILES:
         raise RequestError(f"--against: {unknown_name(name, list(_FILES))}")
     file = files("olivine.ablate.published") / f"{_FILES[name]}.yaml"
-    return _parse(yaml.safe_load(file.read_text(encoding="utf-8")))
+    return _parse(parse_yaml(file.read_text(encoding="utf-8"), file.name))
 
 
 def _parse(raw: Any) -> PublishedTable:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from olivine.errors import RunError
-from olivine.files import append_json_line, atomic_file, cut_json_lines, only_process_in, write_json
+from olivine.files import append_json_line, atomic_file, keep_json_lines, only_process_in, write_json
 
 LOG, RESUME, FIGURES = "pretraining.jsonl", "resume.pt", "figures.json"
 _LOG_EVERY = 20
@@ -154,7 +154,7 @@ def _resume(job: Pretraining, folder: Path) -> tuple[int, float]:
     for optimizer, held in zip(job.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(held)
     # The steps since are done and told again.
-    cut_json_lines(folder / LOG, lambda row: row["step"] < state["step"])
+    keep_json_lines(folder / LOG, lambda row: row["step"] < state["step"])
     return int(state["step"]), float(state["seconds"])
 
 

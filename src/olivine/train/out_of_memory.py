@@ -1,0 +1,64 @@
+"""What to do when a stage does not fit in memory, said where it happens.
+
+How much a recipe takes is estimated in `plan`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from olivine.errors import RunError
+from olivine.recipe import Recipe, StageRecipe
+
+#: How the libraries below say it: PyTorch's CPU allocator (two ways), CUDA's calls and cuBLAS.
+_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+#: A row shorter than this saves nothing more.
+_SHORTEST_ROW = 256
+
+
+@contextmanager
+def out_of_memory_told(recipe: Recipe, stage: StageRecipe) -> Iterator[None]:
+    """Turn running out of memory into an error that says which settings to lower.
+
+    Raises:
+        RunError: memory ran out inside the block.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = (str(error).strip().splitlines() or ["MemoryError"])[0][:200]
+        raise RunError(f"stage {stage.name}: out of memory ({said}).\n{advice(recipe, stage)}") from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+
+
+def advice(recipe: Recipe, stage: StageRecipe) -> str:
+    """Return what takes less memory: first what a begun run can be resumed with, then what asks for a new one."""
+    resumable = []
+    if not recipe.optimizer.checkpoint_activations:
+        resumable.append("optimizer.checkpoint_activations=true")
+    if stage.row_tokens > _SHORTEST_ROW:
+        resumable.append(f"stages.{stage.name}.row_tokens={max(_SHORTEST_ROW, stage.row_tokens // 2)}")
+    if not recipe.sharding.gather_twice:
+        resumable.append("sharding.gather_twice=true")
+    new = []
+    if "language" in stage.train and stage.lora is None:
+        new.append(f"stages.{stage.name}.lora={{rank: 16}}")
+    elif stage.lora is not None and stage.lora.quantize is None:
+        new.append(f"stages.{stage.name}.lora.quantize=nf4")
+    if recipe.optimizer.precision == "fp32":
+        new.append("optimizer.precision=bf16")
+    lines = ["The same command resumes from what was saved; these take less memory and may be added to it:"]
+    lines += [f"  {setting}" for setting in resumable]
+    lines.append("  more processes (torchrun --nproc-per-node N), which share out weights and optimizer")
+    if new:
+        lines.append("In a new run (output=DIR), since they change what is learnt: " + ", ".join(new))
+    return "\n".join(lines)
