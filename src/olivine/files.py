@@ -48,7 +48,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Its name is always the same, so that what a kill leaves behind is gone at the next attempt.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -59,14 +59,29 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             # A folder cannot be replaced in one step: the old one steps aside under a name that says so.
             aside = path.with_name(f".{path.name}.replaced")
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
             path.rename(aside)
             temporary.rename(path)
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
         else:
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove whatever lies under a name: a folder, a file, or a link (never what the link points to).
+
+    Raises:
+        RunError: it cannot be removed.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: is in the way and cannot be removed ({error.strerror}). Remove it by hand.") from None
 
 
 @contextmanager

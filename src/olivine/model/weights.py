@@ -146,8 +146,7 @@ def load_weights(
             ),
             where,
         )
-    foreign = {name for name in tensors if not naming.own(name)}
-    _check_report(report, foreign, where)
+    _check_report({**report, "unexpected_keys": _unexpected(report["unexpected_keys"], own, naming)}, where)
     _check_finite(model, where)
     return model
 
@@ -260,7 +259,19 @@ def _check_tied(own: Mapping[str, Held], config: Any, where: str) -> None:
         )
 
 
-def _check_report(report: Mapping[str, Any], foreign: set[str], where: str) -> None:
+def _unexpected(reported: Iterable[str], own: Mapping[str, Held], naming: Naming) -> list[str]:
+    """The tensors that should have been the part's; the report also holds those of a whole model's other parts."""
+    names = [name for name in reported if not _COMPUTED.search(name)]
+    if naming.inside is None:
+        return [name for name in names if naming.own(name)]
+    # transformers reports names after some of its own renaming, so that those of other parts cannot be looked up.
+    renamed = set(own)
+    for pattern, name in naming.renamed.items():
+        renamed |= {re.sub(pattern, name, each) for each in own}
+    return [name for name in names if any(f".{each}".endswith(f".{name}") for each in renamed)]
+
+
+def _check_report(report: Mapping[str, Any], where: str) -> None:
     missing = sorted(report["missing_keys"])
     if missing:
         raise RequestError(
@@ -274,9 +285,7 @@ def _check_report(report: Mapping[str, Any], foreign: set[str], where: str) -> N
             f"{where}: {len(other)} weights have another shape than config.json says ({_list(told, '; ')}). Give the "
             "configuration that belongs to these files."
         )
-    unexpected = sorted(
-        name for name in report["unexpected_keys"] if name not in foreign and not _COMPUTED.search(name)
-    )
+    unexpected = sorted(report["unexpected_keys"])
     if unexpected:
         raise RequestError(
             f"{where}: {len(unexpected)} weights have no place in the model that config.json describes "
