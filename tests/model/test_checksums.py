@@ -1,0 +1,66 @@
+"""A model folder that was changed after it was written is not used without a word."""
+
+import logging
+
+import pytest
+import torch
+from model_folders import WEIGHTS, edit_json, edit_tensors
+from transformers import LlavaForConditionalGeneration
+
+from olivine.errors import DataError
+from olivine.model import checkpoint
+from olivine.testing import tiny_vlm
+
+
+@pytest.fixture
+def folder(tmp_path):
+    checkpoint.save(tiny_vlm(), tmp_path / "llava")
+    return tmp_path / "llava"
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * 0.7)] ^= 0x40
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "tokenizer.json"])
+def test_a_flipped_bit_is_named(folder, name):
+    flip(folder / name)
+    with pytest.raises(DataError, match=f"{name}: content differs from the checksum"):
+        checkpoint.load(folder)
+
+
+def test_a_truncated_file_is_named_with_its_length(folder):
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[:-100])
+    with pytest.raises(DataError, match=f"{WEIGHTS} has {len(content) - 100:,} bytes instead of {len(content):,}"):
+        checkpoint.load(folder)
+
+
+def test_a_file_that_is_gone_is_named(folder):
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(DataError, match=f"{WEIGHTS} is missing"):
+        checkpoint.load(folder)
+
+
+def test_edited_weights_are_named_and_can_be_meant(folder, caplog):
+    edit_tensors(folder, lambda tensors: {name: tensor * 1 + 0.5 for name, tensor in tensors.items()})
+    with pytest.raises(DataError, match=f'{WEIGHTS}.*remove "files"'):
+        checkpoint.load(folder)
+    edit_json(folder / "olivine.json", files=None)
+    with caplog.at_level(logging.WARNING):
+        checkpoint.load(folder)
+    assert [record.message for record in caplog.records if "unverified" in record.message] != []
+
+
+def test_an_untouched_folder_is_read_without_a_word(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        checkpoint.load(folder)
+    assert not [record for record in caplog.records if record.name.startswith("olivine")]
+
+
+def test_a_folder_with_checksums_stays_plain_transformers(folder):
+    plain = LlavaForConditionalGeneration.from_pretrained(folder).state_dict()
+    own = checkpoint.load(folder).model.state_dict()
+    assert all(torch.equal(own[name], plain[name]) for name in own)
