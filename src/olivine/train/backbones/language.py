@@ -48,7 +48,7 @@ class LanguagePretraining(Pretraining):
         self.steps, self.peak = schedule.steps, schedule.peak
         if schedule.restarted:
             self.restart = (schedule.steps - schedule.unplaced, schedule.restarted)
-        self.tokenizer = AutoTokenizer.from_pretrained(smaller) if smaller else world_tokenizer(seed, vocabulary)
+        self.tokenizer = AutoTokenizer.from_pretrained(smaller, trust_remote_code=False) if smaller else world_tokenizer(seed, vocabulary)
         torch.manual_seed(seed)
         if smaller is None:
             self.model = GemmaForCausalLM(gemma_config(size, len(self.tokenizer)))
