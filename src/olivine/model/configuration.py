@@ -13,7 +13,7 @@ from olivine.errors import OlivineError, RequestError
 from olivine.files import read_json
 from olivine.model.hub import CONFIGURATION, local_folder
 from olivine.recipe import Source
-from olivine.world.backbones import located
+from olivine.registry import locate
 
 T = TypeVar("T")
 #: The largest value of each size that is no mistake; published models are far below.
@@ -41,7 +41,7 @@ def model_config(source: Source, key: str) -> Any:
         RequestError: it cannot be found, fetched or read; it needs code of its own; a size in it is impossible.
     """
     if isinstance(source, str):
-        return folder_config(local_folder(located(source), key, CONFIGURATION), key)
+        return folder_config(local_folder(locate(source), key, CONFIGURATION), key)
     values = dict(source)
     model_type = values.pop("model_type", None)
     if model_type is None:

@@ -11,6 +11,7 @@ from olivine.data.images import ImageTransform
 from olivine.errors import RequestError
 from olivine.files import read_json
 from olivine.model.hub import CONFIGURATION, local_folder
+from olivine.model.processor import require_image_processor
 from olivine.recipe import Source, VisionRecipe
 
 _CLIP_STATISTICS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -29,6 +30,7 @@ def image_transform(recipe: VisionRecipe, config: Any) -> ImageTransform:
         RequestError: means, standard deviations or a size that cannot be meant, with their file.
     """
     key = "model.vision"
+    require_image_processor(recipe.image_fit)
     mean, std = STATISTICS[config.model_type]
     size = config.image_size if config.model_type == "clip_vision_model" else 224
     path, stored = _stored(recipe.from_)
