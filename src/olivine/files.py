@@ -56,7 +56,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 flush_to_disk(file)
-        if path.exists():
+        if os.path.lexists(path):
             # A folder cannot be replaced in one step: the old one steps aside under a name that says so.
             aside = path.with_name(f".{path.name}.replaced")
             remove(aside)

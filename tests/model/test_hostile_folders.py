@@ -296,3 +296,17 @@ def test_what_lies_where_a_folder_is_written_is_replaced_and_links_are_not_follo
     assert (elsewhere / "kept").read_text() == "kept"
     assert not planted.exists()
     assert not planted.is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["link to a folder", "broken link"])
+def test_a_link_in_the_place_of_the_folder_itself_is_replaced_and_not_followed(tmp_path, kind):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_text("kept")
+    target = tmp_path / "checkpoint"
+    target.symlink_to(elsewhere if kind == "link to a folder" else tmp_path / "no")
+    with atomic_folder(target) as temporary:
+        (temporary / "new").write_text("new")
+    assert not target.is_symlink()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert [path.name for path in elsewhere.iterdir()] == ["kept"]

@@ -4,6 +4,7 @@ Saving and loading whole models is in `checkpoint`.
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig
 from olivine.data.images import ImageTransform
 from olivine.data.vocabulary import train_tokenizer
 from olivine.errors import RequestError
-from olivine.model.companion import COMPANION, read_companion
+from olivine.model.companion import COMPANION, read_companion, verify_part
 from olivine.model.configuration import model_config, understood
 from olivine.model.connector import initialise, llava_class
 from olivine.model.hub import CONFIGURATION, WEIGHTS, local_folder
@@ -44,7 +45,7 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
         RequestError: a part that cannot be found, fetched or used, with its key in the recipe.
     """
     torch.manual_seed(seed)
-    recipe = _with_backbones_locate(recipe)
+    recipe = _with_located_parts(recipe)
     tower = _load_tower(recipe.vision)
     language = _load_language(recipe.language.from_)
     tokenizer = _load_tokenizer(recipe, texts)
@@ -84,8 +85,8 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
     return vlm
 
 
-def _with_backbones_locate(recipe: ModelRecipe) -> ModelRecipe:
-    """The recipe with `world:NAME` replaced by the folder that it stands for."""
+def _with_located_parts(recipe: ModelRecipe) -> ModelRecipe:
+    """The recipe with named sources (`SCHEME:NAME`) replaced by the folders that they stand for."""
 
     def place(source: Source) -> Source:
         return locate(source) if isinstance(source, str) else source
@@ -122,7 +123,7 @@ def skeleton(recipe: ModelRecipe) -> tuple[Any, int]:
     Raises:
         RequestError: a part whose configuration cannot be found or used.
     """
-    recipe = _with_backbones_locate(recipe)
+    recipe = _with_located_parts(recipe)
     tower, language = _tower_config(recipe.vision), _language_config(recipe.language.from_)
     wanted = recipe.language.tokenizer
     if not isinstance(wanted, TokenizerRecipe) or wanted.vocab_size > language.vocab_size:
@@ -170,7 +171,7 @@ def _load_tower(recipe: VisionRecipe) -> Any:
     naming = tower_naming(model_config(source, key), config.model_type)
     return load_weights(
         _class_of(AutoModel, config, key),
-        local_folder(source, key, WEIGHTS),
+        _verified_folder(source, key),
         config,
         naming,
         key=key,
@@ -186,12 +187,18 @@ def _load_language(source: Source) -> Any:
     naming = language_naming(model_config(source, key))
     return load_weights(
         _class_of(AutoModelForCausalLM, config, key),
-        local_folder(source, key, WEIGHTS),
+        _verified_folder(source, key),
         config,
         naming,
         key=key,
         dtype=torch.float32,
     )
+
+
+def _verified_folder(source: str, key: str) -> Path:
+    folder = local_folder(source, key, WEIGHTS)
+    verify_part(folder, WEIGHTS)
+    return folder
 
 
 def _class_of(auto: Any, config: Any, key: str) -> type[Any]:

@@ -4,7 +4,9 @@ Writing and reading the folder itself is in `checkpoint`.
 """
 
 import logging
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from olivine.data.images import ImageTransform
 from olivine.data.template import TEMPLATES
 from olivine.errors import DataError, RequestError, unknown_name
 from olivine.files import read_json, sha256_of_file, write_json
+from olivine.model.hub import TOKENIZER, WEIGHTS
 from olivine.model.preprocessor import statistics
 from olivine.recipe import ImageFit
 
@@ -111,32 +114,68 @@ def verify(folder: Path, companion: Companion) -> None:
     """Compare a model folder's files with their checksums; a folder without any is used, and said to be unverified.
 
     Raises:
-        DataError: a file is missing, shorter, damaged or edited; the message names it.
+        DataError: a file is missing, shorter, damaged, edited or added; the message names it.
     """
     if companion.files is None:
-        _log.warning(
-            f"{folder}: unverified: {COMPANION} holds no checksums (an older Olivine or another tool wrote it)."
-        )
+        _say_unverified(folder)
         return
-    for name, expected in companion.files.items():
+    for name in companion.files:
         if name in ("", ".", "..") or "/" in name or "\\" in name:
             raise DataError(f"{folder / COMPANION}: files: {name!r} is no file of the folder.")
         if not (folder / name).is_file():
             raise DataError(f"{folder}: {name} is missing. Copy the checkpoint again, or write it again.")
+    _refuse_added(folder, companion.files, (*TOKENIZER, *WEIGHTS))
+    _compare(folder, companion.files)
+
+
+def verify_part(folder: Path, names: Iterable[str]) -> None:
+    """Compare those files of a model folder that a part is read from; other folders have no checksums to compare.
+
+    Args:
+        folder: any folder; only part of it may have been fetched from the hub.
+        names: file names of the part; `*` stands for anything.
+
+    Raises:
+        DataError: as `verify`, but for files that are missing.
+    """
+    if not (folder / COMPANION).is_file():
+        return
+    files, names = read_companion(folder).files, tuple(names)
+    if files is None:
+        _say_unverified(folder)
+        return
+    _refuse_added(folder, files, names)
+    _compare(folder, {name: file for name, file in files.items() if _fits(name, names) and (folder / name).is_file()})
+
+
+def _refuse_added(folder: Path, files: Mapping[str, Checksum], names: Iterable[str]) -> None:
+    """A file that loading would read must have a checksum: an added one changes the model as an edited one does."""
+    present = sorted(path.name for path in folder.iterdir() if path.name != COMPANION and _fits(path.name, names))
+    added = [name for name in present if name not in files]
+    if added:
+        raise DataError(f"{folder}: {', '.join(added)}: has no checksum in {COMPANION}. {_WHAT_TO_DO}")
+
+
+def _compare(folder: Path, files: Mapping[str, Checksum]) -> None:
+    for name, expected in files.items():
         size = (folder / name).stat().st_size
         if size != expected.bytes:
             raise DataError(f"{folder}: {name} has {size:,} bytes instead of {expected.bytes:,}. {_WHAT_TO_DO}")
     with ThreadPoolExecutor() as pool:
-        hashes = list(pool.map(lambda name: sha256_of_file(folder / name), companion.files))
-    changed = [
-        name
-        for (name, expected), found in zip(companion.files.items(), hashes, strict=True)
-        if found != expected.sha256
-    ]
+        hashes = list(pool.map(lambda name: sha256_of_file(folder / name), files))
+    changed = [name for (name, expected), found in zip(files.items(), hashes, strict=True) if found != expected.sha256]
     if changed:
         raise DataError(
             f"{folder}: {', '.join(changed)}: content differs from the checksum in {COMPANION}. {_WHAT_TO_DO}"
         )
+
+
+def _say_unverified(folder: Path) -> None:
+    _log.warning(f"{folder}: unverified: {COMPANION} holds no checksums (an older Olivine or another tool wrote it).")
+
+
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 _WHAT_TO_DO = (

@@ -12,6 +12,7 @@ from olivine.data.vocabulary import IMAGE_TOKEN
 from olivine.errors import RequestError
 from olivine.files import read_json
 from olivine.model import quiet_loading
+from olivine.model.companion import verify_part
 from olivine.model.configuration import understood
 from olivine.model.hub import TOKENIZER, local_folder
 
@@ -25,8 +26,11 @@ def load_tokenizer(source: str, key: str) -> Any:
 
     Raises:
         RequestError: it cannot be found or fetched, is damaged, or needs code of its own.
+        DataError: it differs from the checksums beside it.
     """
-    return folder_tokenizer(local_folder(source, key, TOKENIZER), key)
+    folder = local_folder(source, key, TOKENIZER)
+    verify_part(folder, TOKENIZER)
+    return folder_tokenizer(folder, key)
 
 
 def folder_tokenizer(folder: Path, key: str) -> Any:
