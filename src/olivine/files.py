@@ -88,6 +88,21 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove(path: Path) -> None:
+    """Remove whatever lies under a name: a folder, a file, or a link (never what the link points to).
+
+    Raises:
+        RunError: it cannot be removed.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: is in the way and cannot be removed ({error.strerror}). Remove it by hand.") from None
+
+
 @contextmanager
 def only_process_in(folder: Path) -> Iterator[None]:
     """Keep other processes of this machine (and of others, where the file system tells them) out of a folder.

@@ -4,26 +4,31 @@ Training state for resuming is in `train`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
-    AutoModelForImageTextToText,
-    AutoTokenizer,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     GenerationConfig,
 )
 
-from olivine import __version__
 from olivine.data.images import ImageTransform
-from olivine.errors import RequestError
-from olivine.files import atomic_folder, read_json, write_json
+from olivine.data.vocabulary import IMAGE_TOKEN
+from olivine.errors import DataError, RequestError
+from olivine.files import atomic_folder, read_json
 from olivine.model import connector as _registers_deep_connectors  # noqa: F401
 from olivine.model import without_progress_bars
+from olivine.model.companion import COMPANION as COMPANION
+from olivine.model.companion import Companion, read_companion, verify, write_companion
+from olivine.model.configuration import folder_config, understood
 from olivine.model.processor import finish_configs, processor
+from olivine.model.tokenizers import check_rows, folder_tokenizer
 from olivine.model.vlm import VisionLanguageModel
+from olivine.model.weights import load_weights, tensors_in, whole_naming
 
-#: Beside transformers' own files: what they have no place for.
-COMPANION = "olivine.json"
+#: What messages call a model folder.
+_KEY = "checkpoint"
 
 
 def save(
@@ -44,17 +49,7 @@ def save(
         vlm.model.save_pretrained(temporary, state_dict=weights)
         saved_processor.save_pretrained(temporary)
         finish_configs(temporary)
-        companion = {
-            "olivine": __version__,
-            "template": vlm.template,
-            "image": {
-                "size": transform.size,
-                "fit": transform.fit,
-                "mean": list(transform.mean),
-                "std": list(transform.std),
-            },
-        }
-        write_json(temporary / COMPANION, companion)
+        write_companion(temporary, vlm.template, transform)
 
 
 def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
@@ -64,26 +59,73 @@ def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
     from bf16 weights must not go on with a rounded one.
 
     Raises:
-        RequestError: no such folder, or not one of Olivine's.
+        RequestError: no such folder, not one of Olivine's, or with weights missing, damaged or of another model.
+        DataError: a file differs from its checksum, or files do not belong together.
     """
     if not (folder / COMPANION).is_file():
         raise RequestError(
             f"{folder}: no checkpoint of Olivine's (a folder with config.json, weights and {COMPANION}). "
             "Give the checkpoint folder of a stage, or the run directory."
         )
-    companion = read_json(folder / COMPANION)
-    with without_progress_bars():
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32 if to_train else "auto")
-    model.generation_config = GenerationConfig.from_pretrained(folder)
-    image = companion["image"]
-    transform = ImageTransform(image["size"], image["fit"], tuple(image["mean"]), tuple(image["std"]))
+    companion = read_companion(folder)
+    verify(folder, companion)
+    config = folder_config(folder, _KEY)
+    model = _load_model(folder, config, to_train=to_train)
+    tokenizer = folder_tokenizer(folder, _KEY)
+    _check_together(folder, model, tokenizer, companion)
     vlm = VisionLanguageModel(
         model=model.eval(),
-        tokenizer=AutoTokenizer.from_pretrained(folder),
-        transform=transform,
-        template=companion["template"],
+        tokenizer=tokenizer,
+        transform=companion.transform,
+        template=companion.template,
         image_tokens=model.config.image_seq_length,
     )
     if to_train:
-        vlm.cast(getattr(torch, read_json(folder / "config.json")["dtype"]))
+        vlm.cast(_stored_dtype(folder))
     return vlm
+
+
+def _load_model(folder: Path, config: Any, *, to_train: bool) -> Any:
+    if getattr(config, "vision_config", None) is None or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise DataError(f"{folder}: config.json describes a {config.model_type!r}, no model of the LLaVA type.")
+    model = load_weights(
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)],
+        folder,
+        config,
+        whole_naming(config, tensors_in(folder, _KEY)),
+        key=_KEY,
+        dtype=torch.float32 if to_train else "auto",
+    )
+    where = f"{_KEY}: {folder / 'generation_config.json'}"
+    model.generation_config = understood(lambda: GenerationConfig.from_pretrained(folder, local_files_only=True), where)
+    return model
+
+
+def _check_together(folder: Path, model: Any, tokenizer: Any, companion: Companion) -> None:
+    """Refuse parts that do not belong to one another: each is whole, but answers would be noise."""
+    rows: int = model.get_input_embeddings().num_embeddings
+    check_rows(tokenizer, rows, f"{_KEY}: {folder}")
+    placeholder, known = model.config.image_token_id, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    if placeholder != known or placeholder >= rows:
+        raise DataError(
+            f"{folder}: config.json has {IMAGE_TOKEN} as id {placeholder}, the tokenizer as {known}, of {rows:,} rows. "
+            "Give the tokenizer that was saved with the model."
+        )
+    vision, size = model.config.vision_config, companion.image.size
+    if vision.model_type == "clip_vision_model" and size != vision.image_size:
+        raise DataError(f"{folder}: {COMPANION}: image.size is {size}, but this CLIP takes {vision.image_size} alone.")
+    tokens = (size // vision.patch_size) ** 2
+    if size % vision.patch_size or model.config.image_seq_length != tokens:
+        raise DataError(
+            f"{folder}: {COMPANION}: image.size {size} with patches of {vision.patch_size} gives {tokens} image "
+            f"tokens, but config.json says {model.config.image_seq_length}."
+        )
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """The dtype that the folder's weights were trained on and saved in."""
+    name = read_json(folder / "config.json").get("dtype")
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        raise DataError(f"{folder}: config.json: dtype is {name!r}; expected one of {', '.join(dtypes)}.")
+    return dtypes[name]

@@ -5,7 +5,7 @@ They hold what decides the steps to come and nothing else; whole models for use 
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,6 +138,7 @@ class ResumePoints:
         try:
             with torch.no_grad():
                 reader = HuggingFaceStorageReader(str(chosen))
+                _check_tensors(reader.read_metadata().state_dict_metadata, tensors)
                 load(tensors, storage_reader=reader, no_dist=not self._processes.several)
         except (CheckpointException, RuntimeError, KeyError, ValueError, OSError) as error:
             raise RunError(
@@ -202,6 +203,20 @@ class ResumePoints:
                 f"{self._folder}: the resume point of step {step} cannot be written ({_reason(error)}); {there}. "
                 "Make room and run the same command to go on."
             ) from None
+
+
+def _check_tensors(written: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes; the state of another kind of device's random numbers may be there or not.
+
+    Raises:
+        ValueError: tensors are missing, left over, or of another shape.
+    """
+    mine = {name for name in expected if not name.startswith("random.")}
+    theirs = {name for name in written if not name.startswith("random.")}
+    shapes = sorted(name for name in mine & theirs if tuple(written[name].size) != tuple(expected[name].shape))
+    for names, said in ((mine - theirs, "missing"), (theirs - mine, "unexpected"), (shapes, "of another shape")):
+        if names:
+            raise ValueError(f"{len(names)} tensors are {said}: {', '.join(sorted(names)[:4])}")
 
 
 def what_is_wrong(point: Path) -> str | None:

@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, GemmaForCausalLM
+from transformers import GemmaForCausalLM
 
 from olivine.data.packing import IGNORED, Row, deal, pack
 from olivine.files import sha256_of_file
 from olivine.model.attention import packed
+from olivine.model.configuration import folder_config
 from olivine.model.loss import labelled_loss
+from olivine.model.tokenizers import folder_tokenizer
+from olivine.model.weights import language_naming, load_weights
 from olivine.wording import SHORT_ANSWER
 from olivine.world.language import description
 from olivine.world.pretraining.cells import Text, embedded
@@ -48,7 +51,7 @@ class LanguagePretraining(Pretraining):
         self.steps, self.peak = schedule.steps, schedule.peak
         if schedule.restarted:
             self.restart = (schedule.steps - schedule.unplaced, schedule.restarted)
-        self.tokenizer = AutoTokenizer.from_pretrained(smaller) if smaller else world_tokenizer(seed, vocabulary)
+        self.tokenizer = folder_tokenizer(smaller, "smaller") if smaller else world_tokenizer(seed, vocabulary)
         torch.manual_seed(seed)
         if smaller is None:
             self.model = GemmaForCausalLM(gemma_config(size, len(self.tokenizer)))
@@ -56,7 +59,10 @@ class LanguagePretraining(Pretraining):
             begin_looking_back(self.model, LOOKS_BACK)
         else:
             self.origin = sha256_of_file(smaller / "model.safetensors")
-            self.model = grown(GemmaForCausalLM.from_pretrained(smaller, dtype=torch.float32), size)
+            config = folder_config(smaller, "smaller")
+            naming = language_naming(config)
+            origin = load_weights(GemmaForCausalLM, smaller, config, naming, key="smaller", dtype=torch.float32)
+            self.model = grown(origin, size)
         self.trained: nn.Module = self.model
         # With it, the same is learnt in fewer steps than with AdamW alone (docs/decisions.md).
         self.optimizers = muon(self.model, (self.model,), 0.05)
