@@ -12,8 +12,10 @@ from PIL import Image
 
 from olivine.data import huggingface
 from olivine.data.encoding import Example, TemplateEncoder
-from olivine.data.images import decode_image, find_image, open_image
-from olivine.data.llava_json import ItemError, item_name, parse_item, read_items
+from olivine.data.image_lookup import image_lookup
+from olivine.data.images import decode_image, open_image
+from olivine.data.item_error import ItemError, shortened
+from olivine.data.llava_samples import Progress, read_through
 from olivine.data.shards import ShardSamples, picture_bytes
 from olivine.errors import DataError
 from olivine.files import sha256_of_file
@@ -27,6 +29,8 @@ class Skipped:
 
     kinds: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
+    #: Keys of items, or columns, that nothing reads, by the number of items that have them.
+    unread: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
@@ -44,28 +48,32 @@ class Skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
         return f"{self.total} skipped ({kinds})" if self.total else "none skipped"
 
+    def describe_unread(self) -> str:
+        """What items hold that is not read, by name and number; empty if there is nothing."""
+        names = ", ".join(f"{shortened(repr(key), 40)} ({count:,} items)" for key, count in self.unread.most_common(12))
+        more = f" and {len(self.unread) - 12} more" if len(self.unread) > 12 else ""
+        return f"not read: {names}{more}" if self.unread else ""
 
-def read_samples(source: DataRecipe, skipped: Skipped) -> Sequence[Sample]:
+
+def read_samples(source: DataRecipe, skipped: Skipped, progress: Progress | None = None) -> Sequence[Sample]:
     """Every sample of a source, in file order; those of shards are read, and found broken, when they are asked for.
 
     Raises:
         DataError: under `on_error: stop`, the first broken item, with its file and name; under either policy, a file
             that cannot be read or holds no usable sample.
     """
-    if source.format == "webdataset":
-        return ShardSamples(source.json_)
-    if source.format == "huggingface":
-        return huggingface.opened(source.json_)
-    samples: list[Sample] = []
-    for index, item in enumerate(read_items(source.json_)):
-        try:
-            sample = parse_item(item, index)
-            if sample.image is not None:
-                image_path(sample, source.images, item_name(item, index))
-            samples.append(sample)
-        except ItemError as error:
-            _apply_policy(source.on_error, error, source.json_, skipped)
-    if not samples:
+    if source.format != "llava":
+        lazy = ShardSamples(source.json_) if source.format == "webdataset" else huggingface.opened(source.json_)
+        skipped.unread.update(lazy.unread)
+        return lazy
+    samples, _ = read_through(
+        source.json_,
+        source.images,
+        lambda error, _: _apply_policy(source.on_error, error, source.json_, skipped),
+        unread=skipped.unread,
+        progress=progress,
+    )
+    if not len(samples):
         raise DataError(f"{source.json_}: no usable sample ({skipped.describe()}).")
     return samples
 
@@ -128,7 +136,7 @@ def image_path(sample: Sample, root: Path | None, name: str | None = None) -> Pa
     if root is None:
         raise ItemError("no image root", f"{name}: has an image, but no image root was given (images: DIR).")
     try:
-        return find_image(root, sample.image)
+        return image_lookup(root).find(sample.image)
     except DataError as error:
         raise ItemError("missing image", f"{name}: {error}") from None
 
