@@ -41,7 +41,9 @@ class LlavaSamples(LazySamples):
 
     def __init__(self, path: Path, places: "Places", state: tuple[int, int]) -> None:
         self._path = path
-        self.numbers, self._starts, self._sizes = places.columns()
+        #: Numbers in the file, first bytes and sizes, `[items]` each.
+        self.columns = places.columns()
+        self._numbers, self._starts, self._sizes = self.columns
         self._repeated = _repeated(np.frombuffer(places.ids, np.int64))
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
@@ -51,17 +53,17 @@ class LlavaSamples(LazySamples):
     def __len__(self) -> int:
         return len(self._starts)
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
         """One sample.
 
         Raises:
             DataError: the file has changed since it was read through.
         """
         self._require_unchanged()
-        number = int(self.numbers[index])
+        number = int(self._numbers[index])
         # Not mapped into memory: pages of a mapped file would count as this process's own.
         content = os.pread(self._file, int(self._sizes[index]), int(self._starts[index]))
-        sample = parse_item(parse(content, f"item {number}"), number)
+        sample = parse_item(parse(content, f"item {number}"), number, unread)
         return replace(sample, id=f"{sample.id}#{number}") if self._repeated[index] else sample
 
     def _require_unchanged(self) -> None:

@@ -7,20 +7,25 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
 from olivine.data import huggingface
 from olivine.data.encoding import Example, TemplateEncoder
 from olivine.data.image_lookup import image_lookup
-from olivine.data.images import decode_image, open_image
+from olivine.data.images import decode_image, open_image, read_image_bytes
 from olivine.data.item_error import ItemError, shortened
+from olivine.data.lazy_samples import LazySamples
 from olivine.data.llava_samples import Progress, read_through
 from olivine.data.shards import ShardSamples, picture_bytes
 from olivine.errors import DataError
 from olivine.files import sha256_of_file
 from olivine.recipe import DataRecipe, OnError
 from olivine.records import Sample
+from olivine.text_formats import HEAD
+
+DataFormat = Literal["llava", "webdataset", "huggingface"]
 
 
 @dataclass(slots=True)
@@ -63,7 +68,7 @@ def read_samples(source: DataRecipe, skipped: Skipped, progress: Progress | None
             that cannot be read or holds no usable sample.
     """
     if source.format != "llava":
-        lazy = ShardSamples(source.json_) if source.format == "webdataset" else huggingface.opened(source.json_)
+        lazy = open_source(source)
         skipped.unread.update(lazy.unread)
         return lazy
     samples, _ = read_through(
@@ -152,11 +157,64 @@ def open_picture(sample: Sample, source: DataRecipe) -> Image.Image:
     try:
         if path is not None:
             return open_image(path)
-        if source.format == "huggingface":
-            return decode_image(huggingface.opened(source.json_).picture(sample.image), f"row {sample.image}")
-        return decode_image(picture_bytes(source.json_, sample.image), sample.image)
+        return decode_image(image_bytes(source, sample.image), _image_name(source, sample.image))
     except DataError as error:
         raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
+
+
+def image_bytes(source: DataRecipe, name: str) -> bytes:
+    """The file content of an image, by the name that its sample has.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    if source.format == "llava":
+        if source.images is None:
+            raise DataError(f"image {name!r}: no image root was given (images: DIR).")
+        return read_image_bytes(image_lookup(source.images).find(name))
+    if source.format == "huggingface":
+        return huggingface.opened(source.json_).picture(name)
+    return picture_bytes(source.json_, name)
+
+
+def _image_name(source: DataRecipe, name: str) -> str:
+    return f"row {name}" if source.format == "huggingface" else name
+
+
+def open_source(source: DataRecipe) -> LazySamples:
+    """The samples of shards or of a dataset, none of them read yet.
+
+    Raises:
+        DataError: it cannot be read as a whole.
+    """
+    assert source.format != "llava", "a JSON file is read through, with its policy"
+    return ShardSamples(source.json_) if source.format == "webdataset" else huggingface.opened(source.json_)
+
+
+def detect_format(path: Path) -> DataFormat:
+    """Return the format of a data set on disk, by what lies there.
+
+    Raises:
+        DataError: nothing that is known.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        if head.startswith(b"PAR1"):
+            return "huggingface"
+        return "webdataset" if head[257:262] == b"ustar" else "llava"
+    if not path.is_dir():
+        raise DataError(f"{path}: file not found. Check the path.")
+    if next(path.rglob("*.tar"), None) is not None:
+        return "webdataset"
+    known = ("state.json", "dataset_dict.json", "*.parquet", "*/*.parquet")
+    if any(next(path.glob(pattern), None) is not None for pattern in known):
+        return "huggingface"
+    files = sorted(file.name for pattern in ("*.json", "*.jsonl") for file in path.glob(pattern))
+    raise DataError(
+        f"{path}: a folder without .tar shards and without a Hugging Face dataset. Name the JSON file"
+        + (f", such as {path / files[0]}." if files else ".")
+    )
 
 
 def fingerprint(source: DataRecipe) -> str:
