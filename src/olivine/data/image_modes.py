@@ -31,8 +31,8 @@ _TURNS = {
 def upright_rgb(image: Image.Image, name: str = "in memory") -> Image.Image:
     """Return an image as RGB, turned as its EXIF orientation says; `name` is for messages.
 
-    Transparent pixels (an alpha channel, a transparent colour or palette entry) are laid on white. Greyscale of more than
-    8 bits is scaled: integers from the 8, 10, 12, 14 or 16 bits that their largest value needs, floating-point
+    Transparent pixels (an alpha channel, a transparent colour or palette entry) are laid on white. Greyscale of more
+    than 8 bits is scaled: integers from the 8, 10, 12, 14 or 16 bits that their largest value needs, floating-point
     numbers from 0 to 1 or as integers. Colour profiles are ignored.
 
     Raises:
