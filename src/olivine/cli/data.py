@@ -5,6 +5,7 @@ Readers and templates are `data`'s.
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +54,9 @@ def data_check(
         encoder = _encoder(tokenizer, template, image_tokens)
         limit = LengthLimit(encoder, max_length, independent=turns == "independent")
     thorough = FullCheck(_transform(image_size, image_fit), journal) if full else None
-    with bars([READING, LOOKING, TOKENISING]) as progress:
+    # A log file has no use for frames, nor for the empty line that they leave.
+    shown = bars([READING, LOOKING, TOKENISING]) if log.is_terminal else nullcontext(lambda name, done, total: None)
+    with shown as progress:
         report = check(dataset, images, limit, progress, full=thorough, jobs=jobs or None)
     if as_json:
         typer.echo(json.dumps(report.summary()))

@@ -188,7 +188,8 @@ class _Pieces:
             except (ValueError, MemoryError) as error:
                 raise DataError(f"{self._path}: item {self._index} cannot be read ({shortened(str(error))}).") from None
             else:
-                if end < len(self._text) or not isinstance(value, int | float) or not self._more():
+                cut = isinstance(value, int | float) and end > len(self._text) - _CUT
+                if not cut or not self._more():
                     return self._located(value, end)
                 continue  # the rest of a number may lie in the next piece
             if place < len(self._text) - _CUT or not self._more():
@@ -222,7 +223,8 @@ class _Pieces:
         return Located(self._index - 1, start, size, value)
 
     def _is_at_end(self) -> bool:
-        return self._ended and not self._text[self._at :].strip()
+        left = self._text[self._at :].rstrip()
+        return self._ended and len(left) < _CUT and not left.endswith("]")
 
     def _more(self) -> bool:
         """Read on; False at the file's end."""
