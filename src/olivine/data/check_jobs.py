@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from olivine.data.encoding import TemplateEncoder
-from olivine.data.image_files import decode_image, open_header, read_image_bytes
+from olivine.data.image_files import decode_image, read_image_bytes
 from olivine.data.image_lookup import image_lookup
 from olivine.data.image_traits import content_traits
 from olivine.data.images import ImageTransform
@@ -20,15 +20,15 @@ from olivine.data.sources import check_example, image_bytes, open_source
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 
-#: Formats by what a file begins with, and the suffixes that rightly name them.
-_SUFFIXES_OF = {
-    "JPEG": {".jpg", ".jpeg", ".jfif"},
-    "PNG": {".png"},
-    "GIF": {".gif"},
-    "WEBP": {".webp"},
-    "BMP": {".bmp"},
-    "TIFF": {".tif", ".tiff"},
-}
+#: What files begin with, the format that is, and the suffixes that rightly name it.
+_FORMATS = (
+    (b"\xff\xd8\xff", "JPEG", (".jpg", ".jpeg", ".jfif")),
+    (b"\x89PNG", "PNG", (".png",)),
+    (b"GIF8", "GIF", (".gif",)),
+    (b"RIFF", "WEBP", (".webp",)),
+    (b"BM", "BMP", (".bmp",)),
+    ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF", (".tif", ".tiff")),
+)
 #: A header lies within this much of nearly every file; what is not understood from it is read whole.
 _HEADER = 16 * 1024
 #: Named of each note, a job.
@@ -172,8 +172,6 @@ def _read_whole(source: DataRecipe, name: str, transform: ImageTransform, findin
 
 def _note(content: bytes, path: str, named: str | None, findings: ImageFindings) -> None:
     """Note an image's format and traits; `named` is what the data call the file."""
-    with open_header(content, path) as image:
-        actual = image.format or ""
     for trait in content_traits(content, path):
         findings.note(trait, path)
     if named is None:
@@ -181,5 +179,6 @@ def _note(content: bytes, path: str, named: str | None, findings: ImageFindings)
     suffix = PurePath(path).suffix
     if suffix != PurePath(named).suffix:
         findings.note(OTHER_SUFFIX, f"{named!r} is there as {PurePath(path).name!r}")
-    if suffix.lower() not in _SUFFIXES_OF.get(actual, {suffix.lower()}):
+    actual, suffixes = next(((name, known) for start, name, known in _FORMATS if content.startswith(start)), ("", ()))
+    if actual and suffix.lower() not in suffixes:
         findings.note(WRONG_EXTENSION, f"{PurePath(path).name!r} holds {actual}")
