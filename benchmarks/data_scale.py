@@ -1,7 +1,7 @@
-"""What looking at a large data set takes: `olivine data check`, a training's start, and a full check killed and resumed.
+"""What looking at a large data set takes: a quick check, a training's start, a full check killed and resumed.
 
-The items are made: as many as LLaVA-1.5's mix has, of about its 1.5 kB each, over images that lie on disk. Every figure is
-of a fresh process; memory is the sum over that process and all that it starts, at its peak.
+The items are made: as many as LLaVA-1.5's mix has, of about its 1.5 kB each, over images on disk. Every figure is of
+a fresh process; memory is the sum over that process and all that it starts, at its peak.
 
     python benchmarks/data_scale.py --json benchmarks/results/data-scale.json
 """
@@ -73,8 +73,27 @@ def write_images(root: Path, count: int, width: int, height: int) -> list[str]:
 
 def write_items(path: Path, count: int, names: list[str]) -> None:
     """A JSON list as LLaVA publishes it, of about 1.5 kB an item; every sixteenth is text alone."""
-    draw = random.Random(0)  # noqa: S311
-    words = "the a red blue small large man woman street table holding beside under and with looks of in".split()
+    draw = random.Random(0)
+    words = [
+        "the",
+        "a",
+        "red",
+        "blue",
+        "small",
+        "large",
+        "man",
+        "woman",
+        "street",
+        "table",
+        "holding",
+        "beside",
+        "under",
+        "and",
+        "with",
+        "looks",
+        "of",
+        "in",
+    ]
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             turns = []
@@ -90,7 +109,7 @@ def write_items(path: Path, count: int, names: list[str]) -> None:
 
 
 def measured(command: list[str], kill_after: float | None = None) -> dict[str, Any]:
-    """Run a command; returns its seconds (and those of its processors), peak memory of all its processes, exit code, output.
+    """Run a command; returns seconds (and those of processors), peak memory of all processes, exit code, output.
 
     On a machine that does other things, too, the processors' seconds tell more than the clock's.
     """
@@ -141,7 +160,9 @@ def scale(folder: Path, items: int, images: int) -> list[dict[str, Any]]:
     size = (folder / "train.json").stat().st_size
     olivine = [sys.executable, "-m", "olivine"]
     rows = []
-    check = measured([*olivine, "data", "check", str(folder / "train.json"), "--images", str(folder / "images"), "--json"])
+    check = measured(
+        [*olivine, "data", "check", str(folder / "train.json"), "--images", str(folder / "images"), "--json"]
+    )
     told = json.loads(check.pop("output").splitlines()[-1])
     assert told["items"] == told["trainable"] == items, told
     rows.append({"what": "data check", "items": items, "images": told["pictures"], "json_bytes": size, **check})
@@ -152,7 +173,9 @@ def scale(folder: Path, items: int, images: int) -> list[dict[str, Any]]:
     train = measured([*olivine, "train", str(recipe)])
     assert train["rc"] == 0, train["output"]
     train.pop("output")
-    rows.append({"what": "training's start and two steps", "items": items, "images": images, "json_bytes": size, **train})
+    rows.append(
+        {"what": "training's start and two steps", "items": items, "images": images, "json_bytes": size, **train}
+    )
     return rows
 
 

@@ -211,7 +211,9 @@ def read_json_lines(path: Path, *, allow_cut_end: bool = False) -> list[dict[str
             if allow_cut_end and number == len(lines):
                 break
             problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise DataError(f"{path}: line {number} is not valid JSON ({problem}). Expected one object a line.") from None
+            raise DataError(
+                f"{path}: line {number} is not valid JSON ({problem}). Expected one object a line."
+            ) from None
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number} is a {type(row).__name__}; expected one JSON object a line.")
         rows.append(row)

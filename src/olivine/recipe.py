@@ -164,8 +164,8 @@ class StageRecipe(_Section):
     def _one_source(cls, name: Any) -> Any:
         if isinstance(name, list | tuple | dict):
             raise ValueError(
-                "one data source a stage is trained on; to mix several, write their items into one JSON file, with image "
-                "paths relative to one root"
+                "one data source a stage is trained on; to mix several, write their items into one JSON file, with "
+                "image paths relative to one root"
             )
         return name
 

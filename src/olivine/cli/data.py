@@ -27,7 +27,9 @@ def data_check(
         str | None, typer.Option(help="Tokenizer (folder or hub id), to find samples too long. Full: default bytes.")
     ] = None,
     template: Annotated[str, typer.Option(help="Chat template for that.")] = "gemma",
-    turns: Annotated[str, typer.Option(help="together or independent, as the recipe's data source has it.")] = "together",
+    turns: Annotated[
+        str, typer.Option(help="together or independent, as the recipe's data source has it.")
+    ] = "together",
     image_tokens: Annotated[int, typer.Option(help="Tokens a picture takes.")] = 576,
     max_length: Annotated[int, typer.Option(help="Longest sample, in tokens.")] = 2048,
     image_size: Annotated[int, typer.Option(min=1, help="Full: side of the tower's input, in pixels.")] = 336,
@@ -47,6 +49,7 @@ def data_check(
     """
     from olivine.data.check import LOOKING, READING, TOKENISING, FullCheck, check
     from olivine.data.check_jobs import LengthLimit
+    from olivine.data.check_work import no_progress
 
     _require_one_of("--turns", turns, ("together", "independent"))
     limit = None
@@ -55,7 +58,7 @@ def data_check(
         limit = LengthLimit(encoder, max_length, independent=turns == "independent")
     thorough = FullCheck(_transform(image_size, image_fit), journal) if full else None
     # A log file has no use for frames, nor for the empty line that they leave.
-    shown = bars([READING, LOOKING, TOKENISING]) if log.is_terminal else nullcontext(lambda name, done, total: None)
+    shown = bars([READING, LOOKING, TOKENISING]) if log.is_terminal else nullcontext(no_progress)
     with shown as progress:
         report = check(dataset, images, limit, progress, full=thorough, jobs=jobs or None)
     if as_json:

@@ -1,4 +1,4 @@
-"""Hugging Face datasets on disk, opened: what lies there, nothing outside the folder, nothing that expands without bound.
+"""Hugging Face datasets on disk, opened: nothing outside the folder, nothing that expands without bound.
 
 What rows mean is in `huggingface`.
 """
@@ -67,12 +67,14 @@ def _nothing_there(path: Path) -> str:
     """Return what to say of a folder that holds no rows itself: where under it they are, if it is a known layout."""
     if (path / _DICT).is_file():
         splits = sorted(file.parent.name for file in path.glob(f"*/{_STATE}"))
-        return f"{path}: holds several splits (a DatasetDict): {', '.join(splits)}. Name one: path: {path / splits[0]}" if splits else (
-            f"{path}: a DatasetDict without any split."
+        return (
+            f"{path}: holds several splits (a DatasetDict): {', '.join(splits)}. Name one: path: {path / splits[0]}"
+            if splits
+            else (f"{path}: a DatasetDict without any split.")
         )
     below = sorted({str(file.parent) for file in path.glob("*/*.parquet")})
     if below:
-        return f"{path}: no rows in this folder itself, but Parquet files below it. Name one: path: {' or '.join(below[:5])}"
+        return f"{path}: no rows in this folder, but Parquet files below it. Name one: path: {' or '.join(below[:5])}"
     return f"{path}: no Hugging Face dataset there. Expected what save_to_disk writes, or *.parquet."
 
 

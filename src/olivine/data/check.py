@@ -1,7 +1,7 @@
 """A data set looked through before any minute of training: what is missing, broken, empty or too long.
 
-Nothing of it is changed; the same checks decide at training time what `on_error` stops at or skips. Structure, paths and
-headers are quick; a full check decodes and fits every image, and tokenises every sample, by training's own code.
+Nothing of it is changed; the same checks decide at training time what `on_error` stops at or skips. Structure, paths
+and headers are quick; a full check decodes and fits every image and tokenises every sample by training's own code.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 
 from olivine.data.check_jobs import ImageFindings, Items, LengthFindings, LengthLimit, state_of
 from olivine.data.check_report import NAMED, Report
-from olivine.data.check_work import Journal, Progress, Worker, run_jobs
+from olivine.data.check_work import Journal, Progress, Worker, no_progress, run_jobs
 from olivine.data.images import ImageTransform
 from olivine.data.item_error import ItemError, shortened
 from olivine.data.lazy_samples import LazySamples
@@ -47,7 +47,7 @@ def check(
     path: Path,
     images: Path | None,
     limit: LengthLimit | None = None,
-    progress: Progress = lambda name, done, total: None,
+    progress: Progress = no_progress,
     *,
     full: FullCheck | None = None,
     jobs: int | None = None,

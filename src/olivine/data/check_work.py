@@ -25,6 +25,10 @@ _JOBS_WORTH_PROCESSES = 8
 _WAITING_PER_PROCESS = 4
 
 
+def no_progress(*_: object) -> None:
+    """Tell nobody."""
+
+
 class Worker:
     """Does jobs, in this process or in others."""
 
@@ -77,7 +81,7 @@ _worker: Worker | None = None
 
 def _begin(worker: Worker) -> None:
     end_with_parent()
-    global _worker  # noqa: PLW0603  # a process of a pool has no other place for what all its jobs share
+    global _worker  # a process of a pool has no other place for what all its jobs share
     _worker = worker
 
 

@@ -1,7 +1,7 @@
 """Hugging Face datasets on disk as samples: Arrow as `save_to_disk` writes it, or a folder of Parquet files.
 
-Rows stay in the files, which are mapped into memory; one is read when it is asked for. Opening is in `arrow_files`; what a
-conversation may look like is in `llava_json`; what a broken sample does is its source's policy.
+Rows stay in the files, which are mapped into memory; one is read when it is asked for. Opening is in `arrow_files`; what
+a conversation may look like is in `llava_json`; what a broken sample does is its source's policy.
 """
 
 import hashlib
@@ -137,7 +137,9 @@ def _as_list(said: Any) -> Any:
     if not isinstance(said, dict) or not all(isinstance(values, list) for values in said.values()):
         return said
     lengths = {len(values) for values in said.values()}
-    return [dict(zip(said, turn, strict=True)) for turn in zip(*said.values(), strict=True)] if len(lengths) == 1 else []
+    return (
+        [dict(zip(said, turn, strict=True)) for turn in zip(*said.values(), strict=True)] if len(lengths) == 1 else []
+    )
 
 
 def _filled(said: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where images lie under a root, for many of them: folders are listed once instead of one question to the disk an image.
+"""Where images lie under a root, for many of them: folders are listed once, not asked for each image.
 
 Which file an image path means is `images.find_image`'s to say; opening is in `image_files`.
 """
@@ -58,7 +58,7 @@ class ImageLookup:
     def _stems_in(self, folder: str) -> frozenset[str]:
         if folder not in self._stems:
             try:
-                names = os.listdir(self.root / folder)
+                names = [path.name for path in (self.root / folder).iterdir()]
             except OSError:
                 names = []
             self._stems[folder] = frozenset(PurePath(name).stem.lower() for name in names)

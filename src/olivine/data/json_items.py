@@ -6,7 +6,7 @@ A file is read in pieces, so that its size decides nothing about memory. What an
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -148,7 +148,7 @@ class _Pieces:
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file, self._path = file, path
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
-        self._scan = json.JSONDecoder().scan_once
+        self._scan: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder())["scan_once"]
         self._text, self._at, self._ended = "", 0, False
         self._byte = file.tell()
         self._ascii = True
@@ -203,7 +203,9 @@ class _Pieces:
             line = _count_lines(self._path, self._byte) + 1
         column = "" if before is None else f", column {len(before) - before.rfind(chr(10).encode())}"
         cut = " The file ends there: is it cut short? Fetch or write it again." if self._is_at_end() else ""
-        return DataError(f"{self._path}: not valid JSON at line {line}{column} ({problem}), in item {self._index}.{cut}")
+        return DataError(
+            f"{self._path}: not valid JSON at line {line}{column} ({problem}), in item {self._index}.{cut}"
+        )
 
     def wrong_beginning(self) -> DataError:
         """What is said of a file that is neither a list nor an object."""

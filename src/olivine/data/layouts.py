@@ -54,7 +54,8 @@ def raw_turns(item: Mapping[str, Any], name: str) -> list[Any]:
     if not isinstance(turns, list) or not turns:
         what = f"a {type(turns).__name__}" if turns else "empty"
         raise ItemError(
-            "empty conversation", f"{name}: conversations is {what}; expected a list of at least one question and reply."
+            "empty conversation",
+            f"{name}: conversations is {what}; expected a list of at least one question and reply.",
         )
     return turns
 
@@ -128,7 +129,8 @@ def refuse_unread(item: Mapping[str, Any], name: str) -> None:
     for key in _INSTRUCTIONS:
         if item.get(key):
             raise ItemError(
-                "system turn", f"{name}: {key!r} is not read; put its text in front of the first question, or remove it."
+                "system turn",
+                f"{name}: {key!r} is not read; put its text in front of the first question, or remove it.",
             )
 
 

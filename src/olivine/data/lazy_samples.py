@@ -60,4 +60,5 @@ class Chosen(LazySamples):
 
     def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
         """One sample."""
-        return self._samples[int(self._places[index])]
+        place = int(self._places[index])
+        return self._samples.read(place, unread) if isinstance(self._samples, LazySamples) else self._samples[place]

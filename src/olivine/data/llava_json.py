@@ -1,6 +1,6 @@
 """LLaVA's training JSON as published: a list of items with `id`, `conversations` and, unless text-only, `image`.
 
-Checking single items; other layouts are in `layouts`, and what to do with a broken one is the source's policy (`sources`).
+Checking single items; other layouts are in `layouts`, and what a broken one does is the source's policy (`sources`).
 """
 
 from collections import Counter
@@ -91,9 +91,7 @@ def _parse_turn(raw: Any, name: str, number: int, images: list[Any]) -> Turn:
             "question, or remove it.",
         )
     if role is None:
-        raise ItemError(
-            "unknown role", f"{where}: unknown role {shortened(repr(said_by), 40)}; expected human or gpt."
-        )
+        raise ItemError("unknown role", f"{where}: unknown role {shortened(repr(said_by), 40)}; expected human or gpt.")
     if raw.keys() != _PLAIN_TURN:
         layouts.refuse_turn_weight(raw, where)
     text = layouts.text_of_turn(raw, where, images)

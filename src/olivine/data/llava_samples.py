@@ -163,4 +163,3 @@ def _repeated(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     ordered = np.sort(ids)
     twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     return np.isin(ids, twice) if len(twice) else np.zeros(len(ids), bool)
-
