@@ -109,10 +109,10 @@ class _Found:
                 named = [f"{self._name(samples, int(index))}: {message}"] if told[kind] < NAMED else []
                 told[kind] += 1
                 report.add(report.broken, kind, 1, named)
-        for index, (kind, message) in self.broken_items.items():
-            if good[index]:
+        for place, (kind, message) in self.broken_items.items():
+            if good[place]:
                 report.add(report.broken, kind, 1, [message])
-                good[index] = False
+                good[place] = False
         turns = np.frombuffer(self.turns, np.int32) if self.turns else np.zeros(0, np.int32)
         report.turns += int(turns[good].sum())
         report.text_only += int(((image_of < 0) & good).sum())

@@ -60,8 +60,8 @@ def run_jobs(
         waiting: dict[Future[Any], int] = {}
         todo = iter(jobs)
         while True:
-            while len(waiting) < _WAITING_PER_PROCESS * processes and (job := next(todo, None)) is not None:
-                waiting[pool.submit(_do, job[1])] = job[0]
+            while len(waiting) < _WAITING_PER_PROCESS * processes and (following := next(todo, None)) is not None:
+                waiting[pool.submit(_do, following[1])] = following[0]
             if not waiting:
                 return
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)

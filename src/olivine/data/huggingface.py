@@ -1,6 +1,6 @@
 """Hugging Face datasets on disk as samples: Arrow as `save_to_disk` writes it, or a folder of Parquet files.
 
-Rows stay in the files, which are mapped into memory; one is read when it is asked for. Opening is in `arrow_files`; what
+Rows stay in the files, which are mapped into memory; one is read when asked for. Opening is in `arrow_files`; what
 a conversation may look like is in `llava_json`; what a broken sample does is its source's policy.
 """
 
