@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "olivine"
 FLOORS = [
     {"errors"},
-    {"records", "wording"},
+    {"records", "text_formats", "wording"},
     {"files", "processors", "registry", "stop", "streams", "strict_yaml", "schema_mistakes"},
     {"recipe", "statistics", "shipped_recipes"},
     {"data"},

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from olivine.errors import DataError, OlivineError, RequestError, RunError
+from olivine.text_formats import HEAD, foreign_format
 
 try:
     import fcntl
@@ -31,6 +32,8 @@ DISK_ERRORS = {
     errno.EACCES: False,
     errno.EPERM: False,
 }
+#: Bytes of a path that systems take (PATH_MAX).
+LONGEST_PATH = 4096
 #: In a folder that one process writes at a time.
 LOCK = ".lock"
 
@@ -253,15 +256,22 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        DataError: the file is missing, or is not whole JSON (with the line where it breaks off).
+        DataError: the file is missing, of another format, nested too deeply, or not whole JSON (with the line).
     """
+    text = _read_text(path)
     try:
-        return json.loads(_read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}). "
-            "Is the file cut short? Fetch or write it again."
-        ) from None
+        where = f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg})."
+        if error.msg == "Extra data" and text.lstrip()[:1] == "{":
+            raise DataError(f"{where} Are these JSON lines, one object a line? Expected one JSON value.") from None
+        cut = error.msg.startswith("Unterminated string") or not text[error.pos :].strip()
+        advice = "The file ends there: is it cut short? Fetch or write it again." if cut else "Repair it there."
+        raise DataError(f"{where} {advice}") from None
+    except RecursionError:
+        raise DataError(f"{path}: JSON that is nested too deeply to be read.") from None
+    except (ValueError, MemoryError) as error:  # a number of more digits than Python reads, or too large altogether
+        raise DataError(f"{path}: JSON that cannot be read ({error}).") from None
 
 
 def read_json_lines(path: Path, *, allow_cut_end: bool = False) -> list[dict[str, Any]]:
@@ -280,11 +290,12 @@ def read_json_lines(path: Path, *, allow_cut_end: bool = False) -> list[dict[str
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError, MemoryError) as error:
             if allow_cut_end and number == len(lines):
                 break
+            problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(
-                f"{path}: line {number} is not valid JSON ({error.msg}). Expected one object a line."
+                f"{path}: line {number} is not valid JSON ({problem}). Expected one object a line."
             ) from None
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number} is a {type(row).__name__}; expected one JSON object a line.")
@@ -302,7 +313,7 @@ def sha256_of_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -314,6 +325,14 @@ def inside(root: Path, relative: str) -> Path:
     Raises:
         DataError: `relative` is absolute or climbs out of `root`.
     """
+    if "\0" in relative:
+        raise DataError(f"path {relative[:80]!r} holds a NUL character; expected a path relative to {root}.")
+    try:
+        too_long = len(os.fsencode(relative)) > LONGEST_PATH
+    except UnicodeEncodeError:
+        raise DataError(f"path {relative[:80]!r} holds half a character (a lone surrogate); no file has it.") from None
+    if too_long:
+        raise DataError(f"path {relative[:80]!r}... has {len(relative):,} characters; no file system takes that.")
     path = PurePosixPath(relative.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
         raise DataError(f"path {relative!r} leaves the root {root}; expected a path relative to it, without '..'.")
@@ -334,6 +353,9 @@ def require_file(path: Path, what: str) -> Path:
 def _read_text(path: Path, *, allow_cut_end: bool = False) -> str:
     try:
         content = path.read_bytes()
+        foreign = foreign_format(content[:HEAD])
+        if foreign is not None:
+            raise DataError(f"{path}: expected JSON; this is {foreign}.")
         if allow_cut_end:  # a kill may cut inside a character
             end = content.rfind(b"\n") + 1
             return content[:end].decode("utf-8-sig") + content[end:].decode("utf-8", errors="replace")
@@ -341,10 +363,11 @@ def _read_text(path: Path, *, allow_cut_end: bool = False) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}).") from None
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
+def unreadable(path: Path, error: OSError) -> DataError:
+    """Return the error that says why a file cannot be read."""
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: file not found. Check the path.")
     return DataError(f"{path}: cannot be read ({error.strerror}).")

@@ -174,6 +174,16 @@ class StageRecipe(_Section):
     #: Resume points kept; the older serve where the newest is damaged.
     keep: Annotated[int, Field(ge=1)] = 2
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_source(cls, name: Any) -> Any:
+        if isinstance(name, list | tuple | dict):
+            raise ValueError(
+                "one data source a stage is trained on; to mix several, write their items into one JSON file, with "
+                "image paths relative to one root"
+            )
+        return name
+
     @field_validator("train")
     @classmethod
     def _each_part_once(cls, parts: tuple[Part, ...]) -> tuple[Part, ...]:

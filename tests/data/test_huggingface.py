@@ -56,12 +56,12 @@ def saved(folder, made, layout):
 def test_samples_and_their_pictures(rows, tmp_path, layout):
     source = saved(tmp_path / "set", table(rows), layout)
     samples = read_samples(source, Skipped())
-    assert [sample.id for sample in samples] == ["first", "second", "third"]
+    assert [sample.id for sample in samples] == ["first#0", "second#1", "third#2"]
     assert [sample.conversation[1].text for sample in samples] == ["red", "nothing", "lime"]
     assert samples[1].image is None
     assert open_picture(samples[0], source).getpixel((1, 1)) == (255, 0, 0)
     assert open_picture(samples[2], source).getpixel((1, 1)) == (0, 255, 0)
-    assert [sample.id for sample in samples[1:]] == ["second", "third"]
+    assert [sample.id for sample in samples[1:]] == ["second#1", "third#2"]
     assert len(fingerprint(source)) == 64
 
 
@@ -84,7 +84,7 @@ def test_broken_rows_are_named_when_they_are_asked_for(tmp_path):
     samples = read_samples(saved(tmp_path / "set", made, "arrow"), Skipped())
     with pytest.raises(ItemError, match="2 pictures"):
         samples[0]
-    with pytest.raises(ItemError, match="row 1: neither"):
+    with pytest.raises(ItemError, match="row 1: no turn in conversations"):
         samples[1]
     with pytest.raises(IndexError):
         samples[2]

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
-from olivine.data.check import LengthLimit, check
+from olivine.data.check import FullCheck, check
+from olivine.data.check_jobs import LengthLimit
 from olivine.data.encoding import TemplateEncoder
-from olivine.data.llava_json import ItemError, parse_item, read_items
+from olivine.data.images import ImageTransform
+from olivine.data.json_items import scan
+from olivine.data.llava_json import ItemError, parse_item
 from olivine.data.sources import Skipped, read_samples
 from olivine.data.template import TEMPLATES
 from olivine.errors import DataError
@@ -61,12 +64,13 @@ BROKEN = {
     "empty conversation": item(),
     "not an object": ["a"],
     "two turns in a row": item(turn("human", "a"), turn("human", "b"), turn("gpt", "c")),
-    "unknown role": item(turn("system", "a"), turn("gpt", "c")),
+    "unknown role": item(turn("tool", "a"), turn("gpt", "c")),
+    "system turn": item(turn("system", "a"), turn("human", "b"), turn("gpt", "c")),
     "turn is no text": item({"from": "human", "value": 3}, turn("gpt", "c")),
     "empty answer": item(turn("human", "a"), turn("gpt", "  ")),
     "no reply": item(turn("human", "a"), turn("gpt", "b"), turn("human", "c")),
     "<image> count": item(turn("human", "<image> and <image>"), turn("gpt", "c"), image="0.png"),
-    "image is no path": item(turn("human", "<image>"), turn("gpt", "c"), image=["0.png"]),
+    "image is no path": item(turn("human", "<image>"), turn("gpt", "c"), image=[3]),
 }
 
 
@@ -88,14 +92,14 @@ def test_json_cut_in_the_middle_names_the_line(tmp_path):
     path = write_dataset(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()), indent=1)[:900])
     with pytest.raises(DataError, match=r"train\.json: not valid JSON at line \d+"):
-        read_items(path)
+        list(scan(path))
 
 
 def test_a_list_is_expected(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("{}")
     with pytest.raises(DataError, match="list of items"):
-        read_items(path)
+        list(scan(path))
 
 
 def test_policy_stop_names_file_and_item_and_skip_counts(tmp_path):
@@ -138,14 +142,20 @@ def test_check_counts_everything_and_changes_nothing(tmp_path):
     tokenizer = gemma_tokenizer()
     encoder = TemplateEncoder(TEMPLATES["gemma"], tokenizer, image_token_id=image_token(tokenizer), image_tokens=4)
     seen = []
+    transform = ImageTransform(16, "pad", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     report = check(
-        path, tmp_path / "images", LengthLimit(encoder, 2048), lambda done, total: seen.append((done, total))
+        path,
+        tmp_path / "images",
+        LengthLimit(encoder, 2048),
+        lambda name, done, total: seen.append((name, done, total)),
+        full=FullCheck(transform),
     )
     summary = report.summary()
     assert summary["broken"] == dict.fromkeys([*BROKEN, "unreadable image", "too long"], 1)
     assert summary["notes"] == {"wrong extension": 1, "other suffix on disk": 1}
     assert summary["unsupervised"] == len(BROKEN) + 2
-    assert summary["items"] == len(rows) == seen[-1][0]
+    assert summary["items"] == len(rows)
+    assert {name for name, done, total in seen if done == total} == {"items", "images", "lengths"}
     assert report.longest > 2048
     assert any("id 'cut'" in line for line in report.lines())
     assert path.read_bytes() == before

@@ -58,7 +58,7 @@ def shards(tmp_path):
 def test_samples_in_order_with_their_own_pictures(shards):
     samples = ShardSamples(shards)
     assert len(samples) == 4
-    assert [s.id for s in samples] == ["first", "a/1", "a/2", "b/3"]
+    assert [s.id for s in samples] == ["first#0", "a/1", "a/2", "b/3"]
     assert [s.conversation[1].text for s in samples] == ["red", "nothing", "blue", "a green square"]
     assert samples[3].conversation[0].role is Role.USER
     assert samples[1].image is None
@@ -77,7 +77,7 @@ def test_samples_in_order_with_their_own_pictures(shards):
 def test_the_index_is_built_once_and_anew_when_a_shard_changes(shards, monkeypatch):
     before, marked = list(ShardSamples(shards)), ShardSamples(shards).fingerprint()
     with monkeypatch.context() as patch:
-        patch.setattr("olivine.data.shards._build_index", lambda shards: pytest.fail("built again"))
+        patch.setattr("olivine.data.shard_index._build", lambda shards: pytest.fail("built again"))
         assert list(ShardSamples(shards)) == before
         assert ShardSamples(shards).fingerprint() == marked
     write_shard(shards / "b.tar", [("1.txt", b"another and longer caption"), ("1.png", png("lime"))])

@@ -4,13 +4,15 @@ Readers and templates are `data`'s.
 """
 
 import json
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from olivine.cli.terminal import Bar, log
+from olivine.cli.terminal import Bar, bars, log
 from olivine.errors import RequestError
 
 app = typer.Typer(no_args_is_help=True, help="Look at and check training data; convert easy-VQA.")
@@ -18,32 +20,54 @@ app = typer.Typer(no_args_is_help=True, help="Look at and check training data; c
 
 @app.command("check")
 def data_check(
-    dataset: Annotated[Path, typer.Argument(help="A LLaVA JSON file.")],
-    images: Annotated[Path | None, typer.Option(help="Image root.")] = None,
+    dataset: Annotated[Path, typer.Argument(help="A LLaVA JSON file, .tar shards, or a Hugging Face dataset on disk.")],
+    images: Annotated[Path | None, typer.Option(help="Image root of a JSON file.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Decode and fit every image, tokenise every sample.")] = False,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Tokenizer (folder or hub id), to find samples too long.")
+        str | None, typer.Option(help="Tokenizer (folder or hub id), to find samples too long. Full: default bytes.")
     ] = None,
     template: Annotated[str, typer.Option(help="Chat template for that.")] = "gemma",
+    turns: Annotated[
+        str, typer.Option(help="together or independent, as the recipe's data source has it.")
+    ] = "together",
     image_tokens: Annotated[int, typer.Option(help="Tokens a picture takes.")] = 576,
     max_length: Annotated[int, typer.Option(help="Longest sample, in tokens.")] = 2048,
+    image_size: Annotated[int, typer.Option(min=1, help="Full: side of the tower's input, in pixels.")] = 336,
+    image_fit: Annotated[str, typer.Option(help="Full: pad, crop, squash or letterbox.")] = "pad",
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one a processor.")] = 0,
+    journal: Annotated[
+        Path | None, typer.Option(help="Full: what is done is kept here; default: a hidden file beside the data set.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
-    """Say what is missing, broken, empty or too long; nothing is changed.
+    """Say what is missing, broken, empty or too long; no data are changed. Exits with 1 if nothing can be trained on.
+
+    Structure, paths and image headers are quick. --full runs training's own code over every image (each once) and every
+    sample; killed and run again, it repeats nothing.
 
     Example: olivine data check data/easy-vqa/instructions.json --images data/easy-vqa/images
     """
-    from olivine.data.check import LengthLimit, check
+    from olivine.data.check import LOOKING, READING, TOKENISING, FullCheck, check
+    from olivine.data.check_jobs import LengthLimit
+    from olivine.data.check_work import no_progress
 
+    _require_one_of("--turns", turns, ("together", "independent"))
     limit = None
-    if tokenizer is not None:
-        limit = LengthLimit(_encoder(tokenizer, template, image_tokens), max_length)
-    with Bar("checking") as bar:
-        report = check(dataset, images, limit, bar)
+    if tokenizer is not None or full:
+        encoder = _encoder(tokenizer, template, image_tokens)
+        limit = LengthLimit(encoder, max_length, independent=turns == "independent")
+    thorough = FullCheck(_transform(image_size, image_fit), journal) if full else None
+    # A log file has no use for frames, nor for the empty line that they leave.
+    shown = bars([READING, LOOKING, TOKENISING]) if log.is_terminal else nullcontext(no_progress)
+    with shown as progress:
+        report = check(dataset, images, limit, progress, full=thorough, jobs=jobs or None)
     if as_json:
         typer.echo(json.dumps(report.summary()))
     else:
         for line in report.lines():
             typer.echo(line)
+    if not report.trainable:
+        raise typer.Exit(1)
 
 
 @app.command("show")
@@ -78,6 +102,19 @@ def data_easy_vqa(
     with Bar("easy-VQA") as bar:
         convert(source or package_folder(), target, bar)
     log.print(f"done: {target}", highlight=False)
+
+
+def _require_one_of(option: str, value: str, valid: Sequence[str]) -> None:
+    if value not in valid:
+        raise RequestError(f"{option} {value!r}: expected {', '.join(valid[:-1])} or {valid[-1]}.")
+
+
+def _transform(size: int, fit: str) -> Any:
+    """CLIP's normalisation: what it is decides nothing about which images can be read."""
+    from olivine.data.images import ImageTransform
+
+    _require_one_of("--image-fit", fit, ("pad", "crop", "squash", "letterbox"))
+    return ImageTransform(size, fit, (0.481, 0.458, 0.408), (0.269, 0.261, 0.276))  # type: ignore[arg-type]  # one of them
 
 
 def _encoder(tokenizer: str | None, template: str, image_tokens: int) -> Any:

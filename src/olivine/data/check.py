@@ -1,166 +1,275 @@
 """A data set looked through before any minute of training: what is missing, broken, empty or too long.
 
-Nothing is changed; the same checks decide at training time what `on_error` stops at or skips.
+Nothing of it is changed; the same checks decide at training time what `on_error` stops at or skips. Structure, paths
+and headers are quick; a full check decodes and fits every image and tokenises every sample by training's own code.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import hashlib
+import time
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
 
-from olivine.data.encoding import TemplateEncoder
-from olivine.data.images import open_image
-from olivine.data.llava_json import ItemError, item_name, parse_item, read_items
-from olivine.data.sources import check_example, image_path
+from olivine.data.check_jobs import ImageFindings, Items, LengthFindings, LengthLimit, state_of
+from olivine.data.check_report import NAMED, Report
+from olivine.data.check_work import Journal, Progress, Worker, no_progress, run_jobs
+from olivine.data.images import ImageTransform
+from olivine.data.item_error import ItemError, shortened
+from olivine.data.lazy_samples import LazySamples
+from olivine.data.llava_json import item_name
+from olivine.data.llava_samples import LlavaSamples, read_through
+from olivine.data.sources import detect_format, fingerprint, open_source
 from olivine.errors import DataError
+from olivine.processors import cores
+from olivine.recipe import DataRecipe
 from olivine.records import Sample
 
-#: Formats by what a file begins with, and the suffixes that rightly name them.
-_SUFFIXES_OF = {"JPEG": {".jpg", ".jpeg"}, "PNG": {".png"}, "GIF": {".gif"}, "WEBP": {".webp"}, "BMP": {".bmp"}}
-#: Named per kind of problem.
-_NAMED = 10
+#: Images, or samples, of one job.
+_HEADERS, _IMAGES, _ITEMS = 512, 32, 256
+READING, LOOKING, TOKENISING = "items", "images", "lengths"
 
 
 @dataclass(frozen=True, slots=True)
-class LengthLimit:
-    """What decides whether a sample is too long."""
+class FullCheck:
+    """A check of every image by training's own code; `journal` keeps what is done, None beside the data set."""
 
-    encoder: TemplateEncoder
-    max_length: int
-
-
-@dataclass(slots=True)
-class Report:
-    """Problems by kind. `broken` items would stop a run (or be skipped); `notes` would not."""
-
-    path: Path
-    items: int = 0
-    text_only: int = 0
-    turns: int = 0
-    pictures: int = 0
-    broken: Counter[str] = field(default_factory=Counter)
-    notes: Counter[str] = field(default_factory=Counter)
-    named: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    longest: int | None = None
-
-    def add_broken(self, error: ItemError) -> None:
-        """Count an item that could not be trained on."""
-        self.broken[error.kind] += 1
-        self._name(error.kind, str(error))
-
-    def note(self, kind: str, message: str) -> None:
-        """Count something worth knowing that stops nothing."""
-        self.notes[kind] += 1
-        self._name(kind, message)
-
-    def summary(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
-        unsupervised = self.broken.total()
-        return {
-            "file": str(self.path),
-            "items": self.items,
-            "text_only": self.text_only,
-            "turns": self.turns,
-            "pictures": self.pictures,
-            "unsupervised": unsupervised,
-            "unsupervised_share": unsupervised / self.items if self.items else 0.0,
-            "broken": dict(self.broken),
-            "notes": dict(self.notes),
-            "named": dict(self.named),
-            "longest": self.longest,
-        }
-
-    def lines(self) -> list[str]:
-        """The report for reading."""
-        share = 100 * self.broken.total() / self.items if self.items else 0.0
-        lines = [
-            f"{self.path}: {self.items:,} items, {self.turns:,} turns, {self.pictures:,} pictures, "
-            f"{self.text_only:,} text-only",
-            f"not trainable as they are: {self.broken.total():,} ({share:.2f} %)",
-        ]
-        for kind, count in [*self.broken.most_common(), *self.notes.most_common()]:
-            lines.append(f"  {kind}: {count:,}" + ("" if kind in self.broken else " (note)"))
-            lines += [f"    {message}" for message in self.named[kind]]
-        if self.longest is not None:
-            lines.append(f"longest sample: {self.longest:,} tokens")
-        else:
-            lines.append("lengths were not looked at (name a --tokenizer)")
-        return lines
-
-    def _name(self, kind: str, message: str) -> None:
-        if len(self.named[kind]) < _NAMED:
-            self.named[kind].append(message)
+    transform: ImageTransform
+    journal: Path | None = None
 
 
-def check(path: Path, images: Path | None, limit: LengthLimit | None, on_item: Callable[[int, int], None]) -> Report:
-    """Look through every item of a LLaVA JSON file, and open every picture once.
+def check(
+    path: Path,
+    images: Path | None,
+    limit: LengthLimit | None = None,
+    progress: Progress = no_progress,
+    *,
+    full: FullCheck | None = None,
+    jobs: int | None = None,
+) -> Report:
+    """Look at every item and, once each, every image.
+
+    Args:
+        path: a LLaVA JSON file, WebDataset shards, or a Hugging Face dataset on disk.
+        images: the root of the JSON's image paths.
+        limit: what makes a sample too long; None looks at no length.
+        progress: told (what is looked at, done, in all).
+        full: decode and fit every image; None reads headers.
+        jobs: processes; None takes one a processor.
 
     Raises:
         DataError: the file itself cannot be read.
+        RunError: a process was killed.
     """
-    report = Report(path)
-    items = read_items(path)
-    seen: dict[str, ItemError | None] = {}
-    ids: Counter[str] = Counter()
-    for index, item in enumerate(items):
-        report.items += 1
-        try:
-            sample = parse_item(item, index)
-            _check_picture(sample, item_name(item, index), images, seen, report)
-            if limit is not None:
-                example = limit.encoder.example(sample)
-                report.longest = max(report.longest or 0, example.length)
-                check_example(example, limit.max_length)
-        except ItemError as error:
-            report.add_broken(error)
-        else:
-            report.turns += len(sample.conversation)
-            report.text_only += sample.image is None
-            ids[sample.id] += 1
-            if len(item["conversations"]) > len(sample.conversation):
-                report.note(
-                    "begins with a reply",
-                    f"{item_name(item, index)}: what stands before the first question is left out",
-                )
-        on_item(index + 1, len(items))
-    for identity, count in ids.items():
-        if count > 1:
-            report.note("id used more than once", f"id {identity!r}: {count} items")
-    report.pictures = len(seen)
+    began = time.monotonic()
+    source = DataRecipe.model_validate({"format": detect_format(path), "json": path, "images": images})
+    report = Report(path, images_read="headers" if full is None else "full")
+    found = _Found(report)
+    samples = _read_json(source, found, progress) if source.format == "llava" else _read_lazy(source, found, progress)
+    work = _Work(source, samples, found, limit, full, jobs or cores())
+    work.run(progress)
+    found.finish(samples)
+    report.seconds = time.monotonic() - began
     return report
 
 
-def _check_picture(
-    sample: Sample, name: str, images: Path | None, seen: dict[str, ItemError | None], report: Report
-) -> None:
-    """Open a sample's picture the first time it is met; each item that shows a broken one is broken."""
-    if sample.image is None:
-        return
-    if sample.image not in seen:
+class _Found:
+    """What is known of each usable item, in arrays: its place, its image's number (-1: none), how many turns it has."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.places, self.image_of, self.turns = array("q"), array("i"), array("i")
+        self.numbers: dict[str, int] = {}
+        self.broken_images: dict[int, tuple[str, str]] = {}
+        self.broken_items: dict[int, tuple[str, str]] = {}
+
+    def add(self, sample: Sample, number: int) -> None:
+        """One usable item."""
+        self.places.append(number)
+        image = -1 if sample.image is None else self.numbers.setdefault(sample.image, len(self.numbers))
+        self.image_of.append(image)
+        self.turns.append(len(sample.conversation))
+
+    def finish(self, samples: LazySamples) -> None:
+        """Count each item that shows a broken image, or is broken itself, once."""
+        report = self.report
+        image_of = np.frombuffer(self.image_of, np.int32) if self.image_of else np.zeros(0, np.int32)
+        good = np.ones(len(image_of), bool)
+        if self.broken_images:
+            shows = np.isin(image_of, np.fromiter(self.broken_images, np.int32, len(self.broken_images)))
+            good &= ~shows
+            told: Counter[str] = Counter()
+            for index in np.flatnonzero(shows):
+                kind, message = self.broken_images[int(image_of[index])]
+                named = [f"{self._name(samples, int(index))}: {message}"] if told[kind] < NAMED else []
+                told[kind] += 1
+                report.add(report.broken, kind, 1, named)
+        for place, (kind, message) in self.broken_items.items():
+            if good[place]:
+                report.add(report.broken, kind, 1, [message])
+                good[place] = False
+        turns = np.frombuffer(self.turns, np.int32) if self.turns else np.zeros(0, np.int32)
+        report.turns += int(turns[good].sum())
+        report.text_only += int(((image_of < 0) & good).sum())
+        report.pictures = len(self.numbers)
+
+    def _name(self, samples: LazySamples, index: int) -> str:
+        number = self.places[index]
+        sample = samples[index if isinstance(samples, LlavaSamples) else number]
+        return f"item {number} (id {shortened(repr(sample.id), 80)})"
+
+
+def _read_json(source: DataRecipe, found: _Found, progress: Progress) -> LlavaSamples:
+    report = found.report
+
+    def keep(sample: Sample, item: Any, number: int) -> None:
+        found.add(sample, number)
+        said = item.get("conversations") or item.get("messages")
+        if len(said) > len(sample.conversation):
+            report.note(
+                "begins with a reply",
+                f"{item_name(item, number)}: what stands before the first question is not used",
+            )
+
+    samples, report.items = read_through(
+        source.json_,
+        source.images,
+        lambda error, _: report.add_broken(error),
+        keep,
+        report.unread,
+        lambda done, total: progress(READING, done, total),
+    )
+    repeated = Counter(samples[int(index)].id.rpartition("#")[0] for index in samples.repeated_ids)
+    for identity, count in repeated.items():
+        report.note("id used more than once", f"id {shortened(repr(identity), 80)}: {count} items")
+    return samples
+
+
+def _read_lazy(source: DataRecipe, found: _Found, progress: Progress) -> LazySamples:
+    report, samples = found.report, open_source(source)
+    report.unread.update(samples.unread)
+    report.items = len(samples)
+    for index in range(len(samples)):
         try:
-            path = image_path(sample, images, name)
-            _note_suffix(path, sample.image, name, report)
-            open_image(path)
-            seen[sample.image] = None
+            found.add(samples.read(index, report.unread), index)
         except ItemError as error:
-            seen[sample.image] = ItemError(error.kind, str(error).removeprefix(name))
+            report.add_broken(error)
         except DataError as error:
-            seen[sample.image] = ItemError("unreadable image", f": {error}")
-    problem = seen[sample.image]
-    if problem is not None:
-        raise ItemError(problem.kind, name + str(problem))
+            report.add_broken(ItemError("unreadable sample", f"sample {index}: {error}"))
+        if index % 256 == 255 or index + 1 == len(samples):
+            progress(READING, index + 1, len(samples))
+    return samples
 
 
-def _note_suffix(path: Path, named: str, name: str, report: Report) -> None:
-    if path.suffix != Path(named).suffix:
-        report.note("other suffix on disk", f"{name}: {named!r} is there as {path.name!r}")
-    try:
-        with Image.open(path) as image:
-            actual = image.format or ""
-    except Exception:
-        return  # whatever is wrong with it, opening it whole says so
-    if path.suffix.lower() not in _SUFFIXES_OF.get(actual, {path.suffix.lower()}):
-        report.note("wrong extension", f"{name}: {path.name!r} holds {actual}")
+class _Work:
+    """The images and samples of a data set cut into jobs; what an earlier check has done is taken from its journal."""
+
+    def __init__(
+        self,
+        source: DataRecipe,
+        samples: LazySamples,
+        found: _Found,
+        limit: LengthLimit | None,
+        full: FullCheck | None,
+        processes: int,
+    ) -> None:
+        self._source, self._samples, self._found, self._limit = source, samples, found, limit
+        self._processes = processes
+        self._worker = Worker(source, full.transform if full else None, limit)
+        self._names = list(found.numbers)
+        self._chunk = _IMAGES if full else _HEADERS
+        self._journal = Journal(
+            (full.journal or journal_beside(source.json_)) if full else None,
+            _request(source, limit, full) if full else {},
+        )
+
+    def run(self, progress: Progress) -> None:
+        """Do all jobs that are not yet done."""
+        try:
+            self._look_at_images(progress)
+            if self._limit is not None:
+                self._look_at_lengths(progress)
+        finally:
+            self._journal.close()
+
+    def _look_at_images(self, progress: Progress) -> None:
+        todo, done = [], 0
+        keys: dict[int, str] = {}
+        for first in range(0, len(self._names), self._chunk):
+            names = self._names[first : first + self._chunk]
+            keys[first] = f"{first} {state_of(self._source, names)}" if self._journal.kept else str(first)
+            kept = self._journal.images(keys[first])
+            if kept is None:
+                todo.append((first, names))
+            else:
+                self._take_images(first, kept)
+                done += len(names)
+        self._found.report.kept = done
+        for first, findings in run_jobs(self._worker, todo, self._processes):
+            self._journal.add(keys[first], findings)
+            self._take_images(first, findings)
+            done = min(done + self._chunk, len(self._names))
+            progress(LOOKING, done, len(self._names))
+
+    def _take_images(self, first: int, findings: ImageFindings) -> None:
+        report = self._found.report
+        for place, kind, message in findings.broken:
+            self._found.broken_images[first + place] = (kind, message)
+        for kind, count in findings.counts.items():
+            report.add(report.notes, kind, count, findings.named[kind])
+
+    def _look_at_lengths(self, progress: Progress) -> None:
+        todo, done, total = [], 0, len(self._found.places)
+        for items in self._items():
+            kept = self._journal.lengths(str(items.first))
+            if kept is None:
+                todo.append((items.first, items))
+            else:
+                self._take_lengths(kept)
+                done += len(items.numbers)
+        for first, findings in run_jobs(self._worker, todo, self._processes):
+            self._journal.add(str(first), findings)
+            self._take_lengths(findings)
+            done = min(done + _ITEMS, total)
+            progress(TOKENISING, done, total)
+
+    def _take_lengths(self, findings: LengthFindings) -> None:
+        report = self._found.report
+        report.longest = max(report.longest or 0, findings.longest)
+        self._found.broken_items.update({index: (kind, message) for index, kind, message in findings.broken})
+
+    def _items(self) -> Iterator[Items]:
+        places = self._found.places
+        for first in range(0, len(places), _ITEMS):
+            chosen = slice(first, first + _ITEMS)
+            if isinstance(self._samples, LlavaSamples):
+                numbers, starts, sizes = (column[chosen].tolist() for column in self._samples.columns)
+                yield Items(first, numbers, starts, sizes)
+            else:
+                yield Items(first, places[chosen].tolist())
+
+
+def journal_beside(path: Path) -> Path:
+    """Return where a full check keeps what it has done: a hidden file beside the data set."""
+    return path.parent / f".{path.name}.check.jsonl"
+
+
+def _request(source: DataRecipe, limit: LengthLimit | None, full: FullCheck) -> dict[str, Any]:
+    """What a full check's findings depend on."""
+    lengths = None
+    if limit is not None:
+        encoder = limit.encoder
+        tokenizer = hashlib.sha256(encoder.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+        lengths = [limit.max_length, limit.independent, encoder.template.name, encoder.image_tokens, tokenizer]
+    return {
+        "data": fingerprint(source),
+        "images": str(source.images),
+        "transform": asdict(full.transform),
+        "lengths": lengths,
+        "versions": [version("olivine"), version("pillow"), version("tokenizers")],
+    }

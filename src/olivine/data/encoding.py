@@ -75,6 +75,11 @@ class TemplateEncoder:
         self._prefix_space_first_only = self._adds_prefix_space_to_first_text_only()
 
     @property
+    def image_tokens(self) -> int:
+        """How many tokens an image takes."""
+        return len(self._image_ids)
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """Every token that ends a reply: the template's own, and the tokenizer's end of sequence."""
         stop = self._markers.get(self.template.stop)

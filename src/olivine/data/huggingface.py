@@ -1,27 +1,35 @@
 """Hugging Face datasets on disk as samples: Arrow as `save_to_disk` writes it, or a folder of Parquet files.
 
-Rows stay in the files, which are mapped into memory; one is read when it is asked for. What a conversation may look
-like is in `llava_json`; what a broken sample does is its source's policy.
+Rows stay in the files, which are mapped into memory; one is read when asked for. Opening is in `arrow_files`; what
+a conversation may look like is in `llava_json`; what a broken sample does is its source's policy.
 """
 
 import hashlib
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from olivine.data.arrow_files import dataset_files, open_rows
+from olivine.data.item_error import ItemError, shortened
 from olivine.data.lazy_samples import LazySamples
-from olivine.data.llava_json import IMAGE_MARK, ItemError, parse_item
-from olivine.errors import DataError, RequestError
+from olivine.data.llava_json import IMAGE_MARK, parse_item
+from olivine.errors import DataError
 from olivine.records import Sample
 
-_STATE = "state.json"
 #: Columns that may hold a picture, the first there is.
 _PICTURES = ("image", "images", "jpg", "png")
+_CONVERSATIONS = ("conversations", "messages", "texts")
+#: Columns whose inputs would be passed over.
+_UNREAD_INPUTS = ("video", "videos", "audio", "audios")
 
 
 class DatasetSamples(LazySamples):
-    """The rows of a dataset: LLaVA's `conversations`, or `texts` of `user` and `assistant` (The Cauldron's), and one
-    picture at most in `image` or `images`, as the library's own image type keeps it.
+    """The rows of a dataset: `conversations` (LLaVA's), `messages` (OpenAI's, TRL's) or `texts` of `user` and
+    `assistant` (The Cauldron's), and one picture at most in `image` or `images`: as the library's own image type keeps
+    it, as bytes, or as a struct of bytes and path.
+
+    Since an id may be there twice, it is followed by the row's number: `id#number`.
 
     Raises:
         RequestError: the datasets library is not installed.
@@ -30,30 +38,48 @@ class DatasetSamples(LazySamples):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._rows = _open(path)
+        self._rows = open_rows(path, _PICTURES)
         columns = set(self._rows.column_names)
-        if not columns & {"conversations", "texts"}:
+        if not columns & set(_CONVERSATIONS):
             raise DataError(
-                f"{path}: no column of conversations. Expected conversations (LLaVA's) or texts (user, assistant); "
-                f"there are {', '.join(sorted(columns))}."
+                f"{path}: no column of conversations. Expected conversations (LLaVA's), messages (role, content) or "
+                f"texts (user, assistant); there are {', '.join(sorted(columns))}."
+            )
+        unread_inputs = sorted(columns & set(_UNREAD_INPUTS))
+        if unread_inputs:
+            raise DataError(
+                f"{path}: column {', '.join(unread_inputs)} is not read, so training would be blind to it. "
+                "Remove it from the dataset (remove_columns) if that is meant."
             )
         self._picture = next((name for name in _PICTURES if name in columns), None)
+        self._extra = tuple(name for name in _PICTURES if name in columns and name != self._picture)
+        self._unread = columns - {*_PICTURES, *_CONVERSATIONS, "id"}
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def read(self, index: int) -> Sample:
+    @property
+    def unread(self) -> Counter[str]:
+        """Columns that nothing reads."""
+        return Counter({f"column {name}": len(self) for name in self._unread})
+
+    def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
         """One sample.
 
         Raises:
             ItemError: what is wrong with it, with its row.
         """
-        row = dict(self._rows[index])
-        has_picture = bool(_stored(row, self._picture)) if self._picture else False
-        said = row.get("conversations") or _from_texts(row.get("texts"), index, has_picture=has_picture)
-        name = row.get("id")
-        item = {"id": str(index) if name is None else name, "conversations": said}
-        return parse_item({**item, **({"image": str(index)} if has_picture else {})}, index)
+        row = self._row(index)
+        name = f"row {index}"
+        has_picture = bool(self._stored(row, name)) if self._picture else False
+        if any(row[column] for column in self._extra):
+            raise ItemError("several images", f"{name}: images in {self._picture} and {', '.join(self._extra)}.")
+        said = row.get("conversations") or row.get("messages")
+        said = _as_list(said) if said else _from_texts(row.get("texts"), index, has_picture=has_picture)
+        own = row.get("id")
+        item = {"id": str(index) if own is None else own, "conversations": _filled(said)}
+        sample = parse_item({**item, **({"image": str(index)} if has_picture else {})}, index, unread)
+        return sample if own is None else Sample(f"{sample.id}#{index}", sample.conversation, sample.image)
 
     def picture(self, image: str) -> bytes:
         """The file content of a sample's picture, from the name it was given above.
@@ -62,19 +88,42 @@ class DatasetSamples(LazySamples):
             DataError: the row has only a path to it, and not the picture.
         """
         assert self._picture is not None, "no row has a picture"
-        content: bytes | None = _stored(self._rows[int(image)], self._picture)["bytes"]
-        if content is None:
+        name = f"row {image}"
+        stored = self._stored(self._row(int(image)), name)
+        content = stored.get("bytes") if isinstance(stored, dict) else stored
+        if not isinstance(content, bytes):
             raise DataError(
-                f"{self._path}, row {image}: names a picture but does not hold it. Save the dataset with its pictures "
+                f"{self._path}, {name}: names a picture but does not hold it. Save the dataset with its pictures "
                 "(embed_external_files)."
             )
         return content
 
     def fingerprint(self) -> str:
         """A hash of the files' names and sizes and of the number of rows, in hexadecimal."""
-        files = sorted(self._path.glob("*.parquet")) or sorted(self._path.glob("*.arrow"))
-        told = [f"{file.name} {file.stat().st_size}" for file in files]
+        told = [f"{file.name} {file.stat().st_size}" for file in dataset_files(self._path)]
         return hashlib.sha256("\n".join([str(len(self)), *told]).encode()).hexdigest()
+
+    def _row(self, index: int) -> dict[str, Any]:
+        try:
+            return dict(self._rows[index])
+        except Exception as error:  # Arrow's readers raise whatever a damaged file leads them into
+            raise ItemError("unreadable row", f"row {index}: cannot be read ({shortened(str(error))}).") from None
+
+    def _stored(self, row: dict[str, Any], name: str) -> Any:
+        """The picture of a row: the cell itself, or the only one of its list."""
+        assert self._picture is not None, "asked of rows that have the column"
+        cell = row[self._picture]
+        if isinstance(cell, list):
+            if len(cell) > 1:
+                raise ItemError("several images", f"{name} with {len(cell)} pictures: expected one at most.")
+            cell = cell[0] if cell else None
+        if isinstance(cell, str) and cell:
+            raise ItemError(
+                "image is a path",
+                f"{name}: column {self._picture!r} holds a path as text. Store the images themselves "
+                f"(cast_column({self._picture!r}, datasets.Image()), then save), or write LLaVA JSON with images: DIR.",
+            )
+        return cell
 
 
 @lru_cache(maxsize=8)
@@ -83,48 +132,36 @@ def opened(path: Path) -> DatasetSamples:
     return DatasetSamples(path)
 
 
-def _open(path: Path) -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise RequestError("format: huggingface needs datasets. Install it: pip install 'olivine[datasets]'.") from None
-    parquet = sorted(str(file) for file in path.glob("*.parquet"))
-    if (path / _STATE).is_file():
-        rows = datasets.load_from_disk(str(path))
-    elif parquet:
-        # Turned once into Arrow, which can be mapped, in the library's own cache.
-        rows = datasets.load_dataset("parquet", data_files=parquet, split="train")
-    else:
-        raise DataError(f"{path}: no Hugging Face dataset there. Expected what save_to_disk writes, or *.parquet.")
-    for name in set(_PICTURES) & set(rows.column_names):
-        rows = rows.cast_column(name, _undecoded(datasets, rows.features[name]))
-    return rows
+def _as_list(said: Any) -> Any:
+    """Turns that older versions of the library keep as lists in a dict, one a key, as a list of dicts."""
+    if not isinstance(said, dict) or not all(isinstance(values, list) for values in said.values()):
+        return said
+    lengths = {len(values) for values in said.values()}
+    return (
+        [dict(zip(said, turn, strict=True)) for turn in zip(*said.values(), strict=True)] if len(lengths) == 1 else []
+    )
 
 
-def _undecoded(datasets: Any, feature: Any) -> Any:
-    """The same picture column, handed over as the bytes that are stored: they are opened where all pictures are."""
-    picture = datasets.Image(decode=False)
-    return picture if isinstance(feature, datasets.Image) else datasets.List(picture)
+def _filled(said: Any) -> Any:
+    """Turns without the keys that Arrow fills in with nothing."""
+    if not isinstance(said, list):
+        return said
+    return [
+        {key: value for key, value in turn.items() if value is not None} if isinstance(turn, dict) else turn
+        for turn in said
+    ]
 
 
-def _stored(row: dict[str, Any], column: str) -> Any:
-    """The picture of a row: the cell itself, or the only one of its list."""
-    cell = row[column]
-    if isinstance(cell, list):
-        if len(cell) > 1:
-            raise ItemError("several images", f"row with {len(cell)} pictures: expected one at most.")
-        return cell[0] if cell else None
-    return cell
-
-
-def _from_texts(texts: Any, index: int, *, has_picture: bool) -> list[dict[str, str]]:
+def _from_texts(texts: Any, index: int, *, has_picture: bool) -> list[dict[str, Any]]:
     if not isinstance(texts, list) or not texts:
-        raise ItemError("no conversation", f"row {index}: neither conversations nor texts.")
-    said = []
+        raise ItemError("no conversation", f"row {index}: no turn in conversations, messages or texts.")
+    said: list[dict[str, Any]] = []
     for number, turn in enumerate(texts):
+        user, assistant = (turn.get("user"), turn.get("assistant")) if isinstance(turn, dict) else (None, None)
+        if not isinstance(user, str) or not isinstance(assistant, str):
+            raise ItemError(
+                "turn is no text", f"row {index}, turn {number + 1}: expected texts under 'user' and 'assistant'."
+            )
         mark = f"{IMAGE_MARK}\n" if has_picture and not number else ""
-        said += [
-            {"from": "human", "value": mark + str(turn.get("user", ""))},
-            {"from": "gpt", "value": str(turn.get("assistant", ""))},
-        ]
+        said += [{"from": "human", "value": mark + user}, {"from": "gpt", "value": assistant}]
     return said

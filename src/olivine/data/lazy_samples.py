@@ -4,6 +4,7 @@ Where they are read from is in `shards` and `huggingface`.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from typing import overload
 
@@ -17,12 +18,17 @@ class LazySamples(Sequence[Sample], ABC):
     """A sequence whose samples are read one by one; a slice of it reads none."""
 
     @abstractmethod
-    def read(self, index: int) -> Sample:
-        """The sample at an index from 0 to the last.
+    def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
+        """The sample at an index from 0 to the last; `unread` counts keys of it that nothing reads.
 
         Raises:
             ItemError: what is wrong with it.
         """
+
+    @property
+    def unread(self) -> Counter[str]:
+        """What of the source as a whole nothing reads, and how many samples have it."""
+        return Counter()
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -52,6 +58,7 @@ class Chosen(LazySamples):
     def __len__(self) -> int:
         return len(self._places)
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
         """One sample."""
-        return self._samples[int(self._places[index])]
+        place = int(self._places[index])
+        return self._samples.read(place, unread) if isinstance(self._samples, LazySamples) else self._samples[place]

@@ -1,101 +1,130 @@
 """LLaVA's training JSON as published: a list of items with `id`, `conversations` and, unless text-only, `image`.
 
-Reading and checking single items; what to do with a broken one is the source's policy (`sources`).
+Checking single items; other layouts are in `layouts`, and what a broken one does is the source's policy (`sources`).
 """
 
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
-from olivine.errors import DataError
-from olivine.files import read_json
+from olivine.data import layouts
+from olivine.data.item_error import ItemError, shortened
+from olivine.data.layouts import IMAGE_MARK
 from olivine.records import Role, Sample, Turn
 
-IMAGE_MARK = "<image>"
-_ROLES = {"human": Role.USER, "user": Role.USER, "gpt": Role.ASSISTANT, "assistant": Role.ASSISTANT}
-
-
-class ItemError(DataError):
-    """One item is broken; `kind` names the way, for counting."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-def read_items(path: Path) -> list[Any]:
-    """The raw items of a file.
-
-    Raises:
-        DataError: missing file, JSON cut in the middle (with the line), or not a list.
-    """
-    items = read_json(path)
-    if not isinstance(items, list):
-        raise DataError(
-            f"{path}: expected a JSON list of items with id and conversations; got a {type(items).__name__}."
-        )
-    return items
+_ROLES = {
+    **dict.fromkeys(("human", "user"), Role.USER),
+    **dict.fromkeys(("gpt", "assistant", "bot", "model", "chatgpt"), Role.ASSISTANT),
+}
+_SYSTEM_ROLES = ("system", "developer")
+_PLAIN_KEYS = frozenset({"id", "image", "conversations"})
+_PLAIN_TURN = frozenset({"from", "value"})
 
 
 def item_name(item: Any, index: int) -> str:
     """How messages call an item: its place in the file, and its id if it has one."""
     identity = item.get("id") if isinstance(item, dict) else None
-    return f"item {index}" + (f" (id {str(identity)!r})" if identity is not None else "")
+    return f"item {index}" + (f" (id {shortened(repr(str(identity)), 80)})" if identity is not None else "")
 
 
-def parse_item(item: Any, index: int) -> Sample:
+def parse_item(item: Any, index: int, unread: Counter[str] | None = None, *, name: str | None = None) -> Sample:
     """One item as a `Sample`.
 
     As LLaVA's loader does: replies before the first human turn are passed over, and the picture's mark, wherever it
     stands in a human turn, moves to the front (here: of the conversation) and the turn that held it is stripped.
 
+    Args:
+        item: what stands in the file.
+        index: its place there.
+        unread: counts keys that nothing reads, each once an item.
+        name: what messages call it; by default its place and id.
+
     Raises:
         ItemError: what is wrong, with the item's name and what was expected.
     """
-    name = item_name(item, index)
+    name = name or item_name(item, index)
     if not isinstance(item, dict):
         raise ItemError("not an object", f"{name}: a {type(item).__name__}; expected an object with conversations.")
-    raw_turns = item.get("conversations")
-    if not isinstance(raw_turns, list) or not raw_turns:
-        raise ItemError(
-            "empty conversation", f"{name}: conversations is empty; expected at least one question and reply."
-        )
-    turns = [_parse_turn(raw, name, number) for number, raw in enumerate(raw_turns, start=1)]
-    while turns and turns[0].role is Role.ASSISTANT:
-        turns.pop(0)
-    _check_alternation(turns, name)
-    image = item.get("image")
-    if image is not None and not isinstance(image, str):
-        raise ItemError("image is no path", f"{name}: image is a {type(image).__name__}; expected one relative path.")
+    identity = _identity(item.get("id"), index, name)
+    plain = item.keys() <= _PLAIN_KEYS
+    if not plain:
+        layouts.refuse_unread(item, name)
+    images: list[Any] = []
+    turns, plain_turns = [], True
+    for number, raw in enumerate(layouts.raw_turns(item, name), start=1):
+        turns.append(_parse_turn(raw, name, number, images))
+        plain_turns = plain_turns and raw.keys() == _PLAIN_TURN
+    opening = next((number for number, turn in enumerate(turns) if turn.role is Role.USER), len(turns))
+    turns = turns[opening:]
+    _check_alternation(turns, name, opening)
+    image = layouts.image_of(item, name, images)
+    if image is not None:
+        _refuse_half_characters(image, f"{name}: its image path")
     marks = sum(turn.text.count(IMAGE_MARK) for turn in turns if turn.role is Role.USER)
     if marks != (image is not None):
-        raise ItemError(
-            "<image> count",
-            f"{name}: {marks} {IMAGE_MARK} marks for {int(image is not None)} images; expected one mark an image.",
-        )
-    return Sample(str(item.get("id", index)), tuple(_without_mark(turn) for turn in turns), image)
+        raise layouts.mark_problem(item, image, marks, name)
+    if unread is not None and not (plain and plain_turns):
+        unread.update(layouts.unread_keys(item))
+    return Sample(identity, tuple(_without_mark(turn) for turn in turns), image)
 
 
-def _parse_turn(raw: Any, name: str, number: int) -> Turn:
-    if not isinstance(raw, dict) or not isinstance(raw.get("value"), str):
-        raise ItemError("turn is no text", f"{name}, turn {number}: expected an object with 'from' and a text 'value'.")
-    role = _ROLES.get(str(raw.get("from")))
+def _identity(identity: Any, index: int, name: str) -> str:
+    if identity is None:
+        return str(index)
+    if isinstance(identity, bool) or not isinstance(identity, str | int):
+        raise ItemError("id is no text", f"{name}: its id is a {type(identity).__name__}; expected a text or a number.")
+    _refuse_half_characters(str(identity), f"{name}: its id")
+    return str(identity)
+
+
+def _parse_turn(raw: Any, name: str, number: int, images: list[Any]) -> Turn:
+    where = f"{name}, turn {number}"
+    if not isinstance(raw, dict):
+        raise ItemError("turn is no text", f"{where}: expected an object with 'from' and a text 'value'.")
+    said_by = raw.get("from") if raw.get("from") is not None else raw.get("role")
+    role = _ROLES.get(said_by) if isinstance(said_by, str) else None
     if role is None:
+        role = _ROLES.get(str(said_by).strip().lower())
+    if role is None and str(said_by).strip().lower() in _SYSTEM_ROLES:
         raise ItemError(
-            "unknown role", f"{name}, turn {number}: unknown role {raw.get('from')!r}; expected human or gpt."
+            "system turn",
+            f"{where}: a system turn is not read: the template has its own. Put its text in front of the first "
+            "question, or remove it.",
         )
-    return Turn(role, raw["value"])
+    if role is None:
+        raise ItemError("unknown role", f"{where}: unknown role {shortened(repr(said_by), 40)}; expected human or gpt.")
+    if raw.keys() != _PLAIN_TURN:
+        layouts.refuse_turn_weight(raw, where)
+    text = layouts.text_of_turn(raw, where, images)
+    _refuse_half_characters(text, where)
+    return Turn(role, text)
 
 
-def _check_alternation(turns: list[Turn], name: str) -> None:
+def _refuse_half_characters(text: str, where: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ItemError(
+            "half a character",
+            f"{where}: half a character (a lone surrogate) at place {error.start}; was the text cut inside one? "
+            "Repair or remove it.",
+        ) from None
+
+
+def _check_alternation(turns: list[Turn], name: str, opening: int) -> None:
+    """Raise where turns, which stand behind `opening` others in the file, do not alternate or a reply is empty."""
     for number, turn in enumerate(turns):
         expected = Role.ASSISTANT if number % 2 else Role.USER
+        place = opening + number + 1
         if turn.role is not expected:
             who = "human" if turn.role is Role.USER else "gpt"
-            raise ItemError("two turns in a row", f"{name}: two {who} turns in a row; expected human and gpt in turn.")
-        if turn.role is Role.ASSISTANT and not turn.text.strip():
             raise ItemError(
-                "empty answer", f"{name}: the reply in turn {number + 1} is empty; nothing could be learnt."
+                "two turns in a row",
+                f"{name}, turn {place}: two {who} turns in a row; expected human and gpt in turn.",
             )
+        if turn.role is Role.ASSISTANT and not turn.text.strip():
+            raise ItemError("empty answer", f"{name}: the reply in turn {place} is empty; nothing could be learnt.")
     if not turns or turns[-1].role is Role.USER:
         raise ItemError("no reply", f"{name}: the conversation ends without a reply; expected a gpt turn at its end.")
 
@@ -104,3 +133,6 @@ def _without_mark(turn: Turn) -> Turn:
     if turn.role is Role.USER and IMAGE_MARK in turn.text:
         return Turn(turn.role, turn.text.replace(IMAGE_MARK, "").strip())
     return turn
+
+
+__all__ = ["IMAGE_MARK", "ItemError", "item_name", "parse_item"]

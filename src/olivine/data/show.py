@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from olivine.data.encoding import Example, TemplateEncoder
-from olivine.data.llava_json import parse_item, read_items
+from olivine.data.item_error import ItemError
+from olivine.data.json_items import Located, scan
+from olivine.data.llava_json import parse_item
 from olivine.errors import RequestError
 
 _SUPERVISED, _SEEN, _IMAGE = "bold green", "dim", "cyan"
@@ -25,10 +27,11 @@ def show(path: Path, wanted: str, encoder: TemplateEncoder, turns: str, console:
     """
     if turns not in ("together", "independent"):
         raise RequestError(f"--turns {turns!r}: expected together or independent.")
-    items = read_items(path)
-    index = _find(items, wanted, path)
-    example = encoder.example(parse_item(items[index], index), independent=turns == "independent")
-    console.print(f"item {index} (id {example.sample.id!r}), image {example.sample.image!r}", markup=False)
+    found = _find(path, wanted)
+    if isinstance(found.value, ItemError):
+        raise found.value
+    example = encoder.example(parse_item(found.value, found.index), independent=turns == "independent")
+    console.print(f"item {found.index} (id {example.sample.id!r}), image {example.sample.image!r}", markup=False)
     for number, part in enumerate(render(example, encoder)):
         if len(example.parts) > 1:
             console.print(Text("shared by all:" if number == 0 else f"question {number}, on its own:", style="bold"))
@@ -63,13 +66,15 @@ def _visible(text: str) -> str:
     return "".join("⏎\n" if c == "\n" else c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _find(items: list[object], wanted: str, path: Path) -> int:
-    if wanted.startswith("#") and wanted[1:].isdigit():
-        index = int(wanted[1:])
-        if index < len(items):
-            return index
-        raise RequestError(f"{path}: no item {wanted}; it has {len(items):,}.")
-    for index, item in enumerate(items):
-        if isinstance(item, dict) and str(item.get("id")) == wanted:
-            return index
+def _find(path: Path, wanted: str) -> Located:
+    place = int(wanted[1:]) if wanted.startswith("#") and wanted[1:].isdecimal() else None
+    count = 0
+    for found in scan(path):
+        count = found.index + 1
+        if found.index == place or (
+            place is None and isinstance(found.value, dict) and str(found.value.get("id")) == wanted
+        ):
+            return found
+    if place is not None:
+        raise RequestError(f"{path}: no item {wanted}; it has {count:,}.")
     raise RequestError(f"{path}: no item with id {wanted!r}. Give an id, or its place as #N.")

@@ -7,18 +7,25 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
 from olivine.data import huggingface
 from olivine.data.encoding import Example, TemplateEncoder
-from olivine.data.images import decode_image, find_image, open_image
-from olivine.data.llava_json import ItemError, item_name, parse_item, read_items
+from olivine.data.image_lookup import image_lookup
+from olivine.data.images import decode_image, open_image, read_image_bytes
+from olivine.data.item_error import ItemError, shortened
+from olivine.data.lazy_samples import LazySamples
+from olivine.data.llava_samples import Progress, read_through
 from olivine.data.shards import ShardSamples, picture_bytes
 from olivine.errors import DataError
 from olivine.files import sha256_of_file
 from olivine.recipe import DataRecipe, OnError
 from olivine.records import Sample
+from olivine.text_formats import HEAD
+
+DataFormat = Literal["llava", "webdataset", "huggingface"]
 
 
 @dataclass(slots=True)
@@ -27,6 +34,8 @@ class Skipped:
 
     kinds: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
+    #: Keys of items, or columns, that nothing reads, by the number of items that have them.
+    unread: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
@@ -44,28 +53,32 @@ class Skipped:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
         return f"{self.total} skipped ({kinds})" if self.total else "none skipped"
 
+    def describe_unread(self) -> str:
+        """What items hold that is not read, by name and number; empty if there is nothing."""
+        names = ", ".join(f"{shortened(repr(key), 40)} ({count:,} items)" for key, count in self.unread.most_common(12))
+        more = f" and {len(self.unread) - 12} more" if len(self.unread) > 12 else ""
+        return f"not read: {names}{more}" if self.unread else ""
 
-def read_samples(source: DataRecipe, skipped: Skipped) -> Sequence[Sample]:
+
+def read_samples(source: DataRecipe, skipped: Skipped, progress: Progress | None = None) -> Sequence[Sample]:
     """Every sample of a source, in file order; those of shards are read, and found broken, when they are asked for.
 
     Raises:
         DataError: under `on_error: stop`, the first broken item, with its file and name; under either policy, a file
             that cannot be read or holds no usable sample.
     """
-    if source.format == "webdataset":
-        return ShardSamples(source.json_)
-    if source.format == "huggingface":
-        return huggingface.opened(source.json_)
-    samples: list[Sample] = []
-    for index, item in enumerate(read_items(source.json_)):
-        try:
-            sample = parse_item(item, index)
-            if sample.image is not None:
-                image_path(sample, source.images, item_name(item, index))
-            samples.append(sample)
-        except ItemError as error:
-            _apply_policy(source.on_error, error, source.json_, skipped)
-    if not samples:
+    if source.format != "llava":
+        lazy = open_source(source)
+        skipped.unread.update(lazy.unread)
+        return lazy
+    samples, _ = read_through(
+        source.json_,
+        source.images,
+        lambda error, _: _apply_policy(source.on_error, error, source.json_, skipped),
+        unread=skipped.unread,
+        progress=progress,
+    )
+    if not len(samples):
         raise DataError(f"{source.json_}: no usable sample ({skipped.describe()}).")
     return samples
 
@@ -128,7 +141,7 @@ def image_path(sample: Sample, root: Path | None, name: str | None = None) -> Pa
     if root is None:
         raise ItemError("no image root", f"{name}: has an image, but no image root was given (images: DIR).")
     try:
-        return find_image(root, sample.image)
+        return image_lookup(root).find(sample.image)
     except DataError as error:
         raise ItemError("missing image", f"{name}: {error}") from None
 
@@ -144,11 +157,64 @@ def open_picture(sample: Sample, source: DataRecipe) -> Image.Image:
     try:
         if path is not None:
             return open_image(path)
-        if source.format == "huggingface":
-            return decode_image(huggingface.opened(source.json_).picture(sample.image), f"row {sample.image}")
-        return decode_image(picture_bytes(source.json_, sample.image), sample.image)
+        return decode_image(image_bytes(source, sample.image), _image_name(source, sample.image))
     except DataError as error:
         raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
+
+
+def image_bytes(source: DataRecipe, name: str) -> bytes:
+    """The file content of an image, by the name that its sample has.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    if source.format == "llava":
+        if source.images is None:
+            raise DataError(f"image {name!r}: no image root was given (images: DIR).")
+        return read_image_bytes(image_lookup(source.images).find(name))
+    if source.format == "huggingface":
+        return huggingface.opened(source.json_).picture(name)
+    return picture_bytes(source.json_, name)
+
+
+def _image_name(source: DataRecipe, name: str) -> str:
+    return f"row {name}" if source.format == "huggingface" else name
+
+
+def open_source(source: DataRecipe) -> LazySamples:
+    """The samples of shards or of a dataset, none of them read yet.
+
+    Raises:
+        DataError: it cannot be read as a whole.
+    """
+    assert source.format != "llava", "a JSON file is read through, with its policy"
+    return ShardSamples(source.json_) if source.format == "webdataset" else huggingface.opened(source.json_)
+
+
+def detect_format(path: Path) -> DataFormat:
+    """Return the format of a data set on disk, by what lies there.
+
+    Raises:
+        DataError: nothing that is known.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        if head.startswith(b"PAR1"):
+            return "huggingface"
+        return "webdataset" if head[257:262] == b"ustar" else "llava"
+    if not path.is_dir():
+        raise DataError(f"{path}: file not found. Check the path.")
+    if next(path.rglob("*.tar"), None) is not None:
+        return "webdataset"
+    known = ("state.json", "dataset_dict.json", "*.parquet", "*/*.parquet")
+    if any(next(path.glob(pattern), None) is not None for pattern in known):
+        return "huggingface"
+    files = sorted(file.name for pattern in ("*.json", "*.jsonl") for file in path.glob(pattern))
+    raise DataError(
+        f"{path}: a folder without .tar shards and without a Hugging Face dataset. Name the JSON file"
+        + (f", such as {path / files[0]}." if files else ".")
+    )
 
 
 def fingerprint(source: DataRecipe) -> str:

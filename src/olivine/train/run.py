@@ -82,7 +82,7 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
             if processes.first and stage is left[0]:
                 # Only now: what is refused must not leave a record that its correction is then compared with.
                 _record(directory, recipe, {**_environment(recipe, processes), "data": provenance}, changed, console)
-            _finish_stage(job, job.run())
+            _finish_stage(job, job.run(), data.skipped_before(stage.data))
         if processes.several:  # its parts are spread over the processes: begin again from what was written
             vlm = checkpoint.load(directory / stage.name / CHECKPOINT, to_train=True)
     return directory / stages[-1].name / CHECKPOINT
@@ -135,7 +135,7 @@ def train_stage(
     write_json(folder / PROVENANCE, {**_environment(recipe, alone), "data": data.provenance({stage.data})})
     with StopSignal() as stop, stop.held(), out_of_memory_told(recipe, stage):
         job = Stage(vlm, recipe, stage, data.samples(stage.data), folder, console, alone, stop, features)
-        _finish_stage(job, job.run())
+        _finish_stage(job, job.run(), data.skipped_before(stage.data))
     return folder / CHECKPOINT
 
 
@@ -177,7 +177,7 @@ def _recorded_recipe(directory: Path) -> dict[str, Any]:
     return values
 
 
-def _finish_stage(job: Stage, result: StageResult) -> None:
+def _finish_stage(job: Stage, result: StageResult, skipped_before: str) -> None:
     """Write the stage's checkpoint, then what says that it is done; then its resume points go."""
     vlm, folder, processes = job.vlm, job.folder, job.processes
     job.release()
@@ -209,7 +209,7 @@ def _finish_stage(job: Stage, result: StageResult) -> None:
     told = result.told
     job.console.print(
         f"stage {job.stage.name}: {result.steps:,} steps in {told.seconds:.0f} s, loss {told.loss:.4f}{held_out}, "
-        f"samples: {told.skipped} -> {folder / CHECKPOINT}",
+        f"samples: {skipped_before}{told.skipped} -> {folder / CHECKPOINT}",
         highlight=False,
     )
 
@@ -226,12 +226,25 @@ class _Data:
     def samples(self, name: str) -> Sequence[Sample]:
         if name not in self._samples:
             self._skipped[name] = Skipped()
-            self._samples[name] = read_samples(self._recipe.data[name], self._skipped[name])
-            count, path = len(self._samples[name]), self._recipe.data[name].json_
+            path, skipped = self._recipe.data[name].json_, self._skipped[name]
+            with self._console.status(f"data {name}: reading {path}") as status:
+
+                def told(done: int, total: int) -> None:
+                    status.update(f"data {name}: reading {path}, {done / max(1, total):.0%}")
+
+                self._samples[name] = read_samples(self._recipe.data[name], skipped, told)
+            count = len(self._samples[name])
             self._console.print(
-                f"data {name}: {count:,} samples, {self._skipped[name].describe()} <- {path}", highlight=False
+                f"data {name}: {count:,} samples, {skipped.describe()} <- {path}", highlight=False, markup=False
             )
+            if skipped.unread:
+                self._console.print(f"data {name}: {skipped.describe_unread()}", highlight=False, markup=False)
         return self._samples[name]
+
+    def skipped_before(self, name: str) -> str:
+        """What the end line says of samples that were skipped as the source was read; empty if none were."""
+        skipped = self._skipped.get(name)
+        return f"{skipped.describe()} as {name} was read, then " if skipped and skipped.total else ""
 
     def texts(self) -> Iterator[str]:
         for name, source in self._recipe.data.items():
@@ -247,6 +260,7 @@ class _Data:
                 "samples": len(self.samples(name)),
                 "skipped": self._skipped[name].describe(),
                 "skipped_examples": self._skipped[name].examples,
+                "unread": dict(self._skipped[name].unread),
             }
             for name in sorted(names)
         }

@@ -139,6 +139,10 @@ class Stage:
             samples=self._training_count,
             first_step=first,
         )
+        if self._held_out_count:
+            fewer = self._held_out_count < self.stage.held_out
+            limit = f" (held_out: {self.stage.held_out:,}, but at most a tenth)" if fewer else ""
+            self.console.print(f"held out and not trained on: {self._held_out_count:,} samples{limit}", highlight=False)
         self._steps(first, log)
         told = self.processes.from_first(log.told() if self.processes.first else Told(None, 0.0, ""))
         if told.loss is None:

@@ -1,0 +1,110 @@
+"""Hugging Face datasets on disk, opened: nothing outside the folder, nothing that expands without bound.
+
+What rows mean is in `huggingface`.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from olivine.data.item_error import shortened
+from olivine.data.parquet_size import require_bounded
+from olivine.errors import DataError, RequestError
+
+_STATE, _DICT = "state.json", "dataset_dict.json"
+
+
+def dataset_files(path: Path) -> list[Path]:
+    """Return the files of a dataset's rows, in the order of their names."""
+    if path.is_file():
+        return [path]
+    return sorted(path.glob("*.parquet")) or sorted(path.glob("*.arrow"))
+
+
+def open_rows(path: Path, pictures: Sequence[str]) -> Any:
+    """Return a dataset's rows, mapped into memory, with `pictures` as the bytes that are stored.
+
+    Raises:
+        RequestError: the datasets library is not installed.
+        DataError: no dataset is there, it is damaged, reads outside its folder or would expand without bound.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise RequestError("format: huggingface needs datasets. Install it: pip install 'olivine[datasets]'.") from None
+    try:
+        rows = _open(path, datasets)
+        for name in set(pictures) & set(rows.column_names):
+            undecoded = _undecoded(datasets, rows.features[name])
+            if undecoded is not None:
+                rows = rows.cast_column(name, undecoded)
+    except (DataError, RequestError):
+        raise
+    except Exception as error:  # the library raises whatever a damaged file leads it into
+        cause = error.__cause__ or error
+        raise DataError(
+            f"{path}: the dataset cannot be read ({type(cause).__name__}: {shortened(str(cause), 200)}). "
+            "Is a file cut short or damaged? Fetch or save it again."
+        ) from None
+    return rows
+
+
+def _open(path: Path, datasets: Any) -> Any:
+    if (path / _STATE).is_file():
+        _require_own_files(path)
+        return datasets.load_from_disk(str(path))
+    files = [file for file in dataset_files(path) if file.suffix == ".parquet"]
+    if not files:
+        raise DataError(_nothing_there(path))
+    for file in files:
+        require_bounded(file)
+    # Turned once into Arrow, which can be mapped, in the library's own cache.
+    return datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+
+
+def _nothing_there(path: Path) -> str:
+    """Return what to say of a folder that holds no rows itself: where under it they are, if it is a known layout."""
+    if (path / _DICT).is_file():
+        splits = sorted(file.parent.name for file in path.glob(f"*/{_STATE}"))
+        return (
+            f"{path}: holds several splits (a DatasetDict): {', '.join(splits)}. Name one: path: {path / splits[0]}"
+            if splits
+            else (f"{path}: a DatasetDict without any split.")
+        )
+    below = sorted({str(file.parent) for file in path.glob("*/*.parquet")})
+    if below:
+        return f"{path}: no rows in this folder, but Parquet files below it. Name one: path: {' or '.join(below[:5])}"
+    return f"{path}: no Hugging Face dataset there. Expected what save_to_disk writes, or *.parquet."
+
+
+def _require_own_files(path: Path) -> None:
+    """Raise where a dataset's description names files outside its folder, or none that it could be.
+
+    Raises:
+        DataError: such a name, or a description that is no JSON.
+    """
+    try:
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        files = [str(entry["filename"]) for entry in state["_data_files"]]
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise DataError(f"{path / _STATE}: not what save_to_disk writes ({shortened(repr(error))}).") from None
+    for name in files:
+        if not name or Path(name).name != name or "\\" in name or "\0" in name or name in (".", ".."):
+            raise DataError(
+                f"{path / _STATE}: names the file {shortened(repr(name))}; expected a file in the same folder."
+            )
+        if not (path / name).is_file():
+            raise DataError(f"{path}: {name}, which {_STATE} names, is not there. Save or fetch the dataset again.")
+
+
+def _undecoded(datasets: Any, feature: Any) -> Any:
+    """Return the same picture column handed over as the bytes that are stored: they are opened where all are.
+
+    None where it already is: a struct of bytes and path, bytes, or text.
+    """
+    picture = datasets.Image(decode=False)
+    if isinstance(feature, datasets.Image):
+        return picture
+    inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) and feature else None)
+    return datasets.List(picture) if isinstance(inner, datasets.Image) else None

@@ -1,0 +1,162 @@
+"""The work of a check shared out over processes, what is done kept in a journal so that nothing is done twice.
+
+What a job does is in `check_jobs`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from olivine.data.check_jobs import ImageFindings, Items, LengthFindings, LengthLimit, look_at_images, look_at_lengths
+from olivine.data.images import ImageTransform
+from olivine.errors import RequestError, RunError
+from olivine.processors import end_with_parent
+from olivine.recipe import DataRecipe
+
+#: Told (what is looked at, done, in all).
+Progress = Callable[[str, int, int], None]
+#: Fewer jobs than this are not worth the second that a process takes to begin.
+_JOBS_WORTH_PROCESSES = 8
+_WAITING_PER_PROCESS = 4
+
+
+def no_progress(*_: object) -> None:
+    """Tell nobody."""
+
+
+class Worker:
+    """Does jobs, in this process or in others."""
+
+    def __init__(self, source: DataRecipe, transform: ImageTransform | None, limit: LengthLimit | None) -> None:
+        self.source, self.transform, self.limit = source, transform, limit
+
+    def __call__(self, job: Sequence[str] | Items) -> ImageFindings | LengthFindings:
+        """One job's findings."""
+        if isinstance(job, Items):
+            assert self.limit is not None, "lengths are looked at where there is a limit"
+            return look_at_lengths(self.source, job, self.limit)
+        return look_at_images(self.source, job, self.transform)
+
+
+def run_jobs(
+    worker: Worker, jobs: Sequence[tuple[int, Sequence[str] | Items]], processes: int
+) -> Iterator[tuple[int, Any]]:
+    """(number, findings) of each job, as they come.
+
+    Raises:
+        RunError: a process was killed.
+    """
+    if processes < 2 or len(jobs) < _JOBS_WORTH_PROCESSES:
+        for number, job in jobs:
+            yield number, worker(job)
+        return
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(worker,))
+    try:
+        waiting: dict[Future[Any], int] = {}
+        todo = iter(jobs)
+        while True:
+            while len(waiting) < _WAITING_PER_PROCESS * processes and (following := next(todo, None)) is not None:
+                waiting[pool.submit(_do, following[1])] = following[0]
+            if not waiting:
+                return
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield waiting.pop(future), future.result()
+    except BrokenProcessPool:
+        raise RunError(
+            "data check: a process of it was killed, for want of memory perhaps. Run the same command again with "
+            "--jobs 1: what was done is kept."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: Worker | None = None
+
+
+def _begin(worker: Worker) -> None:
+    end_with_parent()
+    global _worker  # a process of a pool has no other place for what all its jobs share
+    _worker = worker
+
+
+def _do(job: Sequence[str] | Items) -> Any:
+    assert _worker is not None, "a process begins with its worker"
+    return _worker(job)
+
+
+class Journal:
+    """What has been found so far, a line a job: a kill loses the jobs that were under way and no other.
+
+    Args:
+        path: the file; None keeps nothing.
+        request: what the findings depend on; a journal of another request is begun again.
+    """
+
+    def __init__(self, path: Path | None, request: Mapping[str, Any]) -> None:
+        self._path = path
+        self.kept = path is not None
+        self._rows: dict[str, dict[str, Any]] = {}
+        if path is None:
+            return
+        head = {"request": json.loads(json.dumps(request))}
+        try:
+            kept = _whole_lines(path)
+            if kept and kept[0] == head:
+                self._rows = {row["key"]: row for row in kept[1:] if isinstance(row.get("key"), str)}
+            else:
+                path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise RequestError(
+                f"{path}: what a full check has done cannot be kept there ({error.strerror}). Give --journal FILE."
+            ) from None
+
+    def images(self, key: str) -> ImageFindings | None:
+        """What was found of images, if they have been looked at."""
+        row = self._rows.get(f"images {key}")
+        return ImageFindings([tuple(b) for b in row["broken"]], row["counts"], row["named"]) if row else None
+
+    def lengths(self, key: str) -> LengthFindings | None:
+        """What was found of samples, if they have been looked at."""
+        row = self._rows.get(f"items {key}")
+        return LengthFindings(row["longest"], [tuple(b) for b in row["broken"]]) if row else None
+
+    def add(self, key: str, findings: ImageFindings | LengthFindings) -> None:
+        """Keep one job's findings."""
+        if self._path is not None:
+            kind = "images" if isinstance(findings, ImageFindings) else "items"
+            self._file.write(json.dumps({"key": f"{kind} {key}", **asdict(findings)}) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._path is not None:
+            self._file.close()
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a journal up to the first that a kill cut short, which is cut off."""
+    if not path.is_file():
+        return []
+    rows = []
+    content = path.read_bytes()
+    end = 0
+    for line in content.splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or not isinstance(row, dict):
+            break
+        rows.append(row)
+        end += len(line)
+    if end < len(content):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return rows

@@ -1,0 +1,179 @@
+"""The layouts that conversations are published in, brought to one: turns of role and text, and at most one image.
+
+Understood are LLaVA's and ShareGPT's `conversations` (`from`, `value`), OpenAI's and TRL's `messages` (`role`,
+`content`, as text or as parts), and a single image as `image` or as the only one of `images`. All others are named.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from olivine.data.item_error import ItemError, shortened
+
+IMAGE_MARK = "<image>"
+#: What is read of an item; all else is counted by name, or refused where leaving it out would change what is learnt.
+KNOWN_KEYS = frozenset({"id", "image", "images", "conversations", "messages"})
+_KNOWN_TURN_KEYS = frozenset({"from", "value", "role", "content"})
+#: Inputs that are not read: an item that has one would be trained blind to it.
+_UNREAD_INPUTS = (
+    *("video", "videos", "audio", "audios", "speech", "point_cloud"),
+    *("image_path", "image_paths", "image_file", "image_url", "image_urls", "img", "imgs", "picture", "pictures"),
+)
+#: What stands before the conversation and would change what it means.
+_INSTRUCTIONS = ("system", "system_prompt", "tools")
+#: Weights of single turns: leaving one out would train on a turn that is not meant to be.
+_TURN_WEIGHTS = ("weight", "loss", "loss_weight", "train")
+#: Layouts without turns, told by their keys.
+_OTHER_LAYOUTS = (
+    ({"instruction", "output"}, "Alpaca's (instruction, output)"),
+    ({"query", "response"}, "query and response"),
+    ({"prompt", "chosen"}, "preference pairs (prompt, chosen, rejected)"),
+    ({"question", "answer"}, "question and answer"),
+    ({"question", "answers"}, "VQA's (question, answers)"),
+    ({"caption"}, "image and caption"),
+    ({"captions"}, "image and captions"),
+    ({"text"}, "plain text"),
+)
+_EXPECTED = "expected conversations: [{from: human, value: ...}, {from: gpt, value: ...}]"
+
+
+def raw_turns(item: Mapping[str, Any], name: str) -> list[Any]:
+    """Return an item's list of turns, as it stands there.
+
+    Raises:
+        ItemError: there is none, or two; the message names the layout where it is a known one.
+    """
+    turns, messages = item.get("conversations"), item.get("messages")
+    if turns and messages:
+        raise ItemError("two conversations", f"{name}: holds both conversations and messages; expected one of them.")
+    turns = turns or messages
+    if not turns and not {"conversations", "messages"} & item.keys():
+        for keys, layout in _OTHER_LAYOUTS:
+            if keys <= item.keys():
+                raise ItemError("other layout", f"{name}: its layout is {layout}; {_EXPECTED}. Convert it first.")
+    if not isinstance(turns, list) or not turns:
+        what = f"a {type(turns).__name__}" if turns else "empty"
+        raise ItemError(
+            "empty conversation",
+            f"{name}: conversations is {what}; expected a list of at least one question and reply.",
+        )
+    return turns
+
+
+def text_of_turn(turn: Mapping[str, Any], name: str, images: list[Any]) -> str:
+    """Return a turn's text, with a mark where a part is an image; an image that a part itself names goes to `images`.
+
+    Raises:
+        ItemError: it is no text, or a part is none that is read.
+    """
+    value = turn.get("value") if turn.get("value") is not None else turn.get("content")
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        kind = "nothing" if value is None else f"a {type(value).__name__}"
+        raise ItemError("turn is no text", f"{name}: its text is {kind}; expected a text in 'value' (or 'content').")
+    return "\n".join(_text_of_part(part, f"{name}, part {number}", images) for number, part in enumerate(value, 1))
+
+
+def _text_of_part(part: Any, name: str, images: list[Any]) -> str:
+    if not isinstance(part, dict):
+        raise ItemError("turn is no text", f"{name}: a {type(part).__name__}; expected an object with 'type'.")
+    filled = {key: value for key, value in part.items() if value is not None}  # Arrow fills in what is not there
+    kind = filled.pop("type", None)
+    if kind == "text" and isinstance(filled.get("text"), str):
+        return str(filled["text"])
+    if kind == "image" and not filled:
+        return IMAGE_MARK
+    if kind == "image" and isinstance(filled.get("image"), str) and len(filled) == 1:
+        images.append(filled["image"])
+        return IMAGE_MARK
+    raise ItemError(
+        "unread part",
+        f"{name}: content of type {shortened(repr(kind), 40)} ({shortened(', '.join(map(str, filled)), 60)}) is not "
+        "read; expected type text or image, the image by a path relative to the image root.",
+    )
+
+
+def image_of(item: Mapping[str, Any], name: str, named_in_parts: list[Any]) -> str | None:
+    """Return the one image that an item names, None for text alone (also where the name is empty).
+
+    Raises:
+        ItemError: several, or one that is no path.
+    """
+    named = [*_listed(item.get("image")), *_listed(item.get("images")), *named_in_parts]
+    for image in named:
+        if not isinstance(image, str):
+            raise ItemError(
+                "image is no path", f"{name}: image is a {type(image).__name__}; expected one relative path."
+            )
+    different = list(dict.fromkeys(image for image in named if image))
+    if len(different) > 1:
+        raise ItemError(
+            "several images", f"{name}: names {len(different)} images; one an item is read. Remove such items."
+        )
+    return different[0] if different else None
+
+
+def refuse_unread(item: Mapping[str, Any], name: str) -> None:
+    """Raise for what would change what is learnt if it were left out.
+
+    Raises:
+        ItemError: images, video or audio under other keys; a system prompt or tools.
+    """
+    for key in _UNREAD_INPUTS:
+        if item.get(key):
+            raise ItemError(
+                "unread input", f"{name}: {key!r} is not read, so it would be trained blind; expected one image, under "
+                "'image'. Rename the key, or remove such items."
+            )  # fmt: skip
+    for key in _INSTRUCTIONS:
+        if item.get(key):
+            raise ItemError(
+                "system turn",
+                f"{name}: {key!r} is not read; put its text in front of the first question, or remove it.",
+            )
+
+
+def refuse_turn_weight(turn: Mapping[str, Any], name: str) -> None:
+    """Raise where a turn is marked as one that is not to be learnt, or by another weight.
+
+    Raises:
+        ItemError: such a mark.
+    """
+    for key in _TURN_WEIGHTS:
+        if turn.get(key) not in (None, 1, True):
+            raise ItemError(
+                "turn weight",
+                f"{name}: {key} {shortened(repr(turn[key]), 30)} is not read: each reply is learnt alike. "
+                "Remove the key, or such items.",
+            )
+
+
+def unread_keys(item: Mapping[str, Any]) -> Counter[str]:
+    """Return the keys of an item, and of its turns, that nothing reads."""
+    found = Counter(shortened(str(key), 60) for key in item.keys() - KNOWN_KEYS)
+    for turn in item.get("conversations") or item.get("messages") or ():
+        if isinstance(turn, dict) and not turn.keys() <= _KNOWN_TURN_KEYS:
+            found.update({shortened(f"turn: {key}", 60): 1 for key in turn.keys() - _KNOWN_TURN_KEYS})
+    return Counter(dict.fromkeys(found, 1))
+
+
+def mark_problem(item: Mapping[str, Any], image: str | None, marks: int, name: str) -> ItemError:
+    """Return what is wrong where marks and images do not agree."""
+    if image is not None and not marks:
+        advice = f"Put {IMAGE_MARK} and a newline in front of its first question."
+    elif image is not None and "," in image:
+        advice = "Several paths joined by commas are not read: one image an item is."
+    elif image is None and item.get("image") == "":
+        advice = "Its image is an empty name. Remove the mark, or name the image."
+    else:
+        advice = "Expected one mark an image, and one image an item at most."
+    return ItemError(
+        "<image> count", f"{name}: {marks} {IMAGE_MARK} marks for {int(image is not None)} images. {advice}"
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

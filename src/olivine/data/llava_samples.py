@@ -1,0 +1,165 @@
+"""A LLaVA JSON file as samples that stay in the file: where each lies is kept, and it is parsed when it is asked for.
+
+Items are read through once, to find the broken ones, before anything is trained.
+"""
+
+import os
+import weakref
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from olivine.data.image_lookup import image_lookup
+from olivine.data.item_error import ItemError
+from olivine.data.json_items import parse, scan
+from olivine.data.lazy_samples import LazySamples
+from olivine.data.llava_json import item_name, parse_item
+from olivine.errors import DataError
+from olivine.records import Sample
+
+#: Told how many bytes of how many have been read.
+Progress = Callable[[int, int], None]
+_TOLD_EVERY = 2048
+
+
+class LlavaSamples(LazySamples):
+    """The usable items of a file, 21 bytes each in memory, whatever they hold.
+
+    Args:
+        path: the file; it must not change while samples are read, and is refused if it does.
+        places: (number in the file, first byte, bytes) of each usable item.
+        state: the file's size and time, from before it was read through.
+
+    Where an id is there twice, samples are called `id#number`: what is counted by id stays true.
+    """
+
+    def __init__(self, path: Path, places: "Places", state: tuple[int, int]) -> None:
+        self._path = path
+        #: Numbers in the file, first bytes and sizes, `[items]` each.
+        self.columns = places.columns()
+        self._numbers, self._starts, self._sizes = self.columns
+        self._repeated = _repeated(np.frombuffer(places.ids, np.int64))
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        self._state = state
+        self._require_unchanged()
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
+        """One sample.
+
+        Raises:
+            DataError: the file has changed since it was read through.
+        """
+        self._require_unchanged()
+        number = int(self._numbers[index])
+        # Not mapped into memory: pages of a mapped file would count as this process's own.
+        content = os.pread(self._file, int(self._sizes[index]), int(self._starts[index]))
+        sample = parse_item(parse(content, f"item {number}"), number, unread)
+        return replace(sample, id=f"{sample.id}#{number}") if self._repeated[index] else sample
+
+    def _require_unchanged(self) -> None:
+        status = os.fstat(self._file)
+        if (status.st_size, status.st_mtime_ns) != self._state:
+            raise DataError(f"{self._path}: has changed while it was in use. Start again.")
+
+    @property
+    def repeated_ids(self) -> NDArray[np.int64]:
+        """Indices of samples whose id another has, too."""
+        return np.flatnonzero(self._repeated)
+
+
+class Places:
+    """Where items lie in a file, in arrays that grow: a list would take 36 bytes a number."""
+
+    def __init__(self) -> None:
+        self.numbers, self.starts, self.sizes, self.ids = array("i"), array("q"), array("i"), array("q")
+
+    def add(self, number: int, start: int, size: int, identity: str) -> None:
+        """One more item."""
+        self.numbers.append(number)
+        self.starts.append(start)
+        self.sizes.append(size)
+        self.ids.append(hash(identity))
+
+    def columns(self) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+        """(numbers, starts, sizes), `[items]` each."""
+        numbers, sizes = np.frombuffer(self.numbers, np.int32), np.frombuffer(self.sizes, np.int32)
+        return numbers, np.frombuffer(self.starts, np.int64), sizes
+
+
+def read_through(
+    path: Path,
+    images: Path | None,
+    on_error: Callable[[ItemError, int], None],
+    on_sample: Callable[[Sample, Any, int], None] | None = None,
+    unread: Counter[str] | None = None,
+    progress: Progress | None = None,
+) -> tuple[LlavaSamples, int]:
+    """Read every item once; return those that can be used, and how many items there are.
+
+    Args:
+        path: the JSON file.
+        images: where the images that items name must be.
+        on_error: told what is wrong with a broken item, and its number.
+        on_sample: told each usable sample, what it was parsed from, and its number.
+        unread: counts keys that nothing reads.
+        progress: told how far the reading is.
+
+    Raises:
+        DataError: the file as a whole cannot be read; or what `on_error` raises.
+    """
+    places, count = Places(), 0
+    status = path.stat() if path.is_file() else None
+    total = status.st_size if status else 0
+    for found in scan(path):
+        count = found.index + 1
+        try:
+            if isinstance(found.value, ItemError):
+                raise found.value
+            sample = parse_item(found.value, found.index, unread)
+            if sample.image is not None:
+                require_image(sample.image, images, found.value, found.index)
+            if on_sample is not None:
+                on_sample(sample, found.value, found.index)
+            places.add(found.index, found.start, found.size, sample.id)
+        except ItemError as error:
+            on_error(error, found.index)
+        if progress is not None and count % _TOLD_EVERY == 0:
+            progress(found.start + found.size, total)
+    if progress is not None:
+        progress(total, total)
+    assert status is not None, "a file that is not there was refused"
+    return LlavaSamples(path, places, (status.st_size, status.st_mtime_ns)), count
+
+
+def require_image(image: str, root: Path | None, item: Any, number: int) -> None:
+    """Raise where an item's image is not there.
+
+    Raises:
+        ItemError: no image root was given, the path leaves it, or the file is missing.
+    """
+    if root is None:
+        name = item_name(item, number)
+        raise ItemError("no image root", f"{name}: has an image, but no image root was given (images: DIR).")
+    files = image_lookup(root)
+    if not files.is_listed(image):
+        try:
+            files.find(image)
+        except DataError as error:
+            raise ItemError("missing image", f"{item_name(item, number)}: {error}") from None
+
+
+def _repeated(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which ids are there more than once."""
+    ordered = np.sort(ids)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    return np.isin(ids, twice) if len(twice) else np.zeros(len(ids), bool)

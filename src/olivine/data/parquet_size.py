@@ -1,0 +1,99 @@
+"""How much a Parquet file becomes when it is read, known before it is read.
+
+A value that is stored once and named many times, or zeros that were compressed, can make gigabytes of a few kilobytes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from olivine.errors import DataError
+
+#: A file may become this much, or this many times its size, whichever is more.
+_FREE, _TIMES = 256 * 2**20, 100
+_BATCH_ROWS = 16
+
+
+def require_bounded(path: Path) -> None:
+    """Raise where a Parquet file would become far more than it is.
+
+    What its metadata tell is summed up; values kept once in a dictionary count as often as they can be named, and where
+    that is too much, they are counted, a few rows at a time.
+
+    Raises:
+        DataError: it would, or it is no whole Parquet file.
+    """
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    size = path.stat().st_size
+    limit = max(_FREE, _TIMES * size)
+    try:
+        with parquet.ParquetFile(path) as file:
+            plain, suspected = _columns(path, file.metadata)
+            if plain > limit:
+                raise _too_much(path, size, plain)
+            if suspected:
+                _count(path, file, sorted(suspected), size, limit)
+    except (arrow.ArrowException, OSError) as error:
+        reason = str(error).split("\n")[0][:160]
+        raise DataError(f"{path}: not a whole Parquet file ({reason}). Fetch or write it again.") from None
+
+
+def _columns(path: Path, metadata: Any) -> tuple[int, set[str]]:
+    """(bytes of all columns without compression, columns whose dictionary may expand beyond all bounds)."""
+    plain, expanded = 0, 0
+    possible: dict[str, int] = {}
+    with path.open("rb") as file:
+        for group in range(metadata.num_row_groups):
+            row_group = metadata.row_group(group)
+            for place in range(row_group.num_columns):
+                column = row_group.column(place)
+                plain += column.total_uncompressed_size
+                if column.has_dictionary_page and column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
+                    file.seek(column.dictionary_page_offset)
+                    dictionary = _page_size(file.read(32))
+                    most = column.num_values * (column.total_uncompressed_size if dictionary is None else dictionary)
+                    expanded += most
+                    name = column.path_in_schema.split(".")[0]
+                    possible[name] = possible.get(name, 0) + most
+    limit = max(_FREE, _TIMES * path.stat().st_size)
+    if plain + expanded <= limit:
+        return plain, set()
+    return plain, {name for name, most in possible.items() if most > limit // (4 * len(possible))}
+
+
+def _page_size(header: bytes) -> int | None:
+    """A page's size without compression: the second field of its header, in Thrift's compact protocol."""
+    if not header.startswith(b"\x15"):
+        return None
+    _, behind = _varint(header, 1)
+    if header[behind : behind + 1] != b"\x15":
+        return None
+    value, behind = _varint(header, behind + 1)
+    return value >> 1 if behind <= len(header) else None  # zigzag; a size is never negative
+
+
+def _varint(content: bytes, place: int) -> tuple[int, int]:
+    """A number of seven bits a byte, the lowest first, and the place behind it."""
+    value, shift = 0, 0
+    for byte in content[place:]:
+        value |= (byte & 0x7F) << shift
+        shift, place = shift + 7, place + 1
+        if not byte & 0x80:
+            return value, place
+    return value, len(content) + 1
+
+
+def _count(path: Path, file: Any, columns: list[str], size: int, limit: int) -> None:
+    found = 0
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+        found += batch.nbytes
+        if found > limit:
+            raise _too_much(path, size, found)
+
+
+def _too_much(path: Path, size: int, found: int) -> DataError:
+    return DataError(
+        f"{path}: {size:,} bytes that become {found:,} or more when read; at most {_TIMES} times a file's size is "
+        "accepted. Is it what it should be? Write it again with its values stored plainly."
+    )

@@ -1,0 +1,189 @@
+"""Where each sample of WebDataset shards lies: found once by reading the headers, kept in a file beside the shards.
+
+The file is a shortcut and nothing is believed of it that the shards cannot bear out: columns, types, bounds.
+"""
+
+import json
+import tarfile
+import zipfile
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from olivine.errors import DataError
+from olivine.files import atomic_file
+from olivine.text_formats import HEAD, foreign_format
+
+#: Beside the shards; without the right to write there it is built anew by every run.
+INDEX = ".olivine-index.npz"
+_PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jfif")
+#: Members that are no input, but tell of it.
+_TEXTS = ("json", "txt")
+#: The index's columns and their types: 29 bytes a sample.
+_COLUMNS = {"shard": "i", "text_at": "q", "text_size": "i", "image_at": "q", "image_size": "i", "caption": "b"}
+_STAMP, _UNREAD = "stamp", "unread"
+#: In place of a size: a member that is no single sample's.
+TOO_LARGE, SEVERAL_IMAGES = -1, -2
+_LARGEST_TEXT, _LARGEST_IMAGE = 64 * 2**20, 1 * 2**30
+
+Members = dict[str, tuple[int, int]]
+
+
+class ShardIndex:
+    """Columns `[samples]`: the shard, where text and image lie in it, and whether the text is a bare caption."""
+
+    def __init__(self, columns: dict[str, NDArray[Any]], unread: Counter[str]) -> None:
+        self.columns, self.unread = columns, unread
+
+    def __len__(self) -> int:
+        return len(self.columns["shard"])
+
+    def entry(self, index: int) -> dict[str, int]:
+        """One sample's row."""
+        return {name: int(values[index]) for name, values in self.columns.items()}
+
+    def add_to(self, found: Any) -> None:
+        """Add the columns to a hash."""
+        for name in sorted(self.columns):
+            found.update(self.columns[name].tobytes())
+
+
+def load_index(root: Path, shards: Sequence[Path]) -> ShardIndex:
+    """Return the index of shards under a root: the stored one if it fits them, else a new one, which is stored.
+
+    Raises:
+        DataError: a shard is no whole tar file.
+    """
+    stored = _stored(root, shards)
+    if stored is not None:
+        return stored
+    index = _build(shards)
+    try:
+        with atomic_file(root / INDEX) as temporary, temporary.open("wb") as file:
+            unread = np.array(json.dumps(index.unread))
+            np.savez(file, stamp=_stamp(root, shards), unread=unread, **index.columns)  # type: ignore[arg-type]  # numpy's stub wants a bool
+    except OSError:
+        pass  # a folder that cannot be written: the next run reads the shards' headers again
+    return index
+
+
+def _stamp(root: Path, shards: Sequence[Path]) -> NDArray[np.str_]:
+    """What the index was made of: names, sizes and times of the shards."""
+    stats = [(shard, shard.stat()) for shard in shards]
+    return np.array([f"{s.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}" for s, stat in stats])
+
+
+def _stored(root: Path, shards: Sequence[Path]) -> ShardIndex | None:
+    path = root / INDEX
+    if not path.is_file():
+        return None
+    sizes = np.array([shard.stat().st_size for shard in shards], np.int64)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # A member takes a block of its shard: an index that claims more than that is not read into memory.
+            if sum(member.file_size for member in archive.infolist()) > int(sizes.sum()) + 2**20:
+                return None
+        with np.load(path, allow_pickle=False) as stored:
+            if set(stored.files) != {*_COLUMNS, _STAMP, _UNREAD} or not np.array_equal(
+                stored[_STAMP], _stamp(root, shards)
+            ):
+                return None
+            columns = {name: stored[name] for name in _COLUMNS}
+            unread = json.loads(str(stored[_UNREAD]))
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile):
+        return None  # cut short, damaged or not ours
+    if not _fits(columns, sizes) or not _is_counter(unread):
+        return None
+    return ShardIndex(columns, Counter(unread))
+
+
+def _is_counter(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(number, int) for number in value.values())
+
+
+def _fits(columns: dict[str, NDArray[Any]], shard_sizes: NDArray[np.int64]) -> bool:
+    """Whether every entry lies within its shard."""
+    count = columns["shard"].size
+    if any(
+        values.dtype != np.dtype(_COLUMNS[name]) or values.shape != (count,) or values.dtype.hasobject
+        for name, values in columns.items()
+    ):
+        return False
+    shard = columns["shard"]
+    if count and (shard.min() < 0 or shard.max() >= len(shard_sizes)):
+        return False
+    ends = shard_sizes[shard]
+    for part in ("text", "image"):
+        at, size = columns[f"{part}_at"], columns[f"{part}_size"].astype(np.int64)
+        special = (size == TOO_LARGE) | (size == SEVERAL_IMAGES)
+        if np.any((at < 0) | (at > ends) | ((size < 0) & ~special) | (np.maximum(size, 0) > ends - at)):
+            return False
+    return True
+
+
+def _build(shards: Sequence[Path]) -> ShardIndex:
+    # Arrays and not lists: an int in a list takes 36 bytes, and there may be tens of millions.
+    index = {name: array(kind) for name, kind in _COLUMNS.items()}
+    unread: Counter[str] = Counter()
+    for number, shard in enumerate(shards):
+        for members in _samples_of(shard):
+            text = members.get("json") or members.get("txt")
+            pictures = [members[suffix] for suffix in _PICTURES if suffix in members]
+            read = {*_PICTURES, "json" if "json" in members else "txt"}
+            if text is None:
+                unread.update(f"{suffix} (without text)" for suffix in members)
+                continue
+            unread.update(suffix[:30] for suffix in members if suffix not in read)
+            picture = pictures[0] if pictures else (0, 0)
+            if len(pictures) > 1:
+                picture = (picture[0], SEVERAL_IMAGES)
+            row = (number, *_bounded(text, _LARGEST_TEXT), *_bounded(picture, _LARGEST_IMAGE), "json" not in members)
+            for column, value in zip(index.values(), row, strict=True):
+                column.append(int(value))
+    return ShardIndex({name: np.frombuffer(values, dtype=values.typecode) for name, values in index.items()}, unread)
+
+
+def _bounded(place: tuple[int, int], largest: int) -> tuple[int, int]:
+    return place if place[1] <= largest else (place[0], TOO_LARGE)
+
+
+def _samples_of(shard: Path) -> Iterator[Members]:
+    """Members by suffix as (offset, size), sample by sample; WebDataset keeps a sample's members together."""
+    key: str | None = None
+    members: Members = {}
+    end = shard.stat().st_size
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                _require_within(member, end, shard)
+                archive.members = []  # type: ignore[attr-defined]  # else every header is held to the end
+                if not member.isfile() or member.issparse():
+                    continue
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                if (folder + "/" + stem) != key:
+                    if members:
+                        yield members
+                    key, members = folder + "/" + stem, {}
+                members[suffix.lower()] = (member.offset_data, member.size)
+    except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        with shard.open("rb") as file:
+            foreign = foreign_format(file.read(HEAD))
+        told = f"this is {foreign}" if foreign and "tar archive" not in foreign else f"{error}"
+        raise DataError(f"{shard}: not a whole, uncompressed tar file ({told}). Fetch it again.") from None
+    if members:
+        yield members
+
+
+def _require_within(member: tarfile.TarInfo, end: int, shard: Path) -> None:
+    """Raise where a header names a size that its shard does not hold: a negative one would be read for ever."""
+    if member.size < 0 or member.offset_data + (0 if member.issparse() else member.size) > end:
+        raise DataError(
+            f"{shard}: member {member.name[:80]!r} at byte {member.offset} claims {member.size:,} bytes; the file has "
+            f"{end:,}. Is the shard cut short or damaged? Fetch it again."
+        )
