@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from olivine.processors import cores
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -24,7 +25,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"cpu, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    return f"cpu, {torch.get_num_threads()} threads of {cores()} cores"
 
 
 def show(

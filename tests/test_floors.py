@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "olivine"
 FLOORS = [
     {"errors"},
     {"records", "wording"},
-    {"files", "processors"},
+    {"files", "processors", "accelerators"},
     {"recipe"},
     {"world"},
     {"data"},

@@ -13,9 +13,11 @@ import typer
 from rich.markup import escape
 
 from olivine import __version__
+from olivine.accelerators import choose_allocator
 from olivine.cli import data, evaluation, studies, world
 from olivine.cli.terminal import Bar, Json, log, say
 from olivine.errors import OlivineError, Stopped
+from olivine.processors import limit_threads
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,6 +57,9 @@ def _root(
     _shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     _quiet_libraries()
+    # Both are read when torch, and then CUDA, is loaded.
+    limit_threads()
+    choose_allocator()
 
 
 @app.command()
