@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from olivine import doctor
-from olivine.accelerators import DETERMINISTIC, choose_allocator, choose_arithmetic, free_bytes
+from olivine import accelerators, doctor
+from olivine.accelerators import DETERMINISTIC, choose_allocator, choose_arithmetic, free_bytes, image_threads
 
 
 @pytest.fixture
@@ -103,3 +103,11 @@ def test_doctor_tells_a_container_s_quota(monkeypatch):
     monkeypatch.setattr(doctor, "cgroup_quota", lambda: 1.5)
     monkeypatch.setattr(doctor, "allowed_cores", lambda: 64)
     assert "quota of 1.5 among 64" in doctor.describe()["cores"]
+
+
+@pytest.mark.parametrize(("allowed", "gpus", "expected"), [(16, 1, 8), (16, 8, 1), (6, 2, 2), (1, 1, 1)])
+def test_images_are_read_by_this_gpu_s_share_of_the_cores(monkeypatch, allowed, gpus, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(accelerators, "cores", lambda: allowed)
+    assert image_threads() == expected

@@ -8,6 +8,8 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Literal
 
+from olivine.processors import cores
+
 #: Set to 1: only operations whose bits do not change from run to run (slower; on a CPU they never do).
 DETERMINISTIC = "OLIVINE_DETERMINISTIC"
 #: The allocator reads one of these when CUDA starts; the second is the name before torch 2.9.
@@ -66,3 +68,12 @@ def free_bytes(device: Any) -> int | None:
 
     free, _ = torch.cuda.mem_get_info(device)
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
+def image_threads() -> int:
+    """Return how many threads open images: one beside a model on the CPU, a GPU's share of the cores beside that."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 1
+    return max(1, min(8, cores() // max(1, torch.cuda.device_count()) - 1))

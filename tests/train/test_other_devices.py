@@ -5,9 +5,8 @@ import torch
 from tiny_runs import QUIET
 from torch.distributed.checkpoint.staging import StagingOptions
 
-from olivine.train import processes as processes_module
 from olivine.train import resume, staging
-from olivine.train.processes import Processes, image_threads
+from olivine.train.processes import Processes
 from olivine.train.resume import ResumePoints, TrainingState
 
 
@@ -131,11 +130,3 @@ def test_checkpoints_in_the_background_fill_the_same_memory_again(tmp_path):
     points.finish()
     assert points.load(state) == 2
     assert torch.equal(weight, torch.full((2, 3), 2.0))
-
-
-@pytest.mark.parametrize(("allowed", "gpus", "expected"), [(16, 1, 8), (16, 8, 1), (6, 2, 2), (1, 1, 1)])
-def test_images_are_read_by_this_gpu_s_share_of_the_cores(monkeypatch, allowed, gpus, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(processes_module, "cores", lambda: allowed)
-    assert image_threads() == expected

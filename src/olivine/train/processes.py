@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from olivine.processors import cores
+from olivine.accelerators import image_threads
 
 T = TypeVar("T")
 #: How long one process waits for another: saving and reading a large data set come in between.
@@ -75,13 +75,6 @@ class Processes:
     def wait(self) -> None:
         """Return when all have come here."""
         self.total([0.0])
-
-
-def image_threads() -> int:
-    """Return how many threads open images: one beside a model on the CPU, this GPU's share of the cores beside one."""
-    if not torch.cuda.is_available():
-        return 1
-    return max(1, min(8, cores() // max(1, torch.cuda.device_count()) - 1))
 
 
 def is_first() -> bool:
