@@ -1,4 +1,4 @@
-"""Answering as a GPU does, run on the CPU: the same answers, no wait for a token, shapes made ready once, images ahead."""
+"""Answering as a GPU does, run on the CPU: the same answers, no wait for a token, images read ahead."""
 
 import threading
 import time
@@ -134,7 +134,7 @@ def test_no_token_is_waited_for(model):
     plain, tokens = waits_of(vlm, ShrinkingDecoder(vlm, vlm.encoder().stop_ids, new_tokens), questions, images)
     static_waits, same = waits_of(vlm, static(vlm, None, new_tokens), questions, images)
     assert tokens == same == new_tokens
-    assert plain >= 4 * tokens, "the way of the CPU asks after every token"
+    assert plain >= 2 * tokens, "the way of the CPU asks after every token (lists made of tensors are not even counted)"
     assert static_waits <= tokens // LOOK_EVERY
 
 
