@@ -29,8 +29,14 @@ def device_name() -> str:
 
 
 def show(
-    wanted: argparse.Namespace, ratios: Mapping[str, float], rows: Sequence[Mapping[str, Any]], **more: Any
+    wanted: argparse.Namespace,
+    ratios: Mapping[str, float],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    quiet: bool = False,
+    **more: Any,
 ) -> None:
+    """Write and print a result; `quiet` only writes it, for scripts that may be cut off."""
     result = {
         "ratios": dict(ratios),
         "rows": list(rows),
@@ -43,6 +49,8 @@ def show(
     if wanted.out:
         wanted.out.parent.mkdir(parents=True, exist_ok=True)
         wanted.out.write_text(text + "\n", encoding="utf-8")
+    if quiet:
+        return
     if wanted.json:
         sys.stdout.write(text + "\n")
         return
