@@ -50,9 +50,10 @@ def evaluate(
     """
     from olivine.evaluate import benchmarks as known
     from olivine.evaluate.processes import joined
-    from olivine.evaluate.run import Control, Evaluation
+    from olivine.evaluate.run import Evaluation
     from olivine.evaluate.run import evaluate as run
     from olivine.model.checkpoint import load
+    from olivine.records import Control
     from olivine.train.run import find_checkpoint, recorded_benchmarks
 
     if blind and shuffled:

@@ -1,6 +1,6 @@
 """`olivine world`: write the embedded world's data, pretrain its backbones, show it.
 
-What is drawn and asked is `world`'s, what is trained `train.backbones`'.
+What is drawn and asked is `world`'s, what is trained `world.pretraining`'.
 """
 
 import json
@@ -62,8 +62,8 @@ def world_pretrain(
 
     Example: olivine world pretrain --only tiny-clip --output runs/backbones
     """
-    from olivine.train.backbones.run import pretrain_all
     from olivine.world.backbones import BACKBONES, shipped
+    from olivine.world.pretraining.run import pretrain_all
 
     names = [name for name in (only or ",".join(BACKBONES)).split(",") if name]
     for name in names:
