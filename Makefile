@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# An environment whose torch has CUDA; that of the tests has not, where it was made on a machine without a GPU.
+PYTHON_GPU ?= $(BIN)/python
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test lint types format gpu clean
 
 demo: $(READY)
 	$(BIN)/olivine demo
@@ -22,6 +24,10 @@ types: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Nine minutes; docs/performance.md says what they are spent on.
+gpu:
+	$(PYTHON_GPU) benchmarks/gpu.py --out benchmarks/results/gpu.json
 
 # torch goes first and by its exact version: left to a range, pip may fetch a build with gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt

@@ -61,6 +61,8 @@ class Shape:
     image: int = 336
     patch: int = 14
     language: str = "gemma"
+    #: Of one head; 0 divides the hidden width among them, which Gemma-7B does not.
+    head_width: int = 0
 
 
 def model_recipe(shape: Shape) -> ModelRecipe:
@@ -85,7 +87,7 @@ def model_recipe(shape: Shape) -> ModelRecipe:
                 "num_hidden_layers": shape.layers,
                 "num_attention_heads": shape.heads,
                 "num_key_value_heads": shape.kv_heads,
-                "head_dim": shape.hidden // shape.heads,
+                "head_dim": shape.head_width or shape.hidden // shape.heads,
             },
             "tokenizer": {"vocab_size": 640},
             "template": "gemma",

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from olivine.processors import cores
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -24,12 +25,18 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"cpu, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    return f"cpu, {torch.get_num_threads()} threads of {cores()} cores"
 
 
 def show(
-    wanted: argparse.Namespace, ratios: Mapping[str, float], rows: Sequence[Mapping[str, Any]], **more: Any
+    wanted: argparse.Namespace,
+    ratios: Mapping[str, float],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    quiet: bool = False,
+    **more: Any,
 ) -> None:
+    """Write and print a result; `quiet` only writes it, for scripts that may be cut off."""
     result = {
         "ratios": dict(ratios),
         "rows": list(rows),
@@ -42,6 +49,8 @@ def show(
     if wanted.out:
         wanted.out.parent.mkdir(parents=True, exist_ok=True)
         wanted.out.write_text(text + "\n", encoding="utf-8")
+    if quiet:
+        return
     if wanted.json:
         sys.stdout.write(text + "\n")
         return

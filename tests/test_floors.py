@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "olivine"
 FLOORS = [
     {"errors"},
     {"records", "text_formats", "wording"},
-    {"files", "processors", "registry", "stop", "streams", "strict_yaml", "schema_mistakes"},
+    {"files", "processors", "accelerators", "registry", "stop", "streams", "strict_yaml", "schema_mistakes"},
     {"recipe", "statistics", "shipped_recipes"},
     {"data"},
     {"model"},

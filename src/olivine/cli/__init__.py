@@ -13,9 +13,11 @@ import typer
 from rich.markup import escape
 
 from olivine import __version__
+from olivine.accelerators import choose_allocator
 from olivine.cli import data, evaluation, housekeeping, last_resort, studies, world
 from olivine.cli.terminal import Bar, Json, log, say
 from olivine.errors import OlivineError, Stopped
+from olivine.processors import limit_threads
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr, release
 
@@ -81,6 +83,9 @@ def _root(
     _shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     _quiet_libraries()
+    # Both are read when torch, and then CUDA, is loaded.
+    limit_threads()
+    choose_allocator()
     if context.invoked_subcommand in _RESUMABLE:
         context.with_resource(StopSignal())
 

@@ -13,6 +13,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from olivine.accelerators import image_threads
+
 T = TypeVar("T")
 #: How long one process waits for another: saving and reading a large data set come in between.
 _TIMEOUT = timedelta(minutes=60)
@@ -44,9 +46,7 @@ class Processes:
     @property
     def readers(self) -> int:
         """Threads that open pictures: one beside a model on the CPU, which needs the cores, and more beside a GPU."""
-        if not torch.cuda.is_available():
-            return 1
-        return max(1, min(8, (os.cpu_count() or 1) // max(1, torch.cuda.device_count()) - 1))
+        return image_threads()
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Each value summed over all processes, exact for counts below 2**53."""

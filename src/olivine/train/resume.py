@@ -3,6 +3,7 @@
 They hold what decides the steps to come and nothing else; whole models for use are written by `model.checkpoint`.
 """
 
+import hashlib
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,16 +23,23 @@ from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from olivine.errors import DataError, RunError
 from olivine.files import flush_to_disk, read_json, sha256_of_file, write_json
 from olivine.train.processes import Processes
+from olivine.train.staging import Staging
 
 POINTS, MANIFEST = "resume", "point.json"
 #: A point is first written under this name and gets its own when it is whole.
 _UNFINISHED = ".unfinished"
+_GPU_RANDOM = "random.cuda"
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()
 
 
 class TrainingState:
     """Tensors that decide the coming steps, by name: weights that train, AdamW's moments, random numbers.
 
-    A parameter that has not had a gradient yet is given the zeros that AdamW would start from.
+    A parameter that has not had a gradient yet is given the zeros that AdamW would start from. A GPU's random numbers
+    are there where there is a GPU: a checkpoint written without one can be read with one, and the other way round.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
@@ -41,8 +49,8 @@ class TrainingState:
     def tensors(self) -> dict[str, Tensor]:
         """The tensors themselves (not copies), but for the random numbers' state."""
         held = {"random.cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            held["random.cuda"] = torch.cuda.get_rng_state()
+        if _has_gpu():
+            held[_GPU_RANDOM] = torch.cuda.get_rng_state()
         for name, parameter in self._parameters.items():
             held[f"weights.{name}"] = parameter.detach()
             for moment, value in self._moments(parameter).items():
@@ -50,10 +58,19 @@ class TrainingState:
         return held
 
     def take(self, read: dict[str, Tensor]) -> None:
-        """Put back what could not be read in place."""
+        """Put back what could not be read in place.
+
+        A GPU whose random numbers are not in `read` is seeded from the CPU's: whoever resumes there from this
+        checkpoint gets the same ones.
+        """
         torch.set_rng_state(read["random.cpu"])
-        if "random.cuda" in read:
-            torch.cuda.set_rng_state(read["random.cuda"])
+        if not _has_gpu():
+            return
+        if _GPU_RANDOM in read:
+            torch.cuda.set_rng_state(read[_GPU_RANDOM])
+        else:
+            digest = hashlib.sha256(read["random.cpu"].numpy().tobytes()).digest()
+            torch.cuda.manual_seed(int.from_bytes(digest[:4], "big"))
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self._optimizer.state[parameter]
@@ -83,6 +100,7 @@ class ResumePoints:
         self._processes = processes
         self._console = console
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="resume-point") if background else None
+        self._staging = Staging()
         self._pending: Future[None] | None = None
         self._begun: Path | None = None
         # A single process means to be one; the word of it would come from a thread, out of reach of a narrower filter.
@@ -107,7 +125,10 @@ class ResumePoints:
                 save(state.tensors(), storage_writer=writer, no_dist=alone)
                 self._seal(unfinished, step)
                 return
-            written: Any = async_save(state.tensors(), storage_writer=writer, no_dist=alone)
+            tensors = state.tensors()
+            written: Any = async_save(
+                tensors, storage_writer=writer, no_dist=alone, async_stager=self._staging.stager(tensors)
+            )
             self._begun = unfinished
             self._pending = self._pool.submit(self._seal_when, written, unfinished, step)
 
@@ -138,7 +159,10 @@ class ResumePoints:
         try:
             with torch.no_grad():
                 reader = HuggingFaceStorageReader(str(chosen))
-                _check_tensors(reader.read_metadata().state_dict_metadata, tensors)
+                metadata = reader.read_metadata().state_dict_metadata
+                if _GPU_RANDOM in tensors and _GPU_RANDOM not in metadata:
+                    del tensors[_GPU_RANDOM]  # it was written on a machine without a GPU
+                _check_tensors(metadata, tensors)
                 load(tensors, storage_reader=reader, no_dist=not self._processes.several)
         except (CheckpointException, RuntimeError, KeyError, ValueError, OSError) as error:
             raise RunError(
@@ -150,6 +174,7 @@ class ResumePoints:
     def clear(self) -> None:
         """Remove all points: the stage is finished, and its checkpoint written."""
         self.finish()
+        self._staging.close()
         if self._processes.first:
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from olivine.accelerators import choose_arithmetic
 from olivine.data.features import FeatureTable
 from olivine.data.sources import Skipped, fingerprint, read_samples, usable
 from olivine.errors import RequestError
@@ -28,6 +29,7 @@ from olivine.train.out_of_memory import out_of_memory_told
 from olivine.train.processes import Processes, joined
 from olivine.train.sharding import whole_weights
 from olivine.train.stage import Stage, StageResult
+from olivine.train.trained_weights import load_to_train, put_trained, trained_weights, write_trained
 
 _PACKAGES = ("olivine", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
 
@@ -68,7 +70,7 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
     if finished:
         last = finished[-1]
         console.print(f"stages already done: {', '.join(stage.name for stage in finished)}")
-        vlm = checkpoint.load(directory / last.name / CHECKPOINT, to_train=True)
+        vlm = load_to_train(directory / last.name / CHECKPOINT)
     else:
         vlm = build(recipe.model, seed=recipe.seed, texts=data.texts)
     left = stages[len(finished) :]
@@ -81,10 +83,11 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
             job = Stage(vlm, recipe, stage, data.samples(stage.data), directory / stage.name, console, processes, stop)
             if processes.first and stage is left[0]:
                 # Only now: what is refused must not leave a record that its correction is then compared with.
-                _record(directory, recipe, {**_environment(recipe, processes), "data": provenance}, changed, console)
-            _finish_stage(job, job.run(), data.skipped_before(stage.data))
+                about = {**_environment(recipe, processes, console), "data": provenance}
+                _record(directory, recipe, about, changed, console)
+            _finish_stage(job, job.run(), data.skipped_before(stage.data), followed=stage is not stages[-1])
         if processes.several:  # its parts are spread over the processes: begin again from what was written
-            vlm = checkpoint.load(directory / stage.name / CHECKPOINT, to_train=True)
+            vlm = load_to_train(directory / stage.name / CHECKPOINT)
     return directory / stages[-1].name / CHECKPOINT
 
 
@@ -127,15 +130,13 @@ def train_stage(
     if (folder / RESULT).is_file():
         return folder / CHECKPOINT
     data, alone = _Data(recipe, console), Processes()
-    if after is None:
-        vlm = build(recipe.model, seed=recipe.seed, texts=data.texts)
-    else:
-        vlm = checkpoint.load(after, to_train=True)
+    vlm = build(recipe.model, seed=recipe.seed, texts=data.texts) if after is None else load_to_train(after)
     write_text(folder / RECIPE, recipe.to_yaml())
-    write_json(folder / PROVENANCE, {**_environment(recipe, alone), "data": data.provenance({stage.data})})
+    write_json(folder / PROVENANCE, {**_environment(recipe, alone, console), "data": data.provenance({stage.data})})
     with StopSignal() as stop, stop.held(), out_of_memory_told(recipe, stage):
         job = Stage(vlm, recipe, stage, data.samples(stage.data), folder, console, alone, stop, features)
-        _finish_stage(job, job.run(), data.skipped_before(stage.data))
+        # Stages are shared: whether another will follow depends on configurations that may be asked for later.
+        _finish_stage(job, job.run(), data.skipped_before(stage.data), followed=True)
     return folder / CHECKPOINT
 
 
@@ -177,12 +178,15 @@ def _recorded_recipe(directory: Path) -> dict[str, Any]:
     return values
 
 
-def _finish_stage(job: Stage, result: StageResult, skipped_before: str) -> None:
-    """Write the stage's checkpoint, then what says that it is done; then its resume points go."""
+def _finish_stage(job: Stage, result: StageResult, skipped_before: str, *, followed: bool) -> None:
+    """Write the stage's checkpoint, then what says that it is done; then its resume points go.
+
+    Where another stage may follow, the weights that trained are also written unrounded, for it to start from.
+    """
     vlm, folder, processes = job.vlm, job.folder, job.processes
     job.release()
     lora.merge(vlm.language)
-    # The weights are rounded to what the checkpoint holds, so that going on from it and going on now are the same.
+    unrounded = trained_weights(job.weights, vlm, processes) if followed else {}
     dtype = torch.bfloat16 if job.recipe.optimizer.precision == "bf16" else torch.float32
     if processes.several:
         vlm.cast(dtype, ("vision", "connector"))
@@ -190,6 +194,8 @@ def _finish_stage(job: Stage, result: StageResult, skipped_before: str) -> None:
     else:
         vlm.cast(dtype)
         weights = None
+    if processes.first and dtype is not torch.float32:
+        write_trained(unrounded, folder)
     if processes.first:
         checkpoint.save(vlm, folder / CHECKPOINT, weights=weights)
         write_json(
@@ -204,6 +210,8 @@ def _finish_stage(job: Stage, result: StageResult, skipped_before: str) -> None:
             },
         )
     processes.wait()
+    if not processes.several and dtype is not torch.float32:
+        put_trained(unrounded, vlm)  # resuming now and resuming from the files are the same
     job.points.clear()
     held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
     told = result.told
@@ -266,7 +274,12 @@ class _Data:
         }
 
 
-def _environment(recipe: Recipe, processes: Processes) -> dict[str, Any]:
+def _environment(recipe: Recipe, processes: Processes, console: Console) -> dict[str, Any]:
+    """Choose the arithmetic, say it, and return what a run's bits depend on besides its recipe."""
+    arithmetic = choose_arithmetic(recipe.optimizer.precision, processes.device.type)
+    if processes.device.type == "cuda":
+        told = ", ".join(f"{name} {chosen}" for name, chosen in arithmetic.items())
+        console.print(told, markup=False, highlight=False)
     return {
         "name": recipe.name,
         "seed": recipe.seed,
@@ -276,4 +289,5 @@ def _environment(recipe: Recipe, processes: Processes) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if processes.device.type == "cuda" else "cpu",
         "processes": processes.world,
         "threads": torch.get_num_threads(),
+        **arithmetic,
     }

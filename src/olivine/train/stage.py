@@ -30,7 +30,7 @@ from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 from olivine.stop import StopSignal
 from olivine.train import lora
-from olivine.train.log import MetricsLog, Told, print_summary, progress_bar
+from olivine.train.log import PARTS, MetricsLog, Told, print_summary, progress_bar
 from olivine.train.objectives import ContrastiveObjective, LanguageObjective, Objective
 from olivine.train.optimizer import learning_rate, make_optimizer
 from olivine.train.processes import Processes
@@ -381,8 +381,10 @@ def choose_trainable(vlm: VisionLanguageModel, stage: StageRecipe, depth: int) -
 
 def _set_precision(vlm: VisionLanguageModel, stage: StageRecipe, recipe: Recipe) -> None:
     """fp32 for what trains; what is frozen is held in bf16 where the recipe says bf16."""
-    vlm.cast(torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32)
-    vlm.cast(torch.float32, [part for part in stage.train if part != "language" or not stage.lora])
+    trained = [part for part in stage.train if part != "language" or not stage.lora]
+    frozen = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
+    vlm.cast(frozen, [part for part in PARTS if part not in trained])  # what trains is never rounded on the way
+    vlm.cast(torch.float32, trained)
 
 
 def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:

@@ -1,0 +1,117 @@
+"""Attention of one new token a sequence over keys in memory of fixed size, registered under `DECODING`.
+
+Nothing in it depends on a value that is on the device: no wait, and the same operations for every token, which a CUDA
+graph can hold. How prompts get there and what is done with the tokens is in `evaluate.static_decoding`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+#: The name to give `attn_implementation`; the model's forward then needs `fixed_keys`.
+DECODING = "olivine_decoding"
+
+
+class FixedKeys:
+    """Keys and values of sequences of up to `capacity` tokens, by layer.
+
+    Attributes:
+        keys, values: for each layer `[sequences, key-value heads, capacity, head_dim]`.
+        visible: `[sequences, 1, 1, capacity]` bool, what a new token sees.
+        column: `[1]` int64, where the next token's key goes, in all sequences.
+    """
+
+    def __init__(self, config: Any, sequences: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        heads, width = config.num_key_value_heads, head_width(config)
+        shape = (config.num_hidden_layers, sequences, heads, capacity, width)
+        self.keys = list(torch.zeros(shape, dtype=dtype, device=device))
+        self.values = list(torch.zeros(shape, dtype=dtype, device=device))
+        self.visible = torch.zeros(sequences, 1, 1, capacity, dtype=torch.bool, device=device)
+        self.column = torch.zeros(1, dtype=torch.int64, device=device)
+        self._one = torch.ones(sequences, 1, 1, 1, dtype=torch.bool, device=device)
+
+    def fill(self, cache: Any, mask: Tensor) -> None:
+        """Take the prompts' keys and values from a transformers cache.
+
+        Args:
+            cache: what the model returned for the prompts; at most as many sequences as are here.
+            mask: `[prompts, tokens]`, not 0 where a token is no padding.
+        """
+        prompts, tokens = mask.shape
+        for number, layer in enumerate(cache.layers):
+            self.keys[number][:prompts, :, :tokens].copy_(layer.keys)
+            self.values[number][:prompts, :, :tokens].copy_(layer.values)
+        self.clear(tokens)
+        self.visible[:prompts, 0, 0, :tokens].copy_(mask != 0)
+
+    def clear(self, column: int = 0) -> None:
+        """Show nothing but each sequence's first key (a query that sees none gives NaN), and go on at a column."""
+        self.visible.zero_()
+        self.visible[..., 0] = True
+        self.column.fill_(column)
+
+    def show_next(self) -> None:
+        """Let every sequence see the column that its next token is put in."""
+        self.visible.index_copy_(3, self.column, self._one)
+
+
+def decoding_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    fixed_keys: FixedKeys,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Put one token's key and value in their place, and attend to all that are visible.
+
+    Args:
+        query: `[sequences, heads, 1, head_dim]`, rotated already; `key` and `value` likewise with key-value heads.
+        attention_mask: must be None; `fixed_keys` says what is visible.
+
+    Returns:
+        `[sequences, 1, heads, head_dim]`, and no weights.
+    """
+    assert attention_mask is None, "what is visible is said by fixed_keys"
+    sequences, heads, tokens, width = query.shape
+    assert tokens == 1, "one new token a sequence"
+    layer: int = module.layer_idx  # type: ignore[assignment]  # transformers numbers its attention modules
+    keys = fixed_keys.keys[layer].index_copy_(2, fixed_keys.column, key.to(fixed_keys.keys[layer].dtype))
+    values = fixed_keys.values[layer].index_copy_(2, fixed_keys.column, value.to(fixed_keys.values[layer].dtype))
+    # The heads that share a key take the place of queries, which with one token is free: no key is repeated.
+    grouped = query.reshape(sequences, key.shape[1], heads // key.shape[1], width).to(keys.dtype)
+    out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=fixed_keys.visible, scale=scaling)
+    return out.reshape(sequences, 1, heads, width), None
+
+
+AttentionInterface.register(DECODING, decoding_attention)
+
+
+@contextmanager
+def decoding(language: Any) -> Iterator[None]:
+    """Let a language model decode over fixed keys inside the block, and as before outside it."""
+    before = language.config._attn_implementation
+    language.set_attn_implementation(DECODING)
+    try:
+        yield
+    finally:
+        language.set_attn_implementation(before)
+
+
+def decodes_over_fixed_keys(config: Any) -> bool:
+    """Whether a language model's attention is plain: no window, no soft cap, whose effect would be silently missing."""
+    plain = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size")
+    return all(getattr(config, name, None) is None for name in plain)
+
+
+def head_width(config: Any) -> int:
+    """Return a language model's width of one head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
