@@ -8,8 +8,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "olivine"
 FLOORS = [
     {"errors"},
-    {"records", "wording"},
-    {"files", "processors"},
+    {"records", "wording", "printable"},
+    {"files", "processors", "console"},
     {"recipe"},
     {"world"},
     {"data"},

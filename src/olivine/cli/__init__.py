@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from olivine import __version__
 from olivine.cli import data, evaluation, studies, world
-from olivine.cli.terminal import Bar, Json, log, say
+from olivine.cli.terminal import Bar, Json, echo, log, say
 from olivine.errors import OlivineError, Stopped
 
 app = typer.Typer(
@@ -37,7 +37,7 @@ def main() -> None:
     except Stopped as stop:
         say(str(stop))
     except OlivineError as error:
-        log.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        log.print(Text("error:", "red"), str(error), highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         log.print("stopped; run the same command to go on")
@@ -117,7 +117,7 @@ def plan(
         typer.echo(json.dumps({**dataclasses.asdict(made), "hours": made.hours}))
         return
     for line in lines(made):
-        typer.echo(line)
+        echo(line)
 
 
 @app.command()
@@ -129,7 +129,7 @@ def doctor() -> None:
     from olivine.doctor import describe
 
     for name, value in describe().items():
-        typer.echo(f"{name}\t{value}")
+        echo(f"{name}\t{value}")
 
 
 def _quiet_libraries() -> None:

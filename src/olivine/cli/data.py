@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from olivine.cli.terminal import Bar, log
+from olivine.cli.terminal import Bar, echo, log
+from olivine.console import PlainConsole
 from olivine.errors import RequestError
 
 app = typer.Typer(no_args_is_help=True, help="Look at and check training data; convert easy-VQA.")
@@ -43,7 +43,7 @@ def data_check(
         typer.echo(json.dumps(report.summary()))
     else:
         for line in report.lines():
-            typer.echo(line)
+            echo(line)
 
 
 @app.command("show")
@@ -61,7 +61,8 @@ def data_show(
     """
     from olivine.data.show import show
 
-    show(dataset, item, _encoder(tokenizer, template, image_tokens), turns, Console(soft_wrap=True, highlight=False))
+    console = PlainConsole(soft_wrap=True, highlight=False)
+    show(dataset, item, _encoder(tokenizer, template, image_tokens), turns, console)
 
 
 @app.command("easy-vqa")

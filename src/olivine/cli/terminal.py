@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from olivine.console import PlainConsole
+from olivine.printable import printable
 
 #: `--json`, for every command that has it.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
-log = Console(stderr=True, soft_wrap=True)
+log = PlainConsole(stderr=True, soft_wrap=True)
 
 
 class Bar:
@@ -23,7 +25,7 @@ class Bar:
 
     def __init__(self, name: str, *, shown: bool = True) -> None:
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -52,6 +54,11 @@ def say(text: str) -> None:
         log.print(text, markup=False, highlight=False)
 
 
+def echo(text: str) -> None:
+    """Print a line of a command's output on stdout, control characters written out."""
+    typer.echo(printable(text))
+
+
 def told(metrics: Any) -> str:
     """Metrics in a line."""
     return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
@@ -60,7 +67,8 @@ def told(metrics: Any) -> str:
 @contextmanager
 def bars(names: list[str]) -> Iterator[Callable[[str, int, int], None]]:
     """One bar a name, moved by (name, done, in all)."""
-    columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    name = TextColumn("{task.description:>20}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=log, transient=True) as progress:
         tasks = {name: progress.add_task(name, total=None) for name in names}
         yield lambda name, done, total: progress.update(tasks[name], completed=done, total=total)
