@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from olivine.data import images
+from olivine.data import image_files
 from olivine.data.images import ImageTransform, find_image, moved, open_image
 from olivine.errors import DataError
 from olivine.model.checkpoint import image_processor
@@ -83,7 +83,7 @@ def test_truncated_damaged_and_missing_pictures_are_named(tmp_path):
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     path = tmp_path / "large.png"
     picture(40, 40).save(path)
-    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 1000)
     with pytest.raises(DataError, match="40x40 pixels"):
         open_image(path)
 

@@ -306,7 +306,7 @@ def test_the_engine_answers_about_them_as_about_files(vlm: VisionLanguageModel, 
     engine = AnsweringEngine(vlm, max_new_tokens=4)
     answers = {a.question_id: a for a in engine.answer(questions, benchmark.images(tmp_path))}
     assert answers["4"].state is AnswerState.FAILED
-    assert "row 5): not a picture" in str(answers["4"].error)
+    assert "row 5): not an image" in str(answers["4"].error)
     files = {a.question_id: a for a in engine.answer(questions[:4], tmp_path / "files")}  # .png is found for .jpg
     assert {key: answer for key, answer in answers.items() if key != "4"} == files
 
@@ -330,7 +330,7 @@ def test_what_is_wrong_with_a_copy_is_said(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(DataError, match=r"row 1: the picture '0\.jpg' is not in column 'image'"):
         get("mmstar").images(tmp_path).open("0.jpg")
     file = star(tmp_path, image={"bytes": b"broken", "path": None})
-    with pytest.raises(DataError, match=r"0\.jpg \(.*row 1\): not a picture"):
+    with pytest.raises(DataError, match=r"0\.jpg \(.*row 1\): not an image"):
         get("mmstar").images(tmp_path).open("0.jpg")
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(DataError, match=r"val-00000-of-00001\.parquet: not a whole parquet file"):

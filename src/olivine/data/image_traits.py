@@ -1,0 +1,53 @@
+"""What an image file has that tools differ about, from its header alone: docs/images.md says what each makes of it."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from olivine.data.image_files import has_long_texts, open_header, read_image_bytes
+from olivine.data.image_modes import is_deep_grey, is_transparent, orientation
+
+TURNED = "turned by its EXIF orientation"
+TRANSPARENT = "with transparency"
+DEEP_GREY = "greyscale of more than 8 bits"
+CMYK = "in CMYK"
+ANIMATED = "animated or of several pages (the first is read)"
+LONG_TEXT = "with a long text beside the image"
+#: Every trait, in the order in which reports have them.
+TRAITS = (TURNED, TRANSPARENT, DEEP_GREY, CMYK, ANIMATED, LONG_TEXT)
+
+
+def image_traits(path: Path) -> set[str]:
+    """Return which of `TRAITS` an image file has; no pixel is decoded.
+
+    Whether an alpha channel holds anything but opaque pixels is not looked at.
+
+    Raises:
+        DataError: as `image_files.read_image_bytes` and `open_header`.
+    """
+    return content_traits(read_image_bytes(path), f"{path}")
+
+
+def content_traits(content: bytes, name: str) -> set[str]:
+    """Return `image_traits` of a file that is in memory; `name` is for messages.
+
+    Raises:
+        DataError: as `image_files.open_header`.
+    """
+    with open_header(content, name) as image:
+        found = {
+            TURNED: orientation(image) != 1,
+            TRANSPARENT: is_transparent(image),
+            DEEP_GREY: is_deep_grey(image),
+            CMYK: image.mode == "CMYK",
+            ANIMATED: _has_more_frames(image),
+            LONG_TEXT: has_long_texts(content),
+        }
+    return {trait for trait, there in found.items() if there}
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # a second frame that cannot be read is never asked for
+        return True
