@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "olivine"
 FLOORS = [
     {"errors"},
     {"records", "wording", "printable"},
-    {"files", "processors", "console"},
+    {"files", "processors", "console", "contents"},
     {"recipe"},
     {"world"},
     {"data"},

@@ -12,7 +12,8 @@ from PIL import Image
 
 from olivine.data import huggingface
 from olivine.data.encoding import Example, TemplateEncoder
-from olivine.data.images import decode_image, find_image, open_image
+from olivine.data.image_record import SourceRecord
+from olivine.data.images import decode_image, find_image, read_image_bytes
 from olivine.data.llava_json import ItemError, item_name, parse_item, read_items
 from olivine.data.shards import ShardSamples, picture_bytes
 from olivine.errors import DataError
@@ -133,22 +134,39 @@ def image_path(sample: Sample, root: Path | None, name: str | None = None) -> Pa
         raise ItemError("missing image", f"{name}: {error}") from None
 
 
-def open_picture(sample: Sample, source: DataRecipe) -> Image.Image:
-    """The picture of a sample that has one, as RGB.
+def open_picture(sample: Sample, source: DataRecipe, record: SourceRecord | None = None) -> Image.Image:
+    """Return the image of a sample that has one, as RGB; its content is compared with what `record` has of it.
 
     Raises:
         ItemError: it is not there, outside the image root, or cannot be read.
+        RunError: it is another one than the run that `record` is of has opened before.
     """
-    assert sample.image is not None, "asked for the picture of a text-only sample"
-    path = image_path(sample, source.images) if source.format == "llava" else None
+    assert sample.image is not None, "asked for the image of a text-only sample"
     try:
-        if path is not None:
-            return open_image(path)
-        if source.format == "huggingface":
-            return decode_image(huggingface.opened(source.json_).picture(sample.image), f"row {sample.image}")
-        return decode_image(picture_bytes(source.json_, sample.image), sample.image)
+        content, name = _image_content(sample, source)
+    except DataError as error:
+        if record is not None:
+            record.check_unreadable(sample.image, str(error))
+        if isinstance(error, ItemError):
+            raise
+        raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
+    if record is not None:
+        record.check(sample.image, content)
+    try:
+        return decode_image(content, name)
     except DataError as error:
         raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
+
+
+def _image_content(sample: Sample, source: DataRecipe) -> tuple[bytes, str]:
+    """A sample's image file and what messages call it; raises DataError where it cannot be read."""
+    assert sample.image is not None, "asked for the image of a text-only sample"
+    if source.format == "llava":
+        path = image_path(sample, source.images)
+        return read_image_bytes(path), f"{path}"
+    if source.format == "huggingface":
+        return huggingface.opened(source.json_).picture(sample.image), f"row {sample.image}"
+    return picture_bytes(source.json_, sample.image), sample.image
 
 
 def fingerprint(source: DataRecipe) -> str:

@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 
 from olivine.data.features import FeatureTable
+from olivine.data.image_record import ImageRecord
 from olivine.data.sources import Skipped, fingerprint, read_samples, usable
 from olivine.errors import RequestError
 from olivine.files import full_disk_told, only_process_in, read_json, write_json, write_text
@@ -78,9 +79,11 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
         write_text(directory / RECIPE, recipe.to_yaml())
         write_json(directory / PROVENANCE, {**_environment(recipe, processes), "data": provenance})
 
+    record = ImageRecord(directory, processes.rank)
     for stage in stages[len(finished) :]:
         with stop.held():
-            job = Stage(vlm, recipe, stage, data.samples(stage.data), directory / stage.name, console, processes, stop)
+            samples, folder = data.samples(stage.data), directory / stage.name
+            job = Stage(vlm, recipe, stage, samples, folder, console, processes, stop, record=record)
             _finish_stage(job, job.run())
         if processes.several:  # its parts are spread over the processes: begin again from what was written
             vlm = checkpoint.load(directory / stage.name / CHECKPOINT, to_train=True)
@@ -116,7 +119,8 @@ def train_stage(
     write_text(folder / RECIPE, recipe.to_yaml())
     write_json(folder / PROVENANCE, {**_environment(recipe, alone), "data": data.provenance({stage.data})})
     with StopSignal() as stop, stop.held():
-        job = Stage(vlm, recipe, stage, data.samples(stage.data), folder, console, alone, stop, features)
+        record = ImageRecord(folder)
+        job = Stage(vlm, recipe, stage, data.samples(stage.data), folder, console, alone, stop, features, record)
         _finish_stage(job, job.run())
     return folder / CHECKPOINT
 
