@@ -55,9 +55,6 @@ class Table:
         files = [file for file in dict.fromkeys([*others, *([path] if path else [])]) if file.is_file()]
         self._keys, self._values = self._sorted(b"".join(self._whole_rows(file) for file in files))
 
-    def __len__(self) -> int:
-        return len(self._keys) + len(self._new)
-
     def get(self, key: bytes) -> bytes | None:
         """Return the value under a key, None if there is none."""
         with self._lock:

@@ -27,9 +27,6 @@ class ImageRecord:
         path = folder / RECORD.format(rank=rank)
         self._table = Table(path, DIGEST_BYTES, sorted(folder.glob(RECORD.format(rank="*"))))
 
-    def __len__(self) -> int:
-        return len(self._table)
-
     def of(self, source: str) -> "SourceRecord":
         """Return the part of it that is one data source's, by the source's name in the recipe."""
         return SourceRecord(self, source)

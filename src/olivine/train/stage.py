@@ -321,7 +321,7 @@ class Stage:
             share=share,
             readers=self.processes.readers,
             features=self._features,
-            record=self._record.of(self.stage.data) if self._record else None,
+            record=self._record.of(self.stage.data) if self._record is not None else None,
         )
 
     def _set_modes(self) -> None:
