@@ -17,7 +17,7 @@ from olivine.cli import data, evaluation, studies, world
 from olivine.cli.terminal import Bar, Json, echo, log, say
 from olivine.errors import OlivineError, Stopped
 
-app = typer.Typer(
+app = OnceTyper(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

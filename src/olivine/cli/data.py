@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, echo, log
 from olivine.console import PlainConsole
 from olivine.errors import RequestError
 
-app = typer.Typer(no_args_is_help=True, help="Look at and check training data; convert easy-VQA.")
+app = OnceTyper(no_args_is_help=True, help="Look at and check training data; convert easy-VQA.")
 
 
 @app.command("check")

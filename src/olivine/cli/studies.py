@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import echo, log
 from olivine.errors import RequestError
 
-app = typer.Typer()
+app = OnceTyper()
 
 
 @app.command()

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
+from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, bars, log, told
 from olivine.errors import RequestError
 from olivine.processors import cores
 
-app = typer.Typer(no_args_is_help=True, help="The embedded world: data, benchmarks, backbones, pictures.")
+app = OnceTyper(no_args_is_help=True, help="The embedded world: data, benchmarks, backbones, pictures.")
 
 
 @app.command("write")
