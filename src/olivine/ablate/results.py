@@ -18,6 +18,7 @@ from olivine.ablate.statistics import Array, Effect, Estimate, corrected, effect
 from olivine.errors import RunError
 from olivine.evaluate.run import Control
 from olivine.files import atomic_file, write_text
+from olivine.printable import csv_cell
 
 RESULTS, RESULTS_PARQUET, EFFECTS = "results.csv", "results.parquet", "effects.csv"
 
@@ -219,5 +220,5 @@ def _number(value: float) -> str:
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in rows)
     return text.getvalue()

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from olivine import __version__
 from olivine.cli import data, evaluation, studies, world
+from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, say
 from olivine.errors import OlivineError, Stopped
 

@@ -3,11 +3,14 @@
 Which options there are is each command's own.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import typer.core
 
 from olivine.errors import RequestError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class OnceCommand(typer.core.TyperCommand):
@@ -34,6 +37,6 @@ class OnceCommand(typer.core.TyperCommand):
 class OnceTyper(typer.Typer):
     """A set of commands that are all `OnceCommand`s."""
 
-    def command(self, name: str | None = None, **options: Any) -> Any:
+    def command(self, name: str | None = None, **options: Any) -> Callable[[_Function], _Function]:
         """Add a command, as `typer.Typer.command` does."""
         return super().command(name, **{"cls": OnceCommand, **options})
