@@ -127,12 +127,11 @@ def score(
     Example: olivine score pope --annotations coco_pope_random.json --answers answers.jsonl --json
     """
     from olivine.evaluate import benchmarks as known
-    from olivine.evaluate.run import require_questions
+    from olivine.evaluate.run import read_questions
 
     options = _judging(judge_url, judge_model, answers.parent, judge_prompt, judge_runs)
     chosen = known.get(benchmark, questions=questions, choices=choices, grades=grades, **options)
-    asked = chosen.read(annotations)
-    require_questions(asked, chosen.name, annotations)
+    asked = read_questions(chosen, annotations)
     with writable(answers.parent):
         result = chosen.score(asked, chosen.read_answers(answers, asked), variant)
     if as_json:

@@ -4,14 +4,16 @@ Nothing here is a command.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from olivine.console import PlainConsole
+from olivine.errors import RunError
 from olivine.printable import printable
 
 #: `--json`, for every command that has it.
@@ -55,8 +57,22 @@ def say(text: str) -> None:
 
 
 def echo(text: str) -> None:
-    """Print a line of a command's output on stdout, control characters written out."""
-    typer.echo(printable(text))
+    """Print a line of a command's output on stdout, control characters written out.
+
+    Raises:
+        RunError: stdout goes where nothing can be written, a full disk say.
+    """
+    try:
+        typer.echo(printable(text))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is still in the buffer must not fail once more at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RunError(
+            f"stdout cannot be written ({error.strerror}). What the command writes into files is there; run it again "
+            "with its output going elsewhere."
+        ) from None
 
 
 def told(metrics: Any) -> str:

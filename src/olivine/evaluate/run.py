@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from olivine.contents import ContentIndex
 from olivine.data.images import Pictures
-from olivine.errors import RequestError, RunError
+from olivine.errors import DataError, RequestError, RunError
 from olivine.evaluate.answer_log import ANSWERS, AnswerLog
 from olivine.evaluate.benchmarks import Benchmark
+from olivine.evaluate.benchmarks.types import require_types, shortened
 from olivine.evaluate.engine import AnsweringEngine
 from olivine.evaluate.processes import ALONE, Processes
 from olivine.evaluate.request import INDEX, image_contents, request_of
@@ -62,8 +63,7 @@ def evaluate(
         RunError: some questions could not be answered, not even alone (they are named, and not scored as wrong).
         DataError: the benchmark's files are not what they must be.
     """
-    questions = wanted.benchmark.read(wanted.data, wanted.prompt)
-    require_questions(questions, wanted.benchmark.name, wanted.data)
+    questions = read_questions(wanted.benchmark, wanted.data, wanted.prompt)
     _require_texts(questions, wanted)
     asked = controlled(questions, wanted.control)
     images = wanted.images or wanted.benchmark.images(wanted.data)
@@ -172,14 +172,30 @@ def write_score(score: Score, folder: Path, questions: Sequence[Question], about
     write_json(folder / SCORES, {**score.summary(), **about})
 
 
-def require_questions(questions: Sequence[Question], benchmark: str, data: Path) -> None:
-    """Refuse to ask or score nothing: the mean of no answer is no score.
+def read_questions(benchmark: Benchmark, data: Path, prompt: str | None = None) -> list[Question]:
+    """Return a benchmark's questions, at least one, each of the kinds that scoring and asking expect.
 
     Raises:
-        RequestError: there is no question.
+        RequestError: there is no question: the mean of no answer is no score.
+        DataError: a file is missing or not of this benchmark, or a value is of another kind than it must be.
     """
+    try:
+        questions = benchmark.read(data, prompt)
+    except (TypeError, AttributeError, KeyError, IndexError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{data}: not as {benchmark.name} has it: a value is of another kind than expected "
+            f"({type(error).__name__}: {str(error)[:200]}). Is a number, null or object there where text belongs?"
+        ) from None
     if not questions:
-        raise RequestError(f"{benchmark}: no question in {data}. Is the file empty, or of another benchmark?")
+        raise RequestError(f"{benchmark.name}: no question in {data}. Is the file empty, or of another benchmark?")
+    for number, question in enumerate(questions, start=1):
+        require_types(
+            {"text": question.prompt, "image": question.image, "id": question.id},
+            f"{data}: question {number} (id {shortened(question.id)})",
+            text=("text", "id"),
+            text_or_nothing=("image",),
+        )
+    return questions
 
 
 def _require_texts(questions: Sequence[Question], wanted: Evaluation) -> None:
