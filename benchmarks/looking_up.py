@@ -21,11 +21,11 @@ import torch
 from report import arguments, show
 from transformers import GemmaForCausalLM
 
-from olivine.train.backbones.curriculum import Schedule
-from olivine.train.backbones.gemma import SIZES, begin_calmly, gemma_config
-from olivine.train.backbones.language import LanguagePretraining
-from olivine.train.backbones.loop import muon, update
 from olivine.world.language import Told, description
+from olivine.world.pretraining.curriculum import Schedule
+from olivine.world.pretraining.gemma import SIZES, begin_calmly, gemma_config
+from olivine.world.pretraining.language import LanguagePretraining
+from olivine.world.pretraining.loop import muon, update
 from olivine.world.questions import ask
 from olivine.world.sampling import scene
 

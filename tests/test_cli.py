@@ -71,6 +71,9 @@ def test_help_has_an_example_for_every_command(run):
         ["score"],
         ["demo"],
         ["doctor"],
+        ["recipes"],
+        ["diff"],
+        ["clean"],
         *(["data", c] for c in ("check", "show", "easy-vqa")),
         *(["world", c] for c in ("write", "page")),
     ):

@@ -17,11 +17,12 @@ from olivine.ablate.measures import measures, title
 from olivine.ablate.run import carry_out, plan_study, report
 from olivine.ablate.show import StepLines
 from olivine.evaluate import benchmarks
-from olivine.evaluate.run import Control, Evaluation, evaluate
+from olivine.evaluate.run import Evaluation, evaluate
 from olivine.files import write_text
 from olivine.model.checkpoint import load as load_checkpoint
 from olivine.processors import cores
 from olivine.recipe import load
+from olivine.records import Control
 from olivine.train.run import train
 from olivine.world import training_data
 from olivine.world.benchmarks import write_all
@@ -103,7 +104,7 @@ def _one_cell(world: Path, folder: Path, console: Console, bar: Bar) -> None:
             wanted = Evaluation(benchmarks.get(name), world / name, None, place, str(checkpoint), control)
             with bar(f"{name} {control or ''}") as on_answer:
                 scores[control] = evaluate(vlm, checkpoint, wanted, on_answer).metrics
-        shown = measures(name, list(places.values()))[0]
+        shown = measures(name, [metrics.keys() for metrics in scores.values()])[0]
         seen, blind = (shown.scale * scores[control][shown.metric] for control in controls)
         console.print(
             f"{title(name)} {shown.label}: {seen:.1f} {shown.unit} (blind: {blind:.1f})", markup=False, highlight=False

@@ -6,7 +6,10 @@ No reading, writing or tokenising here: those live in `data` and `evaluate`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
+
+#: A control evaluation: without images (blind), or with another question's (shuffled).
+Control = Literal["blind", "shuffled"]
 
 
 class Role(StrEnum):

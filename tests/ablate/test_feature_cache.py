@@ -16,9 +16,13 @@ from olivine.ablate.plan import FeatureStep, StageStep, make_plan
 from olivine.ablate.run import carry_out
 from olivine.ablate.show import plan_lines
 from olivine.ablate.study import load_study
+from olivine.testing import save_tower
 from olivine.train.plan import named_device
 
-TOWER = {"model.vision.from": "world:tiny-clip", "model.vision.image_size": None}
+
+def tower(folder):
+    place = folder / "tower"
+    return {"model.vision.from": str(place if place.is_dir() else save_tower(place)), "model.vision.image_size": None}
 
 
 class Silent:
@@ -29,7 +33,7 @@ class Silent:
 
 
 def study(tmp_path, **more):
-    more.setdefault("overrides", TOWER)
+    more.setdefault("overrides", tower(tmp_path))
     return write_study(tmp_path, **more)
 
 
@@ -67,7 +71,7 @@ def test_one_table_serves_all_cells_seeds_and_stages_that_show_the_same_pictures
     ],
 )
 def test_only_what_a_frozen_pretrained_tower_makes_of_pictures_as_they_are(tmp_path, changes):
-    recipe = next(iter(load_study(study(tmp_path, overrides=TOWER | changes)).recipes.values()))
+    recipe = next(iter(load_study(study(tmp_path, overrides=tower(tmp_path) | changes)).recipes.values()))
     align, instruct = recipe.stages
     assert not may_keep(recipe, instruct)
     # A tower that trains later is still as it came when the connector is aligned.
@@ -125,7 +129,9 @@ def test_a_study_runs_with_them_and_goes_on_without_anything_left(tmp_path):
 
 def test_a_change_of_the_fit_or_the_precision_is_another_table(tmp_path):
     def key(name, changes):
-        (step,) = steps_of(planned(study(tmp_path / name, features="always", overrides=TOWER | changes)), FeatureStep)
+        (step,) = steps_of(
+            planned(study(tmp_path / name, features="always", overrides=tower(tmp_path) | changes)), FeatureStep
+        )
         return step.key
 
     plain = key("plain", {})

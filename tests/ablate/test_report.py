@@ -63,10 +63,10 @@ def test_a_headline_says_what_a_change_does(finished):
 def test_the_same_answers_give_the_same_bytes(finished, tmp_path):
     _, plan, results = finished
     again = collect(plan)
-    assert results_csv(plan) == results_csv(again.plan)
+    assert results_csv(collect(plan)) == results_csv(again)
     assert effects_csv(results) == effects_csv(again)
     _, elsewhere = write_finished(tmp_path, pictures=60, wrong=HOSTILE)
-    assert results_csv(elsewhere) == results_csv(plan)
+    assert results_csv(collect(elsewhere)) == results_csv(collect(plan))
     assert effects_csv(collect(elsewhere)) == effects_csv(results)
 
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from studies import write_study
 
+from olivine.ablate.plan import make_plan
 from olivine.ablate.study import StudyRecipe, load_study
 from olivine.errors import RequestError
 
@@ -96,3 +97,18 @@ def test_mistakes_are_named(tmp_path, change, says):
     with pytest.raises(RequestError) as error:
         load_study(edited(tmp_path, change))
     assert says in str(error.value)
+
+
+def test_a_benchmarks_own_options_are_checked_and_count_in_the_steps_names(tmp_path):
+    asked = {"data": str(tmp_path / "asked")}
+    plain = write_study(tmp_path, benchmarks={"refcoco": asked})
+    names = set(make_plan(load_study(plain)).steps)
+    changed = yaml.safe_load(plain.read_text())
+    changed["benchmarks"]["refcoco"] = asked | {"options": {"boxes": "xywh-pixels"}}
+    plain.write_text(yaml.safe_dump(changed))
+    again = set(make_plan(load_study(plain)).steps)
+    assert names ^ again == {name for name in names | again if name.startswith("refcoco")}
+    changed["benchmarks"]["refcoco"]["options"] = {"box": "xywh"}
+    plain.write_text(yaml.safe_dump(changed))
+    with pytest.raises(RequestError, match=r"study\.yaml: benchmarks\.refcoco\.options box: .*Did you mean 'boxes'"):
+        load_study(plain)

@@ -7,7 +7,7 @@ from PIL import Image
 from olivine.data import image_files
 from olivine.data.images import ImageTransform, find_image, moved, open_image
 from olivine.errors import DataError
-from olivine.model.checkpoint import image_processor
+from olivine.model.processor import image_processor
 from olivine.recipe import AugmentRecipe
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

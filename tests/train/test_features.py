@@ -11,7 +11,7 @@ from olivine.data.sources import Skipped, open_picture, read_samples
 from olivine.errors import DataError, RunError
 from olivine.files import read_json, read_json_lines, write_json
 from olivine.model.build import build
-from olivine.testing import llava_item, tiny_model_recipe, write_dataset
+from olivine.testing import llava_item, save_tower, tiny_model_recipe, write_dataset
 from olivine.train import features as features_module
 from olivine.train.features import compute_features
 from olivine.train.run import train_stage
@@ -26,7 +26,9 @@ def seen(done, total):
 @pytest.fixture
 def recipe(tmp_path):
     model = tiny_model_recipe()
-    vision = model.vision.model_copy(update={"from_": "world:tiny-clip", "image_size": None, "layer": -2})
+    vision = model.vision.model_copy(
+        update={"from_": str(save_tower(tmp_path / "tower")), "image_size": None, "layer": -2}
+    )
     dataset = write_dataset(tmp_path / "data", items=2 * SHOWN)
     return make_recipe(dataset, tmp_path / "run", model=model.model_copy(update={"vision": vision}))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from olivine.ablate.published import PublishedTable
 from olivine.ablate.results import Results
-from olivine.ablate.statistics import Effect
+from olivine.statistics import Effect
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
+from olivine.ablate.study import KeepFeatures
 from olivine.errors import OlivineError
 from olivine.files import read_json, write_json
 from olivine.model.size import model_size
@@ -20,8 +20,6 @@ from olivine.train.plan import Lengths, StageEstimate, estimate, measured_length
 DECISIONS = "features.json"
 #: Features are kept where they save at least this share of the operations of the trainings that would read them.
 WORTH = 0.1
-
-KeepFeatures = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True, slots=True)

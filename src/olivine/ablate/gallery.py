@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from olivine.ablate.design import Cell
 from olivine.ablate.measures import Evaluated
-from olivine.ablate.results import Results, evaluated
-from olivine.ablate.statistics import generator
+from olivine.ablate.results import Results
 from olivine.data.images import Pictures, pictures_in
 from olivine.errors import DataError
 from olivine.records import Question
+from olivine.statistics import Cell, generator
 
 #: Longest side of a picture in the page, in pixels.
 _SIDE = 256
@@ -58,7 +57,7 @@ def partings(results: Results, *, each: int = 4) -> list[Parting]:
     for axis, base, other in _neighbours(results):
         pools: dict[bool, list[tuple[str, Question, Evaluated, Evaluated]]] = {True: [], False: []}
         for name in study.recipe.benchmarks:
-            runs = evaluated(results.plan, name, None)
+            runs = results.evaluations.of(name)
             if (base, seed) in runs and (other, seed) in runs:
                 for won, question in _decided(runs[base, seed], runs[other, seed]):
                     pools[won].append((name, question, runs[base, seed], runs[other, seed]))
@@ -87,9 +86,8 @@ def _neighbours(results: Results) -> Iterator[tuple[str, Cell, Cell]]:
 
 def _decided(base: Evaluated, other: Evaluated) -> Iterator[tuple[bool, Question]]:
     """(whether the change won it, question) for every question that one has fully right and the other not at all."""
-    before = {str(row["question_id"]): row["correct"] for row in base.items}
-    after = {str(row["question_id"]): row["correct"] for row in other.items}
-    for question in base.questions():
+    before, after = base.correct, other.correct
+    for question in base.asked.questions:
         if abs(before.get(question.id, 0) - after.get(question.id, 0)) == 1:
             yield after[question.id] > before[question.id], question
 
@@ -99,8 +97,8 @@ def _disagreement(
 ) -> Disagreement:
     study = results.plan.study
     asked = study.recipe.benchmarks[name]
-    root = asked.images or asked.opened(name).images(asked.data)
-    said_one, said_two = (_said(run, question.id) for run in (one, two))
+    root = asked.images or one.asked.benchmark.images(asked.data)
+    said_one, said_two = (run.answers[question.id].text for run in (one, two))
     return Disagreement(
         benchmark=name,
         question=question.prompt,
@@ -111,10 +109,6 @@ def _disagreement(
         ),
         picture=_data_uri(root, question.image),
     )
-
-
-def _said(run: Evaluated, question_id: str) -> str:
-    return next(answer.text for answer in run.answers() if answer.question_id == question_id)
 
 
 def _short(text: str) -> str:

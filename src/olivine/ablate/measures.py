@@ -8,13 +8,13 @@ twice, and a metric that a benchmark gains tomorrow is covered today.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from olivine.ablate.statistics import Array, pseudo_values, ratio_values
 from olivine.errors import DataError, RunError
 from olivine.evaluate.answer_log import ANSWERS
 from olivine.evaluate.answers import read_answers
@@ -22,6 +22,7 @@ from olivine.evaluate.benchmarks import Benchmark
 from olivine.evaluate.run import ITEMS, SCORES
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer, Question
+from olivine.statistics import Array, pseudo_values, ratio_values
 
 #: The share of single questions that are right, in percent: the paper's Pr(correct). Every benchmark has it.
 CORRECT = "correct"
@@ -90,39 +91,62 @@ def title(benchmark: str) -> str:
     return _TITLES.get(benchmark, benchmark.upper())
 
 
-def measures(benchmark: str, folders: Sequence[Path]) -> tuple[Measure, ...]:
-    """What is shown of a benchmark: those of its measures that every one of the evaluations has."""
+def measures(benchmark: str, metrics: Sequence[Iterable[str]]) -> tuple[Measure, ...]:
+    """Return what is shown of a benchmark: those of its measures that each of some evaluations' `metrics` has."""
     known = _MEASURES.get(benchmark, (_CORRECT,))
-    there = [set(read_json(folder / SCORES)["metrics"]) | {CORRECT} for folder in folders]
-    shown = tuple(m for m in known if all(m.metric in metrics for metrics in there))
+    there = [{*names, CORRECT} for names in metrics]
+    shown = tuple(m for m in known if all(m.metric in names for names in there))
     return shown or (_CORRECT,)
 
 
-class Evaluated:
-    """One finished evaluation, ready to be measured.
+class Asked:
+    """A benchmark as a study asks it; its questions are read once for all evaluations.
 
     Args:
-        folder: what `olivine evaluate` wrote.
-        benchmark: the benchmark it is of, to score parts of the answers again.
+        benchmark: to score parts of the answers again.
         data: that benchmark's own files.
         prompt: the wording and
         variant: the scoring that were asked for.
+    """
+
+    def __init__(self, benchmark: Benchmark, data: Path, prompt: str | None = None, variant: str | None = None) -> None:
+        self.benchmark, self.variant = benchmark, variant
+        self._data, self._prompt = data, prompt
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """What was asked, read from the benchmark's own files."""
+        return self.benchmark.read(self._data, self._prompt)
+
+
+class Evaluated:
+    """One finished evaluation, ready to be measured; each of its files is read once.
+
+    Args:
+        folder: what `olivine evaluate` wrote.
+        asked: the benchmark that it is of.
 
     Raises:
         DataError: the folder holds no evaluation.
     """
 
-    def __init__(
-        self, folder: Path, benchmark: Benchmark, data: Path, prompt: str | None = None, variant: str | None = None
-    ) -> None:
-        self.folder = folder
-        self._benchmark, self._data, self._prompt, self._variant = benchmark, data, prompt, variant
+    def __init__(self, folder: Path, asked: Asked) -> None:
+        self.folder, self.asked = folder, asked
         self.scores = read_json(folder / SCORES)
         self.items = read_json_lines(folder / ITEMS)
         self.units = tuple(dict.fromkeys(str(row["unit"]) for row in self.items))
         if not self.units:
             raise DataError(f"{folder / ITEMS}: no scored item. Evaluate again.")
-        self._parts: tuple[list[str], Array, list[dict[str, float]]] | None = None
+
+    @cached_property
+    def answers(self) -> dict[str, Answer]:
+        """What was answered, by question id."""
+        return {answer.question_id: answer for answer in read_answers(self.folder / ANSWERS)}
+
+    @cached_property
+    def correct(self) -> dict[str, float]:
+        """How right each question's answer is, by question id."""
+        return {str(row["question_id"]): row["correct"] for row in self.items}
 
     def value(self, measure: Measure) -> float:
         """The score itself, as the benchmark's official metric (scaled)."""
@@ -137,14 +161,6 @@ class Evaluated:
         """
         return self._of_items() if measure.linear else self._of_parts(measure)
 
-    def questions(self) -> list[Question]:
-        """What was asked, read from the benchmark's own files."""
-        return self._benchmark.read(self._data, self._prompt)
-
-    def answers(self) -> list[Answer]:
-        """What was answered."""
-        return read_answers(self.folder / ANSWERS)
-
     def _of_items(self) -> tuple[tuple[str, ...], Array]:
         place = {unit: number for number, unit in enumerate(sorted(self.units))}
         sums, counts = np.zeros(len(place)), np.zeros(len(place))
@@ -154,8 +170,6 @@ class Evaluated:
         return tuple(place), 100 * ratio_values(sums, counts)
 
     def _of_parts(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
-        if self._parts is None:
-            self._parts = self._score_parts()
         names, sizes, metrics = self._parts
         try:
             without = np.array([part[measure.metric] for part in metrics]) * measure.scale
@@ -169,19 +183,16 @@ class Evaluated:
             return tuple(names), np.array([whole])
         return tuple(names), pseudo_values(whole, without, sizes)
 
-    def _score_parts(self) -> tuple[list[str], Array, list[dict[str, float]]]:
+    @cached_property
+    def _parts(self) -> tuple[list[str], Array, list[dict[str, float]]]:
         """Names, sizes and metrics-without of every unit or group of units."""
-        questions, answers = self.questions(), self.answers()
         groups = grouped(self.units)
         names = [members[0] if len(groups) == len(self.units) else f"group {n}" for n, members in enumerate(groups)]
-        metrics = [self._without(set(members), questions, answers) for members in groups] if len(groups) > 1 else []
+        left_out = [set(members) for members in groups] if len(groups) > 1 else []
+        metrics = self.asked.benchmark.score_without(
+            self.asked.questions, list(self.answers.values()), self.asked.variant, left_out
+        )
         return names, np.array([len(members) for members in groups], dtype=float), metrics
-
-    def _without(self, left_out: set[str], questions: list[Question], answers: list[Answer]) -> dict[str, float]:
-        kept = [question for question in questions if question.unit not in left_out]
-        ids = {question.id for question in kept}
-        score = self._benchmark.score(kept, [a for a in answers if a.question_id in ids], self._variant)
-        return dict(score.metrics)
 
 
 def grouped(units: Sequence[str]) -> list[list[str]]:

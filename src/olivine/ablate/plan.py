@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from olivine.ablate.design import Cell
 from olivine.ablate.feature_cache import Worth, decisions, may_keep, weigh
 from olivine.ablate.fingerprint import Fingerprints, digest
 from olivine.ablate.study import BenchmarkRecipe, Study
 from olivine.data.features import CONTENTS
-from olivine.evaluate.run import SCORES, Control
+from olivine.evaluate.run import SCORES
 from olivine.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TokenizerRecipe
+from olivine.records import Control
+from olivine.registry import locate
+from olivine.statistics import Cell
 from olivine.train.run import CHECKPOINT, RESULT
-from olivine.world.backbones import located
 
 #: Goes up whenever the code gives other outputs for the same recipe and data: old outputs are then not taken for new.
 FORMAT = 2
@@ -272,7 +273,7 @@ def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
     for section, key in (("vision", "from"), ("language", "from"), ("language", "tokenizer")):
         source = values[section][key]
         if isinstance(source, str):
-            source = located(source)
+            source = locate(source)
         if isinstance(source, str) and (source.startswith((".", "/", "~")) or Path(source).is_dir()):
             values[section][key] = prints.of(Path(source).expanduser())
     return values
@@ -289,6 +290,7 @@ def _evaluate_step(
         "prompt": asked.prompt,
         "variant": asked.variant,
         **({"judge": asked.judge} if asked.judge else {}),
+        **({"options": _option_values(name, asked, prints)} if asked.options else {}),
         "control": control,
         "data": prints.of(asked.data),
         "images": prints.of(asked.images),
@@ -296,3 +298,8 @@ def _evaluate_step(
     kind = name + (f"-{control}" if control else "")
     key = f"{kind}-{digest(identity)}"
     return EvaluateStep(key, folder / key, after.recipe, name, asked, control, after.key, identity)
+
+
+def _option_values(name: str, asked: BenchmarkRecipe, prints: Fingerprints) -> dict[str, Any]:
+    """A benchmark's options, with the content of files in place of their paths."""
+    return dict(asked.options) | {key: prints.of(path) for key, path in asked.option_paths(name).items()}

@@ -14,15 +14,14 @@ import numpy as np
 from olivine import __version__
 from olivine.ablate.agreement import Agreement, compare
 from olivine.ablate.curves import Curves, training_curves
-from olivine.ablate.design import Cell
 from olivine.ablate.gallery import partings
 from olivine.ablate.measures import title
 from olivine.ablate.published import PublishedTable
-from olivine.ablate.results import Outcome, Results, evaluated, write_tables
+from olivine.ablate.results import Outcome, Results, write_tables
 from olivine.ablate.spent import Spent, spent
-from olivine.ablate.statistics import Effect, Estimate
 from olivine.files import read_json, write_text
 from olivine.printable import printable
+from olivine.statistics import Cell, Effect, Estimate
 from olivine.train.run import PROVENANCE
 
 HTML, MARKDOWN = "report.html", "report.md"
@@ -139,7 +138,7 @@ def _best(outcome: Outcome) -> Cell | None:
 def _breakdown(results: Results, name: str) -> dict[str, Any]:
     """Every metric of a benchmark, cell by cell, in the official tool's units, averaged over seeds."""
     by_cell: dict[Cell, list[dict[str, float]]] = {}
-    for (cell, _), run in evaluated(results.plan, name, None).items():
+    for (cell, _), run in results.evaluations.of(name).items():
         by_cell.setdefault(cell, []).append(run.scores["metrics"])
     metrics = list(dict.fromkeys(metric for runs in by_cell.values() for run in runs for metric in run))
     rows = [

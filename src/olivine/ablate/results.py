@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from olivine.ablate.design import Cell, contrasts
-from olivine.ablate.measures import Evaluated, Measure, measures, title
+from olivine.ablate.measures import Asked, Evaluated, Measure, measures, title
 from olivine.ablate.plan import Plan
-from olivine.ablate.statistics import Array, Effect, Estimate, corrected, effects, estimates, generator
 from olivine.errors import RunError
-from olivine.evaluate.run import Control
 from olivine.files import atomic_file, write_text
 from olivine.printable import csv_cell
+from olivine.records import Control
+from olivine.statistics import Array, Cell, Effect, Estimate, contrasts, corrected, effects, estimates, generator
 
 RESULTS, RESULTS_PARQUET, EFFECTS = "results.csv", "results.parquet", "effects.csv"
 
@@ -54,6 +53,7 @@ class Results:
     """Everything that a study found so far; `unfinished` are the steps that it still lacks."""
 
     plan: Plan
+    evaluations: "Evaluations"
     outcomes: tuple[Outcome, ...]
     unfinished: tuple[str, ...]
 
@@ -61,6 +61,28 @@ class Results:
     def headlines(self) -> list[Outcome]:
         """The first metric of every benchmark."""
         return [outcome for outcome in self.outcomes if outcome.headline]
+
+
+class Evaluations:
+    """Every finished evaluation of a plan, each file read once."""
+
+    def __init__(self, plan: Plan) -> None:
+        asked = {
+            name: Asked(recipe.opened(name), recipe.data, recipe.prompt, recipe.variant)
+            for name, recipe in plan.study.recipe.benchmarks.items()
+        }
+        self._found: dict[tuple[str, Control | None], dict[tuple[Cell, int], Evaluated]] = {}
+        read: dict[str, Evaluated] = {}
+        for (cell, seed, name, control), key in plan.evaluations.items():
+            step = plan.steps[key]
+            if step.done:
+                if key not in read:
+                    read[key] = Evaluated(step.folder, asked[name])
+                self._found.setdefault((name, control), {})[cell, seed] = read[key]
+
+    def of(self, name: str, control: Control | None = None) -> Mapping[tuple[Cell, int], Evaluated]:
+        """Return those of a benchmark under a control, by cell and seed, in the study's order."""
+        return self._found.get((name, control), {})
 
 
 def collect(plan: Plan) -> Results:
@@ -72,9 +94,10 @@ def collect(plan: Plan) -> Results:
     Raises:
         RunError: nothing is finished yet, or cells were asked different questions.
     """
+    evaluations = Evaluations(plan)
     found: list[Outcome] = []
     for name in plan.study.recipe.benchmarks:
-        found += _benchmark(plan, name)
+        found += _benchmark(plan, evaluations, name)
     if not found:
         raise RunError(f"{plan.study.directory}: no evaluation is finished yet. Run the study: olivine ablate STUDY")
     outcomes: dict[int, Outcome] = {}
@@ -85,32 +108,19 @@ def collect(plan: Plan) -> Results:
             own = tuple(next(family) for _ in found[place].effects)
             outcomes[place] = replace(found[place], effects=own)
     left = tuple(step.key for step in plan.left())
-    return Results(plan, tuple(outcomes[place] for place in range(len(found))), left)
+    return Results(plan, evaluations, tuple(outcomes[place] for place in range(len(found))), left)
 
 
-def _benchmark(plan: Plan, name: str) -> list[Outcome]:
-    runs = evaluated(plan, name, None)
+def _benchmark(plan: Plan, evaluations: Evaluations, name: str) -> list[Outcome]:
+    runs = evaluations.of(name)
     if not runs:
         return []
-    shown = measures(name, [run.folder for run in runs.values()])
-    return [_outcome(plan, name, measure, place == 0, runs) for place, measure in enumerate(shown)]
+    shown = measures(name, [run.scores["metrics"] for run in runs.values()])
+    return [_outcome(plan, evaluations, name, measure, place == 0) for place, measure in enumerate(shown)]
 
 
-def evaluated(plan: Plan, name: str, control: Control | None) -> dict[tuple[Cell, int], Evaluated]:
-    """The finished evaluations on a benchmark, by cell and seed, in the study's order."""
-    asked = plan.study.recipe.benchmarks[name]
-    found = {}
-    for (cell, seed, benchmark, of_control), key in plan.evaluations.items():
-        step = plan.steps[key]
-        if benchmark == name and of_control == control and step.done:
-            found[cell, seed] = Evaluated(step.folder, asked.opened(name), asked.data, asked.prompt, asked.variant)
-    return found
-
-
-def _outcome(
-    plan: Plan, name: str, measure: Measure, headline: bool, runs: Mapping[tuple[Cell, int], Evaluated]
-) -> Outcome:
-    study = plan.study
+def _outcome(plan: Plan, evaluations: Evaluations, name: str, measure: Measure, headline: bool) -> Outcome:
+    study, runs = plan.study, evaluations.of(name)
     units: tuple[str, ...] | None = None
     values: dict[tuple[Cell, int], Array] = {}
     for (cell, seed), run in runs.items():
@@ -144,15 +154,17 @@ def _outcome(
             cell: {seed: runs[cell, seed].value(measure) for seed in study.recipe.seeds if (cell, seed) in runs}
             for cell in cells
         },
-        controls=_control_values(plan, name, measure),
+        controls=_control_values(plan, evaluations, name, measure),
         effects=tuple(found),
     )
 
 
-def _control_values(plan: Plan, name: str, measure: Measure) -> dict[tuple[Cell, Control], float]:
+def _control_values(
+    plan: Plan, evaluations: Evaluations, name: str, measure: Measure
+) -> dict[tuple[Cell, Control], float]:
     found: dict[tuple[Cell, Control], list[float]] = {}
     for control in plan.study.recipe.controls:
-        for (cell, _), run in evaluated(plan, name, control).items():
+        for (cell, _), run in evaluations.of(name, control).items():
             found.setdefault((cell, control), []).append(run.value(measure))
     return {key: float(np.mean(values)) for key, values in found.items()}
 
@@ -162,7 +174,7 @@ def write_tables(results: Results, folder: Path) -> None:
 
     Where pyarrow is installed, `results.parquet` holds the same as `results.csv`.
     """
-    table = results_csv(results.plan)
+    table = results_csv(results)
     write_text(folder / RESULTS, table)
     _write_parquet(table, folder / RESULTS_PARQUET)
     write_text(folder / EFFECTS, effects_csv(results))
@@ -177,13 +189,14 @@ def _write_parquet(table: str, path: Path) -> None:
         parquet.write_table(csv.read_csv(io.BytesIO(table.encode())), temporary)
 
 
-def results_csv(plan: Plan) -> str:
+def results_csv(results: Results) -> str:
     """Every metric of every finished evaluation, one a row; the same bytes for the same answers."""
-    axes = list(plan.study.axes)
+    study = results.plan.study
+    axes = list(study.axes)
     rows: list[Sequence[object]] = [["benchmark", "metric", *axes, "seed", "control", "value", "items", "units"]]
-    for name in plan.study.recipe.benchmarks:
-        for control in (None, *plan.study.recipe.controls):
-            for (cell, seed), run in evaluated(plan, name, control).items():
+    for name in study.recipe.benchmarks:
+        for control in (None, *study.recipe.controls):
+            for (cell, seed), run in results.evaluations.of(name, control).items():
                 for metric, value in run.scores["metrics"].items():
                     counts = (len(run.items), len(run.units))
                     rows.append([name, metric, *cell, seed, control or "", _number(value), *counts])

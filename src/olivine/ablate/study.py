@@ -11,15 +11,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from olivine.ablate.design import Cell, all_cells, half, one_at_a_time, untold
-from olivine.ablate.feature_cache import KeepFeatures
 from olivine.errors import RequestError, unknown_name
 from olivine.evaluate import benchmarks as known_benchmarks
 from olivine.evaluate.benchmarks.base import Benchmark
+from olivine.evaluate.benchmarks.options import checked_options
 from olivine.evaluate.rule_judge import RuleJudge
-from olivine.evaluate.run import Control
 from olivine.files import require_file
 from olivine.recipe import Recipe, change, explain, from_values, read_values
+from olivine.records import Control
+from olivine.statistics import Cell, all_cells, half, one_at_a_time, untold
 
 
 class _Section(BaseModel):
@@ -43,6 +43,8 @@ def _as_data(value: Any) -> Any:
     return {name: {"data": entry} if isinstance(entry, str) else entry for name, entry in value.items()}
 
 
+#: Whether a frozen tower's features are kept on disk: where that pays, always, or never.
+KeepFeatures = Literal["auto", "always", "never"]
 #: Dotted recipe keys and their values.
 Changes = dict[str, Any]
 _Name = Annotated[str, BeforeValidator(_as_name), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -57,10 +59,22 @@ class BenchmarkRecipe(_Section):
     variant: str | None = None
     #: Who grades open answers (MM-Vet): `rule` needs no endpoint; it is named in the scores.
     judge: Literal["rule"] | None = None
+    #: The benchmark's own options (`olivine score NAME --help` lists them).
+    options: dict[str, str | int] = {}
 
     def opened(self, name: str) -> Benchmark:
-        """The benchmark itself, with its judge."""
-        return known_benchmarks.get(name, **({"judge": RuleJudge()} if self.judge == "rule" else {}))
+        """Return the benchmark itself, with its judge and options.
+
+        Raises:
+            RequestError: it has no such option, or a value is of another kind.
+        """
+        options = checked_options(known_benchmarks.find(name), self.options, f"benchmarks.{name}.options")
+        return known_benchmarks.get(name, **options, **({"judge": RuleJudge()} if self.judge == "rule" else {}))
+
+    def option_paths(self, name: str) -> dict[str, Path]:
+        """Return those of the options that are paths."""
+        options = checked_options(known_benchmarks.find(name), self.options, f"benchmarks.{name}.options")
+        return {key: value for key, value in options.items() if isinstance(value, Path)}
 
 
 class ResourcesRecipe(_Section):
@@ -190,6 +204,10 @@ def _check_names(path: Path, recipe: StudyRecipe, axes: Mapping[str, Sequence[st
     for name in recipe.benchmarks:
         if name not in known_benchmarks.names():
             raise RequestError(f"{path}: benchmarks: {unknown_name(name, known_benchmarks.names())}")
+        try:
+            recipe.benchmarks[name].opened(name)
+        except RequestError as error:
+            raise RequestError(f"{path}: {error}") from None
     for where, named in _named(recipe):
         for axis, level in named:
             if axis not in axes:

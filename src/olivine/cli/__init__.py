@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from olivine import __version__
-from olivine.cli import data, evaluation, studies, world
+from olivine.cli import data, evaluation, housekeeping, studies, world
 from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, say
 from olivine.errors import OlivineError, Stopped
@@ -27,6 +27,7 @@ app = OnceTyper(
 )
 app.add_typer(evaluation.app)
 app.add_typer(studies.app)
+app.add_typer(housekeeping.app)
 app.add_typer(data.app, name="data")
 app.add_typer(world.app, name="world")
 
@@ -60,7 +61,7 @@ def _root(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe: a YAML file, or the name of a shipped one.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
 ) -> None:
     """Train all stages of a recipe; goes on by itself where an earlier run stopped.
@@ -70,9 +71,10 @@ def train(
     Example: olivine train recipes/easy-vqa.yaml output=runs/try stages.instruct.lr=1e-3
     """
     from olivine.recipe import load
+    from olivine.shipped_recipes import resolve
     from olivine.train.run import train as run
 
-    checkpoint = run(load(recipe, overrides or []), log)
+    checkpoint = run(load(resolve(recipe), overrides or []), log)
     say(f"done: {checkpoint}")
 
 
@@ -96,7 +98,7 @@ def demo(
 
 @app.command()
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe: a YAML file, or the name of a shipped one.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     device: Annotated[str, typer.Option(help="A device by name, such as h100.")] = "h100",
     count: Annotated[int, typer.Option(help="How many.")] = 1,
@@ -110,12 +112,13 @@ def plan(
     import dataclasses
 
     from olivine.recipe import load
+    from olivine.shipped_recipes import resolve
     from olivine.train.plan import estimate
     from olivine.train.plan_table import lines
 
-    made = estimate(load(recipe, overrides or []), device, count, utilisation=utilisation)
+    made = estimate(load(resolve(recipe), overrides or []), device, count, utilisation=utilisation)
     if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(made), "hours": made.hours}))
+        echo(json.dumps({**dataclasses.asdict(made), "hours": made.hours}))
         return
     for line in lines(made):
         echo(line)

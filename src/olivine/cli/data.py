@@ -41,7 +41,7 @@ def data_check(
     with Bar("checking") as bar:
         report = check(dataset, images, limit, bar)
     if as_json:
-        typer.echo(json.dumps(report.summary()))
+        echo(json.dumps(report.summary()))
     else:
         for line in report.lines():
             echo(line)

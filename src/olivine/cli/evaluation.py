@@ -70,9 +70,10 @@ def evaluate(
     """
     from olivine.evaluate import benchmarks as known
     from olivine.evaluate.processes import joined
-    from olivine.evaluate.run import Control, Evaluation
+    from olivine.evaluate.run import Evaluation
     from olivine.evaluate.run import evaluate as run
     from olivine.model.checkpoint import load
+    from olivine.records import Control
     from olivine.train.run import find_checkpoint, recorded_benchmarks
 
     if blind and shuffled:
@@ -89,7 +90,7 @@ def evaluate(
     summaries = []
     with ExitStack() as stack:
         if os.environ.get("RANK", "0") == "0":  # before the expense of loading the model
-            for target in targets:
+            for target in dict.fromkeys(targets):
                 stack.enter_context(writable(target))
                 stack.enter_context(only_process_in(target))
         vlm = load(folder)

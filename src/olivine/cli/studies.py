@@ -18,7 +18,9 @@ app = OnceTyper()
 
 @app.command()
 def ablate(
-    study: Annotated[Path | None, typer.Argument(help="A study in YAML, or the directory of one.")] = None,
+    study: Annotated[
+        Path | None, typer.Argument(help="A study: its YAML, its directory, or the name of a shipped one.")
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show steps and costs; run nothing.")] = False,
     device: Annotated[str, typer.Option(help="What the plan's hours are for: cpu, h100, a100 and others.")] = "h100",
     launcher: Annotated[str, typer.Option(help="local, or ray.")] = "local",
@@ -42,7 +44,9 @@ def ablate(
         _show_published(published)
         return
     from olivine.ablate.run import carry_out, plan_study, report
+    from olivine.shipped_recipes import resolve
 
+    study = resolve(study, study=True)
     planned = plan_study(study)
     if plan:
         from olivine.ablate.show import plan_lines

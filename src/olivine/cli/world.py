@@ -1,6 +1,6 @@
 """`olivine world`: write the embedded world's data, pretrain its backbones, show it.
 
-What is drawn and asked is `world`'s, what is trained `train.backbones`'.
+What is drawn and asked is `world`'s, what is trained `world.pretraining`'.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from olivine.cli.once import OnceTyper
-from olivine.cli.terminal import Bar, Json, bars, log, told
+from olivine.cli.terminal import Bar, Json, bars, echo, log, told
 from olivine.errors import RequestError
 from olivine.processors import cores
 
@@ -40,7 +40,7 @@ def world_write(
     with Bar("benchmarks") as bar:
         record = write_all(folder, seed, share=share, measure=guessing, on_benchmark=bar)
     if as_json:
-        typer.echo(json.dumps(record))
+        echo(json.dumps(record))
     for name, about in record["benchmarks"].items():
         guessed = dict(list(about["majority"].items())[:2])
         log.print(
@@ -63,8 +63,8 @@ def world_pretrain(
 
     Example: olivine world pretrain --only tiny-clip --output runs/backbones
     """
-    from olivine.train.backbones.run import pretrain_all
     from olivine.world.backbones import BACKBONES, shipped
+    from olivine.world.pretraining.run import pretrain_all
 
     names = [name for name in (only or ",".join(BACKBONES)).split(",") if name]
     for name in names:

@@ -103,10 +103,15 @@ def _plain(conversation: Conversation, image: bool) -> list[Piece]:
     return pieces
 
 
+#: The Jinja form must spell `<image>` otherwise where a text has it: there it is no image, and transformers takes each
+#: for one. Nothing spelled alike is tokenised as text there, so the text has one space more than in training.
+_TEXT = " | replace('<image>', '<image >')"
 _CONTENT = (
-    "{%- macro content(message) -%}{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}"
+    "{%- macro content(message) -%}{%- if message['content'] is string -%}{{ message['content']"
+    + _TEXT
+    + " }}{%- else -%}"
     "{%- for part in message['content'] if part['type'] == 'image' -%}{{ '<image>\n' }}{%- endfor -%}"
-    "{%- for part in message['content'] if part['type'] == 'text' -%}{{ part['text'] }}{%- endfor -%}"
+    "{%- for part in message['content'] if part['type'] == 'text' -%}{{ part['text']" + _TEXT + " }}{%- endfor -%}"
     "{%- endif -%}{%- endmacro -%}"
 )
 
@@ -131,8 +136,9 @@ _PLAIN_JINJA = (
     "{%- for message in messages -%}{%- if message['content'] is not string -%}"
     "{%- for part in message['content'] -%}"
     "{%- if part['type'] == 'image' -%}{{ '<image>' }}"
-    "{%- elif message['role'] == 'assistant' -%}{{ part['text'] + '\n' }}{%- endif -%}"
-    "{%- endfor -%}{%- elif message['role'] == 'assistant' -%}{{ message['content'] + '\n' }}{%- endif -%}"
+    "{%- elif message['role'] == 'assistant' -%}{{ (part['text']" + _TEXT + ") + '\n' }}{%- endif -%}"
+    "{%- endfor -%}{%- elif message['role'] == 'assistant' -%}{{ (message['content']" + _TEXT + ") + '\n' }}"
+    "{%- endif -%}"
     "{%- endfor -%}"
 )
 

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from olivine.contents import ContentIndex
 from olivine.data.images import Pictures
@@ -19,14 +19,11 @@ from olivine.evaluate.processes import ALONE, Processes
 from olivine.evaluate.request import INDEX, image_contents, request_of
 from olivine.files import write_json, write_json_lines
 from olivine.model.vlm import VisionLanguageModel
-from olivine.records import Answer, AnswerState, Question, Score
+from olivine.records import Answer, AnswerState, Control, Question, Score
 
 ITEMS, SCORES = "items.jsonl", "scores.json"
 #: Questions that failed are all in `answers.jsonl`; a message names these many.
 _MOST_NAMED = 20
-
-#: Asking without pictures, or with another question's: how far does a model get that does not look?
-Control = Literal["blind", "shuffled"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,14 +65,24 @@ def _grouped_attention(
     out = query.new_zeros(tokens, heads, width)
     for group in packed_groups:
         # [blocks, heads, most queries or keys, head_dim]
-        q = by_token[0][group.queries].transpose(1, 2)
-        k, v = (state[group.keys].transpose(1, 2) for state in by_token[1:])
+        q = _gathered(by_token[0], group.queries)
+        k, v = (_gathered(state, group.keys) for state in by_token[1:])
         if repeats > 1:
             k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
         attended = _attended(q, k, v, group.mask, scaling, dropout)
         places = group.queries[group.real]
         out = out.index_copy(0, places, attended.transpose(1, 2)[group.real].to(out.dtype))
     return out[None]
+
+
+def _gathered(by_token: Tensor, places: Tensor) -> Tensor:
+    """`[tokens, heads, head_dim]` at places `[blocks, length]`: `[blocks, heads, length, head_dim]`.
+
+    Shared keys stand in many blocks. With several threads the gradient of `by_token[places]` adds them up in any order;
+    that of `index_select` does so in the order of the places.
+    """
+    chosen = by_token.index_select(0, places.flatten())
+    return chosen.view(*places.shape, *by_token.shape[1:]).transpose(1, 2)
 
 
 def _attended(
@@ -109,7 +119,7 @@ def varlen_attention(
     """
     q, k, v = (state[0].transpose(0, 1) for state in (query, key, value))  # [tokens, heads, head_dim]
     if spans.gather is not None:
-        k, v = k[spans.gather], v[spans.gather]
+        k, v = k.index_select(0, spans.gather), v.index_select(0, spans.gather)
     run = kernel or _varlen_kernel()
     assert run is not None, "the caller has asked takes_varlen"
     grouped: dict[str, Any] = {}

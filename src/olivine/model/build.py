@@ -22,9 +22,10 @@ from olivine.data.vocabulary import IMAGE_TOKEN, train_tokenizer
 from olivine.errors import RequestError
 from olivine.files import read_json
 from olivine.model.connector import initialise, llava_class
+from olivine.model.processor import require_image_processor
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ModelRecipe, Source, TokenizerRecipe, VisionRecipe
-from olivine.world.backbones import located
+from olivine.registry import locate
 
 #: Towers whose patch tokens follow exactly one class token, which is what transformers' LLaVA drops.
 TOWER_TYPES = ("clip_vision_model", "dinov2")
@@ -48,7 +49,7 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
         RequestError: a part that cannot be found, fetched or used, with its key in the recipe.
     """
     torch.manual_seed(seed)
-    recipe = _with_backbones_located(recipe)
+    recipe = _with_backbones_locate(recipe)
     tower = _load_tower(recipe.vision)
     language = _load_language(recipe.language.from_)
     tokenizer = _load_tokenizer(recipe, texts)
@@ -88,11 +89,11 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
     return vlm
 
 
-def _with_backbones_located(recipe: ModelRecipe) -> ModelRecipe:
+def _with_backbones_locate(recipe: ModelRecipe) -> ModelRecipe:
     """The recipe with `world:NAME` replaced by the folder that it stands for."""
 
     def place(source: Source) -> Source:
-        return located(source) if isinstance(source, str) else source
+        return locate(source) if isinstance(source, str) else source
 
     language = {"from_": place(recipe.language.from_)}
     if isinstance(recipe.language.tokenizer, str):
@@ -112,7 +113,7 @@ def build_tower(recipe: VisionRecipe) -> tuple[Any, ImageTransform]:
         RequestError: it cannot be found, fetched or used.
     """
     if isinstance(recipe.from_, str):
-        recipe = recipe.model_copy(update={"from_": located(recipe.from_)})
+        recipe = recipe.model_copy(update={"from_": locate(recipe.from_)})
     tower = _load_tower(recipe)
     _check_layer(recipe.layer, tower.config.num_hidden_layers)
     return tower.eval(), _image_transform(recipe, tower.config)
@@ -126,7 +127,7 @@ def skeleton(recipe: ModelRecipe) -> tuple[Any, int]:
     Raises:
         RequestError: a part whose configuration cannot be found or used.
     """
-    recipe = _with_backbones_located(recipe)
+    recipe = _with_backbones_locate(recipe)
     tower, language = _tower_config(recipe.vision), _language_config(recipe.language.from_)
     wanted = recipe.language.tokenizer
     if not isinstance(wanted, TokenizerRecipe) or wanted.vocab_size > language.vocab_size:
@@ -229,6 +230,7 @@ def _extra_tokens(tokenizer: Any) -> list[str]:
 
 
 def _image_transform(recipe: VisionRecipe, config: Any) -> ImageTransform:
+    require_image_processor(recipe.image_fit)
     mean, std = STATISTICS[config.model_type]
     size = config.image_size if config.model_type == "clip_vision_model" else 224
     stored = _stored_preprocessor(recipe.from_)
@@ -264,7 +266,7 @@ def model_config(source: Source, key: str) -> Any:
         RequestError: it cannot be found, fetched or read.
     """
     if isinstance(source, str):
-        source = located(source)
+        source = locate(source)
     if isinstance(source, dict):
         values = dict(source)
         model_type = values.pop("model_type", None)

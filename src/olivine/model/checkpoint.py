@@ -4,26 +4,22 @@ Training state for resuming is in `train`.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
     AutoTokenizer,
-    CLIPImageProcessorPil,
     GenerationConfig,
-    LlavaImageProcessorPil,
-    LlavaProcessor,
 )
 
 from olivine import __version__
 from olivine.data.images import ImageTransform
-from olivine.data.template import TEMPLATES
 from olivine.errors import RequestError
 from olivine.files import atomic_folder, read_json, write_json
 from olivine.model import connector as _registers_deep_connectors  # noqa: F401
 from olivine.model import without_progress_bars
+from olivine.model.processor import finish_configs, processor
 from olivine.model.vlm import VisionLanguageModel
 
 #: Beside transformers' own files: what they have no place for.
@@ -43,9 +39,11 @@ def save(
     is the whole model's state where `vlm` holds only a part of it. The folder appears whole or not at all.
     """
     transform = transform or vlm.transform
+    saved_processor = processor(vlm, transform)  # first: it may give the model a pad token
     with atomic_folder(folder) as temporary, without_progress_bars():
         vlm.model.save_pretrained(temporary, state_dict=weights)
-        _processor(vlm, transform).save_pretrained(temporary)
+        saved_processor.save_pretrained(temporary)
+        finish_configs(temporary)
         companion = {
             "olivine": __version__,
             "template": vlm.template,
@@ -89,44 +87,3 @@ def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
     if to_train:
         vlm.cast(getattr(torch, read_json(folder / "config.json")["dtype"]))
     return vlm
-
-
-def _processor(vlm: VisionLanguageModel, transform: ImageTransform) -> Any:
-    """The transformers processor that does what training did."""
-    patch_size = vlm.model.config.vision_config.patch_size
-    return LlavaProcessor(
-        image_processor=image_processor(transform),
-        tokenizer=vlm.tokenizer,
-        patch_size=patch_size,
-        vision_feature_select_strategy=vlm.model.config.vision_feature_select_strategy,
-        # One: the class token, which the strategy then drops.
-        num_additional_image_tokens=1,
-        chat_template=_chat_template(vlm),
-    )
-
-
-def image_processor(transform: ImageTransform) -> Any:
-    """The transformers image processor for a transform (letterbox: padded first, so edge pixels differ slightly)."""
-    square = {"height": transform.size, "width": transform.size}
-    common: dict[str, Any] = {
-        "image_mean": list(transform.mean),
-        "image_std": list(transform.std),
-        "crop_size": square,
-        "resample": 3,
-    }
-    if transform.fit == "squash":
-        return CLIPImageProcessorPil(size=square, do_center_crop=False, **common)
-    shortest = {"shortest_edge": transform.size}
-    if transform.fit == "crop":
-        return CLIPImageProcessorPil(size=shortest, **common)
-    return LlavaImageProcessorPil(size=shortest, do_pad=True, **common)
-
-
-def _chat_template(vlm: VisionLanguageModel) -> str:
-    """The template's Jinja form; it opens with the beginning of sequence only if the tokenizer does not add it.
-
-    With Gemma's own chat template and a tokenizer that adds `<bos>`, the documented two-step use gives two of them.
-    """
-    jinja = TEMPLATES[vlm.template].jinja
-    adds = vlm.tokenizer("a").input_ids[:1] == [vlm.tokenizer.bos_token_id]
-    return jinja if adds else "{{ bos_token }}" + jinja

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from transformers import LlamaTokenizer
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, LlamaTokenizer
 
 from olivine.data.vocabulary import train_tokenizer
 from olivine.model.build import build
@@ -100,6 +100,18 @@ def tiny_vlm(
                 if weight.ndim == 2 and "embed" not in name:
                     weight.mul_(2)
     return vlm
+
+
+def save_tower(folder: Path, *, seed: int = 0) -> Path:
+    """Save a random CLIP vision tower (6 x 6 patches of 4 pixels) with its preprocessor file, as published ones lie."""
+    torch.manual_seed(seed)
+    config = CLIPVisionConfig(
+        hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=2, image_size=24, patch_size=4
+    )
+    CLIPVisionModel(config).save_pretrained(folder)
+    square = {"height": 24, "width": 24}
+    CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=square).save_pretrained(folder)
+    return folder
 
 
 def write_pictures(folder: Path, count: int, *, side: int = 16, seed: int = 0) -> list[str]:

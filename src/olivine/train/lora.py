@@ -61,15 +61,30 @@ def merge(language: nn.Module) -> None:
     """
     for name in [name for name, module in language.named_modules() if hasattr(module, "lora_A")]:
         layer: Any = language.get_submodule(name)
-        linear = _restored(layer.get_base_layer())
-        weight = linear.weight
-        change = layer.get_delta_weight("default").float().to(weight.device)
-        weight.data = (weight.float() + change).to(weight.dtype)
-        _replace(language, name, linear)
+        merge_layer = _merged_from_four_bits if _is_quantized(layer.get_base_layer()) else _merged
+        _replace(language, name, merge_layer(layer))
     for name in [name for name, module in language.named_modules() if _is_quantized(module)]:
         _replace(language, name, _restored(language.get_submodule(name)))
     if hasattr(language, "peft_config"):
         del language.peft_config
+
+
+def _merged(layer: Any) -> nn.Linear:
+    """The plain layer below an adapter, with peft's own merge taken in fp32."""
+    linear: nn.Linear = layer.get_base_layer()
+    dtype = linear.weight.dtype
+    linear.weight.data = linear.weight.data.float()
+    layer.merge(safe_merge=True)
+    linear.weight.data = linear.weight.data.to(dtype)
+    return linear
+
+
+def _merged_from_four_bits(layer: Any) -> nn.Linear:
+    """As `_merged` for a quantized layer, where peft's merge would round the sum to four bits once more."""
+    linear = _restored(layer.get_base_layer())
+    change = layer.get_delta_weight("default").float().to(linear.weight.device)
+    linear.weight.data = (linear.weight.float() + change).to(linear.weight.dtype)
+    return linear
 
 
 def _quantize(language: nn.Module, device: torch.device) -> None:

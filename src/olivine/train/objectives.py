@@ -4,6 +4,7 @@ An objective turns one batch into gradients; steps, schedules and logs are in `s
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -139,7 +140,17 @@ class LanguageObjective(Objective):
             shown = vlm.patch_features(batch.pixels[unique])
         else:
             shown = patches[unique]
-        return vlm.project(shown)[[unique.index(picture) for picture in row.pictures]]
+        return in_order(vlm.project(shown), row.pictures, unique)
+
+
+def in_order(features: Tensor, pictures: Sequence[int], unique: Sequence[int]) -> Tensor:
+    """Features of `unique` pictures, one each, in the order of `pictures`, in which any may stand several times.
+
+    The gradient of an index with duplicates is added up in any order by several threads; that of `index_select` is not.
+    """
+    place = {picture: number for number, picture in enumerate(unique)}
+    order = torch.tensor([place[picture] for picture in pictures], device=features.device)
+    return features.index_select(0, order)
 
 
 class ContrastiveObjective(Objective):

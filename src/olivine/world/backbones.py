@@ -1,6 +1,6 @@
 """Where the tiny pretrained backbones lie in the package, and which recipes call them by `world:NAME`.
 
-How they are trained is in `train.backbones`; nothing here opens a model.
+How they are trained is in `world.pretraining`; nothing here opens a model.
 """
 
 import difflib
@@ -25,20 +25,18 @@ def shipped() -> Path:
     return Path(str(files("olivine") / "world" / "pretrained"))
 
 
-def located(source: str) -> str:
-    """`world:NAME` as the path of that backbone's folder; any other source as it is.
+def locate(name: str) -> str:
+    """Return the folder of the backbone that recipes call `world:NAME`.
 
     Raises:
         RequestError: no backbone has that name, or the package has come without it.
     """
-    if not source.startswith(SCHEME):
-        return source
-    name = source.removeprefix(SCHEME)
     if name not in BACKBONES:
         nearest = difflib.get_close_matches(name, BACKBONES, n=1)
         hint = f" Did you mean {SCHEME}{nearest[0]}?" if nearest else ""
-        raise RequestError(f"{source}: no such backbone.{hint} Valid: {', '.join(SCHEME + b for b in BACKBONES)}.")
+        valid = ", ".join(SCHEME + known for known in BACKBONES)
+        raise RequestError(f"{SCHEME}{name}: no such backbone.{hint} Valid: {valid}.")
     folder = shipped() / name
     if not (folder / "config.json").is_file():
-        raise RequestError(f"{source}: {folder} is not there. Make it: olivine world pretrain --only {name}")
+        raise RequestError(f"{SCHEME}{name}: {folder} is missing. Make it: olivine world pretrain --only {name}")
     return str(folder)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from olivine.ablate.design import Cell, Contrast, contrasts
 from olivine.errors import RequestError, unknown_name
+from olivine.statistics import Cell, Contrast, contrasts
 
 #: What may be said for a table on the command line: its own name, or what it is to this project.
 _FILES = {"paper": "llava-gemma", "llava-gemma": "llava-gemma"}

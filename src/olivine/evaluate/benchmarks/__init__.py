@@ -46,7 +46,7 @@ def get(name: str, **options: Any) -> Benchmark:
     Raises:
         RequestError: there is none (the message has the nearest valid name), or it has no such option.
     """
-    benchmark = _find(name)
+    benchmark = find(name)
     given = {option: value for option, value in options.items() if value is not None}
     _require_known(given, [benchmark])
     return benchmark(**given)
@@ -58,13 +58,18 @@ def get_all(wanted: Sequence[str], **options: Any) -> list[Benchmark]:
     Raises:
         RequestError: there is none of a name, or an option that none of them has.
     """
-    benchmarks = [_find(name) for name in wanted]
+    benchmarks = [find(name) for name in wanted]
     given = {option: value for option, value in options.items() if value is not None}
     _require_known(given, benchmarks)
     return [b(**{option: value for option, value in given.items() if option in _options(b)}) for b in benchmarks]
 
 
-def _find(name: str) -> type[Benchmark]:
+def find(name: str) -> type[Benchmark]:
+    """Return the class of the benchmark of that name.
+
+    Raises:
+        RequestError: there is none (the message has the nearest valid name).
+    """
     if name not in _BENCHMARKS:
         nearest = difflib.get_close_matches(name, _BENCHMARKS, n=1, cutoff=0.4)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
@@ -84,4 +89,4 @@ def _require_known(options: Iterable[str], benchmarks: Sequence[type[Benchmark]]
             raise RequestError(f"--{option.replace('_', '-')}: not an option of {names}.")
 
 
-__all__ = ["Benchmark", "get", "get_all", "names"]
+__all__ = ["Benchmark", "find", "get", "get_all", "names"]

@@ -4,7 +4,7 @@ One benchmark, one file beside this one; the registry is in the package's `__ini
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,6 +51,22 @@ class Benchmark(ABC):
             RequestError: unknown variant.
             DataError: the answers do not fit the questions in a way the official tool refuses.
         """
+
+    def score_without(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        variant: str | None,
+        groups: Sequence[Collection[str]],
+    ) -> list[dict[str, float]]:
+        """Return the metrics with each group of clusters left out in turn, by scoring the rest again."""
+        found = []
+        for group in groups:
+            kept = [question for question in questions if question.unit not in group]
+            ids = {question.id for question in kept}
+            score = self.score(kept, [answer for answer in answers if answer.question_id in ids], variant)
+            found.append(dict(score.metrics))
+        return found
 
     def images(self, path: Path) -> Pictures | Path:
         """The pictures that belong to the files at `path` (or their root), unless the user names another root."""

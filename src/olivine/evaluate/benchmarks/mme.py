@@ -7,15 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import from_row, match_answers
-from olivine.evaluate.benchmarks.base import Benchmark
+from olivine.evaluate.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
     graded,
-    percent,
     read_lines,
     read_rows,
     require_all_answered,
@@ -34,7 +34,7 @@ _COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translatio
 _INSTRUCTION = "Please answer yes or no."
 
 
-class MME(Benchmark):
+class MME(CountedBenchmark):
     """MME (`BradyFU/Awesome-Multimodal-Large-Language-Models`, branch Evaluation, tools/eval_tool.zip).
 
     Metrics, in points: for each sub-task `TASK/acc` (share of questions right, of 100), `TASK/acc_plus` (share of
@@ -120,12 +120,20 @@ class MME(Benchmark):
         texts, missing = match_answers(questions, answers, what=self.name)
         if chosen == "official":
             require_all_answered(self.name, len(questions), missing)
-        parse = _PARSERS[chosen]
+        return self.graded_score(questions, texts, chosen, missing)
+
+    def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
+        """Return whether each answer is right; count each pair's sub-task, right answers and questions."""
+        parse = _PARSERS[variant]
         items = graded(questions, texts, lambda text, question: parse(text) == question.references[0])
-        pairs: dict[str, dict[str, list[float]]] = {}
+        pairs: dict[tuple[str, str], list[float]] = {}
         for question, item in zip(questions, items, strict=True):
-            pairs.setdefault(question.details["task"], {}).setdefault(item.unit, []).append(item.correct)
-        return Score(self.name, chosen, _points(pairs), items, missing)
+            pairs.setdefault((question.details["task"], item.unit), []).append(item.correct)
+        return Graded(items, [(c, (task, int(sum(pair)), len(pair))) for (task, c), pair in pairs.items()])
+
+    def metrics(self, counts: Counts, variant: str) -> dict[str, float]:  # noqa: ARG002
+        """Return the scores of sub-tasks and their sums."""
+        return _points(cast("Mapping[tuple[str, int, int], int]", counts))
 
 
 #: A unit, its picture's path, and its lines: question and gold.
@@ -255,17 +263,22 @@ _PARSERS: dict[str, Callable[[str], str | None]] = {
 }
 
 
-def _points(pairs: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, float]:
-    """The metrics of every task's pairs of correctness."""
+def _points(counts: Mapping[tuple[str, int, int], int]) -> dict[str, float]:
+    """The metrics from how many pairs of each task have how many right answers to how many questions."""
+    by_task: dict[str, list[tuple[int, int, int]]] = {}
+    for (task, right, asked), pairs in counts.items():
+        by_task.setdefault(task, []).append((right, asked, pairs))
     metrics: dict[str, float] = {}
-    for task, of_pictures in pairs.items():
-        acc = percent([correct for pair in of_pictures.values() for correct in pair])
-        acc_plus = percent([float(sum(pair) == 2) for pair in of_pictures.values()])
+    for task, tallies in by_task.items():
+        questions = sum(asked * pairs for _, asked, pairs in tallies)
+        acc = 100 * (sum(right * pairs for right, _, pairs in tallies) / questions)
+        both = sum(pairs for right, _, pairs in tallies if right == 2)
+        acc_plus = 100 * (both / sum(pairs for *_, pairs in tallies))
         metrics |= {task: acc + acc_plus, f"{task}/acc": acc, f"{task}/acc_plus": acc_plus}
     totals = {}
     for name, tasks in (("perception", _PERCEPTION), ("cognition", _COGNITION)):
-        read = [task for task in tasks if task in pairs]
+        read = [task for task in tasks if task in by_task]
         if read:
             part = "" if len(read) == len(tasks) else f"-{len(read)}-of-{len(tasks)}"
             totals[name + part] = sum(metrics[task] for task in read)
-    return totals | {"total": sum(metrics[task] for task in pairs)} | metrics
+    return totals | {"total": sum(metrics[task] for task in by_task)} | metrics

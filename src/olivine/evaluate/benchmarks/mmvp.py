@@ -6,13 +6,14 @@ How a judge is asked is in `verdicts`. MMVP-VLM, a task for CLIP models, is not 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
+from olivine.evaluate.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluate.benchmarks.parsing import (
     answers_from,
     find_file,
-    fraction,
     graded,
     named_option,
     read_rows,
@@ -35,7 +36,7 @@ its meaning. Reply with one word, yes or no, and nothing else."""
 _SWAPPED = frozenset({"99", "100", "279", "280"})
 
 
-class MMVP(JudgedBenchmark):
+class MMVP(JudgedBenchmark, CountedBenchmark):
     """MMVP (`tsb0601/MMVP:scripts/gpt_grader.py` for the pairs; the graders that need no judge are named below).
 
     Metrics, as fractions: `pair` (pairs with both right; the figure that papers mean) and `single`. A pair is two
@@ -99,21 +100,30 @@ class MMVP(JudgedBenchmark):
         """Pair and single accuracy."""
         chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        verdicts = self.verdicts(questions, texts) if chosen == JUDGED else {}
-        grader = chosen.removesuffix("-corrected")
-        corrected = chosen.endswith("-corrected") or grader == "lmms-eval"
-        if chosen == JUDGED:
+        return self.graded_score(questions, texts, chosen, missing)
+
+    def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
+        """Return whether each answer is right, by its option or by the judge; count each pair's right answers."""
+        if variant == JUDGED:
+            verdicts = self.verdicts(questions, texts)
             items = graded(questions, texts, lambda _, question: verdicts[question.id].lower() == "yes")
         else:
+            grader = variant.removesuffix("-corrected")
+            corrected = variant.endswith("-corrected") or grader == "lmms-eval"
             items = graded(questions, texts, lambda text, question: _right(question, text, grader, corrected))
         pairs: dict[str, list[float]] = {}
         for item in items:
             pairs.setdefault(item.unit, []).append(item.correct)
-        metrics = {
-            "pair": fraction([float(all(pair)) for pair in pairs.values()]),
-            "single": fraction([item.correct for item in items]),
+        return Graded(items, [(cluster, (int(sum(pair)), len(pair))) for cluster, pair in pairs.items()])
+
+    def metrics(self, counts: Counts, variant: str) -> dict[str, float]:  # noqa: ARG002
+        """Return the accuracy over pairs and over single questions."""
+        tallies = [(*cast("tuple[int, int]", key), pairs) for key, pairs in counts.items()]
+        pairs, questions = sum(n for *_, n in tallies), sum(asked * n for _, asked, n in tallies)
+        return {
+            "pair": sum(n for right, asked, n in tallies if right == asked) / pairs if pairs else 0.0,
+            "single": sum(right * n for right, _, n in tallies) / questions if questions else 0.0,
         }
-        return Score(self.name, chosen, metrics, items, missing)
 
     def shown(self, question: Question, text: str) -> str:
         """The official question and answer, whatever was asked, and the response."""

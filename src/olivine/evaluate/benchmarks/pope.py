@@ -3,13 +3,14 @@
 Building new POPE questions is not here, nor Prismatic's scoring: it compares probabilities, which is no answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
-from olivine.evaluate.benchmarks.base import Benchmark
+from olivine.evaluate.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
@@ -28,7 +29,7 @@ from olivine.wording import SHORT_ANSWER
 _FIRST_ID = {"random": 10_000_000, "popular": 20_000_000, "adversarial": 0}
 
 
-class POPE(Benchmark):
+class POPE(CountedBenchmark):
     """POPE (`AoiDragon/POPE:evaluate.py`, with LLaVA's `llava/eval/eval_pope.py` for the three settings at once).
 
     Metrics, as fractions: `SETTING/f1`, `/accuracy`, `/precision`, `/recall`, `/yes_ratio` (share of answers taken as
@@ -112,18 +113,32 @@ class POPE(Benchmark):
         texts, missing = match_answers(questions, answers, what=self.name)
         if not texts:
             raise DataError(f"{self.name}: no answer to any of the {len(questions)} questions. Is this the right file?")
-        parse = _PARSERS[chosen]
-        by_setting: dict[str, list[tuple[str, str | None]]] = {}
-        items = []
+        return self.graded_score(questions, texts, chosen, missing)
+
+    def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
+        """Return whether each answer is right; count setting, label and answer.
+
+        The official tool skips questions without an answer.
+        """
+        parse = _PARSERS[variant]
+        items: list[Item] = []
+        counted: list[tuple[str, Hashable]] = []
         for question in questions:
-            if question.id not in texts and chosen == "official":
+            if question.id not in texts and variant == "official":
                 continue
             gold = question.references[0]
             said = parse(texts[question.id]) if question.id in texts else None
-            by_setting.setdefault(question.details["setting"], []).append((gold, said))
             items.append(Item(question.id, question.unit, float(gold == said)))
-        figures = {setting: _figures(pairs, chosen) for setting, pairs in by_setting.items()}
-        return Score(self.name, chosen, _summary(figures, by_setting, chosen), tuple(items), missing)
+            counted.append((question.unit, (question.details["setting"], gold, said)))
+        return Graded(tuple(items), counted)
+
+    def metrics(self, counts: Counts, variant: str) -> dict[str, float]:
+        """Return the figures of each setting and of all."""
+        by_setting: dict[str, dict[tuple[str, str | None], int]] = {}
+        for key, count in counts.items():
+            setting, gold, said = cast("tuple[str, str, str | None]", key)
+            by_setting.setdefault(setting, {})[gold, said] = count
+        return _summary(by_setting, variant)
 
 
 def _setting(path: Path) -> str | None:
@@ -274,34 +289,41 @@ def _exact(text: str) -> str | None:
 _PARSERS = {"official": _official, "lmms-eval": _exact, "vlmevalkit": vlmevalkit_yes_no}
 
 
-def _figures(pairs: Sequence[tuple[str, str | None]], variant: str) -> dict[str, float]:
-    """The figures of (label, answer) pairs; an answer that is neither yes nor no is `None`."""
-    hits = pairs.count(("yes", "yes"))
-    yeses = sum(said == "yes" for _, said in pairs)
-    positives = sum(gold == "yes" and (said is not None or variant == "vlmevalkit") for gold, said in pairs)
+def _figures(counts: Mapping[tuple[str, str | None], int], variant: str) -> dict[str, float]:
+    """The figures of (label, answer) pairs, counted; an answer that is neither yes nor no is `None`."""
+    hits, answered = counts.get(("yes", "yes"), 0), sum(counts.values())
+    yeses = sum(count for (_, said), count in counts.items() if said == "yes")
+    positives = sum(
+        count
+        for (gold, said), count in counts.items()
+        if gold == "yes" and (said is not None or variant == "vlmevalkit")
+    )
     precision = hits / yeses if yeses else 0.0
     recall = hits / positives if positives else 0.0
     scale = 100 if variant == "vlmevalkit" else 1
+    right = sum(count for (gold, said), count in counts.items() if gold == said)
     figures = {
         "f1": scale * (2 * precision * recall / (precision + recall) if hits else 0.0),
-        "accuracy": scale * fraction([float(gold == said) for gold, said in pairs]),
+        "accuracy": scale * (right / answered if answered else 0.0),
         "precision": scale * precision,
         "recall": scale * recall,
     }
     if variant == "official":
-        figures["yes_ratio"] = yeses / len(pairs)
+        figures["yes_ratio"] = yeses / answered
     if variant == "lmms-eval":
-        figures["yes_ratio"] = fraction([float(gold == "yes") for gold, _ in pairs])
+        labelled = sum(count for (gold, _), count in counts.items() if gold == "yes")
+        figures["yes_ratio"] = labelled / answered if answered else 0.0
     return figures
 
 
-def _summary(
-    figures: Mapping[str, Mapping[str, float]], by_setting: Mapping[str, list[tuple[str, str | None]]], variant: str
-) -> dict[str, float]:
+def _summary(by_setting: Mapping[str, Mapping[tuple[str, str | None], int]], variant: str) -> dict[str, float]:
+    figures = {setting: _figures(counts, variant) for setting, counts in by_setting.items()}
     if variant == "official":
         names = next(iter(figures.values()), {})
         overall = {f"mean/{name}": fraction([each[name] for each in figures.values()]) for name in names}
     else:
-        pooled = [pair for pairs in by_setting.values() for pair in pairs]
+        pooled: Counter[tuple[str, str | None]] = Counter()
+        for counts in by_setting.values():
+            pooled.update(counts)
         overall = {f"pooled/{name}": value for name, value in _figures(pooled, variant).items()} if pooled else {}
     return overall | {f"{setting}/{name}": value for setting, each in figures.items() for name, value in each.items()}

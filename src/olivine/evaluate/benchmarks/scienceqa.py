@@ -4,21 +4,20 @@ Its lectures and solutions (training targets) are not read here.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from olivine.errors import DataError
 from olivine.evaluate.answers import from_row, match_answers
-from olivine.evaluate.benchmarks.base import Benchmark
+from olivine.evaluate.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluate.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluate.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluate.benchmarks.parsing import (
     LETTERS,
-    by_group,
     find_file,
     graded,
-    percent,
     read_rows,
     require_keys,
     vlmevalkit_option,
@@ -29,9 +28,11 @@ from olivine.wording import OPTION_LETTER, with_options
 
 #: The most choices a question has; LLaVA's parser knows these letters.
 _OPTIONS = LETTERS[:5]
+#: Kinds of official groups, in the order of the metrics.
+_GROUPS = ("subject", "context", "grade", "topic")
 
 
-class ScienceQA(Benchmark):
+class ScienceQA(CountedBenchmark):
     """ScienceQA (`lupantech/ScienceQA:tools/evaluate_acc.py` for the groups, LLaVA's `eval_science_qa.py` for text).
 
     Metrics, in percent: `accuracy` (the official average), `img` (questions with a picture: ScienceQA-IMG), and
@@ -121,19 +122,36 @@ class ScienceQA(Benchmark):
         """Accuracy in total and by the official groups."""
         chosen = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        parse = _PARSERS[chosen]
+        return self.graded_score(questions, texts, chosen, missing)
+
+    def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
+        """Return whether each answer names the right option; count it for every group that the question belongs to."""
+        parse = _PARSERS[variant]
         items = graded(questions, texts, lambda text, question: parse(text, question) == question.references[0])
-        scored = list(zip(questions, items, strict=True))
-        with_image = [item.correct for q, item in scored if q.image and (q.id in texts or chosen != "llava")]
-        metrics = {"accuracy": percent([item.correct for item in items])}
-        if with_image:
-            metrics["img"] = percent(with_image)
-        for name in ("subject", "context", "grade", "topic"):
-            groups = (
-                (group, item.correct) for q, item in scored for kind, group in q.details["groups"] if kind == name
-            )
-            metrics |= by_group(name, groups)
-        return Score(self.name, chosen, metrics, items, missing)
+        counted: list[tuple[str, Hashable]] = []
+        for question, item in zip(questions, items, strict=True):
+            groups = [("", "accuracy")]
+            if question.image and (question.id in texts or variant != "llava"):
+                groups.append(("", "img"))
+            groups += [(kind, group) for kind, group in question.details["groups"] if kind in _GROUPS]
+            counted += [(question.unit, (*group, item.correct)) for group in groups]
+        return Graded(items, counted)
+
+    def metrics(self, counts: Counts, variant: str) -> dict[str, float]:  # noqa: ARG002
+        """Return the accuracy in total, with an image, and by the official groups."""
+        right: Counter[tuple[str, str]] = Counter()
+        asked: Counter[tuple[str, str]] = Counter()
+        for key, count in counts.items():
+            kind, group, correct = cast("tuple[str, str, float]", key)
+            right[kind, group] += int(correct) * count
+            asked[kind, group] += count
+        names = [("", "accuracy"), ("", "img")]
+        names += [(kind, group) for kind in _GROUPS for of, group in sorted(asked) if of == kind]
+        return {
+            f"{kind}/{group}" if kind else group: 100 * (right[kind, group] / asked[kind, group])
+            for kind, group in names
+            if asked[kind, group]
+        }
 
     def _problems_beside(self, file: Path) -> Mapping[str, Any]:
         beside = self._problems or file.with_name("problems.json")

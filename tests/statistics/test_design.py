@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from olivine.ablate.design import all_cells, contrasts, half, one_at_a_time, untold
+from olivine.statistics import all_cells, contrasts, half, one_at_a_time, untold
 
 AXES = {"a": ["0", "1"], "b": ["0", "1"], "c": ["0", "1"]}
 

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from olivine.ablate.design import all_cells, contrasts
-from olivine.ablate.statistics import (
+from olivine.statistics import (
+    all_cells,
     cluster_intervals,
+    contrasts,
     detectable_effect,
     effects,
     estimates,
@@ -17,8 +18,9 @@ from olivine.ablate.statistics import (
     ratio_values,
     sign_flip,
     spread,
+    t_cumulative,
+    t_quantile,
 )
-from olivine.ablate.student import cumulative, quantile
 
 REPLICATES = 3000
 
@@ -88,7 +90,7 @@ def test_intervals_with_seeds_cover_other_trainings(seeds, between):
     for _ in range(2000):
         values = random.normal(0, 2, (1, 50)) + random.normal(0, between, (seeds, 1)) + random.normal(0, 1, (seeds, 50))
         about = spread(values)
-        hits += abs(values.mean()) <= quantile(0.975, round(about.freedom, 1)) * about.total
+        hits += abs(values.mean()) <= t_quantile(0.975, round(about.freedom, 1)) * about.total
     assert 0.93 <= hits / 2000 <= 0.97
 
 
@@ -142,9 +144,9 @@ def test_holm_by_hand():
     [(0.975, 1, 12.7062), (0.975, 2, 4.30265), (0.975, 10, 2.22814), (0.95, 30, 1.69726), (0.975, 1e7, 1.95996)],
 )
 def test_quantiles_of_t(probability, freedom, expected):
-    assert quantile(probability, freedom) == pytest.approx(expected, abs=2e-5)
-    assert quantile(1 - probability, freedom) == pytest.approx(-expected, abs=2e-5)
-    assert cumulative(expected, freedom) == pytest.approx(probability, abs=1e-5)
+    assert t_quantile(probability, freedom) == pytest.approx(expected, abs=2e-5)
+    assert t_quantile(1 - probability, freedom) == pytest.approx(-expected, abs=2e-5)
+    assert t_cumulative(expected, freedom) == pytest.approx(probability, abs=1e-5)
 
 
 AXES = {"language": ["small", "large"], "vision": ["clip", "dino"], "align": ["yes", "no"]}

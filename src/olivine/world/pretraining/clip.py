@@ -17,11 +17,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 from olivine.files import write_json
 from olivine.model.build import STATISTICS
 from olivine.model.loss import contrastive_loss
-from olivine.train.backbones.curriculum import world_tokenizer
-from olivine.train.backbones.loop import Pretraining, muon
-from olivine.train.backbones.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
 from olivine.world.drawing import draw
 from olivine.world.language import Told, article, caption, noun_phrase
+from olivine.world.pretraining.curriculum import world_tokenizer
+from olivine.world.pretraining.loop import Pretraining, muon
+from olivine.world.pretraining.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
 from olivine.world.sampling import scene
 from olivine.world.scene import SIDE, Scene
 from olivine.world.variations import PROPERTIES, varied

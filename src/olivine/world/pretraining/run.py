@@ -17,13 +17,13 @@ import torch
 from olivine.errors import RunError
 from olivine.files import read_json
 from olivine.processors import cores, end_with_parent
-from olivine.train.backbones.clip import ClipPretraining
-from olivine.train.backbones.curriculum import Schedule
-from olivine.train.backbones.dinov2 import Dinov2Pretraining
-from olivine.train.backbones.gemma import SIZES
-from olivine.train.backbones.language import LanguagePretraining
-from olivine.train.backbones.loop import FIGURES, LOG, Pretraining, pretrain
 from olivine.world.backbones import shipped
+from olivine.world.pretraining.clip import ClipPretraining
+from olivine.world.pretraining.curriculum import Schedule
+from olivine.world.pretraining.dinov2 import Dinov2Pretraining
+from olivine.world.pretraining.gemma import SIZES
+from olivine.world.pretraining.language import LanguagePretraining
+from olivine.world.pretraining.loop import FIGURES, LOG, Pretraining, pretrain
 
 LARGE_VOCABULARY, SMALL_VOCABULARY = 1024, 640
 _SAVE_EVERY = 100

@@ -18,12 +18,12 @@ from olivine.data.packing import IGNORED, Row, deal, pack
 from olivine.files import sha256_of_file
 from olivine.model.attention import packed
 from olivine.model.loss import labelled_loss
-from olivine.train.backbones.cells import Text, embedded
-from olivine.train.backbones.curriculum import Curriculum, Schedule, world_tokenizer
-from olivine.train.backbones.gemma import LOOKS_BACK, Size, begin_calmly, begin_looking_back, gemma_config, grown
-from olivine.train.backbones.loop import Pretraining, muon
 from olivine.wording import SHORT_ANSWER
 from olivine.world.language import description
+from olivine.world.pretraining.cells import Text, embedded
+from olivine.world.pretraining.curriculum import Curriculum, Schedule, world_tokenizer
+from olivine.world.pretraining.gemma import LOOKS_BACK, Size, begin_calmly, begin_looking_back, gemma_config, grown
+from olivine.world.pretraining.loop import Pretraining, muon
 from olivine.world.questions import ask
 from olivine.world.sampling import scene
 

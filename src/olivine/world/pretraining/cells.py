@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from olivine.data.encoding import Example
-from olivine.train.backbones.towers import SHAPE, covered
+from olivine.world.pretraining.towers import SHAPE, covered
 from olivine.world.scene import KINDS, Scene, Thing
 
 #: For each image token of an example, the ids of the words that stand there together.

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from olivine.train.backbones import dinov2
-from olivine.train.backbones.dinov2 import Dinov2Pretraining, koleo, sinkhorn
-from olivine.train.backbones.towers import SHAPE, around, covered
+from olivine.world.pretraining import dinov2
+from olivine.world.pretraining.dinov2 import Dinov2Pretraining, koleo, sinkhorn
+from olivine.world.pretraining.towers import SHAPE, around, covered
 from olivine.world.sampling import scenes
 
 STEPS = 6

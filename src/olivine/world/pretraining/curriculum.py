@@ -15,11 +15,11 @@ from olivine.data.encoding import Example, TemplateEncoder, Tokens
 from olivine.data.template import TEMPLATES, Piece, PieceKind, independent_parts
 from olivine.data.vocabulary import IMAGE_TOKEN, train_tokenizer
 from olivine.records import Role, Sample, Turn
-from olivine.train.backbones.cells import Cells, Text, told_by_cells
-from olivine.train.backbones.towers import SHAPE
 from olivine.world.asked import Asked
 from olivine.world.conversations import conversation, instructions, told_in_words
 from olivine.world.language import EVERYTHING, Told, caption, description
+from olivine.world.pretraining.cells import Cells, Text, told_by_cells
+from olivine.world.pretraining.towers import SHAPE
 from olivine.world.questions import ask
 from olivine.world.sampling import scene
 from olivine.world.scene import COLOURS, KINDS, PATTERNS, SETTINGS, SIZES, Scene

@@ -22,9 +22,9 @@ from transformers import Dinov2Config, Dinov2Model
 
 from olivine.files import write_json
 from olivine.model.build import STATISTICS
-from olivine.train.backbones.loop import Pretraining, muon
-from olivine.train.backbones.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
 from olivine.world.drawing import draw
+from olivine.world.pretraining.loop import Pretraining, muon
+from olivine.world.pretraining.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
 from olivine.world.sampling import scene
 from olivine.world.scene import SIDE
 
@@ -233,7 +233,8 @@ def koleo(states: Tensor) -> Tensor:
     on_sphere = F.normalize(states, dim=-1)
     with torch.no_grad():
         nearest = (on_sphere @ on_sphere.T).fill_diagonal_(-1).argmax(1)
-    return -torch.log((on_sphere - on_sphere[nearest]).norm(dim=-1) + 1e-8).mean()
+    # One state may be the nearest of many: with several threads the gradient of an index adds those in any order.
+    return -torch.log((on_sphere - on_sphere.index_select(0, nearest)).norm(dim=-1) + 1e-8).mean()
 
 
 def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:

@@ -13,18 +13,18 @@ from olivine.errors import RequestError, RunError
 from olivine.files import read_json, read_json_lines, sha256_of_file, write_json
 from olivine.model.build import STATISTICS
 from olivine.records import Sample
-from olivine.train.backbones import loop, run
-from olivine.train.backbones.cells import embedded, told_by_cells
-from olivine.train.backbones.clip import ClipPretraining
-from olivine.train.backbones.curriculum import Curriculum, Schedule
-from olivine.train.backbones.dinov2 import Dinov2Pretraining
-from olivine.train.backbones.gemma import SIZES, Size, begin_calmly, begin_looking_back, gemma_config, grown
-from olivine.train.backbones.language import LanguagePretraining
-from olivine.train.backbones.run import JOBS
-from olivine.train.backbones.towers import SHAPE, as_pixels, covered, patches_of, probe
-from olivine.world.backbones import BACKBONES, located, shipped
+from olivine.world.backbones import BACKBONES, locate, shipped
 from olivine.world.conversations import conversation
 from olivine.world.language import description
+from olivine.world.pretraining import loop, run
+from olivine.world.pretraining.cells import embedded, told_by_cells
+from olivine.world.pretraining.clip import ClipPretraining
+from olivine.world.pretraining.curriculum import Curriculum, Schedule
+from olivine.world.pretraining.dinov2 import Dinov2Pretraining
+from olivine.world.pretraining.gemma import SIZES, Size, begin_calmly, begin_looking_back, gemma_config, grown
+from olivine.world.pretraining.language import LanguagePretraining
+from olivine.world.pretraining.run import JOBS
+from olivine.world.pretraining.towers import SHAPE, as_pixels, covered, patches_of, probe
 from olivine.world.questions import ask
 from olivine.world.sampling import scene, scenes
 
@@ -359,9 +359,8 @@ def test_cells_come_when_sentences_can_be_read():
 
 def test_names():
     assert set(JOBS) == set(BACKBONES)
-    assert located("google/gemma-2b-it") == "google/gemma-2b-it"
     with pytest.raises(RequestError, match="Did you mean world:tiny-clip"):
-        located("world:tiny-klip")
+        locate("tiny-klip")
 
 
 SHIPPED = sorted(folder.name for folder in shipped().iterdir() if folder.is_dir())

@@ -1,0 +1,131 @@
+"""The transformers processor that is saved beside a model: it does to images and text what training did.
+
+Weights and the rest of the folder are in `checkpoint`; where plain transformers cannot do the same, docs/images.md
+says so.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    CLIPImageProcessorPil,
+    LlavaImageProcessorPil,
+    LlavaProcessor,
+)
+
+from olivine.data.images import ImageTransform
+from olivine.data.template import TEMPLATES
+from olivine.data.vocabulary import IMAGE_TOKEN
+from olivine.errors import RequestError
+from olivine.files import read_json, write_json
+from olivine.model.vlm import VisionLanguageModel
+from olivine.recipe import ImageFit
+
+#: What transformers notes of the machine that a part was loaded on.
+_LOCAL_KEYS = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
+_BICUBIC = 3
+
+
+def processor(vlm: VisionLanguageModel, transform: ImageTransform) -> Any:
+    """Return the transformers processor that does what training did; the model's tokenizer gets a pad token with it."""
+    _set_pad_token(vlm)
+    if hasattr(vlm.tokenizer, "image_token"):  # Gemma 3 has one of its own, which LlavaProcessor would prefer
+        vlm.tokenizer.image_token = IMAGE_TOKEN
+    return LlavaProcessor(
+        image_processor=image_processor(transform),
+        tokenizer=vlm.tokenizer,
+        patch_size=vlm.model.config.vision_config.patch_size,
+        vision_feature_select_strategy=vlm.model.config.vision_feature_select_strategy,
+        # One: the class token, which the strategy then drops.
+        num_additional_image_tokens=1,
+        image_token=IMAGE_TOKEN,
+        chat_template=_chat_template(vlm),
+    )
+
+
+def image_processor(transform: ImageTransform) -> Any:
+    """Return the transformers image processor for a transform: the same pixels, to the bit, for RGB images.
+
+    Raises:
+        RequestError: as `require_image_processor`.
+    """
+    square = {"height": transform.size, "width": transform.size}
+    common: dict[str, Any] = {
+        "image_mean": list(transform.mean),
+        "image_std": list(transform.std),
+        "crop_size": square,
+        "resample": _BICUBIC,
+    }
+    if transform.fit == "squash":
+        return CLIPImageProcessorPil(size=square, do_center_crop=False, **common)
+    if transform.fit == "letterbox":
+        return _letterbox_class()(size=square, min_size=1, do_convert_rgb=True, **common)
+    shortest = {"shortest_edge": transform.size}
+    if transform.fit == "crop":
+        return CLIPImageProcessorPil(size=shortest, **common)
+    return LlavaImageProcessorPil(size=shortest, do_pad=True, **common)
+
+
+def require_image_processor(fit: ImageFit) -> None:
+    """Check before a training that what it is to save can be saved.
+
+    Raises:
+        RequestError: the installed transformers has no image processor that fits images so.
+    """
+    if fit == "letterbox":
+        _letterbox_class()
+
+
+def _letterbox_class() -> Any:
+    """DeepSeek-VL's: the one in transformers that resizes the longer side first and then pads with the mean colour."""
+    try:
+        from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
+    except ImportError as error:
+        raise RequestError(
+            f"image_fit: letterbox: the installed transformers has no image processor for it ({error}). "
+            "Install a newer transformers, or torchvision; or choose pad, crop or squash."
+        ) from None
+    return DeepseekVLImageProcessorPil
+
+
+def finish_configs(folder: Path) -> None:
+    """Correct what transformers wrote into a model folder's configurations.
+
+    Prompts are padded on the left, or batches of several lengths answer wrongly: transformers has a tokenizer in a
+    LLaVA folder pad on the right unless its file says otherwise. No path of this machine stays in any of them.
+    """
+    for name in ("config.json", "generation_config.json", "processor_config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.is_file():
+            values = _without_local_keys(read_json(path))
+            if name == "tokenizer_config.json":
+                values["padding_side"] = "left"
+                if "image_token" in values.get("model_specific_special_tokens", {}):
+                    values["model_specific_special_tokens"]["image_token"] = IMAGE_TOKEN
+            write_json(path, values)
+
+
+def _without_local_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_local_keys(inner) for key, inner in value.items() if key not in _LOCAL_KEYS}
+    return [_without_local_keys(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _set_pad_token(vlm: VisionLanguageModel) -> None:
+    """Give a tokenizer without a pad token one: at last the end of sequence, which trainers then leave unlabelled."""
+    tokenizer = vlm.tokenizer
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = (
+            "<pad>" if "<pad>" in tokenizer.get_vocab() else tokenizer.unk_token or tokenizer.eos_token
+        )
+        vlm.model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def _chat_template(vlm: VisionLanguageModel) -> str:
+    """Return the template's Jinja form; it opens with the beginning of sequence only if the tokenizer does not add it.
+
+    With Gemma's own chat template and a tokenizer that adds `<bos>`, the documented two-step use gives two of them.
+    """
+    jinja = TEMPLATES[vlm.template].jinja
+    adds = vlm.tokenizer("a").input_ids[:1] == [vlm.tokenizer.bos_token_id]
+    return jinja if adds else "{{ bos_token }}" + jinja

@@ -1,0 +1,46 @@
+"""Values of independent clusters: a cluster is what was drawn independently, an image with all its questions, say.
+
+A cluster's *value* is what it contributes to a score: the score is the mean of the values over clusters.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def ratio_values(sums: Array, counts: Array) -> Array:
+    """Values whose mean is the ratio of totals, for units of different sizes: jackknife pseudo-values, re-centred.
+
+    How the ratio moves when a unit is left out counts large units for what they are; a linear influence would make the
+    interval too narrow where a few units hold most of the answers.
+
+    Args:
+        sums: `[units, ...]`, what a unit adds to the numerator (answers right).
+        counts: `[units, ...]`, what it adds to the denominator (answers).
+
+    Returns:
+        `[units, ...]`.
+    """
+    if len(sums) < 2:
+        return np.asarray(sums / counts, dtype=float)
+    total, right = counts.sum(axis=0), sums.sum(axis=0)
+    return pseudo_values(right / total, (right - sums) / (total - counts), np.full(len(sums), 1.0))
+
+
+def pseudo_values(whole: float | Array, without: Array, sizes: Array) -> Array:
+    """Values of units (or of groups of units) for any smooth score, from the score with each of them left out.
+
+    Scaled so that the usual variance of their mean is the delete-a-group jackknife's for groups of unequal size (Busing
+    et al. 1999, doi 10.1023/A:1008800423698), and centred so that their mean is the score itself.
+
+    Args:
+        whole: the score of all units.
+        without: `[groups, ...]`, the score of all but one group.
+        sizes: `[groups]`, units in each group.
+    """
+    groups = len(without)
+    shares = (sizes.sum() / sizes).reshape(-1, *(1,) * (without.ndim - 1))
+    moved = (shares - 1) * (whole - without) * np.sqrt((groups - 1) / (shares - 1))
+    centred: Array = whole + moved - moved.mean(axis=0)
+    return centred

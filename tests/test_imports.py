@@ -1,0 +1,23 @@
+"""What must start fast loads neither torch nor transformers."""
+
+import subprocess
+import sys
+
+import pytest
+
+LIGHT = [
+    "import olivine",
+    "import olivine.recipe",
+    "import olivine.statistics; olivine.statistics.t_quantile(0.975, 12.0)",
+    "import olivine.ablate.study",
+    "import olivine.evaluate.benchmarks",
+    "import olivine.cli",
+    "import sys, olivine.cli; sys.argv = ['olivine', '--help']\ntry: olivine.cli.main()\nexcept SystemExit: pass",
+]
+
+
+@pytest.mark.parametrize("code", LIGHT)
+def test_no_torch(code):
+    check = "\nimport sys; heavy = {'torch', 'transformers'} & set(sys.modules); assert not heavy, heavy"
+    done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
