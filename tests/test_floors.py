@@ -8,8 +8,19 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "olivine"
 FLOORS = [
     {"errors"},
-    {"records", "text_formats", "wording"},
-    {"files", "processors", "accelerators", "registry", "stop", "streams", "strict_yaml", "schema_mistakes"},
+    {"records", "text_formats", "wording", "printable"},
+    {
+        "files",
+        "processors",
+        "accelerators",
+        "registry",
+        "stop",
+        "streams",
+        "strict_yaml",
+        "schema_mistakes",
+        "console",
+        "contents",
+    },
     {"recipe", "statistics", "shipped_recipes"},
     {"data"},
     {"model"},

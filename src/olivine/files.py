@@ -79,16 +79,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         else:
             temporary.rename(path)
     finally:
-        remove(temporary)
-
-
-def remove(path: Path) -> None:
-    """Remove a folder with all below it, a file or a link (not what it points to); nothing there is no error."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+        with suppress(RunError):  # what went wrong inside says more
+            remove(temporary)
 
 
 def remove(path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -120,6 +121,13 @@ def test_answers_of_another_model_are_not_gone_on_with(made, saved, tmp_path):
     evaluate(vlm, weights, wanted, say_nothing)
     other = tiny_vlm(seed=5)
     checkpoint.save(other, tmp_path / "other")
+    before = {file.name: file.read_bytes() for file in wanted.folder.iterdir()}
+    with pytest.raises(RequestError, match="the checkpoint's files") as refused:
+        evaluate(other, tmp_path / "other", replace(wanted, model_id="other"), killed_after(0))
+    for said in (str(weights), "now of other", "--output", "--replace"):
+        assert said in str(refused.value)
+    assert {file.name: file.read_bytes() for file in wanted.folder.iterdir()} == before
+    wanted = replace(wanted, replace=True)
     with pytest.raises(KilledError):
         evaluate(other, tmp_path / "other", wanted, killed_after(0))
     assert not read_json_lines(wanted.folder / "answers.jsonl")

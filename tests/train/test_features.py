@@ -73,7 +73,7 @@ def test_a_training_that_reads_them_learns_the_same(recipe, tmp_path, precision)
 
 def test_no_picture_is_opened_that_is_kept(recipe, tmp_path, monkeypatch):
     table = kept(recipe, tmp_path / "features")
-    monkeypatch.setattr("olivine.data.batches.open_picture", lambda *_: pytest.fail("opened a picture"))
+    monkeypatch.setattr("olivine.data.batches.open_picture", lambda *_, **__: pytest.fail("opened a picture"))
     monkeypatch.setattr("olivine.model.vlm.VisionLanguageModel.patch_features", lambda *_: pytest.fail("ran the tower"))
     train_stage(recipe, recipe.stages[0].model_copy(update={"held_out": 2}), None, tmp_path / "run", QUIET, table)
 

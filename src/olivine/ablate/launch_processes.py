@@ -19,6 +19,7 @@ from rich.console import Console
 from olivine.ablate.launch import TRIES, Failure, Progress, attempt, launch_over
 from olivine.ablate.plan import FeatureStep, Plan, StageStep, Step
 from olivine.ablate.steps import Worker
+from olivine.console import PlainConsole
 from olivine.errors import Stopped
 from olivine.processors import cores, end_with_parent
 from olivine.stop import StopSignal
@@ -163,7 +164,7 @@ def _serve(connection: Connection, gpu: str | None, threads: int, width: int) ->
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
-    worker = Worker(Console(file=_Sent(connection), width=width, soft_wrap=True))
+    worker = Worker(PlainConsole(file=_Sent(connection), width=width, soft_wrap=True))
     try:
         with StopSignal():
             while True:

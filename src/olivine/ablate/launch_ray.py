@@ -14,6 +14,7 @@ from rich.console import Console
 from olivine.ablate.launch import TRIES, Failure, Progress, attempt, launch_over
 from olivine.ablate.plan import Plan, Step
 from olivine.ablate.steps import Worker
+from olivine.console import PlainConsole
 from olivine.errors import RequestError, Stopped
 
 
@@ -62,7 +63,7 @@ def _attempt(step: Step, after: Step | None, folder: str) -> str | None:
     `folder` is where the study was started: its paths may be relative to that.
     """
     os.chdir(folder)
-    worker = Worker(Console(file=open(os.devnull, "w", encoding="utf-8")))  # noqa: PTH123, SIM115
+    worker = Worker(PlainConsole(file=open(os.devnull, "w", encoding="utf-8")))  # noqa: PTH123, SIM115
     try:
         return attempt(worker, step, after, lambda _done, _total: None)
     except Stopped as stopped:

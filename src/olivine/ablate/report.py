@@ -20,6 +20,7 @@ from olivine.ablate.published import PublishedTable
 from olivine.ablate.results import Outcome, Results, write_tables
 from olivine.ablate.spent import Spent, spent
 from olivine.files import read_json, write_text
+from olivine.printable import printable
 from olivine.recipe import PROVENANCE
 from olivine.statistics import Cell, Effect, Estimate
 
@@ -163,12 +164,19 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("olivine.ablate", "templates"),
         autoescape=jinja2.select_autoescape(["html", "html.j2"], default_for_string=True),
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"signed": signed, "plain": plain, "p": p_value, "ends": interval, "cellmd": _markdown_cell}
     environment.filters["title_of"] = title
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """What a template shows of a value: text without control characters, everything else as it is."""
+    # Text that the engine has escaped is of a class of its own, which must stay.
+    return value if not isinstance(value, str) else type(value)(printable(value))
 
 
 def plain(value: float | None, digits: int = 1) -> str:

@@ -15,6 +15,7 @@ from olivine.ablate.measures import Asked, Evaluated, Measure, measures, title
 from olivine.ablate.plan import Plan
 from olivine.errors import RunError
 from olivine.files import atomic_file, write_text
+from olivine.printable import csv_cell
 from olivine.records import Control
 from olivine.statistics import Array, Cell, Effect, Estimate, contrasts, corrected, effects, estimates, generator
 
@@ -232,5 +233,5 @@ def _number(value: float) -> str:
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in rows)
     return text.getvalue()

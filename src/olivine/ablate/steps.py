@@ -82,6 +82,7 @@ class Worker:
             control=step.control,
             prompt=step.asked.prompt,
             variant=step.asked.variant,
+            replace=True,  # the folder is this step's own: answers to anything else are of an earlier attempt
         )
         evaluate(self._model(checkpoint), checkpoint, wanted, on_progress)
         write_json(step.folder / TIMING, {"seconds": round(time.monotonic() - began, 1)})

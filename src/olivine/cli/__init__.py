@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from olivine import __version__
 from olivine.accelerators import choose_allocator
 from olivine.cli import data, evaluation, housekeeping, last_resort, studies, world
-from olivine.cli.terminal import Bar, Json, log, say
+from olivine.cli.once import OnceTyper
+from olivine.cli.terminal import Bar, Json, echo, log, say
 from olivine.errors import OlivineError, Stopped
 from olivine.processors import limit_threads
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr, release
 
-app = typer.Typer(
+app = OnceTyper(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -60,7 +61,7 @@ def _exit_code() -> int:
             log.print(str(stop), markup=False, highlight=False)
         return stop.exit_code
     except OlivineError as error:
-        log.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        log.print(Text("error:", "red"), str(error), highlight=False)
         return error.exit_code
     except KeyboardInterrupt:
         log.print("stopped")
@@ -154,10 +155,10 @@ def plan(
 
     made = estimate(load(resolve(recipe), overrides or []), device, count, utilisation=utilisation)
     if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(made), "hours": made.hours}))
+        echo(json.dumps({**dataclasses.asdict(made), "hours": made.hours}))
         return
     for line in lines(made):
-        typer.echo(line)
+        echo(line)
 
 
 @app.command()
@@ -169,7 +170,7 @@ def doctor() -> None:
     from olivine.doctor import describe
 
     for name, value in describe().items():
-        typer.echo(f"{name}\t{value}")
+        echo(f"{name}\t{value}")
 
 
 def _quiet_libraries() -> None:

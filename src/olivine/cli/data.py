@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from olivine.cli.terminal import Bar, bars, log
+from olivine.cli.once import OnceTyper
+from olivine.cli.terminal import Bar, bars, echo, log
+from olivine.console import PlainConsole
 from olivine.errors import RequestError
 
-app = typer.Typer(no_args_is_help=True, help="Look at and check training data; convert easy-VQA.")
+app = OnceTyper(no_args_is_help=True, help="Look at and check training data; convert easy-VQA.")
 
 
 @app.command("check")
@@ -62,10 +63,10 @@ def data_check(
     with shown as progress:
         report = check(dataset, images, limit, progress, full=thorough, jobs=jobs or None)
     if as_json:
-        typer.echo(json.dumps(report.summary()))
+        echo(json.dumps(report.summary()))
     else:
         for line in report.lines():
-            typer.echo(line)
+            echo(line)
     if not report.trainable:
         raise typer.Exit(1)
 
@@ -85,7 +86,8 @@ def data_show(
     """
     from olivine.data.show import show
 
-    show(dataset, item, _encoder(tokenizer, template, image_tokens), turns, Console(soft_wrap=True, highlight=False))
+    console = PlainConsole(soft_wrap=True, highlight=False)
+    show(dataset, item, _encoder(tokenizer, template, image_tokens), turns, console)
 
 
 @app.command("easy-vqa")

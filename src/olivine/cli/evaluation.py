@@ -3,16 +3,33 @@
 Answering and scoring themselves are `evaluate`'s.
 """
 
+import errno
 import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from olivine.cli.terminal import Bar, Json, chosen_device, log, told
-from olivine.errors import RequestError
+from olivine.cli.once import OnceTyper
+from olivine.cli.terminal import Bar, Json, chosen_device, echo, log, told
+from olivine.errors import RequestError, RunError
+from olivine.files import only_process_in
 
-app = typer.Typer()
+app = OnceTyper()
+#: Errors of the system that mean: nothing can be written there.
+_UNWRITABLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENOTDIR,
+}
 _JudgeUrl = Annotated[
     str | None, typer.Option(help="An OpenAI-compatible endpoint that grades (MM-Vet, MMVP, HallusionBench).")
 ]
@@ -42,6 +59,9 @@ def evaluate(
     judge_model: _JudgeModel = None,
     judge_prompt: _JudgePrompt = None,
     judge_runs: _JudgeRuns = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove answers of another model (or to other questions) in the output.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Answer benchmark questions and score the answers; under torchrun the pictures are shared out.
@@ -66,21 +86,26 @@ def evaluate(
     base = output or (folder.parent if folder.name == "checkpoint" and checkpoint != folder else folder) / "evaluation"
     options = _judging(judge_url, judge_model, base, judge_prompt, judge_runs)
     made = known.get_all(chosen, questions=questions, **options)
-    vlm = load(folder)
-    vlm.model.to(chosen_device())
+    targets = [base / (benchmark.name + (f"-{control}" if control else "")) for benchmark in made]
     summaries = []
-    with joined() as processes:
-        for benchmark in made:
+    with ExitStack() as stack:
+        if os.environ.get("RANK", "0") == "0":  # before the expense of loading the model
+            for target in dict.fromkeys(targets):
+                stack.enter_context(writable(target))
+                stack.enter_context(only_process_in(target))
+        vlm = load(folder)
+        vlm.model.to(chosen_device())
+        processes = stack.enter_context(joined())
+        for benchmark, target in zip(made, targets, strict=True):
             place = data / benchmark.name if (data / benchmark.name).is_dir() else data
-            target = base / (benchmark.name + (f"-{control}" if control else ""))
-            wanted = Evaluation(benchmark, place, images, target, str(folder), control, prompt, variant)
+            wanted = Evaluation(benchmark, place, images, target, str(folder), control, prompt, variant, replace)
             with Bar(benchmark.name, shown=processes.rank == 0) as bar:
                 score = run(vlm, folder, wanted, bar, processes)
             summaries.append(score.summary())
             if processes.rank == 0:
                 log.print(f"{benchmark.name}: {told(score.metrics)} -> {target}", highlight=False)
         if as_json and processes.rank == 0:
-            typer.echo(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
+            echo(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
 
 
 @app.command()
@@ -103,19 +128,40 @@ def score(
     Example: olivine score pope --annotations coco_pope_random.json --answers answers.jsonl --json
     """
     from olivine.evaluate import benchmarks as known
+    from olivine.evaluate.run import read_questions
 
     options = _judging(judge_url, judge_model, answers.parent, judge_prompt, judge_runs)
     chosen = known.get(benchmark, questions=questions, choices=choices, grades=grades, **options)
-    asked = chosen.read(annotations)
-    result = chosen.score(asked, chosen.read_answers(answers, asked), variant)
+    asked = read_questions(chosen, annotations)
+    with writable(answers.parent):
+        result = chosen.score(asked, chosen.read_answers(answers, asked), variant)
     if as_json:
-        typer.echo(json.dumps({**result.summary(), **chosen.judged_by(result.variant)}))
+        echo(json.dumps({**result.summary(), **chosen.judged_by(result.variant)}))
         return
     log.print(f"{result.benchmark} ({result.variant}), {len(result.items):,} questions", highlight=False)
     if result.missing:
         log.print(f"{len(result.missing):,} without an answer (first: {result.missing[0]!r})", markup=False)
     for name, value in result.metrics.items():
-        typer.echo(f"{name}\t{value:.4f}")
+        echo(f"{name}\t{value:.4f}")
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Turn the system's refusals to write into one line that says what is kept and what to do.
+
+    Raises:
+        RunError: the disk is full or read-only, a limit on file sizes is met, or the folder may not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise RunError(
+            f"{error.filename or folder}: cannot be written ({error.strerror}). Answers and grades made so far are "
+            "kept where they could be. Make room, or choose another place (--output), and run the same command to "
+            "resume."
+        ) from None
 
 
 def _judging(url: str | None, model: str | None, folder: Path, prompt: Path | None, runs: int | None) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from olivine.cli.terminal import Json, log
+from olivine.cli.once import OnceTyper
+from olivine.cli.terminal import Json, echo, log
 
-app = typer.Typer()
+app = OnceTyper()
 
 
 @app.command()
@@ -34,11 +35,11 @@ def recipes(
     listed = shipped_recipes.shipped()
     if as_json:
         rows = [{"name": r.name, "study": r.is_study, "about": r.about, "path": str(r.path)} for r in listed]
-        typer.echo(json.dumps(rows))
+        echo(json.dumps(rows))
         return
     width = max(len(recipe.name) for recipe in listed)
     for recipe in listed:
-        typer.echo(f"{recipe.name:<{width}}  {recipe.about}")
+        echo(f"{recipe.name:<{width}}  {recipe.about}")
 
 
 @app.command()
@@ -55,14 +56,14 @@ def diff(
 
     found = compare_runs(first, second)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(difference) for difference in found]))
+        echo(json.dumps([dataclasses.asdict(difference) for difference in found]))
         return
     section = ""
     for difference in found:
         if difference.section != section:
             section = difference.section
-            typer.echo(section)
-        typer.echo(f"  {difference.key}: {difference.first!r} -> {difference.second!r}")
+            echo(section)
+        echo(f"  {difference.key}: {difference.first!r} -> {difference.second!r}")
     if not found:
         log.print("no difference in recipe, data, environment or results")
 
@@ -88,9 +89,9 @@ def clean(
         remove(plan, found)
     if as_json:
         rows = [{"folder": str(step.folder), "bytes": step.bytes} for step in found]
-        typer.echo(json.dumps({"bytes": total, "deleted": delete, "steps": rows}))
+        echo(json.dumps({"bytes": total, "deleted": delete, "steps": rows}))
         return
     for step in found:
-        typer.echo(f"{step.bytes / 1e6:>12,.1f} MB  {step.folder}")
+        echo(f"{step.bytes / 1e6:>12,.1f} MB  {step.folder}")
     said = "deleted" if delete else "not needed; --delete removes them"
     log.print(f"{len(found)} steps, {total / 1e6:,.1f} MB: {said}", markup=False, highlight=False)

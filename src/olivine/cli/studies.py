@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
-from olivine.cli.terminal import log
+from olivine.cli.once import OnceTyper
+from olivine.cli.terminal import echo, log
 from olivine.errors import RequestError
 
-app = typer.Typer()
+app = OnceTyper()
 
 
 @app.command()
@@ -55,13 +56,13 @@ def ablate(
         from olivine.ablate.show import plan_lines
 
         for line in plan_lines(planned, device):
-            typer.echo(line)
+            echo(line)
         return
     from olivine.ablate.show import StepLines
 
     failures = carry_out(planned, study, log, StepLines(planned, log), launcher, jobs)
     for failure in failures:
-        log.print(f"[red]failed:[/red] {escape(failure.step.key)}: {escape(failure.reason)}", highlight=False)
+        log.print(Text("failed:", "red"), f"{failure.step.key}: {failure.reason}", highlight=False)
     page = report(planned, published)
     if failures:
         log.print(f"{len(failures)} steps failed; a report of the others: {page}", highlight=False)
@@ -88,6 +89,6 @@ def report_command(
 def _show_published(published: Any) -> None:
     from olivine.ablate.agreement import published_effects
 
-    typer.echo(f"{published.title}: main effects. {published.source}")
+    echo(f"{published.title}: main effects. {published.source}")
     for effect in published_effects(published):
-        typer.echo(f"{effect.change}\t{effect.label}\t{effect.effect:+.2f}")
+        echo(f"{effect.change}\t{effect.label}\t{effect.effect:+.2f}")

@@ -4,18 +4,22 @@ Nothing here is a command.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from olivine.console import PlainConsole
+from olivine.errors import RunError
+from olivine.printable import printable
 
 #: `--json`, for every command that has it.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
-log = Console(stderr=True, soft_wrap=True)
+log = PlainConsole(stderr=True, soft_wrap=True)
 
 
 class Bar:
@@ -23,7 +27,7 @@ class Bar:
 
     def __init__(self, name: str, *, shown: bool = True) -> None:
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -52,6 +56,25 @@ def say(text: str) -> None:
         log.print(text, markup=False, highlight=False)
 
 
+def echo(text: str) -> None:
+    """Print a line of a command's output on stdout, control characters written out.
+
+    Raises:
+        RunError: stdout goes where nothing can be written, a full disk say.
+    """
+    try:
+        typer.echo(printable(text))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is still in the buffer must not fail once more at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RunError(
+            f"stdout cannot be written ({error.strerror}). What the command writes into files is there; run it again "
+            "with its output going elsewhere."
+        ) from None
+
+
 def told(metrics: Any) -> str:
     """Metrics in a line."""
     return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
@@ -60,7 +83,8 @@ def told(metrics: Any) -> str:
 @contextmanager
 def bars(names: list[str]) -> Iterator[Callable[[str, int, int], None]]:
     """One bar a name, moved by (name, done, in all)."""
-    columns = (TextColumn("{task.description:>20}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    name = TextColumn("{task.description:>20}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=log, transient=True) as progress:
         tasks = {name: progress.add_task(name, total=None) for name in names}
         yield lambda name, done, total: progress.update(tasks[name], completed=done, total=total)

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from olivine.cli.terminal import Bar, Json, bars, log, told
+from olivine.cli.once import OnceTyper
+from olivine.cli.terminal import Bar, Json, bars, echo, log, told
 from olivine.errors import RequestError
 from olivine.processors import cores
 
-app = typer.Typer(no_args_is_help=True, help="The embedded world: data, benchmarks, backbones, pictures.")
+app = OnceTyper(no_args_is_help=True, help="The embedded world: data, benchmarks, backbones, pictures.")
 
 
 @app.command("write")
@@ -39,7 +40,7 @@ def world_write(
     with Bar("benchmarks") as bar:
         record = write_all(folder, seed, share=share, measure=guessing, on_benchmark=bar)
     if as_json:
-        typer.echo(json.dumps(record))
+        echo(json.dumps(record))
     for name, about in record["benchmarks"].items():
         guessed = dict(list(about["majority"].items())[:2])
         log.print(

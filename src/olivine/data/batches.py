@@ -17,6 +17,7 @@ from torch import Tensor
 
 from olivine.data.encoding import Example, TemplateEncoder
 from olivine.data.features import FeatureTable
+from olivine.data.image_record import SourceRecord
 from olivine.data.images import ImageTransform, moved
 from olivine.data.llava_json import ItemError
 from olivine.data.packing import Row, pack, spread
@@ -135,6 +136,7 @@ class BatchMaker:
         share: every process tokenises the whole batch, deals it to rows alike and opens its own rows' pictures alone.
         readers: threads that open pictures beside one another.
         features: where the tower's features of all pictures are kept; none is then opened.
+        record: what every image that is opened is compared with.
     """
 
     def __init__(
@@ -148,7 +150,9 @@ class BatchMaker:
         share: Share = Share(),  # immutable
         readers: int = 1,
         features: FeatureTable | None = None,
+        record: SourceRecord | None = None,
     ) -> None:
+        self._record = record
         self._samples = samples
         self._features = features
         self._source = source
@@ -261,8 +265,9 @@ class BatchMaker:
 
         Raises:
             ItemError: it cannot be read.
+            RunError: it has changed since the run first opened it.
         """
-        return open_picture(sample, self._source)
+        return open_picture(sample, self._source, self._record)
 
     def _example(self, index: int) -> Example:
         if index not in self._examples:

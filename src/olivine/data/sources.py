@@ -14,7 +14,8 @@ from PIL import Image
 from olivine.data import huggingface
 from olivine.data.encoding import Example, TemplateEncoder
 from olivine.data.image_lookup import image_lookup
-from olivine.data.images import decode_image, open_image, read_image_bytes
+from olivine.data.image_record import SourceRecord
+from olivine.data.images import decode_image, read_image_bytes
 from olivine.data.item_error import ItemError, shortened
 from olivine.data.lazy_samples import LazySamples
 from olivine.data.llava_samples import Progress, read_through
@@ -146,20 +147,37 @@ def image_path(sample: Sample, root: Path | None, name: str | None = None) -> Pa
         raise ItemError("missing image", f"{name}: {error}") from None
 
 
-def open_picture(sample: Sample, source: DataRecipe) -> Image.Image:
-    """The picture of a sample that has one, as RGB.
+def open_picture(sample: Sample, source: DataRecipe, record: SourceRecord | None = None) -> Image.Image:
+    """Return the image of a sample that has one, as RGB; its content is compared with what `record` has of it.
 
     Raises:
         ItemError: it is not there, outside the image root, or cannot be read.
+        RunError: it is another one than the run that `record` is of has opened before.
     """
-    assert sample.image is not None, "asked for the picture of a text-only sample"
-    path = image_path(sample, source.images) if source.format == "llava" else None
+    assert sample.image is not None, "asked for the image of a text-only sample"
     try:
-        if path is not None:
-            return open_image(path)
-        return decode_image(image_bytes(source, sample.image), _image_name(source, sample.image))
+        content, name = _image_content(sample, source)
+    except DataError as error:
+        if record is not None:
+            record.check_unreadable(sample.image, str(error))
+        if isinstance(error, ItemError):
+            raise
+        raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
+    if record is not None:
+        record.check(sample.image, content)
+    try:
+        return decode_image(content, name)
     except DataError as error:
         raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
+
+
+def _image_content(sample: Sample, source: DataRecipe) -> tuple[bytes, str]:
+    """A sample's image file and what messages call it; raises DataError where it cannot be read."""
+    assert sample.image is not None, "asked for the image of a text-only sample"
+    if source.format == "llava":
+        path = image_path(sample, source.images)
+        return read_image_bytes(path), f"{path}"
+    return image_bytes(source, sample.image), _image_name(source, sample.image)
 
 
 def image_bytes(source: DataRecipe, name: str) -> bytes:

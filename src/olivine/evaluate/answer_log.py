@@ -3,12 +3,15 @@
 One file for one process, a file for each of several. What decides that answers may be kept is in `run`.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from olivine.errors import DataError, RequestError
 from olivine.evaluate.answers import read_answers, to_row
 from olivine.evaluate.processes import Processes
+from olivine.evaluate.request import differences
 from olivine.files import append_json_line, read_json, write_json, write_json_lines
 from olivine.records import Answer, AnswerState, Question
 
@@ -29,12 +32,30 @@ class AnswerLog:
         self._questions = {question.id: question for question in questions}
         self._model_id = model_id
 
-    def begin(self, request: Mapping[str, Any]) -> dict[str, Answer]:
-        """Earlier answers to the same request, without those that failed; the folder is put in order for new ones.
+    def begin(
+        self, request: Mapping[str, Any], shown: Mapping[str, str | None], *, replace: bool = False
+    ) -> dict[str, Answer]:
+        """Return earlier answers to the same request, without those that failed; prepare the folder for new ones.
 
         One process calls this, before any appends.
+
+        Args:
+            request: what decides the answers.
+            shown: the image that is shown with each question, by the question's id.
+            replace: answers to another request are removed, not refused.
+
+        Raises:
+            RequestError: the folder holds answers to another request.
         """
-        kept = self._earlier() if self._is_of(request) else {}
+        before = self._request()
+        differing: list[str] = []
+        kept: dict[str, Answer] = {}
+        if before is not None:
+            kept = self._earlier()
+            differing = differences(before, request, {image for name in kept if (image := shown.get(name)) is not None})
+        if differing and not replace and self._has_answers():
+            raise self._other_answers(before, request, differing)
+        kept = {} if differing else kept
         # Answers before request: a kill between the two must not leave old answers under the new request.
         self._write(kept.values())
         write_json(self._folder / REQUEST, request)
@@ -54,8 +75,34 @@ class AnswerLog:
         for file in self._folder.glob(_OF_RANKS):
             file.unlink()
 
-    def _is_of(self, request: Mapping[str, Any]) -> bool:
-        return (self._folder / REQUEST).is_file() and read_json(self._folder / REQUEST) == request
+    def _request(self) -> Any:
+        """What the answers that are there were asked by; an empty object where that cannot be read, None for none."""
+        path = self._folder / REQUEST
+        if not path.is_file():
+            return {} if self._has_answers() else None
+        try:
+            return read_json(path)
+        except DataError:
+            return {}
+
+    def _has_answers(self) -> bool:
+        files = [self._folder / ANSWERS, *self._folder.glob(_OF_RANKS)]
+        return any(file.is_file() and file.stat().st_size for file in files)
+
+    def _other_answers(self, before: Any, request: Mapping[str, Any], differing: Sequence[str]) -> RequestError:
+        known = before.get("model_id") if isinstance(before, Mapping) else None
+        return RequestError(
+            f"{self._folder}: holds answers of {known or self._model_in_answers() or 'an unknown model'}, asked "
+            f"otherwise than now of {request['model_id']}; different: {', '.join(differing)}. They are left as they "
+            "are. Give another --output, or --replace to remove them and ask again."
+        )
+
+    def _model_in_answers(self) -> str | None:
+        try:
+            with (self._folder / ANSWERS).open(encoding="utf-8", errors="replace") as file:
+                return str(json.loads(file.readline(1 << 20))["model_id"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
 
     def _earlier(self) -> dict[str, Answer]:
         answers: dict[str, Answer] = {}

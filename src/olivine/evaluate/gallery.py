@@ -13,6 +13,7 @@ from PIL import Image
 from olivine.data.images import pictures_in
 from olivine.evaluate.benchmarks import Benchmark
 from olivine.files import atomic_file, write_text
+from olivine.printable import printable
 from olivine.records import Question
 
 _SIDE = 192
@@ -77,7 +78,7 @@ def _references(question: Question) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", "<br>")
+    return printable(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", "<br>")
 
 
 def _sheet(pictures: Sequence[Image.Image], across: int) -> Image.Image:

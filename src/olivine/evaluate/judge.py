@@ -142,7 +142,8 @@ class Judge:
         return {"judge": self.model, "judge_prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
 
     def _place(self, request: JudgeRequest) -> Path:
-        asked = json.dumps([self.model, asdict(request)], sort_keys=True, ensure_ascii=True)
+        # Two endpoints may serve different models under one name.
+        asked = json.dumps([self._url, self.model, asdict(request)], sort_keys=True, ensure_ascii=True)
         digest = hashlib.sha256(asked.encode()).hexdigest()
         return self._cache / digest[:2] / f"{digest}.json"
 

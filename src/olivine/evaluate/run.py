@@ -3,20 +3,21 @@
 `answers.jsonl` (in `answer_log`) comes first, so that a killed evaluation goes on; `items.jsonl`, `scores.json` follow.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from olivine.contents import ContentIndex
 from olivine.data.images import Pictures
-from olivine.errors import RequestError, RunError
+from olivine.errors import DataError, RequestError, RunError
 from olivine.evaluate.answer_log import ANSWERS, AnswerLog
 from olivine.evaluate.benchmarks import Benchmark
+from olivine.evaluate.benchmarks.types import require_types, shortened
 from olivine.evaluate.engine import AnsweringEngine
 from olivine.evaluate.processes import ALONE, Processes
-from olivine.files import sha256_of_file, write_json, write_json_lines
+from olivine.evaluate.request import INDEX, image_contents, request_of
+from olivine.files import write_json, write_json_lines
 from olivine.model.vlm import VisionLanguageModel
 from olivine.records import Answer, AnswerState, Control, Question, Score
 from olivine.stop import StopSignal
@@ -38,6 +39,8 @@ class Evaluation:
     control: Control | None = None
     prompt: str | None = None
     variant: str | None = None
+    #: Whether answers in the folder that were asked otherwise (another model, say) may be removed.
+    replace: bool = False
 
 
 def evaluate(
@@ -53,18 +56,19 @@ def evaluate(
     return the score. `on_answer` is told (answered, of how many) as it goes; of several processes, of one's own share.
 
     Raises:
-        RequestError: some questions have no text to ask.
+        RequestError: there is no question, some have no text to ask, or the folder holds answers of another model or to
+            other questions.
         RunError: some questions could not be answered, not even alone (they are named, and not scored as wrong).
         DataError: the benchmark's files are not what they must be.
     """
-    questions = wanted.benchmark.read(wanted.data, wanted.prompt)
+    questions = read_questions(wanted.benchmark, wanted.data, wanted.prompt)
     _require_texts(questions, wanted)
-    log = AnswerLog(wanted.folder, questions, wanted.model_id)
-    answers = processes.first(lambda: _begin(log, wanted, weights, questions))
     asked = controlled(questions, wanted.control)
+    images = wanted.images or wanted.benchmark.images(wanted.data)
+    log = AnswerLog(wanted.folder, questions, wanted.model_id)
+    answers = processes.first(lambda: _begin(log, wanted, weights, questions, asked, images))
     share = shares([question for question in asked if question.id not in answers], processes.size)[processes.rank]
     engine = AnsweringEngine(vlm, max_new_tokens=wanted.benchmark.max_new_tokens)
-    images = wanted.images or wanted.benchmark.images(wanted.data)
     mine: list[Answer] = []
     on_answer(len(answers), len(answers) + len(share))
     with StopSignal() as stop, stop.held():
@@ -104,8 +108,25 @@ def _asked_again_if_failed(
         yield from engine.answer([question], images)
 
 
-def _begin(log: AnswerLog, wanted: Evaluation, weights: Path, questions: Sequence[Question]) -> dict[str, Answer]:
-    answers = log.begin(_request(weights, wanted, questions))
+def _begin(
+    log: AnswerLog,
+    wanted: Evaluation,
+    weights: Path,
+    questions: Sequence[Question],
+    asked: Sequence[Question],
+    images: Pictures | Path,
+) -> dict[str, Answer]:
+    shown = [question.image for question in asked if question.image is not None]
+    request = request_of(
+        weights,
+        wanted.benchmark.name,
+        questions,
+        image_contents(images, shown, ContentIndex(wanted.folder / INDEX)) if shown else {},
+        control=wanted.control,
+        max_new_tokens=wanted.benchmark.max_new_tokens,
+        model_id=wanted.model_id,
+    )
+    answers = log.begin(request, {question.id: question.image for question in asked}, replace=wanted.replace)
     if len(answers) < len(questions):
         for name in (ITEMS, SCORES):  # a score must not outlive the answers that it is of
             (wanted.folder / name).unlink(missing_ok=True)
@@ -151,16 +172,30 @@ def write_score(score: Score, folder: Path, questions: Sequence[Question], about
     write_json(folder / SCORES, {**score.summary(), **about})
 
 
-def _request(weights: Path, wanted: Evaluation, questions: Sequence[Question]) -> dict[str, Any]:
-    """What decides the answers; answers to another request are not gone on with."""
-    asked = [[question.id, question.prompt, question.image] for question in questions]
-    return {
-        "benchmark": wanted.benchmark.name,
-        "weights": sorted([file.name, sha256_of_file(file)] for file in weights.glob("*.safetensors")),
-        "questions": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
-        "control": wanted.control,
-        "max_new_tokens": wanted.benchmark.max_new_tokens,
-    }
+def read_questions(benchmark: Benchmark, data: Path, prompt: str | None = None) -> list[Question]:
+    """Return a benchmark's questions, at least one, each of the kinds that scoring and asking expect.
+
+    Raises:
+        RequestError: there is no question: the mean of no answer is no score.
+        DataError: a file is missing or not of this benchmark, or a value is of another kind than it must be.
+    """
+    try:
+        questions = benchmark.read(data, prompt)
+    except (TypeError, AttributeError, KeyError, IndexError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{data}: not as {benchmark.name} has it: a value is of another kind than expected "
+            f"({type(error).__name__}: {str(error)[:200]}). Is a number, null or object there where text belongs?"
+        ) from None
+    if not questions:
+        raise RequestError(f"{benchmark.name}: no question in {data}. Is the file empty, or of another benchmark?")
+    for number, question in enumerate(questions, start=1):
+        require_types(
+            {"text": question.prompt, "image": question.image, "id": question.id},
+            f"{data}: question {number} (id {shortened(question.id)})",
+            text=("text", "id"),
+            text_or_nothing=("image",),
+        )
+    return questions
 
 
 def _require_texts(questions: Sequence[Question], wanted: Evaluation) -> None:

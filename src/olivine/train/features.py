@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from olivine.data.features import write_features
+from olivine.data.image_record import ImageRecord
 from olivine.data.llava_json import ItemError
 from olivine.data.sources import Skipped, open_picture, read_samples, usable
 from olivine.errors import DataError, RunError
@@ -52,9 +53,11 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_pictur
     cast(tower.parameters(), torch.bfloat16 if bf16 else torch.float32)
     tower.to(device)
 
+    record = ImageRecord(folder).of(stage.data)
+
     def fitted(name: str) -> np.ndarray | ItemError:
         try:
-            return np.asarray(transform.fitted(open_picture(shown[name], source)))
+            return np.asarray(transform.fitted(open_picture(shown[name], source, record)))
         except ItemError as error:
             if source.on_error == "stop":
                 raise DataError(f"{source.json_}: {error} (to leave such items out: on_error: skip)") from None

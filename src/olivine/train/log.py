@@ -121,10 +121,10 @@ class _Rate(ProgressColumn):
 def progress_bar(console: Console) -> Progress:
     """A bar with loss, samples a second and time left."""
     return Progress(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("loss {task.fields[loss]}", markup=False),
         _Rate(),
         TimeRemainingColumn(),
         console=console,
@@ -145,7 +145,8 @@ def print_summary(
         parameters = vlm.part(part).values()
         training = sum(p.numel() for p in parameters if p.requires_grad)
         total = sum(p.numel() for p in parameters)
-        state = "[green]trains" if training == total else "[dim]frozen" if not training else f"{training:,} train"
+        whole, none = Text("trains", "green"), Text("frozen", "dim")
+        state = whole if training == total else none if not training else f"{training:,} train"
         table.add_row(part, f"{total:,}", state)
     console.print(table)
     if first_step:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from olivine.accelerators import choose_arithmetic
 from olivine.data.features import FeatureTable
+from olivine.data.image_record import ImageRecord
 from olivine.data.sources import Skipped, fingerprint, read_samples, usable
 from olivine.errors import RequestError
 from olivine.files import full_disk_told, only_process_in, write_json, write_text
@@ -78,9 +79,11 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
         if stage.lora:
             lora.check(vlm.language, stage.lora, f"stages.{stage.name}.lora", several=processes.several)
     processes.wait()  # until all have compared the recipe with the one that is there
+    record = ImageRecord(directory, processes.rank)
     for stage in left:
         with stop.held(), out_of_memory_told(recipe, stage):
-            job = Stage(vlm, recipe, stage, data.samples(stage.data), directory / stage.name, console, processes, stop)
+            samples, folder = data.samples(stage.data), directory / stage.name
+            job = Stage(vlm, recipe, stage, samples, folder, console, processes, stop, record=record)
             if processes.first and stage is left[0]:
                 # Only now: what is refused must not leave a record that its correction is then compared with.
                 about = {**_environment(recipe, processes, console), "data": provenance}
@@ -134,7 +137,8 @@ def train_stage(
     write_text(folder / RECIPE, recipe.to_yaml())
     write_json(folder / PROVENANCE, {**_environment(recipe, alone, console), "data": data.provenance({stage.data})})
     with StopSignal() as stop, stop.held(), out_of_memory_told(recipe, stage):
-        job = Stage(vlm, recipe, stage, data.samples(stage.data), folder, console, alone, stop, features)
+        record = ImageRecord(folder)
+        job = Stage(vlm, recipe, stage, data.samples(stage.data), folder, console, alone, stop, features, record)
         # Stages are shared: whether another will follow depends on configurations that may be asked for later.
         _finish_stage(job, job.run(), data.skipped_before(stage.data), followed=True)
     return folder / CHECKPOINT

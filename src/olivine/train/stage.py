@@ -18,6 +18,7 @@ from torch import nn
 
 from olivine.data.batches import Batch, BatchMaker, SampleOrder, Share, ahead
 from olivine.data.features import FeatureTable
+from olivine.data.image_record import ImageRecord
 from olivine.data.lazy_samples import Chosen
 from olivine.data.sources import usable
 from olivine.errors import DataError, RequestError, RunError, Stopped
@@ -64,6 +65,7 @@ class Stage:
         processes: this process among those of the run.
         stop: asked after every step; None never stops.
         features: of all pictures, by the tower as it is, which the stage must not train.
+        record: of the images that the run has opened; None compares none.
     """
 
     def __init__(
@@ -77,8 +79,9 @@ class Stage:
         processes: Processes = Processes(),  # noqa: B008  # immutable
         stop: StopSignal | None = None,
         features: FeatureTable | None = None,
+        record: ImageRecord | None = None,
     ) -> None:
-        self._features = features
+        self._features, self._record = features, record
         self.vlm, self.recipe, self.stage, self.folder, self.console = vlm, recipe, stage, folder, console
         self.processes = processes
         self._stop = stop
@@ -320,6 +323,7 @@ class Stage:
             share=share,
             readers=self.processes.readers,
             features=self._features,
+            record=self._record.of(self.stage.data) if self._record is not None else None,
         )
 
     def _set_modes(self) -> None:

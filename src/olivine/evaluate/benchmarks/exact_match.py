@@ -10,6 +10,7 @@ from pathlib import Path
 from olivine.errors import DataError
 from olivine.evaluate.answers import match_answers
 from olivine.evaluate.benchmarks.base import Benchmark
+from olivine.evaluate.benchmarks.types import require_types, shortened
 from olivine.files import read_json_lines
 from olivine.records import Answer, Item, Question, Score
 
@@ -35,8 +36,12 @@ class ExactMatch(Benchmark):
             missing = {"question_id", "text", "answer"} - row.keys()
             if missing:
                 raise DataError(f"{path}: question {number} lacks {', '.join(sorted(missing))}.")
+            where = f"{path}: question {number}"
             references = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
+            if not isinstance(references, list) or not all(isinstance(reference, str) for reference in references):
+                raise DataError(f"{where}: answer is {shortened(row['answer'])}; expected text, or a list of texts.")
             image = row.get("image")
+            require_types(row, where, text=("text",), text_or_nothing=("image", "category"), ids=("question_id",))
             questions.append(
                 Question(
                     id=str(row["question_id"]),

@@ -166,6 +166,8 @@ class ParquetPictures:
     """
 
     def __init__(self, shards: Mapping[Path, str], layout: ParquetLayout) -> None:
+        #: The files that hold them.
+        self.files = tuple(shards)
         self._column = layout.column
         self._places: dict[str, ParquetRow] = {}
         for row in read_rows(shards):

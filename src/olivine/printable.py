@@ -1,0 +1,48 @@
+"""Text from outside made fit to show: for a terminal, a table file, a page.
+
+What a data set, a model or an endpoint wrote may hold characters that move a cursor, recolour a screen, reorder a line
+or start a formula. They are shown by their names (`\\x1b`), never acted on. Files in JSON keep the text as it is: JSON
+has escapes of its own.
+"""
+
+import re
+
+#: Controls (C0, DEL, C1) but tab and newline; marks that embed or override the direction of writing; separators that
+#: some programs take for newlines; tag characters, which are invisible; halves of surrogate pairs.
+_UNSHOWN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+_UNSHOWN_IN_A_LINE = re.compile(_UNSHOWN.pattern.replace("\x08\x0b", "\x08\t\n\x0b"))
+#: What spreadsheets take for the start of a formula. A number with a sign is none.
+_FORMULA = re.compile(r"[=+\-@\t\r\n|%]")
+_NUMBER = re.compile(r"[+-]?(\d[\d,.]*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
+
+
+def printable(text: str) -> str:
+    """Return `text` with its control characters written out, tabs and newlines kept.
+
+    The result encodes as UTF-8 whatever `text` held, and does nothing to a terminal but show itself.
+    """
+    return _UNSHOWN.sub(_escaped, text)
+
+
+def printable_line(text: str) -> str:
+    """Return `text` as a single line: as `printable`, with tabs and newlines written out too."""
+    return _UNSHOWN_IN_A_LINE.sub(_escaped, text)
+
+
+def csv_cell(value: object) -> object:
+    """Return `value` fit for a cell of a table file: text that a spreadsheet would run as a formula starts with `'`."""
+    if not isinstance(value, str):
+        return value
+    starts_formula = _FORMULA.match(value.lstrip(" ")) and not _NUMBER.fullmatch(value)
+    text = printable(value)
+    return f"'{text}" if starts_formula else text
+
+
+def _escaped(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    if found[0] in "\t\n\r":
+        return {"\t": "\\t", "\n": "\\n", "\r": "\\r"}[found[0]]
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
