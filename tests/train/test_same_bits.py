@@ -11,11 +11,6 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from olivine.train.backbones.clip import ClipPretraining
-from olivine.train.backbones.curriculum import Schedule
-from olivine.train.backbones.dinov2 import Dinov2Pretraining, koleo
-from olivine.train.backbones.gemma import SIZES
-from olivine.train.backbones.language import LanguagePretraining
 from tiny_runs import QUIET, make_recipe, same, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,6 +23,11 @@ from olivine.records import Sample
 from olivine.testing import llava_item, tiny_model_recipe, write_pictures
 from olivine.train.objectives import in_order
 from olivine.train.run import train
+from olivine.world.pretraining.clip import ClipPretraining
+from olivine.world.pretraining.curriculum import Schedule
+from olivine.world.pretraining.dinov2 import Dinov2Pretraining, koleo
+from olivine.world.pretraining.gemma import SIZES
+from olivine.world.pretraining.language import LanguagePretraining
 
 #: Numbers beyond which PyTorch adds by index with several threads.
 THRESHOLD = 32_768
