@@ -20,7 +20,7 @@ FLOORS = [
     {"serve"},
     {"testing", "doctor"},
     {"world"},
-    {"demo"},
+    {"demo", "api"},
     {"cli"},
     {"__main__"},
 ]
