@@ -31,7 +31,7 @@ FLOORS = [
     {"serve"},
     {"testing", "doctor"},
     {"world"},
-    {"demo"},
+    {"demo", "api"},
     {"cli"},
     {"__main__"},
 ]
