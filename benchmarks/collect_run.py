@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.files import read_json, sha256_of_file, write_json
-from olivine.train.run import CHECKPOINT, PROVENANCE, RECIPE, RESULT, find_checkpoint
+from olivine.training.run import CHECKPOINT, PROVENANCE, RECIPE, RESULT, find_checkpoint
 
 
 def collect(run: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import torch
 from report import arguments, show
 
 from olivine.data.images import open_image
-from olivine.evaluate.engine import AnsweringEngine
+from olivine.evaluation.engine import AnsweringEngine
 from olivine.model.build import build
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ModelRecipe

@@ -18,9 +18,9 @@ import yaml
 from report import arguments, show
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from olivine.ablate.plan import FeatureStep
-from olivine.ablate.run import plan_study
-from olivine.ablate.spent import spent
+from olivine.ablation.plan import FeatureStep
+from olivine.ablation.run import plan_study
+from olivine.ablation.spent import spent
 from olivine.files import read_json_lines
 from olivine.testing import tiny_model_recipe, write_dataset
 

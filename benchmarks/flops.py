@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from olivine.cost.estimate import DEVICES
 from olivine.model.size import ModelSize
-from olivine.train.plan import DEVICES
 
 FORMULA = (
     "blocks 2NT x passes; head 2VHL x passes (L labelled tokens alone); attention 4 layers heads width sum(n^2)/2 x "

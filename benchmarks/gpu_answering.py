@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from evaluate import make_questions
-from olivine.evaluate.engine import AnsweringEngine
+
+from olivine.evaluation.engine import AnsweringEngine
 from olivine.model.generate import answer_one
 from olivine.testing import write_pictures
 

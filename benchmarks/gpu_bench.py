@@ -18,10 +18,10 @@ from gpu_data import write_samples
 from gpu_stage import Measured, look_at_a_step, run_stage
 from loads import TRAINED, Plain, Shape, make_batches, make_pixels, model_recipe
 
+from olivine.cost.estimate import DEVICES, Lengths, StageEstimate, estimate
 from olivine.model import attention
 from olivine.model.size import model_size
 from olivine.recipe import Recipe
-from olivine.train.plan import DEVICES, Lengths, StageEstimate, estimate
 
 CUDA = torch.cuda.is_available()
 BATCH = 128

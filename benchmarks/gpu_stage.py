@@ -21,9 +21,9 @@ from torch._dynamo.utils import counters
 from olivine.data.sources import Skipped, read_samples
 from olivine.files import read_json_lines
 from olivine.recipe import Recipe
-from olivine.train.log import METRICS
-from olivine.train.processes import Processes
-from olivine.train.stage import Stage
+from olivine.training.log import METRICS
+from olivine.training.processes import Processes
+from olivine.training.stage import Stage
 
 CUDA = torch.cuda.is_available()
 

@@ -67,7 +67,7 @@ def start(study: Path) -> subprocess.Popen[bytes]:
 
 def done(study: Path) -> int:
     """Steps of a study that are finished."""
-    from olivine.ablate.run import plan_study
+    from olivine.ablation.run import plan_study
 
     plan = plan_study(study)
     return len(plan.steps) - len(plan.left())

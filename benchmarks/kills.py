@@ -27,7 +27,7 @@ import yaml
 from report import arguments, show
 
 from olivine import cli
-from olivine.ablate.run import plan_study
+from olivine.ablation.run import plan_study
 from olivine.files import read_json_lines
 from olivine.testing import tiny_model_recipe, write_dataset
 

@@ -27,9 +27,9 @@ from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ModelRecipe, OptimizerRecipe, Part, StageRecipe
 from olivine.records import Sample
 from olivine.testing import CORPUS
-from olivine.train.objectives import LanguageObjective
-from olivine.train.optimizer import make_optimizer
-from olivine.train.stage import choose_trainable
+from olivine.training.objectives import LanguageObjective
+from olivine.training.optimizer import make_optimizer
+from olivine.training.stage import choose_trainable
 
 #: Shares of LLaVA-1.5's 665K mix (arXiv:2310.03744, table 7) and, assumed here, each part's median of text tokens, its
 #: spread (of the logarithm), the share of text that is labelled, and whether it has a picture.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from olivine.processors import cores
+from olivine.available_cpus import cores
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

@@ -19,10 +19,10 @@ import numpy as np
 import yaml
 from report import arguments, show
 
-from olivine.ablate.plan import EvaluateStep, StageStep
-from olivine.ablate.run import plan_study, report
-from olivine.evaluate.answers import to_row
-from olivine.evaluate.run import ANSWERS, write_score
+from olivine.ablation.plan import EvaluateStep, StageStep
+from olivine.ablation.run import plan_study, report
+from olivine.evaluation.answers import to_row
+from olivine.evaluation.run import ANSWERS, write_score
 from olivine.files import write_json, write_json_lines
 from olivine.records import Answer
 

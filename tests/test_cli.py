@@ -265,8 +265,10 @@ def test_the_demo_says_where_its_results_lie_and_is_not_done_twice(run, tmp_path
         page = tmp_path / "demo" / "study" / "report.html"
         assert last == f"done: {page}"
         assert "Skipping the connector" in page.read_text()
-    monkeypatch.setattr("olivine.train.stage.Stage.run", lambda self: pytest.fail("trained again"))
-    monkeypatch.setattr("olivine.evaluate.engine.AnsweringEngine._answer_chunk", lambda *a: pytest.fail("asked again"))
+    monkeypatch.setattr("olivine.training.stage.Stage.run", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "olivine.evaluation.engine.AnsweringEngine._answer_chunk", lambda *a: pytest.fail("asked again")
+    )
     code, _, err = run("demo", *options, "--output", tmp_path / "demo")
     assert code == 0, err
     assert err.strip().splitlines()[-1] == last

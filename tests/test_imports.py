@@ -9,8 +9,8 @@ LIGHT = [
     "import olivine",
     "import olivine.recipe",
     "import olivine.statistics; olivine.statistics.t_quantile(0.975, 12.0)",
-    "import olivine.ablate.study",
-    "import olivine.evaluate.benchmarks",
+    "import olivine.ablation.study",
+    "import olivine.evaluation.benchmarks",
     "import olivine.cli",
     "import sys, olivine.cli; sys.argv = ['olivine', '--help']\ntry: olivine.cli.main()\nexcept SystemExit: pass",
 ]

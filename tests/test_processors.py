@@ -5,7 +5,7 @@ import os
 import pytest
 
 from olivine import processors
-from olivine.processors import cgroup_quota, cores, limit_threads
+from olivine.available_cpus import cgroup_quota, cores, limit_threads
 
 
 def group(root, path, **files):

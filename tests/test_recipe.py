@@ -123,7 +123,7 @@ def test_missing_file_and_circular_base(tmp_path):
         load(tmp_path / "a.yaml")
 
 
-# Studies are read by their own room: tests/ablate/test_study.py.
+# Studies are read by their own room: tests/ablation/test_study.py.
 RECIPES = [p for p in (Path(__file__).parents[1] / "recipes").rglob("*.yaml") if p.parent.name != "studies"]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from olivine.ablate.study import load_study
+from olivine.ablation.study import load_study
 from olivine.errors import RequestError, nearest_name
 from olivine.recipe import from_values, load
 from test_recipe import MINIMAL

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from olivine import shipped_recipes
-from olivine.ablate.study import load_study
+from olivine.ablation.study import load_study
 from olivine.errors import RequestError
 from olivine.recipe import load
 from olivine.shipped_recipes import resolve, shipped

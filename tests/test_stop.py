@@ -12,11 +12,11 @@ import yaml
 
 from olivine import cli
 from olivine.errors import Stopped
-from olivine.evaluate import run as evaluate_module
+from olivine.evaluation import run as evaluate_module
 from olivine.files import read_json_lines
 from olivine.stop import SIGNALS, StopSignal
 from olivine.testing import tiny_model_recipe, write_dataset
-from olivine.train import stage as stage_module
+from olivine.training import stage as stage_module
 
 ALL = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 
@@ -117,7 +117,7 @@ def test_commands_that_do_not_resume_end_with_130(run, recipe, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("olivine.train.plan.estimate", interrupted)
+    monkeypatch.setattr("olivine.cost.estimate.estimate", interrupted)
     assert run("plan", recipe)[0] == 130
 
 

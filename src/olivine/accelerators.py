@@ -8,7 +8,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Literal
 
-from olivine.processors import cores
+from olivine.available_cpus import cores
 
 #: Set to 1: only operations whose bits do not change from run to run (slower; on a CPU they never do).
 DETERMINISTIC = "OLIVINE_DETERMINISTIC"

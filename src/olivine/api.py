@@ -13,9 +13,9 @@ from olivine.records import Answer, Control, Question, Score
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from olivine.cost.estimate import Estimate
     from olivine.model.vlm import VisionLanguageModel
     from olivine.recipe import Recipe
-    from olivine.train.plan import Estimate
 
 __all__ = ["Model", "ablate", "evaluate", "load", "plan", "score", "train"]
 
@@ -54,7 +54,7 @@ class Model:
             questions: what to ask; their `image` is relative to `images`.
             images: the root of the image paths.
         """
-        from olivine.evaluate.engine import AnsweringEngine
+        from olivine.evaluation.engine import AnsweringEngine
 
         root = Path(images) if images is not None else None
         found = {answer.question_id: answer for answer in AnsweringEngine(self.vlm).answer(questions, root)}
@@ -74,7 +74,7 @@ def load(folder: str | Path, *, device: str | None = None) -> Model:
     import torch
 
     from olivine.model.checkpoint import load as read
-    from olivine.train.run import find_checkpoint
+    from olivine.training.run import find_checkpoint
 
     found = find_checkpoint(Path(folder))
     vlm = read(found)
@@ -96,7 +96,7 @@ def train(recipe: "str | Path | Recipe", *overrides: str, quiet: bool = False) -
     """
     from rich.console import Console
 
-    from olivine.train.run import train as run
+    from olivine.training.run import train as run
 
     return run(_recipe(recipe, overrides), Console(stderr=True, quiet=quiet))
 
@@ -129,10 +129,10 @@ def evaluate(
     Raises:
         RequestError, DataError, RunError: as `olivine evaluate`.
     """
-    from olivine.evaluate import benchmarks
-    from olivine.evaluate.benchmarks.options import checked_options
-    from olivine.evaluate.run import Evaluation
-    from olivine.evaluate.run import evaluate as run
+    from olivine.evaluation import benchmarks
+    from olivine.evaluation.benchmarks.options import checked_options
+    from olivine.evaluation.run import Evaluation
+    from olivine.evaluation.run import evaluate as run
 
     loaded = model if isinstance(model, Model) else load(model)
     values = checked_options(benchmarks.find(benchmark), options or {}, f"{benchmark}: option")
@@ -170,8 +170,8 @@ def score(
     Raises:
         RequestError, DataError: as `olivine score`.
     """
-    from olivine.evaluate import benchmarks
-    from olivine.evaluate.benchmarks.options import checked_options
+    from olivine.evaluation import benchmarks
+    from olivine.evaluation.benchmarks.options import checked_options
 
     values = checked_options(benchmarks.find(benchmark), options or {}, f"{benchmark}: option")
     chosen = benchmarks.get(benchmark, **values)
@@ -195,8 +195,8 @@ def ablate(study: str | Path, *, launcher: str = "local", jobs: int = 1, quiet: 
     """
     from rich.console import Console
 
-    from olivine.ablate.run import carry_out, plan_study, report
-    from olivine.ablate.show import StepLines
+    from olivine.ablation.run import carry_out, plan_study, report
+    from olivine.ablation.show import StepLines
     from olivine.errors import RunError
     from olivine.shipped_recipes import resolve
 
@@ -225,7 +225,7 @@ def plan(
     Raises:
         RequestError: an unknown device, or a model configuration that cannot be found.
     """
-    from olivine.train.plan import estimate
+    from olivine.cost.estimate import estimate
 
     return estimate(_recipe(recipe, overrides), device, count, utilisation=utilisation)
 

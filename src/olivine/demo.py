@@ -12,19 +12,19 @@ import torch
 import yaml
 from rich.console import Console
 
-from olivine.ablate.launch import Failure
-from olivine.ablate.measures import measures, title
-from olivine.ablate.run import carry_out, plan_study, report
-from olivine.ablate.show import StepLines
-from olivine.evaluate import benchmarks
-from olivine.evaluate.run import Evaluation, evaluate
+from olivine.ablation.launch import Failure
+from olivine.ablation.measures import measures, title
+from olivine.ablation.run import carry_out, plan_study, report
+from olivine.ablation.show import StepLines
+from olivine.available_cpus import cores
+from olivine.evaluation import benchmarks
+from olivine.evaluation.run import Evaluation, evaluate
 from olivine.files import write_text
 from olivine.model.checkpoint import load as load_checkpoint
-from olivine.processors import cores
 from olivine.recipe import load
 from olivine.records import Control
 from olivine.strict_yaml import read_yaml
-from olivine.train.run import train
+from olivine.training.run import train
 from olivine.world import training_data
 from olivine.world.benchmarks import write_all
 

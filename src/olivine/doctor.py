@@ -5,7 +5,7 @@ import platform
 import sys
 
 from olivine.accelerators import choose_allocator, free_bytes
-from olivine.processors import allowed_cores, cgroup_quota, cores
+from olivine.available_cpus import allowed_cores, cgroup_quota, cores
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
 _EXTRAS = {"easy-vqa": "easy-vqa", "tensorboard": "tensorboard", "torchvision": "torchvision"}

@@ -8,6 +8,7 @@ import tracemalloc
 import pytest
 from PIL import Image
 
+from olivine.cost.estimate import measured_lengths
 from olivine.data.lazy_samples import Chosen
 from olivine.data.llava_json import ItemError
 from olivine.data.shards import INDEX, ShardSamples, picture_bytes
@@ -15,7 +16,6 @@ from olivine.data.sources import Skipped, open_picture, read_samples, usable
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 from olivine.records import Role
-from olivine.train.plan import measured_lengths
 
 
 def png(colour):

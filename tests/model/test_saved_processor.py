@@ -12,7 +12,7 @@ from olivine.data.encoding import TemplateEncoder
 from olivine.data.images import decode_image, open_image, upright_rgb
 from olivine.data.template import TEMPLATES
 from olivine.errors import RequestError
-from olivine.evaluate.engine import AnsweringEngine
+from olivine.evaluation.engine import AnsweringEngine
 from olivine.model import checkpoint
 from olivine.model import processor as model_processor
 from olivine.model.build import build

@@ -9,9 +9,9 @@ from PIL import Image
 from scene_checker import KINDS, NUMBERS, answer, scene_in
 
 from olivine.errors import DataError, RequestError
-from olivine.evaluate import benchmarks
-from olivine.evaluate.majority import guessing, majority
-from olivine.evaluate.rule_judge import RuleJudge
+from olivine.evaluation import benchmarks
+from olivine.evaluation.majority import guessing, majority
+from olivine.evaluation.rule_judge import RuleJudge
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer
 from olivine.world import benchmarks as world_benchmarks

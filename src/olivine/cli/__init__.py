@@ -14,11 +14,11 @@ from rich.text import Text
 
 from olivine import __version__
 from olivine.accelerators import choose_allocator
+from olivine.available_cpus import limit_threads
 from olivine.cli import data, evaluation, housekeeping, last_resort, studies, world
 from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, say
 from olivine.errors import OlivineError, Stopped
-from olivine.processors import limit_threads
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr, release
 
@@ -108,7 +108,7 @@ def train(
     """
     from olivine.recipe import load
     from olivine.shipped_recipes import resolve
-    from olivine.train.run import train as run
+    from olivine.training.run import train as run
 
     checkpoint = run(load(resolve(recipe), overrides or []), log)
     say(f"done: {checkpoint}")
@@ -148,10 +148,10 @@ def plan(
     """
     import dataclasses
 
+    from olivine.cost.estimate import estimate
+    from olivine.cost.table import lines
     from olivine.recipe import load
     from olivine.shipped_recipes import resolve
-    from olivine.train.plan import estimate
-    from olivine.train.plan_table import lines
 
     made = estimate(load(resolve(recipe), overrides or []), device, count, utilisation=utilisation)
     if as_json:

@@ -68,13 +68,13 @@ def evaluate(
 
     Example: olivine evaluate runs/easy-vqa --benchmarks exact-match --data data/easy-vqa
     """
-    from olivine.evaluate import benchmarks as known
-    from olivine.evaluate.processes import joined
-    from olivine.evaluate.run import Evaluation
-    from olivine.evaluate.run import evaluate as run
+    from olivine.evaluation import benchmarks as known
+    from olivine.evaluation.processes import joined
+    from olivine.evaluation.run import Evaluation
+    from olivine.evaluation.run import evaluate as run
     from olivine.model.checkpoint import load
     from olivine.records import Control
-    from olivine.train.run import find_checkpoint, recorded_benchmarks
+    from olivine.training.run import find_checkpoint, recorded_benchmarks
 
     if blind and shuffled:
         raise RequestError("--blind and --shuffled: give one of them.")
@@ -127,8 +127,8 @@ def score(
 
     Example: olivine score pope --annotations coco_pope_random.json --answers answers.jsonl --json
     """
-    from olivine.evaluate import benchmarks as known
-    from olivine.evaluate.run import read_questions
+    from olivine.evaluation import benchmarks as known
+    from olivine.evaluation.run import read_questions
 
     options = _judging(judge_url, judge_model, answers.parent, judge_prompt, judge_runs)
     chosen = known.get(benchmark, questions=questions, choices=choices, grades=grades, **options)
@@ -166,8 +166,8 @@ def writable(folder: Path) -> Iterator[None]:
 
 def _judging(url: str | None, model: str | None, folder: Path, prompt: Path | None, runs: int | None) -> dict[str, Any]:
     """The options of a benchmark that a judge grades; replies are kept in `folder`, so that a rerun costs nothing."""
-    from olivine.evaluate.judge import Judge
-    from olivine.evaluate.rule_judge import RuleJudge
+    from olivine.evaluation.judge import Judge
+    from olivine.evaluation.rule_judge import RuleJudge
 
     if model == "rule" and url is None:
         return {"judge": RuleJudge(), "judge_prompt": prompt, "judge_runs": runs}

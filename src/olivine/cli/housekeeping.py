@@ -52,7 +52,7 @@ def diff(
 
     Example: olivine diff runs/easy-vqa runs/try
     """
-    from olivine.train.run_difference import compare_runs
+    from olivine.training.run_difference import compare_runs
 
     found = compare_runs(first, second)
     if as_json:
@@ -78,8 +78,8 @@ def clean(
 
     Example: olivine clean runs/easy-vqa-study --delete
     """
-    from olivine.ablate.run import plan_study
-    from olivine.ablate.unused_steps import remove, unused_steps
+    from olivine.ablation.run import plan_study
+    from olivine.ablation.unused_steps import remove, unused_steps
     from olivine.shipped_recipes import resolve
 
     plan = plan_study(resolve(study, study=True))

@@ -39,7 +39,7 @@ def ablate(
 
     Example: olivine ablate recipes/studies/llava-gemma.yaml --plan --device h100
     """
-    from olivine.ablate.published import table
+    from olivine.ablation.published import table
 
     published = table(against) if against is not None else None
     if study is None:
@@ -47,18 +47,18 @@ def ablate(
             raise RequestError("STUDY: missing. Give a study's YAML (recipes/studies/), or --against paper.")
         _show_published(published)
         return
-    from olivine.ablate.run import carry_out, plan_study, report
+    from olivine.ablation.run import carry_out, plan_study, report
     from olivine.shipped_recipes import resolve
 
     study = resolve(study, study=True)
     planned = plan_study(study)
     if plan:
-        from olivine.ablate.show import plan_lines
+        from olivine.ablation.show import plan_lines
 
         for line in plan_lines(planned, device):
             echo(line)
         return
-    from olivine.ablate.show import StepLines
+    from olivine.ablation.show import StepLines
 
     failures = carry_out(planned, study, log, StepLines(planned, log), launcher, jobs)
     for failure in failures:
@@ -79,15 +79,15 @@ def report_command(
 
     Example: olivine report runs/llava-gemma
     """
-    from olivine.ablate.published import table
-    from olivine.ablate.run import plan_study, report
+    from olivine.ablation.published import table
+    from olivine.ablation.run import plan_study, report
 
     page = report(plan_study(study), table(against) if against is not None else None)
     log.print(f"done: {page}", highlight=False)
 
 
 def _show_published(published: Any) -> None:
-    from olivine.ablate.agreement import published_effects
+    from olivine.ablation.agreement import published_effects
 
     echo(f"{published.title}: main effects. {published.source}")
     for effect in published_effects(published):

@@ -50,7 +50,7 @@ class Bar:
 
 def say(text: str) -> None:
     """A last line, once for all processes of a run."""
-    from olivine.train.processes import is_first
+    from olivine.training.processes import is_first
 
     if is_first():
         log.print(text, markup=False, highlight=False)

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from olivine.available_cpus import cores
 from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, bars, echo, log, told
 from olivine.errors import RequestError
-from olivine.processors import cores
 
 app = OnceTyper(no_args_is_help=True, help="The embedded world: data, benchmarks, backbones, pictures.")
 
@@ -29,7 +29,7 @@ def world_write(
 
     Example: olivine world write data/world
     """
-    from olivine.evaluate.majority import guessing
+    from olivine.evaluation.majority import guessing
     from olivine.world.benchmarks import write_all
 
     if pictures:
@@ -91,8 +91,8 @@ def world_page(
     """
     import tempfile
 
-    from olivine.evaluate import benchmarks as known
-    from olivine.evaluate.gallery import Shelf, write_page
+    from olivine.evaluation import benchmarks as known
+    from olivine.evaluation.gallery import Shelf, write_page
     from olivine.world.benchmarks import WRITERS, write_all
     from olivine.world.drawing import image
     from olivine.world.sampling import scenes

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from olivine.available_cpus import cores
 from olivine.data.check_jobs import ImageFindings, Items, LengthFindings, LengthLimit, state_of
 from olivine.data.check_report import NAMED, Report
 from olivine.data.check_work import Journal, Progress, Worker, no_progress, run_jobs
@@ -26,7 +27,6 @@ from olivine.data.llava_json import item_name
 from olivine.data.llava_samples import LlavaSamples, read_through
 from olivine.data.sources import detect_format, fingerprint, open_source
 from olivine.errors import DataError
-from olivine.processors import cores
 from olivine.recipe import DataRecipe
 from olivine.records import Sample
 

@@ -12,10 +12,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from olivine.available_cpus import end_with_parent
 from olivine.data.check_jobs import ImageFindings, Items, LengthFindings, LengthLimit, look_at_images, look_at_lengths
 from olivine.data.images import ImageTransform
 from olivine.errors import RequestError, RunError
-from olivine.processors import end_with_parent
 from olivine.recipe import DataRecipe
 
 #: Told (what is looked at, done, in all).

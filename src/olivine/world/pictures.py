@@ -7,8 +7,8 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from olivine.available_cpus import cores
 from olivine.files import write_json_lines
-from olivine.processors import cores
 from olivine.world.drawing import image
 from olivine.world.scene import Scene
 

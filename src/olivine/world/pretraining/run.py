@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from olivine.available_cpus import cores, end_with_parent
 from olivine.errors import RunError
 from olivine.files import read_json
-from olivine.processors import cores, end_with_parent
 from olivine.world.backbones import shipped
 from olivine.world.pretraining.clip import ClipPretraining
 from olivine.world.pretraining.curriculum import Schedule

@@ -1,0 +1,176 @@
+"""Carry a plan out: every step after what it needs, a step that dies tried again, then reported while the rest goes on.
+
+In this process here; in several of them in `launch_processes`, over Ray in `launch_ray`. Results travel through the
+study's directory alone.
+"""
+
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from rich.console import Console
+
+from olivine.ablation.plan import Plan, Step
+from olivine.ablation.steps import Worker
+from olivine.errors import OlivineError, RequestError, unknown_name
+from olivine.files import write_text
+
+#: Beside a step's output: why it failed, with the stack trace.
+ERROR = "error.txt"
+TRIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A step that could not be done, after all tries; or one that was never begun, since what it needs was not done."""
+
+    step: Step
+    reason: str
+    begun: bool = True
+
+
+class Progress(Protocol):
+    """Told about the whole plan as it is carried out."""
+
+    def begin(self, step: Step) -> None:
+        """A step begins."""
+
+    def within(self, done: int, total: int) -> None:
+        """How far the present step is, where that is known."""
+
+    def says(self, step: Step, text: str) -> None:
+        """A step that runs in another process has something to tell."""
+
+    def end(self, step: Step, failure: Failure | None) -> None:
+        """A step is over."""
+
+
+class Pool(Protocol):
+    """Workers that carry out several steps at a time; what they are and when one is free is the pool's to know."""
+
+    def begin(self, ready: Sequence[Step]) -> Step | None:
+        """Begin one of the steps, all of which could begin now, and say which; None while no worker is free."""
+
+    def outcome(self) -> tuple[Step, str | None]:
+        """Wait until a step that was begun is over: None, or why it failed."""
+
+
+Launcher = Callable[[Plan, Console, Progress], list[Failure]]
+
+
+def launcher(name: str, jobs: int = 1) -> Launcher:
+    """A launcher by its name.
+
+    Args:
+        name: local, or ray.
+        jobs: steps at a time on this machine; 1 means in this process.
+
+    Raises:
+        RequestError: none is called so, it is not installed, or it takes no number of jobs.
+    """
+    if jobs < 1:
+        raise RequestError(f"--jobs {jobs}: give 1 or more.")
+    if name == "local" and jobs == 1:
+        return launch_here
+    if name == "local":
+        from olivine.ablation.launch_processes import launch_in_processes
+
+        return partial(launch_in_processes, jobs=jobs)
+    if name == "ray":
+        from olivine.ablation.launch_ray import launch_on_ray
+
+        if jobs > 1:
+            raise RequestError("--jobs: Ray begins what the cluster has room for; set the study's `resources` instead.")
+        return launch_on_ray
+    raise RequestError(f"--launcher: {unknown_name(name, ['local', 'ray'])}")
+
+
+def launch_here(plan: Plan, console: Console, progress: Progress) -> list[Failure]:
+    """Carry out what is left of a plan, step after step, in this process.
+
+    Raises:
+        Stopped: a signal came; the step under way has saved what it had.
+    """
+    return launch_over(_Here(plan, console, progress), plan, progress)
+
+
+class _Here:
+    """A pool of this process alone: a step that was begun is done when its outcome is asked for."""
+
+    def __init__(self, plan: Plan, console: Console, progress: Progress) -> None:
+        self._plan, self._progress = plan, progress
+        self._worker = Worker(console)
+        self._begun: Step | None = None
+
+    def begin(self, ready: Sequence[Step]) -> Step | None:
+        if self._begun is not None:
+            return None
+        self._begun = ready[0]
+        return self._begun
+
+    def outcome(self) -> tuple[Step, str | None]:
+        step, self._begun = self._begun, None
+        assert step is not None, "outcomes are of steps that were begun"
+        return step, attempt(self._worker, step, self._plan.before(step), self._progress.within)
+
+
+def launch_over(pool: Pool, plan: Plan, progress: Progress) -> list[Failure]:
+    """Carry out what is left of a plan, as many steps at a time as the pool has workers for."""
+    waiting = {step.key: step for step in plan.left()}
+    running: set[str] = set()
+    failures: dict[str, Failure] = {}
+    while waiting or running:
+        for step in list(waiting.values()):
+            failure = held_up(step, failures)
+            if failure is not None:
+                failures[step.key] = failure
+                del waiting[step.key]
+                progress.end(step, failure)
+        unfinished = waiting.keys() | running
+        ready = [step for step in waiting.values() if unfinished.isdisjoint(step.needs)]
+        while ready and (begun := pool.begin(ready)) is not None:
+            progress.begin(begun)
+            ready.remove(begun)
+            running.add(begun.key)
+            del waiting[begun.key]
+        if running:
+            step, reason = pool.outcome()
+            running.remove(step.key)
+            failure = None if reason is None else Failure(step, reason)
+            if failure is not None:
+                failures[step.key] = failure
+            progress.end(step, failure)
+    return list(failures.values())
+
+
+def held_up(step: Step, failures: dict[str, Failure]) -> Failure | None:
+    """The failure of a step that needs one which failed."""
+    failed = next((key for key in step.needs if key in failures), None)
+    return None if failed is None else Failure(step, f"not begun: {failed} failed", begun=False)
+
+
+def attempt(worker: Worker, step: Step, after: Step | None, on_progress: Callable[[int, int], None]) -> str | None:
+    """Carry out a step, again if it dies; None, or why it failed, which its folder then tells with the stack trace.
+
+    Raises:
+        Stopped: whoever stopped the step meant the study.
+    """
+    reason: str | None = None
+    for number in range(1, TRIES + 1):
+        try:
+            worker.run(step, after, on_progress)
+        except OlivineError as error:
+            reason = str(error)
+        except Exception as error:
+            # Whatever broke must not take the other cells with it; the trace is kept for who mends it.
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            (step.folder / ERROR).unlink(missing_ok=True)
+            return None
+        with suppress(OSError):  # a full disk has no room for this either
+            write_text(step.folder / ERROR, f"try {number} of {TRIES}\n{reason}\n\n{traceback.format_exc()}")
+        worker.release()
+    return reason

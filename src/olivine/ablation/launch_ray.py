@@ -1,0 +1,86 @@
+"""Carry a plan out on a Ray cluster: steps are tasks with CPUs and GPUs to themselves, results lie in a shared folder.
+
+Optional: `pip install 'olivine[ray]'`. Every machine of the cluster must see the study's directory and data under the
+same paths.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from olivine.ablation.launch import TRIES, Failure, Progress, attempt, launch_over
+from olivine.ablation.plan import Plan, Step
+from olivine.ablation.steps import Worker
+from olivine.console import PlainConsole
+from olivine.errors import RequestError, Stopped
+
+
+def launch_on_ray(plan: Plan, _console: Console, progress: Progress) -> list[Failure]:
+    """Carry out what is left of a plan; a task begins when what it needs is done and its resources are free.
+
+    Joins the cluster named by RAY_ADDRESS, or starts one on this machine.
+
+    Raises:
+        RequestError: Ray is not installed.
+    """
+    ray = _ray()
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(log_to_driver=False, include_dashboard=False, address=os.environ.get("RAY_ADDRESS"))
+    try:
+        return launch_over(_RayPool(ray, plan), plan, progress)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+class _RayPool:
+    """Ray queues tasks until their resources are free: there is always room to begin one."""
+
+    def __init__(self, ray: Any, plan: Plan) -> None:
+        wanted = plan.study.recipe.resources
+        self._ray, self._plan = ray, plan
+        # A worker process that dies (out of memory, a lost machine) is Ray's to retry; a step that raises, `attempt`'s.
+        self._task = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus, max_retries=TRIES - 1)(_attempt)
+        self._running: dict[Any, Step] = {}
+
+    def begin(self, ready: Sequence[Step]) -> Step | None:
+        step = ready[0]
+        self._running[self._task.remote(step, self._plan.before(step), str(Path.cwd()))] = step
+        return step
+
+    def outcome(self) -> tuple[Step, str | None]:
+        (over,), _ = self._ray.wait(list(self._running), num_returns=1)
+        return self._running.pop(over), _outcome(self._ray, over)
+
+
+def _attempt(step: Step, after: Step | None, folder: str) -> str | None:
+    """Runs on the cluster: why a step failed, or None.
+
+    `folder` is where the study was started: its paths may be relative to that.
+    """
+    os.chdir(folder)
+    worker = Worker(PlainConsole(file=open(os.devnull, "w", encoding="utf-8")))  # noqa: PTH123, SIM115
+    try:
+        return attempt(worker, step, after, lambda _done, _total: None)
+    except Stopped as stopped:
+        return str(stopped)
+
+
+def _outcome(ray: Any, reference: Any) -> str | None:
+    try:
+        reason: str | None = ray.get(reference)
+        return reason
+    except ray.exceptions.RayError as error:
+        return f"the worker process died {TRIES} times ({str(error).strip().splitlines()[0]})"
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise RequestError("--launcher ray: Ray is not installed. Run: pip install 'olivine[ray]'") from None
+    return ray

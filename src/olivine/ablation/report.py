@@ -1,0 +1,212 @@
+"""The report: one HTML page that opens offline, the same in Markdown, and the tables it rests on.
+
+What is said is decided here; how it looks is in `templates/`. Everything that a model, a data set or a recipe wrote is
+escaped by the template engine and shown as text.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from olivine import __version__
+from olivine.ablation.agreement import Agreement, compare
+from olivine.ablation.curves import Curves, training_curves
+from olivine.ablation.gallery import partings
+from olivine.ablation.measures import title
+from olivine.ablation.published import PublishedTable
+from olivine.ablation.results import Outcome, Results, write_tables
+from olivine.ablation.spent import Spent, spent
+from olivine.files import read_json, write_text
+from olivine.printable import printable
+from olivine.recipe import PROVENANCE
+from olivine.statistics import Cell, Effect, Estimate
+
+HTML, MARKDOWN = "report.html", "report.md"
+#: What counts as a finding: Holm-corrected over the study.
+SIGNIFICANT = 0.05
+#: A breakdown of more metrics than this is cut in the page; results.csv has them all.
+_BREAKDOWN = 40
+
+
+def write_report(results: Results, folder: Path, against: PublishedTable | None = None) -> Path:
+    """Write report.html, report.md, results.csv and effects.csv; returns the page's path."""
+    context = report_context(results, against)
+    write_tables(results, folder)
+    environment = _environment()
+    write_text(folder / HTML, environment.get_template("report.html.j2").render(context))
+    write_text(folder / MARKDOWN, environment.get_template("report.md.j2").render(context))
+    return folder / HTML
+
+
+def report_context(results: Results, against: PublishedTable | None = None) -> dict[str, Any]:
+    """Everything that the templates show."""
+    study = results.plan.study
+    compared: list[Agreement] = compare(results, against) if against is not None else []
+    curves: list[Curves] = training_curves(results.plan)
+    costs: list[Spent] = spent(results.plan)
+    return {
+        "study": study,
+        "results": results,
+        "headlines": headlines(results),
+        "forests": [_forest(outcome) for outcome in results.outcomes if outcome.effects],
+        "columns": results.headlines,
+        "rows": [_row(results, cell) for cell in study.cells],
+        "best": {outcome.benchmark: _best(outcome) for outcome in results.headlines},
+        "partings": partings(results),
+        "breakdowns": [_breakdown(results, name) for name in study.recipe.benchmarks],
+        "curves": curves,
+        "spent": costs,
+        "against": against,
+        "compared": compared,
+        "provenance": _provenance(results),
+        "version": __version__,
+        "one_seed": len(study.recipe.seeds) == 1,
+        "significant": SIGNIFICANT,
+    }
+
+
+def headlines(results: Results) -> list[dict[str, Any]]:
+    """For every change from a baseline: its effect on every benchmark, and how many it moves beyond doubt."""
+    study = results.plan.study
+    found = []
+    for axis, levels in study.axes.items():
+        for level in levels[1:]:
+            effects = [
+                (outcome, effect)
+                for outcome in results.headlines
+                for effect in outcome.effects
+                if effect.contrast.levels == ((axis, level),)
+            ]
+            if effects:
+                found.append({"phrase": study.phrase(axis, level), "effects": effects, "verdict": verdict(effects)})
+    return found
+
+
+def verdict(effects: Sequence[tuple[Outcome, Effect]]) -> str:
+    """How many benchmarks a change raises, lowers, and leaves undecided."""
+    sure = [effect.estimate.value for _, effect in effects if effect.p_holm <= SIGNIFICANT]
+    up, down = sum(value > 0 for value in sure), sum(value < 0 for value in sure)
+    parts = [f"raises {up}" if up else "", f"lowers {down}" if down else ""]
+    undecided = len(effects) - up - down
+    parts.append(f"leaves {undecided} undecided" if undecided else "")
+    return ", ".join(part for part in parts if part) + f" of {len(effects)} benchmark{'s' if len(effects) != 1 else ''}"
+
+
+def _forest(outcome: Outcome) -> dict[str, Any]:
+    """The effects on one metric, with the places of their marks in percent of the width."""
+    ends = [0.0]
+    for effect in outcome.effects:
+        ends += [e for e in (effect.estimate.interval.low, effect.estimate.interval.high) if np.isfinite(e)]
+        ends.append(effect.estimate.value)
+    low, high = min(ends), max(ends)
+    margin = 0.04 * (high - low) or 1.0
+    low, high = low - margin, high + margin
+
+    def place(value: float) -> str:
+        return f"{100 * (min(max(value, low), high) - low) / (high - low):.2f}%"
+
+    marks = [
+        {
+            "effect": effect,
+            "low": place(effect.estimate.interval.low),
+            "high": place(effect.estimate.interval.high),
+            "value": place(effect.estimate.value),
+            "sure": effect.p_holm <= SIGNIFICANT,
+        }
+        for effect in outcome.effects
+    ]
+    return {"outcome": outcome, "marks": marks, "zero": place(0.0)}
+
+
+def _row(results: Results, cell: Cell) -> dict[str, Any]:
+    scores: dict[str, Estimate | None] = {o.benchmark: o.scores.get(cell) for o in results.headlines}
+    controls = {
+        (outcome.benchmark, control): outcome.controls.get((cell, control))
+        for outcome in results.headlines
+        for control in results.plan.study.recipe.controls
+    }
+    return {"cell": cell, "name": results.plan.study.cell_name(cell), "scores": scores, "controls": controls}
+
+
+def _best(outcome: Outcome) -> Cell | None:
+    return max(outcome.scores, key=lambda cell: outcome.scores[cell].value, default=None)
+
+
+def _breakdown(results: Results, name: str) -> dict[str, Any]:
+    """Every metric of a benchmark, cell by cell, in the official tool's units, averaged over seeds."""
+    by_cell: dict[Cell, list[dict[str, float]]] = {}
+    for (cell, _), run in results.evaluations.of(name).items():
+        by_cell.setdefault(cell, []).append(run.scores["metrics"])
+    metrics = list(dict.fromkeys(metric for runs in by_cell.values() for run in runs for metric in run))
+    rows = [
+        (metric, [_mean([run[metric] for run in runs if metric in run]) for runs in by_cell.values()])
+        for metric in metrics[:_BREAKDOWN]
+    ]
+    return {"benchmark": name, "cells": list(by_cell), "rows": rows, "cut": max(0, len(metrics) - _BREAKDOWN)}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _provenance(results: Results) -> dict[str, Any]:
+    for step in results.plan.steps.values():
+        if (step.folder / PROVENANCE).is_file():
+            return dict(read_json(step.folder / PROVENANCE))
+    return {}
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("olivine.ablation", "templates"),
+        autoescape=jinja2.select_autoescape(["html", "html.j2"], default_for_string=True),
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"signed": signed, "plain": plain, "p": p_value, "ends": interval, "cellmd": _markdown_cell}
+    environment.filters["title_of"] = title
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """What a template shows of a value: text without control characters, everything else as it is."""
+    # Text that the engine has escaped is of a class of its own, which must stay.
+    return value if not isinstance(value, str) else type(value)(printable(value))
+
+
+def plain(value: float | None, digits: int = 1) -> str:
+    """A number with a true minus sign; a dash for none."""
+    # Adding zero to what is rounded to minus zero takes its sign away.
+    return "–" if value is None else f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference with its sign."""
+    return f"{round(value, digits) + 0.0:+,.{digits}f}".replace("-", "−")
+
+
+def interval(estimate: Estimate, difference: bool = False) -> str:
+    """`[low, high]`, or why there is none."""
+    low, high = estimate.interval.low, estimate.interval.high
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "[one unit: unknown]"
+    show = signed if difference else plain
+    return f"[{show(low)}, {show(high)}]"
+
+
+def p_value(value: float) -> str:
+    """A p-value to two digits, never rounded to 0."""
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
+def _markdown_cell(text: object) -> str:
+    """Text that cannot leave its table cell or become markup."""
+    escaped = str(text).replace("\\", "\\\\")
+    for mark in "|`*_<>[]#":
+        escaped = escaped.replace(mark, "\\" + mark)
+    return " ".join(escaped.split())

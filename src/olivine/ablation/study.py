@@ -1,0 +1,288 @@
+"""A study: a base recipe, named axes of changes to it, seeds, benchmarks and controls; and the recipes of its cells.
+
+What must be run for them is in `plan`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from olivine.errors import RequestError, unknown_name
+from olivine.evaluation import benchmarks as known_benchmarks
+from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.options import checked_options
+from olivine.evaluation.rule_judge import RuleJudge
+from olivine.recipe import Recipe, change, from_values, read_values
+from olivine.records import Control
+from olivine.schema_mistakes import explain
+from olivine.statistics import Cell, all_cells, half, one_at_a_time, untold
+from olivine.strict_yaml import read_yaml
+
+#: In a study's directory: the study and its base recipe as they were run, and what its steps left.
+STUDY, BASE, STEPS = "study.yaml", "base.yaml", "steps"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _as_name(value: Any) -> Any:
+    """YAML reads a bare yes, no, on, off or number as something else than the name that was meant."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _as_names(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    named = {_as_name(key): entry for key, entry in value.items()}
+    if len(named) < len(value):
+        raise ValueError("two keys are one name, written in two ways (yes and 'yes', 1 and '1')")
+    return named
+
+
+def _as_levels(value: Any) -> Any:
+    named = _as_names(value)
+    return {name: entry or {} for name, entry in named.items()} if isinstance(named, dict) else value
+
+
+def _as_data(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: {"data": entry} if isinstance(entry, str) else entry for name, entry in value.items()}
+
+
+#: Whether a frozen tower's features are kept on disk: where that pays, always, or never.
+KeepFeatures = Literal["auto", "always", "never"]
+#: Dotted recipe keys and their values.
+Changes = dict[str, Any]
+_Name = Annotated[str, BeforeValidator(_as_name), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class BenchmarkRecipe(_Section):
+    """Where a benchmark's own files are, and how it is asked and scored; a path alone is short for `{data: PATH}`."""
+
+    data: Path
+    images: Path | None = None
+    prompt: str | None = None
+    variant: str | None = None
+    #: Who grades open answers (MM-Vet): `rule` needs no endpoint; it is named in the scores.
+    judge: Literal["rule"] | None = None
+    #: The benchmark's own options (`olivine score NAME --help` lists them).
+    options: dict[str, str | int] = {}
+
+    def opened(self, name: str) -> Benchmark:
+        """Return the benchmark itself, with its judge and options.
+
+        Raises:
+            RequestError: it has no such option, or a value is of another kind.
+        """
+        options = checked_options(known_benchmarks.find(name), self.options, f"benchmarks.{name}.options")
+        return known_benchmarks.get(name, **options, **({"judge": RuleJudge()} if self.judge == "rule" else {}))
+
+    def option_paths(self, name: str) -> dict[str, Path]:
+        """Return those of the options that are paths."""
+        options = checked_options(known_benchmarks.find(name), self.options, f"benchmarks.{name}.options")
+        return {key: value for key, value in options.items() if isinstance(value, Path)}
+
+
+class ResourcesRecipe(_Section):
+    """What one step asks of a launcher that shares out machines."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+
+
+class StudyRecipe(_Section):
+    """The study's YAML."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    #: One line that says what is asked.
+    title: str = ""
+    #: The recipe that cells change, relative to the study's file.
+    base: Path
+    #: Changes for every cell, before those of its levels.
+    overrides: Changes = {}
+    #: axis -> level -> changes. The first level of an axis is the baseline it is compared with.
+    axes: Annotated[
+        dict[_Name, Annotated[dict[_Name, Changes], BeforeValidator(_as_levels), Field(min_length=2)]],
+        BeforeValidator(_as_names),
+        Field(min_length=1),
+    ]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
+    benchmarks: Annotated[dict[str, BenchmarkRecipe], BeforeValidator(_as_data), Field(min_length=1)]
+    controls: tuple[Control, ...] = ("blind",)
+    #: Which cells: all; the first levels and every single change to them; or half of a two-level factorial.
+    grid: Literal["full", "one-at-a-time", "half"] = "full"
+    #: Cells left out: all that match every axis named in one of these.
+    exclude: tuple[
+        Annotated[dict[_Name, Annotated[str, BeforeValidator(_as_name)]], BeforeValidator(_as_names)], ...
+    ] = ()
+    #: What headlines call a change: `align: {"no": Skipping the connector's pretraining}`.
+    say: Annotated[
+        dict[_Name, Annotated[dict[_Name, str], BeforeValidator(_as_levels)]], BeforeValidator(_as_names)
+    ] = {}
+    resources: ResourcesRecipe = ResourcesRecipe()
+    #: Whether features of towers that never train are computed once and kept on disk for all trainings that show the
+    #: same pictures: where that saves a tenth of their operations and takes no more room than the limit, or always.
+    features: KeepFeatures = "auto"
+    features_limit_gb: Annotated[float, Field(gt=0)] = 50.0
+    #: Where everything goes; None is runs/NAME.
+    output: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A checked study, with the recipe of every cell and seed."""
+
+    recipe: StudyRecipe
+    cells: tuple[Cell, ...]
+    recipes: Mapping[tuple[Cell, int], Recipe]
+    #: What the caller laid over every cell.
+    overrides: Mapping[str, Any]
+    #: Where everything that the study makes is written.
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.recipe.name
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """The levels of each axis, the baseline first."""
+        return {axis: tuple(levels) for axis, levels in self.recipe.axes.items()}
+
+    def to_yaml(self) -> str:
+        """The study with every default stated."""
+        values = self.recipe.model_dump(mode="json", by_alias=True)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+
+    def cell_name(self, cell: Cell) -> str:
+        """A cell as people read it: `vision=clip, align=no`."""
+        return ", ".join(f"{axis}={level}" for axis, level in zip(self.axes, cell, strict=True))
+
+    def phrase(self, axis: str, level: str) -> str:
+        """What a change from the first level of an axis is called in a sentence."""
+        said = self.recipe.say.get(axis, {}).get(level)
+        return said or f"{axis}: {level} instead of {self.axes[axis][0]}"
+
+
+def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
+    """Read a study and every recipe it stands for.
+
+    `overrides` are changes for every cell, laid over the study's own (a caller's choice of output, or shorter stages).
+
+    Raises:
+        RequestError: no such file, no YAML, an unknown key, axis, level or benchmark (with the nearest valid name), a
+            cell whose recipe is not valid, or axes that the chosen cells cannot tell apart.
+    """
+    recipe = _read(path)
+    axes = {axis: tuple(levels) for axis, levels in recipe.axes.items()}
+    _check_names(path, recipe, axes)
+    cells = tuple(cell for cell in _grid(path, recipe, axes) if not _excluded(recipe, axes, cell))
+    mixed = untold(axes, cells)
+    if mixed:
+        raise RequestError(
+            f"{path}: with these {len(cells)} cells the effect of {', '.join(mixed)} cannot be told from another's. "
+            "Take more cells: grid: full, or fewer entries under exclude."
+        )
+    base = recipe.base if recipe.base.is_absolute() else path.parent / recipe.base
+    recipes = {
+        (cell, seed): _cell_recipe(path, base, recipe, axes, cell, seed, overrides or {})
+        for cell in cells
+        for seed in recipe.seeds
+    }
+    directory = path.parent if is_kept(path) else recipe.output or Path("runs") / recipe.name
+    return Study(recipe, cells, recipes, overrides or {}, directory)
+
+
+def is_kept(path: Path) -> bool:
+    """Return whether a study's file is the record in a study's own directory, which is then where the study is.
+
+    The place given always wins: a directory that was moved or copied is another study's than the one it came from.
+    """
+    return path.name == STUDY and (path.parent / BASE).is_file() and (path.parent / STEPS).is_dir()
+
+
+def _read(path: Path) -> StudyRecipe:
+    values = read_yaml(path, "study")
+    if not isinstance(values, dict):
+        found = "the file is empty" if values is None else f"this is a {type(values).__name__}"
+        raise RequestError(f"{path}: {found}; expected a mapping with keys such as name, base, axes and benchmarks.")
+    try:
+        return StudyRecipe.model_validate(values)
+    except ValidationError as error:
+        raise RequestError(f"{path}: not a valid study.\n" + explain(error, values, StudyRecipe)) from None
+
+
+def _check_names(path: Path, recipe: StudyRecipe, axes: Mapping[str, Sequence[str]]) -> None:
+    for name in recipe.benchmarks:
+        if name not in known_benchmarks.names():
+            raise RequestError(f"{path}: benchmarks: {unknown_name(name, known_benchmarks.names())}")
+        try:
+            recipe.benchmarks[name].opened(name)
+        except RequestError as error:
+            raise RequestError(f"{path}: {error}") from None
+    for where, named in _named(recipe):
+        for axis, level in named:
+            if axis not in axes:
+                raise RequestError(f"{path}: {where}: {unknown_name(axis, axes)}")
+            if level not in axes[axis]:
+                raise RequestError(f"{path}: {where}.{axis}: {unknown_name(level, axes[axis])}")
+    if len(set(recipe.seeds)) != len(recipe.seeds):
+        raise RequestError(f"{path}: seeds: {list(recipe.seeds)} names one twice; a training counts once.")
+
+
+def _named(recipe: StudyRecipe) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    for number, entry in enumerate(recipe.exclude):
+        yield f"exclude.{number}", list(entry.items())
+    for axis, phrases in recipe.say.items():
+        yield "say", [(axis, level) for level in phrases]
+
+
+def _grid(path: Path, recipe: StudyRecipe, axes: Mapping[str, Sequence[str]]) -> list[Cell]:
+    if recipe.grid == "full":
+        return all_cells(axes)
+    if recipe.grid == "one-at-a-time":
+        return one_at_a_time(axes)
+    if any(len(levels) != 2 for levels in axes.values()) or len(axes) < 3:
+        raise RequestError(
+            f"{path}: grid: half needs three or more axes of two levels each; take one-at-a-time or full."
+        )
+    return half(axes)
+
+
+def _excluded(recipe: StudyRecipe, axes: Mapping[str, Sequence[str]], cell: Cell) -> bool:
+    at = dict(zip(axes, cell, strict=True))
+    return any(all(at[axis] == level for axis, level in entry.items()) for entry in recipe.exclude)
+
+
+def _cell_recipe(
+    path: Path,
+    base: Path,
+    study: StudyRecipe,
+    axes: Mapping[str, Sequence[str]],
+    cell: Cell,
+    seed: int,
+    overrides: Mapping[str, Any],
+) -> Recipe:
+    values = read_values(base)
+    for key, value in study.overrides.items():
+        change(values, key, value, f"{path}: overrides")
+    for axis, level in zip(axes, cell, strict=True):
+        for key, value in study.axes[axis][level].items():
+            change(values, key, value, f"{path}: axes.{axis}.{level}")
+    for key, value in overrides.items():
+        change(values, key, value, "override")
+    values |= {"name": "-".join((study.name, *cell)), "seed": seed}
+    where = ", ".join(f"{axis}={level}" for axis, level in zip(axes, cell, strict=True))
+    recipe = from_values(values, where=f"{path}: the recipe of cell {where}")
+    if all(stage.skip for stage in recipe.stages):
+        raise RequestError(f"{path}: cell {where}: every stage is skipped; nothing would train.")
+    return recipe

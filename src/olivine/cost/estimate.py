@@ -1,0 +1,381 @@
+"""What a recipe will cost before any of it is run: parameters, tokens, operations, memory by part, hours.
+
+Shapes come from the model's configuration on the meta device, lengths from a sample of the data where it is at hand.
+Nothing is downloaded but configurations, and nothing is written.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from olivine.data.llava_json import ItemError
+from olivine.data.sources import Skipped, read_samples
+from olivine.errors import DataError, RequestError, unknown_name
+from olivine.model.activation_memory import kept_per_token
+from olivine.model.loss import rows_at_once
+from olivine.model.size import ModelSize, model_size
+from olivine.recipe import DataRecipe, Recipe, StageRecipe
+from olivine.records import Role, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A processor: dense bf16 matrix operations a second, and bytes of memory, as its maker states them."""
+
+    name: str
+    peak: float
+    memory: float
+
+
+#: Data sheets: dense bf16 without sparsity. `cpu` is a 2048-square bf16 product on two AVX-512 cores, measured.
+DEVICES = {
+    device.name: device
+    for device in (
+        Device("h100", 989e12, 80e9),
+        Device("h200", 989e12, 141e9),
+        Device("a100", 312e12, 80e9),
+        Device("a100-40", 312e12, 40e9),
+        Device("l40s", 362e12, 48e9),
+        Device("l4", 121e12, 24e9),
+        Device("rtx4090", 165e12, 24e9),
+        Device("mi300x", 1307e12, 192e9),
+        Device("gaudi2", 432e12, 96e9),
+        Device("cpu", 0.4e12, 16e9),
+    )
+}
+#: Samples whose lengths are looked at.
+_LOOKED_AT = 512
+#: Of the characters of English text, one token in so many; no tokenizer is read.
+CHARACTERS_A_TOKEN = 4.0
+#: Tokens of template around a conversation.
+_TEMPLATE_TOKENS = 12
+#: What the driver, the libraries and the allocator take for themselves.
+_RESERVED = 1.5e9
+_TOWER_CHUNK = 64
+#: Of a weight in NF4: four bits, an eight-bit scale for 64 of them and a 32-bit one for 256 scales (arXiv:2305.14314).
+_NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """What samples of a source are like: means, the longest, and where the figures come from."""
+
+    samples: int
+    tokens: float
+    labels: float
+    longest: int
+    pictures: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageEstimate:
+    """One stage.
+
+    Attributes:
+        trained, frozen: parameters by part.
+        samples, steps, tokens: in all; tokens include those of pictures.
+        operations: floating-point operations in all, backward passes and recomputing included.
+        memory: bytes on each device by part, at the peak.
+        hours: at the stated utilisation.
+        fits: whether the memory is there.
+        suggestions: recipe keys that would make it fit, or use what is left.
+    """
+
+    name: str
+    trained: Mapping[str, int]
+    frozen: Mapping[str, int]
+    samples: int
+    steps: int
+    tokens: float
+    operations: float
+    memory: Mapping[str, float]
+    hours: float
+    fits: bool
+    lengths: Lengths
+    suggestions: tuple[str, ...] = ()
+
+    @property
+    def peak(self) -> float:
+        """Bytes on each device at the peak."""
+        return sum(self.memory.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A whole recipe on `count` devices at `utilisation` of their stated peak."""
+
+    device: Device
+    count: int
+    utilisation: float
+    stages: tuple[StageEstimate, ...]
+
+    @property
+    def hours(self) -> float:
+        """All stages together."""
+        return sum(stage.hours for stage in self.stages)
+
+
+def named_device(name: str) -> Device:
+    """A device by its name.
+
+    Raises:
+        RequestError: none is called so.
+    """
+    if name not in DEVICES:
+        raise RequestError(f"--device: {unknown_name(name, DEVICES)}")
+    return DEVICES[name]
+
+
+def estimate(
+    recipe: Recipe,
+    device: str,
+    count: int = 1,
+    *,
+    utilisation: float = 0.4,
+    lengths: Mapping[str, Lengths] | None = None,
+) -> Estimate:
+    """What every stage of a recipe takes on `count` devices of a kind.
+
+    Args:
+        recipe: as `olivine train` takes it.
+        device: a name from `DEVICES`.
+        count: how many; the language model is cut over them, as torchrun would run it.
+        utilisation: share of the device's peak that is reached; 0.4 is a common figure, not a measurement.
+        lengths: what samples are like, by data source, where the caller knows; else a sample of the data is read.
+
+    Raises:
+        RequestError: an unknown device, or a model configuration that cannot be found.
+    """
+    on = named_device(device)
+    if count < 1:
+        raise RequestError(f"--count {count}: expected one or more.")
+    shape = model_size(recipe.model)
+    stages = tuple(
+        _stage(recipe, stage, shape, on, count, utilisation, (lengths or {}).get(stage.data))
+        for stage in recipe.stages
+        if not stage.skip
+    )
+    return Estimate(on, count, utilisation, stages)
+
+
+def _trained(shape: ModelSize, stage: StageRecipe) -> dict[str, int]:
+    """Parameters that a stage trains, by part; adapters stand in for the language model under LoRA."""
+    sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
+    if stage.lora:
+        sizes["language"] = stage.lora.rank * sum(shape.linear.get(name, 0) for name in stage.lora.targets)
+    return {name: size for name, size in sizes.items() if name in stage.train}
+
+
+def _stage(
+    recipe: Recipe,
+    stage: StageRecipe,
+    shape: ModelSize,
+    device: Device,
+    count: int,
+    utilisation: float,
+    known: Lengths | None,
+) -> StageEstimate:
+    lengths = known or _lengths(recipe, stage, shape.patches)
+    samples = stage.steps * stage.batch if stage.steps else max(1, round(lengths.samples * stage.epochs))
+    parts = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
+    operations = samples * _operations(recipe, stage, shape, lengths)
+    memory = _memory(recipe, stage, shape, lengths, device, count)
+    total = sum(memory.values())
+    made = StageEstimate(
+        name=stage.name,
+        trained=_trained(shape, stage),
+        frozen={name: size for name, size in parts.items() if name not in stage.train or name in _kept(stage)},
+        samples=samples,
+        steps=math.ceil(samples / stage.batch),
+        tokens=samples * lengths.tokens,
+        operations=operations,
+        memory=memory,
+        hours=operations / (device.peak * count * utilisation) / 3600,
+        fits=total <= device.memory,
+        lengths=lengths,
+    )
+    return replace(made, suggestions=tuple(_suggestions(recipe, stage, shape, lengths, device, count)))
+
+
+def _kept(stage: StageRecipe) -> tuple[str, ...]:
+    """Parts that keep their weights although they are named under `train`: adapters train in their place."""
+    return ("language",) if stage.lora else ()
+
+
+def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths) -> float:
+    """Of one sample: two for each weight and token forward, as many for the gradient of what lies before, of itself."""
+    vision_trains, language_trains = "vision" in stage.train, "language" in stage.train
+    patches = shape.patches * lengths.pictures
+    tower = tower_operations(shape, lengths) * (3 if vision_trains else 1)
+    if stage.objective == "contrastive":
+        return tower
+    connector = 2 * shape.connector * patches * (3 if {"vision", "connector"} & set(stage.train) else 1)
+    attention = 2 * 2 * shape.heads * shape.head_dim * lengths.tokens**2 / 2 * shape.layers
+    passes = 1 + 1 + (language_trains and not stage.lora) + recipe.optimizer.checkpoint_activations
+    blocks = 2 * shape.blocks * lengths.tokens * passes
+    head = 2 * shape.table * lengths.labels * (2 + (language_trains and not stage.lora))
+    return tower + connector + blocks + attention * (3.5 + recipe.optimizer.checkpoint_activations) + head
+
+
+def tower_operations(shape: ModelSize, lengths: Lengths) -> float:
+    """Of one sample's pictures through the tower, forward alone."""
+    return 2 * shape.tower * (shape.patches + 1) * lengths.pictures
+
+
+def _memory(
+    recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, device: Device, count: int
+) -> dict[str, float]:
+    """Bytes on one device at the peak: between a row's forward and backward pass."""
+    bf16 = recipe.optimizer.precision == "bf16"
+    frozen_bytes = 2 if bf16 else 4
+    cut = count // recipe.sharding.replicas if count > 1 else 1
+    sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
+    held = {name: size / (cut if name == "language" else 1) for name, size in sizes.items()}
+    whole = {name: size for name, size in held.items() if name in stage.train and name not in _kept(stage)}
+    adapters = sum(size for name, size in _trained(shape, stage).items() if name in _kept(stage))
+    trained = sum(whole.values()) + adapters
+    # Four bits in place of what a weight takes otherwise; norms and the token table keep their width.
+    quantized = shape.blocks * (frozen_bytes - _NF4_BYTES) if stage.lora and stage.lora.quantize else 0.0
+    row = max(stage.row_tokens, min(lengths.longest, recipe.data[stage.data].max_length))
+    language_trains = "language" in stage.train
+    parts: dict[str, float] = {
+        "weights": 4 * adapters
+        + sum(size * (4 if name in whole else frozen_bytes) for name, size in held.items())
+        - quantized,
+        "gradients": 4 * trained,
+        "optimizer": 8 * trained,
+    }
+    if count > 1 and language_trains and not recipe.sharding.sum_each_row:
+        # Not yet summed over processes: those of the whole model wait for the last row.
+        parts["gradients"] += 4 * shape.language
+    if stage.objective == "contrastive":
+        tower_tokens = stage.batch * (shape.patches + 1)
+        parts["activations"] = tower_tokens * shape.tower_width * shape.tower_layers * (34 if bf16 else 60)
+        parts["logits"], parts["buffers"] = 4.0 * stage.batch**2, _RESERVED
+        return parts
+    stream = shape.hidden * (4 if language_trains or not bf16 else 2)
+    block = kept_per_token(shape.config, trains=language_trains, bf16=bf16)
+    if recipe.optimizer.checkpoint_activations:
+        parts["activations"] = row * (shape.layers * stream + block)
+    else:
+        parts["activations"] = row * shape.layers * block
+    pictures = max(1.0, stage.batch * lengths.pictures / count)
+    tower_bytes = 2 if bf16 else 4
+    patch_bytes = shape.patches * shape.tower_width * tower_bytes
+    parts["pictures"] = pictures * patch_bytes + min(pictures, _TOWER_CHUNK) * patch_bytes * (shape.tower_layers + 1)
+    labels = row * lengths.labels / max(lengths.tokens, 1)
+    at_once = rows_at_once(shape.vocabulary, on_gpu=device.name != "cpu")
+    # Logits in the weights' type and in fp32, their log-softmax, and the gradients of both.
+    parts["logits"] = min(at_once, labels) * shape.vocabulary * (16 if bf16 else 20)
+    if labels > at_once and "language" in whole:
+        parts["logits"] += 4 * shape.table  # a chunk's gradient of the head, before it is added to the others'
+    working = 2 if bf16 else 4
+    gathered = (shape.table * (1 if shape.tied else 2) + 2 * shape.blocks / shape.layers) * working if count > 1 else 0
+    cast = 2 * shape.language if count == 1 and bf16 and "language" in whole else 0
+    parts["buffers"] = _RESERVED + gathered + cast
+    return parts
+
+
+def _suggestions(
+    recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, device: Device, count: int
+) -> Iterator[str]:
+    """The first change that makes it fit, milder ones before dearer; or, where it does, what may be given up."""
+
+    def peak(**changes: object) -> float:
+        optimizer = recipe.optimizer.model_copy(
+            update={k: v for k, v in changes.items() if k == "checkpoint_activations"}
+        )
+        sharding = recipe.sharding.model_copy(update={k: v for k, v in changes.items() if k == "sum_each_row"})
+        changed = recipe.model_copy(update={"optimizer": optimizer, "sharding": sharding})
+        rows = stage.model_copy(update={k: v for k, v in changes.items() if k == "row_tokens"})
+        return sum(_memory(changed, rows, shape, lengths, device, count).values())
+
+    if stage.objective == "contrastive":
+        return
+    if peak() <= device.memory:
+        if recipe.optimizer.checkpoint_activations and peak(checkpoint_activations=False) <= device.memory:
+            yield "optimizer.checkpoint_activations=false: it fits without, and saves a forward pass"
+        larger = 2 * stage.row_tokens
+        mean = stage.batch * lengths.tokens / count
+        if larger <= mean and peak(row_tokens=larger) <= device.memory:
+            yield f"stages.{stage.name}.row_tokens={larger}: longer rows fit, for fewer and larger passes"
+        return
+    ladder: list[dict[str, object]] = [{"checkpoint_activations": True}]
+    if count > 1:
+        ladder.append({"checkpoint_activations": True, "sum_each_row": True})
+    shortest = min(lengths.longest, recipe.data[stage.data].max_length)
+    ladder.append({**ladder[-1], "row_tokens": shortest})
+    for rung in ladder:
+        if peak(**rung) <= device.memory:
+            yield ", ".join(_key(stage, name, value) for name, value in rung.items())
+            return
+    more = next(
+        (n for n in (2, 4, 8, 16, 32, 64) if n > count and _fits_on(recipe, stage, shape, lengths, device, n)), 0
+    )
+    yield f"{more} devices, with sharding.sum_each_row=true" if more else "a device with more memory, or LoRA"
+
+
+def _fits_on(
+    recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, device: Device, count: int
+) -> bool:
+    optimizer = recipe.optimizer.model_copy(update={"checkpoint_activations": True})
+    sharding = recipe.sharding.model_copy(update={"sum_each_row": True})
+    changed = recipe.model_copy(update={"optimizer": optimizer, "sharding": sharding})
+    return sum(_memory(changed, stage, shape, lengths, device, count).values()) <= device.memory
+
+
+def _key(stage: StageRecipe, name: str, value: object) -> str:
+    section = {"checkpoint_activations": "optimizer", "sum_each_row": "sharding"}.get(name, f"stages.{stage.name}")
+    return f"{section}.{name}={str(value).lower()}"
+
+
+def _lengths(recipe: Recipe, stage: StageRecipe, patches: int) -> Lengths:
+    source = recipe.data[stage.data]
+    if source.json_.exists():
+        return measured_lengths(source, patches)
+    text, labels = (64, 32) if "language" not in stage.train else (256, 128)
+    if not stage.steps:
+        raise RequestError(
+            f"data.{stage.data}.json: {source.json_} is not here, so its samples cannot be counted. "
+            f"Give stages.{stage.name}.steps=N, or put the file there."
+        )
+    source_of = f"assumed: {text} text tokens a sample, {labels} of them labelled, one picture each"
+    return Lengths(stage.steps * stage.batch, patches + text, labels, source.max_length, 1.0, source_of)
+
+
+def measured_lengths(source: DataRecipe, patches: int) -> Lengths:
+    """What the samples of a source are like, from a few hundred of them; a picture is `patches` tokens.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    samples = read_samples(source.model_copy(update={"on_error": "skip"}), Skipped())
+    chosen = np.random.default_rng(0).choice(len(samples), size=min(_LOOKED_AT, len(samples)), replace=False)
+    lengths = []
+    for index in chosen:
+        with suppress(ItemError):  # a training meets it, and applies the source's policy
+            lengths.append(_length(samples[int(index)], patches))
+    if not lengths:
+        raise DataError(f"{source.json_}: none of {len(chosen)} samples can be read. Run: olivine data check.")
+    measured = np.array(lengths)
+    return Lengths(
+        samples=len(samples),
+        tokens=float(measured[:, 0].mean()),
+        labels=float(measured[:, 1].mean()),
+        longest=int(measured[:, 0].max()),
+        pictures=float(measured[:, 2].mean()),
+        source=f"{len(lengths)} of {len(samples):,} of {source.json_.name}, {CHARACTERS_A_TOKEN:g} characters a token",
+    )
+
+
+def _length(sample: Sample, patches: int) -> tuple[float, float, float]:
+    """(tokens, labelled tokens, pictures) of a sample, from its characters."""
+    pictures = sample.image is not None
+    said = sum(len(turn.text) for turn in sample.conversation)
+    labelled = sum(len(turn.text) for turn in sample.conversation if turn.role is Role.ASSISTANT)
+    tokens = said / CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS + patches * pictures
+    return tokens, labelled / CHARACTERS_A_TOKEN + 1, float(pictures)

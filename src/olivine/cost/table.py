@@ -1,0 +1,33 @@
+"""An estimate as lines for reading; the figures are made in `plan`."""
+
+from collections.abc import Iterator
+
+from olivine.cost.estimate import Estimate, StageEstimate
+
+
+def lines(made: Estimate) -> Iterator[str]:
+    """Every stage, part by part, then the whole."""
+    where = (
+        f"{made.count} x {made.device.name} ({made.device.memory / 1e9:.0f} GB, {made.device.peak / 1e12:g} TFLOP/s)"
+    )
+    yield f"on {where}, at {100 * made.utilisation:.0f} % of the peak (an assumption)"
+    for stage in made.stages:
+        yield ""
+        yield from _stage(stage, made.device.memory)
+    yield ""
+    yield f"in all: {sum(s.operations for s in made.stages):.3g} operations, {made.hours:.2f} hours"
+
+
+def _stage(stage: StageEstimate, memory: float) -> Iterator[str]:
+    yield f"stage {stage.name}: {stage.steps:,} steps, {stage.tokens:,.0f} tokens, {stage.hours:.2f} hours"
+    for state, parts in (("trains", stage.trained), ("frozen", stage.frozen)):
+        for part, size in parts.items():
+            yield f"  {part:12} {size:>15,} parameters, {state}"
+    lengths = stage.lengths
+    yield f"  lengths: {lengths.tokens:.0f} tokens a sample, {lengths.labels:.0f} labelled ({lengths.source})"
+    for part, held in stage.memory.items():
+        yield f"  {part:12} {held / 1e9:8.2f} GB a device"
+    verdict = "fits" if stage.fits else "DOES NOT FIT"
+    yield f"  {'at the peak':12} {stage.peak / 1e9:8.2f} GB of {memory / 1e9:.0f}: {verdict}"
+    for suggestion in stage.suggestions:
+        yield f"  try: {suggestion}"

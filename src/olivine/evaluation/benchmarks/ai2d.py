@@ -1,0 +1,139 @@
+"""AI2D: multiple-choice questions on school diagrams.
+
+Reading the diagrams' annotations is not here. The published copies with and without letters drawn into the
+pictures differ by points; which one was asked is the image root's matter.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from olivine.errors import DataError
+from olivine.evaluation.answers import match_answers
+from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
+from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
+from olivine.evaluation.benchmarks.parsing import (
+    LETTERS,
+    by_detail,
+    graded,
+    named_option,
+    percent,
+    read_lines,
+    require_keys,
+    vlmevalkit_option,
+)
+from olivine.files import read_json
+from olivine.records import Answer, Question, Score
+from olivine.wording import with_options
+
+
+class AI2D(Benchmark):
+    """AI2D (plain four-choice accuracy; the data set has no scoring tool of its own).
+
+    Metrics, in percent: `accuracy` over the questions read, and `split/test`, `split/val` where the list of test
+    diagrams is at hand. One unit is one diagram. A missing answer is wrong.
+
+    Variants: `letter`, our rule (the answer names the option's letter or is its text); `lmms-eval`, a letter and
+    period at the start, or else the whole answer, equals the letter; `vlmevalkit`, exactly one letter, or else one
+    option's text, stands in the answer.
+
+    Args:
+        split: `test` (the diagrams of ai2d_test_ids.csv, if it is beside the folders), `val` (the rest) or `all`.
+    """
+
+    name = "ai2d"
+    variants = ("letter", "lmms-eval", "vlmevalkit")
+
+    parquet = ParquetLayout(splits=("test",), picture=lambda row: f"{row.index}.png")
+
+    def __init__(self, split: str = "test") -> None:
+        self._split = split
+
+    def read(self, path: Path, prompt: str | None = None) -> list[Question]:
+        """Read the folder that holds `questions/*.json` (and `images/`, `ai2d_test_ids.csv`), or `lmms-lab/ai2d`.
+
+        The latter has the test questions without ids or diagrams' names: a row's number is its id, and its own unit.
+        """
+        self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            return [_of_row(row) for row in read_parquet(shards)]
+        files = sorted((path / "questions").glob("*.json"))
+        if not files:
+            raise DataError(f"{path}: no questions/*.json in it. Expected the folder of AI2D's archive.")
+        test = _test_ids(path / "ai2d_test_ids.csv")
+        questions = []
+        for file in files:
+            split = None if test is None else ("test" if file.name.split(".")[0] in test else "val")
+            if split is None or self._split in ("all", split):
+                questions += _questions(file, split)
+        if not questions:
+            raise DataError(f"{path}: no question of the split {self._split!r} (test, val or all).")
+        return questions
+
+    def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
+        """Accuracy in total and per split."""
+        chosen = self.choose_variant(variant)
+        texts, missing = match_answers(questions, answers, what=self.name)
+        parse = _PARSERS[chosen]
+        items = graded(questions, texts, lambda text, q: parse(text, q.details["choices"]) == q.references[0])
+        metrics = {"accuracy": percent([item.correct for item in items])} | by_detail("split", questions, items)
+        return Score(self.name, chosen, metrics, items, missing)
+
+
+def _test_ids(path: Path) -> frozenset[str] | None:
+    return frozenset(line.strip() for line in read_lines(path)) if path.is_file() else None
+
+
+def _questions(file: Path, split: str | None) -> list[Question]:
+    content = read_json(file)
+    require_keys(content, ("imageName", "questions"), f"{file}")
+    return [_question(text, row, content["imageName"], split, file) for text, row in content["questions"].items()]
+
+
+def _question(text: str, row: Mapping[str, Any], image: str, split: str | None, file: Path) -> Question:
+    require_keys(row, ("questionId", "answerTexts", "correctAnswer"), f"{file}: question {text!r}")
+    choices = list(row["answerTexts"])
+    if not 0 <= row["correctAnswer"] < len(choices) <= len(LETTERS):
+        raise DataError(f"{file}: question {text!r}: answer {row['correctAnswer']} of {len(choices)} choices.")
+    return Question(
+        id=row["questionId"],
+        prompt=with_options(text, choices),
+        image=f"images/{image}",
+        unit=image,
+        references=(LETTERS[row["correctAnswer"]],),
+        details={"choices": choices, "split": split},
+    )
+
+
+def _of_row(row: ParquetRow) -> Question:
+    require_keys(row.values, ("question", "options", "answer"), row.where)
+    choices, answer = list(row.values["options"]), str(row.values["answer"])
+    if not answer.isdecimal() or not int(answer) < len(choices) <= len(LETTERS):
+        raise DataError(f"{row.where}: answer {answer!r} of {len(choices)} choices.")
+    return Question(
+        id=str(row.index),
+        prompt=with_options(row.values["question"], choices),
+        image=f"{row.index}.png",
+        unit=str(row.index),
+        references=(LETTERS[int(answer)],),
+        details={"choices": choices, "split": "test"},
+    )
+
+
+def _lmms_eval(text: str, choices: Sequence[str]) -> str:  # noqa: ARG001
+    found = re.match(r"\s*([A-Z])\.", text)
+    return found[1] if found else text
+
+
+def _vlmevalkit(text: str, choices: Sequence[str]) -> str | None:
+    return vlmevalkit_option(text, dict(zip(LETTERS, choices, strict=False)))
+
+
+_PARSERS: dict[str, Callable[[str, Sequence[str]], str | None]] = {
+    "letter": named_option,
+    "lmms-eval": _lmms_eval,
+    "vlmevalkit": _vlmevalkit,
+}

@@ -1,0 +1,116 @@
+"""What a benchmark is: how its files are read, its questions asked, its answers scored.
+
+One benchmark, one file beside this one; the registry is in the package's `__init__`. No model is touched here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from olivine.data.images import Pictures
+from olivine.errors import RequestError
+from olivine.evaluation.answers import read_answers
+from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetPictures, find_shards
+from olivine.records import Answer, Question, Score
+
+
+class Benchmark(ABC):
+    """One benchmark. Subclasses state their names and scoring source in their docstrings.
+
+    `variants` and `prompts` list what can be asked for by name; the first of each is the default, and the first
+    variant is the official scoring.
+    """
+
+    name: ClassVar[str]
+    variants: ClassVar[tuple[str, ...]] = ("official",)
+    prompts: ClassVar[tuple[str, ...]] = ("llava-1.5",)
+    #: Longest answer in tokens (LLaVA-1.5's evaluation scripts: 128 for short answers, 1024 for open ones).
+    max_new_tokens: ClassVar[int] = 128
+    #: What to tell a user whose files hold no text to ask: which file to give.
+    where_texts_are: ClassVar[str] = "Give the file that holds the questions."
+
+    #: How its Hugging Face copy is laid out, if it can be read from one.
+    parquet: ClassVar[ParquetLayout | None] = None
+
+    @abstractmethod
+    def read(self, path: Path, prompt: str | None = None) -> list[Question]:
+        """Read the official files at `path` (a file or folder, as the benchmark publishes them).
+
+        Raises:
+            DataError: a file is missing or is not of this benchmark; the message names file and item.
+        """
+
+    @abstractmethod
+    def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
+        """Score answers exactly as the official tool does (or a named variant of it).
+
+        A failed answer is never scored as wrong: callers retry or report it before they come here.
+
+        Raises:
+            RequestError: unknown variant.
+            DataError: the answers do not fit the questions in a way the official tool refuses.
+        """
+
+    def score_without(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        variant: str | None,
+        groups: Sequence[Collection[str]],
+    ) -> list[dict[str, float]]:
+        """Return the metrics with each group of clusters left out in turn, by scoring the rest again."""
+        found = []
+        for group in groups:
+            kept = [question for question in questions if question.unit not in group]
+            ids = {question.id for question in kept}
+            score = self.score(kept, [answer for answer in answers if answer.question_id in ids], variant)
+            found.append(dict(score.metrics))
+        return found
+
+    def images(self, path: Path) -> Pictures | Path:
+        """The pictures that belong to the files at `path` (or their root), unless the user names another root."""
+        shards = self.shards(path)
+        if self.parquet is not None and shards:
+            return ParquetPictures(shards, self.parquet)
+        folder = path if path.is_dir() else path.parent
+        return folder / "images" if (folder / "images").is_dir() else folder
+
+    def shards(self, path: Path) -> dict[Path, str]:
+        """The parquet files of a Hugging Face copy at `path` and their splits; empty if it is none.
+
+        Raises:
+            DataError: as `find_shards`.
+        """
+        return {} if self.parquet is None else find_shards(path, self.parquet)
+
+    def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:  # noqa: ARG002
+        """Read answers in LLaVA's answer JSON lines; benchmarks with a format of their own recognise that too."""
+        return read_answers(path)
+
+    def judged_by(self, variant: str) -> dict[str, str]:  # noqa: ARG002
+        """What scores under `variant` must say about who graded, where a judge did."""
+        return {}
+
+    def choose_variant(self, variant: str | None) -> str:
+        """`variant`, or the default.
+
+        Raises:
+            RequestError: this benchmark has no variant of that name.
+        """
+        return self._choose("variant", variant, self.variants)
+
+    def choose_prompt(self, prompt: str | None) -> str:
+        """`prompt`, or the default.
+
+        Raises:
+            RequestError: this benchmark has no prompt wording of that name.
+        """
+        return self._choose("prompt", prompt, self.prompts)
+
+    def _choose(self, what: str, wanted: str | None, known: tuple[str, ...]) -> str:
+        if wanted is None:
+            return known[0]
+        if wanted not in known:
+            raise RequestError(f"{self.name}: no {what} {wanted!r}. Valid: {', '.join(known)}.")
+        return wanted

@@ -1,0 +1,74 @@
+"""Metrics that follow from counts: graded once, then made for all questions, or for all but some, by counting.
+
+What is counted and how metrics follow from it is each benchmark's own.
+"""
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.records import Answer, Item, Question, Score
+
+#: What was counted how often.
+Counts = Mapping[Hashable, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """What a variant makes of answers.
+
+    `items` has one for every question that the variant scores, in the questions' order; `counted` what metrics are made
+    of, each with the cluster that it belongs to.
+    """
+
+    items: tuple[Item, ...]
+    counted: Sequence[tuple[str, Hashable]]
+
+
+class CountedBenchmark(Benchmark):
+    """A benchmark whose metrics are a function of counts that add up over clusters.
+
+    The jackknife of an interval leaves hundreds of clusters out in turn; with counts nothing is graded again for it.
+    """
+
+    @abstractmethod
+    def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
+        """Return what a variant makes of the answers `texts`, by question id."""
+
+    @abstractmethod
+    def metrics(self, counts: Counts, variant: str) -> dict[str, float]:
+        """Return the metrics that follow from counts over any set of clusters."""
+
+    def graded_score(
+        self, questions: Sequence[Question], texts: Mapping[str, str], variant: str, missing: tuple[str, ...]
+    ) -> Score:
+        """Return the score of all questions."""
+        graded = self.grade(questions, texts, variant)
+        metrics = self.metrics(Counter(key for _, key in graded.counted), variant)
+        return Score(self.name, variant, metrics, graded.items, missing)
+
+    def score_without(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        variant: str | None,
+        groups: Sequence[Collection[str]],
+    ) -> list[dict[str, float]]:
+        """Return the metrics with each group of clusters left out in turn; equal to scoring the rest."""
+        chosen = self.choose_variant(variant)
+        texts = {answer.question_id: answer.text for answer in answers}
+        by_cluster: dict[str, Counter[Hashable]] = {}
+        for cluster, key in self.grade(questions, texts, chosen).counted:
+            by_cluster.setdefault(cluster, Counter())[key] += 1
+        total: Counter[Hashable] = Counter()
+        for counts in by_cluster.values():
+            total.update(counts)
+        found = []
+        for group in groups:
+            left = Counter(total)
+            for cluster in group:
+                left.subtract(by_cluster.get(cluster, {}))
+            found.append(self.metrics({key: count for key, count in left.items() if count}, chosen))
+        return found

@@ -1,0 +1,312 @@
+"""GQA: questions over scene graphs, scored as eval.py of the data set does (accuracy, consistency and the rest).
+
+Grounding is not here: it scores attention maps, which is no answer.
+"""
+
+import re
+import string
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from olivine.data.images import Pictures
+from olivine.errors import DataError
+from olivine.evaluation.answers import match_answers
+from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetPictures, find_shards
+from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
+from olivine.evaluation.benchmarks.parsing import (
+    Prediction,
+    answers_from,
+    by_group,
+    percent,
+    read_rows,
+    require_all_answered,
+    require_keys,
+    rows_have,
+)
+from olivine.files import read_json
+from olivine.records import Answer, Item, Question, Score
+from olivine.wording import SHORT_ANSWER
+
+
+class GQA(Benchmark):
+    """GQA (eval.py in the data set's eval.zip; a faithful copy is `BAAI-DCAI/Bunny:eval/gqa/eval_gqa.py`).
+
+    Metrics, in percent: `accuracy`, `binary` (structural type other than query), `open` (query), `structural/TYPE`,
+    `semantic/TYPE`, `steps/N`, `words/N`; `validity` and `plausibility` where there is a choices file;
+    `consistency` where the question file holds all the questions that its balanced ones entail, and all its
+    questions are answered. `distribution` is the official chi-square, lower is better. Only balanced questions
+    count, and only they are items; one unit is one picture.
+
+    Variants differ in what happens to an answer before it is compared:
+
+    - `official`: nothing happens to an entry of the official predictions file; a model's own words are converted as
+      LLaVA does before it calls the official tool (trailing periods off, lower case).
+    - `raw`: nothing ever happens. `llava`: LLaVA's conversion always happens.
+    - `prismatic`: all ASCII punctuation is removed and the prediction lower-cased.
+    - `lmms-eval`: the same on both sides. `vlmevalkit`: both sides are stripped and lower-cased.
+
+    The official tool stops at a balanced question without a prediction, and so do the first four variants; in the
+    last two it counts as wrong. Answers to unknown questions, and two answers to one, are errors here, where the
+    official tool passes over the former and keeps the last of the latter.
+
+    Args:
+        choices: the `*_choices.json` of the same tier; by default the one beside the question file, if any.
+    """
+
+    name = "gqa"
+    variants = ("official", "raw", "llava", "prismatic", "lmms-eval", "vlmevalkit")
+
+    parquet = ParquetLayout(
+        splits=("testdev", "val", "train", "test"),
+        picture=lambda row: f"{row.values['id']}.jpg",
+        configs=("testdev_balanced_instructions", "testdev_all_instructions"),
+    )
+
+    def __init__(self, choices: Path | None = None) -> None:
+        self._choices = choices
+
+    def read(self, path: Path, prompt: str | None = None) -> list[Question]:
+        """Read a questions file, a folder of its chunks, or the official folder (its testdev-balanced file).
+
+        A Hugging Face copy (`lmms-lab/GQA`) is read from its configuration of instructions
+        (testdev_balanced_instructions, or the one named); pictures from the configuration of images beside it.
+
+        Questions without an answer (the test tiers) can be asked but not scored.
+
+        Raises:
+            DataError: not GQA's questions, or the choices lack one of them.
+        """
+        self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            file = next(iter(shards))
+            rows = {row.values["id"]: _official_row(row.values) for row in read_parquet(shards)}
+            choices = _read_choices(self._choices)
+        else:
+            file, rows = _read_questions(path)
+            choices = _read_choices(self._choices or _choices_beside(file))
+        return [_question(file, key, row, choices) for key, row in rows.items()]
+
+    def images(self, path: Path) -> Pictures | Path:
+        """The folder `images`, or the configuration of images that belongs to a Hugging Face copy's instructions."""
+        shards = self.shards(path)
+        if not shards:
+            return super().images(path)
+        file = next(iter(shards))
+        instructions = next((p for p in file.parents if p.name.endswith("_instructions")), file.parent)
+        pictures = instructions.with_name(instructions.name.replace("_instructions", "_images"))
+        of_pictures = find_shards(pictures, self.parquet) if pictures != instructions else {}
+        if not of_pictures:
+            raise DataError(f"{instructions}: no pictures beside it. Expected {pictures.name} of the same copy.")
+        return ParquetPictures(of_pictures, self.parquet)
+
+    def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
+        """Read the official predictions, a list of `{"questionId", "prediction"}`, or LLaVA's answer lines."""
+        rows = read_rows(path)
+        if not rows_have(rows, "questionId"):
+            return super().read_answers(path, questions)
+        plain = answers_from(rows, "questionId", "prediction", str(path))
+        return [Prediction(answer.question_id, answer.text, answer.state) for answer in plain]
+
+    def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
+        """Every official metric that the files at hand allow."""
+        chosen = self.choose_variant(variant)
+        texts, missing = match_answers(questions, answers, what=self.name)
+        gold, said = _converted(questions, answers, texts, chosen)
+        scored = [question for question in questions if question.details["balanced"]]
+        if not scored:
+            raise DataError(f"{self.name}: no question has isBalanced; only those are scored. Is this the right file?")
+        unanswered = [question.id for question in scored if question.id not in said]
+        if chosen not in ("lmms-eval", "vlmevalkit"):
+            require_all_answered(self.name, len(scored), unanswered)
+        right = {key: float(key in said and said[key] == answer) for key, answer in gold.items()}
+        metrics = _accuracies(scored, right) | _choice_metrics(scored, said)
+        if not missing:
+            metrics |= _consistency(scored, right)
+        metrics |= _distribution(scored, gold, said)
+        items = tuple(Item(question.id, question.unit, right[question.id]) for question in scored)
+        return Score(self.name, chosen, metrics, items, missing)
+
+
+def _official_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the Hugging Face copy as the official file has it: entailed ids are the text of a list there."""
+    entailed = row.get("entailed") or []
+    return {
+        **{name: value for name, value in row.items() if value is not None},
+        "entailed": re.findall(r"\w+", entailed) if isinstance(entailed, str) else list(entailed),
+        "groups": row.get("groups") or {},
+    }
+
+
+def _read_questions(path: Path) -> tuple[Path, dict[str, Any]]:
+    chunks = sorted(path.glob(f"{path.name}_*.json")) if path.is_dir() else []
+    if chunks:
+        rows: dict[str, Any] = {}
+        for chunk in chunks:
+            rows |= _read_object(chunk)
+        return path, rows
+    file = _questions_in(path) if path.is_dir() else path
+    return file, _read_object(file)
+
+
+def _questions_in(folder: Path) -> Path:
+    default = folder / "testdev_balanced_questions.json"
+    files = [default] if default.is_file() else sorted(folder.glob("*_questions.json"))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "none"
+        raise DataError(f"{folder}: expected {default.name}, or one *_questions.json; found {found}. Name the file.")
+    return files[0]
+
+
+def _choices_beside(questions: Path) -> Path | None:
+    tier = questions.stem.removesuffix("_questions")
+    names = (tier, tier.removesuffix("_balanced").removesuffix("_all"))
+    files = [questions.with_name(f"{name}_choices.json") for name in names]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _read_choices(path: Path | None) -> Mapping[str, Any] | None:
+    return None if path is None else _read_object(path)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    rows = read_json(path)
+    if not isinstance(rows, dict):
+        raise DataError(f"{path}: a JSON {type(rows).__name__}; GQA's files are one object keyed by question id.")
+    return rows
+
+
+def _question(file: Path, key: str, row: Any, choices: Mapping[str, Any] | None) -> Question:
+    where = f"{file}: question {key!r}"
+    require_keys(row, ("question", "imageId"), where)
+    details: dict[str, Any] = {"balanced": bool(row.get("isBalanced", True))}
+    if "answer" in row:
+        require_keys(row, ("types",), where)
+        require_keys(row["types"], ("structural", "semantic", "detailed"), f"{where}: types")
+        details |= {
+            **row["types"],
+            "group": row.get("groups", {}).get("global"),
+            "entailed": [other for other in row.get("entailed", []) if other != key],
+            "steps": _steps(row.get("semantic", [])),
+            "words": len(row["question"].split()),
+        }
+        if choices is not None:
+            require_keys(choices, (key,), f"{file}: the choices file")
+            require_keys(choices[key], ("valid", "plausible"), f"{where}: its choices")
+            details |= {name: frozenset(choices[key][name]) for name in ("valid", "plausible")}
+    return Question(
+        id=key,
+        prompt=row["question"] + SHORT_ANSWER,
+        image=f"{row['imageId']}.jpg",
+        unit=str(row["imageId"]),
+        references=(row["answer"],) if "answer" in row else (),
+        details=details,
+    )
+
+
+def _steps(operations: Sequence[Mapping[str, Any]]) -> int:
+    """Reasoning steps: the closing step that only asks (exist, query name, choose name) does not count."""
+    texts = [f"{operation['operation']}: {operation['argument']}" for operation in operations]
+    return sum(not any(asks in text for asks in ("exist", "query: name", "choose name")) for text in texts)
+
+
+def _llava(text: str) -> str:
+    return text.rstrip(".").lower()
+
+
+def _as_is(text: str) -> str:
+    return text
+
+
+def _unpunctuated(text: str) -> str:
+    return re.sub(f"[{re.escape(string.punctuation)}]", "", text).lower()
+
+
+def _stripped(text: str) -> str:
+    return text.strip().lower()
+
+
+#: What a variant does to the prediction and to the gold answer.
+_CONVERSIONS: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
+    "official": (_llava, _as_is),
+    "raw": (_as_is, _as_is),
+    "llava": (_llava, _as_is),
+    "prismatic": (_unpunctuated, _as_is),
+    "lmms-eval": (_unpunctuated, _unpunctuated),
+    "vlmevalkit": (_stripped, _stripped),
+}
+
+
+def _converted(
+    questions: Sequence[Question], answers: Sequence[Answer], texts: Mapping[str, str], variant: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    of_prediction, of_gold = _CONVERSIONS[variant]
+    unscorable = [question.id for question in questions if not question.references]
+    if unscorable:
+        raise DataError(f"gqa: question {unscorable[0]!r} has no gold answer (a test tier?); it cannot be scored here.")
+    final = {a.question_id for a in answers if isinstance(a, Prediction)} if variant == "official" else frozenset()
+    said = {key: text if key in final else of_prediction(text) for key, text in texts.items()}
+    return {question.id: of_gold(question.references[0]) for question in questions}, said
+
+
+def _accuracies(scored: Sequence[Question], right: Mapping[str, float]) -> dict[str, float]:
+    queries = [right[q.id] for q in scored if q.details["structural"] == "query"]
+    others = [right[q.id] for q in scored if q.details["structural"] != "query"]
+    metrics = {
+        "accuracy": percent([right[q.id] for q in scored]),
+        "binary": percent(others),
+        "open": percent(queries),
+    }
+    for name in ("structural", "semantic", "steps", "words"):
+        metrics |= by_group(name, ((q.details[name], right[q.id]) for q in scored))
+    return metrics
+
+
+def _choice_metrics(scored: Sequence[Question], said: Mapping[str, str]) -> dict[str, float]:
+    if "valid" not in scored[0].details:
+        return {}
+    return {
+        metric: percent([float(said.get(q.id) in _possible(q, kind)) for q in scored])
+        for metric, kind in (("validity", "valid"), ("plausibility", "plausible"))
+    }
+
+
+def _possible(question: Question, kind: str) -> frozenset[str]:
+    """The choices file's answers; but "what do they have in common" may only be answered with these three."""
+    common = "Common" in question.details["detailed"]
+    return frozenset({"color", "material", "shape"}) if common else question.details[kind]
+
+
+def _consistency(scored: Sequence[Question], right: Mapping[str, float]) -> dict[str, float]:
+    """How right the answers are that follow from a right answer, averaged over right answers that entail some."""
+    linked = [(q, q.details["entailed"]) for q in scored if q.details["entailed"]]
+    if not linked or any(other not in right for _, entailed in linked for other in entailed):
+        return {}
+    shares = [sum(right[o] for o in entailed) / len(entailed) for q, entailed in linked if right[q.id]]
+    return {"consistency": percent(shares)}
+
+
+def _distribution(scored: Sequence[Question], gold: Mapping[str, str], said: Mapping[str, str]) -> dict[str, float]:
+    """Chi-square of predicted against gold answer counts per global group, weighted by group size, over 100.
+
+    Only gold answers of the group are summed over, as in the official tool.
+    """
+    expected: dict[str, Counter[str]] = defaultdict(Counter)
+    observed: dict[str, Counter[str]] = defaultdict(Counter)
+    for question in scored:
+        group = question.details["group"]
+        if group is not None:
+            expected[group][gold[question.id]] += 1
+            if question.id in said:
+                observed[group][said[question.id]] += 1
+    total = sum(counts.total() for counts in expected.values())
+    if not total:
+        return {}
+    weighted = sum(
+        counts.total() * sum((observed[group][answer] - count) ** 2 / count for answer, count in counts.items())
+        for group, counts in expected.items()
+    )
+    return {"distribution": weighted / total / 100}

@@ -1,0 +1,232 @@
+"""MMMU: college examination questions in thirty subjects, multiple-choice and open.
+
+Only the first picture of a question is asked, as the official LLaVA run does; MMMU-Pro is not here.
+"""
+
+import ast
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from olivine.errors import DataError
+from olivine.evaluation.answers import match_answers
+from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.parquet import ParquetLayout
+from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
+from olivine.evaluation.benchmarks.parsing import (
+    LETTERS,
+    answers_from,
+    by_detail,
+    fraction,
+    graded,
+    read_rows,
+    require_keys,
+    rows_have,
+)
+from olivine.files import read_json
+from olivine.records import Answer, Question, Score
+from olivine.wording import OPTION_LETTER, SHORT_ANSWER
+
+_DOMAINS = {
+    "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
+    "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
+    "Science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
+    "Health and Medicine": (
+        "Basic_Medical_Science", "Clinical_Medicine", "Diagnostics_and_Laboratory_Medicine", "Pharmacy",
+        "Public_Health",
+    ),
+    "Humanities and Social Science": ("History", "Literature", "Sociology", "Psychology"),
+    "Tech and Engineering": (
+        "Agriculture", "Architecture_and_Engineering", "Computer_Science", "Electronics", "Energy_and_Power",
+        "Materials", "Mechanical_Engineering",
+    ),
+}  # fmt: skip
+_DOMAIN_OF = {subject: domain for domain, subjects in _DOMAINS.items() for subject in subjects}
+
+#: What an open answer's result tends to stand after; `=` too, in its last line.
+_INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
+
+
+class MMMU(Benchmark):
+    """MMMU (`MMMU-Benchmark/MMMU:mmmu/utils/eval_utils.py`).
+
+    Metrics, as fractions (the tool prints three decimals): `accuracy`, `domain/NAME`, `subject/NAME`. One unit is
+    one question. The official tool scores the answers there are: an unanswered question is left out of the figures
+    and of the items, and named as missing.
+
+    A multiple-choice answer names the options `(X)` in it, or else the X between spaces, or else, in more than five
+    words, the options whose text it holds; the last one named counts, and if none is, one is drawn by lot (seed 42,
+    subjects in alphabetical order, as there). Where the options are not known (answer_dict_val.json) the answer must
+    be the letter. An open answer is right if the tail after a word like "is" or "answer" holds a gold text, or a
+    number in it equals a gold number to two decimals.
+    """
+
+    name = "mmmu"
+    where_texts_are = "answer_dict_val.json and the shipped outputs do not hold them: give the published questions."
+
+    parquet = ParquetLayout(
+        splits=("validation", "dev", "test"),
+        picture=lambda row: f"{row.values['id']}_1.png",
+        every_config=True,
+        column="image_1",
+    )
+
+    def read(self, path: Path, prompt: str | None = None) -> list[Question]:
+        """Read questions with the published columns as JSON or JSON lines, answer_dict_val.json, or a folder of
+        outputs (`SUBJECT/output.json`, as the official repository ships), or `MMMU/MMMU` with any of its subjects.
+
+        The first picture is the text of `image_1` if it is one, else `ID_1.png`; none where an option is a picture.
+        """
+        self.choose_prompt(prompt)
+        shards = self.shards(path)
+        if shards:
+            return [_question(row.values, row.where) for row in read_parquet(shards)]
+        if path.is_dir():
+            return [_question(row, f"{file}") for file in _outputs(path) for row in read_json(file)]
+        rows = read_rows(path)
+        if isinstance(rows, Mapping):
+            rows = [
+                {"id": key, "question": "", "options": [], **_gold_entry(row, path, key)} for key, row in rows.items()
+            ]
+        return [_question(row, f"{path}: question {number}") for number, row in enumerate(rows, start=1)]
+
+    def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
+        """Read official outputs (`{ID: answer}`, or rows with `id` and `response`, or a folder of such), or LLaVA's."""
+        if path.is_dir():
+            rows: Any = [row for file in _outputs(path) for row in read_json(file)]
+        else:
+            rows = read_rows(path)
+        if isinstance(rows, Mapping):
+            rows = [{"id": key, "response": text} for key, text in rows.items()]
+        if rows_have(rows, "id", "response"):
+            return answers_from(rows, "id", "response", str(path))
+        return super().read_answers(path, questions)
+
+    def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
+        """Accuracy in total, per domain and per subject."""
+        chosen = self.choose_variant(variant)
+        texts, missing = match_answers(questions, answers, what=self.name)
+        if not texts:
+            raise DataError(f"{self.name}: no answer to any of the {len(questions)} questions. Is this the right file?")
+        lot = random.Random(42)  # noqa: S311
+        answered = sorted((q for q in questions if q.id in texts), key=lambda question: question.details["subject"])
+        items = graded(answered, texts, lambda text, question: _is_right(text, question, lot))
+        metrics = {"accuracy": fraction([item.correct for item in items])}
+        for name in ("domain", "subject"):
+            metrics |= by_detail(name, answered, items, fraction)
+        return Score(self.name, chosen, metrics, items, missing)
+
+
+def _outputs(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*/output.json"))
+    if not files:
+        raise DataError(f"{folder}: no SUBJECT/output.json in it. Expected the official repository's example outputs.")
+    return files
+
+
+def _gold_entry(row: Any, path: Path, key: str) -> dict[str, Any]:
+    require_keys(row, ("question_type", "ground_truth"), f"{path}: {key}")
+    return {"question_type": row["question_type"], "answer": row["ground_truth"]}
+
+
+def _question(row: Any, where: str) -> Question:
+    require_keys(row, ("id", "question_type", "answer"), where)
+    key = str(row["id"])
+    # The published columns hold lists as their Python text.
+    options = list(row["index2ans"].values()) if "index2ans" in row else _as_list(row.get("options", []))
+    gold = _as_list(row["answer"]) if row["question_type"] != "multiple-choice" else [row["answer"]]
+    subject = "_".join(key.split("_")[1:-1])
+    text = re.sub(r"\s*<image \d+>\s*", " ", row.get("question", "")).strip()
+    lettered = "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+    closing = f"\n{lettered}\n{OPTION_LETTER}" if options else f"\n{SHORT_ANSWER}"
+    pictured = any("<image " in option or "<img=" in option for option in options)
+    named = row.get("image_1")
+    return Question(
+        id=key,
+        prompt=text + closing if text else "",
+        image=None if pictured else (named if isinstance(named, str) else f"{key}_1.png"),
+        unit=key,
+        references=tuple(str(answer) for answer in gold),
+        details={
+            "type": row["question_type"],
+            "options": dict(zip(LETTERS, options, strict=False)),
+            "subject": subject,
+            "domain": _DOMAIN_OF.get(subject),
+        },
+    )
+
+
+def _as_list(value: Any) -> list[str]:
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return [value]
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+
+def _is_right(text: str, question: Question, lot: random.Random) -> bool:
+    if question.details["type"] == "multiple-choice":
+        options = question.details["options"]
+        return (_choice(text, options, lot) if options else text) in question.references
+    gold = [norm for answer in question.references for norm in _normalised(answer)]
+    for said in _open_answers(text):
+        if said in gold if isinstance(said, float) else any(isinstance(g, str) and g in said for g in gold):
+            return True
+    return False
+
+
+def _choice(text: str, options: Mapping[str, str], lot: random.Random) -> str:
+    for mark in ",.!?;:'":
+        text = text.strip(mark)
+    text = f" {text} "
+    found = {letter: text.rfind(f"({letter})") for letter in options}
+    if max(found.values()) < 0:
+        found = {letter: text.rfind(f" {letter} ") for letter in options}
+    if max(found.values()) < 0 and len(text.split()) > 5:
+        found = {letter: text.lower().rfind(option.lower()) for letter, option in options.items()}
+    if max(found.values()) < 0:
+        return lot.choice(list(options))
+    return max(found, key=lambda letter: found[letter])
+
+
+def _open_answers(text: str) -> set[str | float]:
+    """What an open answer may mean: its telling tails and the numbers in them, normalised."""
+    tails = _tails(text)
+    return {norm for said in [*tails, *(n for tail in tails for n in _numbers(tail))] for norm in _normalised(said)}
+
+
+def _tails(text: str) -> list[str]:
+    text = text.strip().strip(".").lower()
+    # The tool also splits sentences before a capital, but has lower-cased the text by then.
+    lines = text.split("\n")
+    tails = []
+    for number, line in enumerate(lines, start=1):
+        shortest = ""
+        for indicator in (*_INDICATORS, "=") if number == len(lines) else _INDICATORS:
+            tail = line.split(indicator)[-1].strip()
+            if indicator in line and (not shortest or len(tail) < len(shortest)):
+                shortest = tail
+        if shortest and shortest not in tuple(":,.!?;'"):
+            tails.append(shortest)
+    return tails or [text]
+
+
+def _numbers(text: str) -> list[str]:
+    """Numbers with thousands' commas, in scientific notation, and plain ones."""
+    grouped = re.findall(r"-?\b\d{1,3}(?:,\d{3})+\b", text)
+    scientific = re.findall(r"-?\d+(?:\.\d+)?[eE][+-]?\d+", text)
+    plain = re.findall(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])", text)
+    return [*grouped, *scientific, *plain]
+
+
+def _normalised(text: str) -> list[str | float]:
+    """A number rounded to two decimals, or lower-cased text; one letter only beside a space, lest it occur anywhere."""
+    text = text.strip()
+    try:
+        return [round(float(text.replace(",", "")), 2)]
+    except ValueError:
+        text = text.lower()
+    return [f" {text}", f"{text} "] if len(text) == 1 else [text]

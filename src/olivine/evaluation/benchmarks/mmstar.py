@@ -1,0 +1,87 @@
+"""MMStar: 1,500 multiple-choice questions that need their picture, six categories of three sub-categories.
+
+The pictures stand in the TSV itself; `parsing.unpack_pictures` takes them out.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from olivine.evaluation.answers import match_answers
+from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.parquet import ParquetLayout
+from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
+from olivine.evaluation.benchmarks.parsing import (
+    by_detail,
+    find_file,
+    fraction,
+    graded,
+    read_rows,
+    read_table,
+    require_keys,
+)
+from olivine.records import Answer, Question, Score
+from olivine.wording import OPTION_LETTER
+
+
+class MMStar(Benchmark):
+    """MMStar (`MMStar-Benchmark/MMStar:eval/vlmeval/evaluate/mmstar.py`).
+
+    An answer is right if, in lower case and stripped, it begins with the letter, `(` and the letter, `option ` and
+    the letter, or `the answer is ` and the letter (so `A man` is an A). Metrics, as fractions: `accuracy`,
+    `category/NAME`, `l2_category/NAME`. One unit is one question. A missing answer is wrong.
+
+    Variants: `official`, the accuracy over all questions (the tool divides by 1,500 and each category by 250, which
+    is what the whole set has); `lmms-eval`, the mean of the sub-categories' accuracies.
+    """
+
+    name = "mmstar"
+    variants = ("official", "lmms-eval")
+    prompts = ("llava-1.5", "original")
+    parquet = ParquetLayout(splits=("val",), picture=lambda row: f"{row.values['index']}.jpg")
+
+    def read(self, path: Path, prompt: str | None = None) -> list[Question]:
+        """Read MMStar.tsv, its columns as JSON lines, a folder with the former, or `Lin-Chen/MMStar`.
+
+        The options stand in the question; `llava-1.5` adds its closing instruction, `original` nothing. Pictures are
+        `INDEX.jpg`.
+        """
+        wording = "" if self.choose_prompt(prompt) == "original" else OPTION_LETTER
+        shards = self.shards(path)
+        rows: Any
+        if shards:
+            file, rows = path, [row.values for row in read_parquet(shards)]
+        else:
+            file = find_file(path, ("MMStar.tsv",), "MMStar questions")
+            rows = read_table(file, "\t") if file.suffix == ".tsv" else read_rows(file)
+        questions = []
+        for number, row in enumerate(rows, start=1):
+            require_keys(row, ("index", "question", "answer", "category", "l2_category"), f"{file}: row {number}")
+            key = str(row["index"])
+            questions.append(
+                Question(
+                    id=key,
+                    prompt=row["question"].strip() + wording,
+                    image=f"{key}.jpg",
+                    unit=key,
+                    references=(row["answer"],),
+                    details={"category": row["category"], "l2_category": row["l2_category"]},
+                )
+            )
+        return questions
+
+    def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
+        """Accuracy in total, per category and per sub-category."""
+        chosen = self.choose_variant(variant)
+        texts, missing = match_answers(questions, answers, what=self.name)
+        items = graded(questions, texts, lambda text, question: _names(text, question.references[0]))
+        groups = {name: by_detail(name, questions, items, fraction) for name in ("category", "l2_category")}
+        micro, macro = fraction([item.correct for item in items]), fraction(list(groups["l2_category"].values()))
+        metrics = {"accuracy": macro if chosen == "lmms-eval" else micro}
+        return Score(self.name, chosen, metrics | groups["category"] | groups["l2_category"], items, missing)
+
+
+def _names(text: str, gold: str) -> bool:
+    letter = gold.lower().strip()
+    leads = ("", "(", "option ", "the answer is ")
+    return text.lower().strip().replace("\n", " ").startswith(tuple(lead + letter for lead in leads))

@@ -1,0 +1,117 @@
+"""VSR: is a statement about two things' places in a picture true?
+
+Probabilities of "True" and "False" (Prismatic's AUROC and AUPR) are not scored here: they are no answer.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from olivine.errors import DataError
+from olivine.evaluation.answers import match_answers
+from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.parsing import (
+    by_detail,
+    find_file,
+    fraction,
+    graded,
+    read_lines,
+    require_keys,
+    vlmevalkit_yes_no,
+)
+from olivine.files import read_json_lines
+from olivine.records import Answer, Question, Score
+
+
+class VSR(Benchmark):
+    """Visual Spatial Reasoning (`cambridgeltl/visual-spatial-reasoning:analysis_scripts/eval_compute_acc_by_*.py`).
+
+    Metrics, as fractions: `accuracy`, `relation/NAME`, and `category/NAME` where rel_meta_category_dict.txt of the
+    official repository is at hand (relations outside it are in no category). One unit is one picture. Missing
+    answers are wrong; the official predictions file must have one line a statement.
+
+    Variants:
+
+    - `official`: the predicted label 0 or 1; for a model's words, true or yes against false or no, whole words in
+      any case, only one of the two kinds, else wrong.
+    - `vlmevalkit`: whole words yes or no, but not both, else wrong.
+
+    Args:
+        categories: that file; by default the one beside the split file, if any.
+    """
+
+    name = "vsr"
+    variants = ("official", "vlmevalkit")
+
+    def __init__(self, categories: Path | None = None) -> None:
+        self._categories = categories
+
+    def read(self, path: Path, prompt: str | None = None) -> list[Question]:
+        """Read a split file, or a folder with test.jsonl or zeroshot/test.jsonl (the split that papers report).
+
+        The prompt is what Prismatic's evaluation asks LLaVA-1.5.
+        """
+        self.choose_prompt(prompt)
+        file = find_file(path, ("test.jsonl", "zeroshot/test.jsonl"), "VSR split")
+        beside = self._categories or file.with_name("rel_meta_category_dict.txt")
+        categories = _read_categories(beside) if self._categories or beside.is_file() else {}
+        questions = []
+        for number, row in enumerate(read_json_lines(file)):
+            require_keys(row, ("image", "caption", "label", "relation"), f"{file}: line {number + 1}")
+            questions.append(
+                Question(
+                    id=str(number),
+                    prompt=f'Based on the image, is this statement "True" or "False"? {row["caption"]}\n'
+                    'Respond with "True" or "False" directly.',
+                    image=row["image"],
+                    unit=row["image"],
+                    references=(str(row["label"]),),
+                    details={"relation": row["relation"], "category": categories.get(row["relation"])},
+                )
+            )
+        return questions
+
+    def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
+        """Read official predictions (a 0 or 1 a line, in the statements' order), or LLaVA's answer lines."""
+        lines = [line.strip() for line in read_lines(path)]
+        if not lines or not set(lines) <= {"0", "1"}:
+            return super().read_answers(path, questions)
+        if len(lines) != len(questions):
+            raise DataError(f"{path}: {len(lines)} predictions for {len(questions)} statements; expected one a line.")
+        return [Answer(question.id, line) for question, line in zip(questions, lines, strict=True)]
+
+    def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
+        """Accuracy in total, per relation and per category."""
+        chosen = self.choose_variant(variant)
+        texts, missing = match_answers(questions, answers, what=self.name)
+        parse = _PARSERS[chosen]
+        items = graded(questions, texts, lambda text, question: parse(text) == question.references[0])
+        metrics = {"accuracy": fraction([item.correct for item in items])}
+        for name in ("relation", "category"):
+            metrics |= by_detail(name, questions, items, fraction)
+        return Score(self.name, chosen, metrics, items, missing)
+
+
+def _read_categories(path: Path) -> Mapping[str, str]:
+    """Relation to category, of lines `Category: relation, relation`; the last line that names a relation wins."""
+    categories: dict[str, str] = {}
+    for line in read_lines(path):
+        category, colon, relations = line.partition(":")
+        if not colon:
+            raise DataError(f"{path}: line {line!r}; expected 'Category: relation, relation'.")
+        categories |= {relation.strip(): category.strip() for relation in relations.split(",")}
+    return categories
+
+
+def _official(text: str) -> str | None:
+    words = set(re.findall(r"[a-z0-9]+", text.lower()))
+    true, false = bool(words & {"true", "yes", "1"}), bool(words & {"false", "no", "0"})
+    return str(int(true)) if true != false else None
+
+
+def _vlmevalkit(text: str) -> str | None:
+    said = vlmevalkit_yes_no(text)
+    return None if said is None else str(int(said == "yes"))
+
+
+_PARSERS: dict[str, Callable[[str], str | None]] = {"official": _official, "vlmevalkit": _vlmevalkit}

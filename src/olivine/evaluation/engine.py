@@ -1,0 +1,216 @@
+"""The answering engine: greedy answers, each picture encoded once and each shared prefix run once.
+
+Same tokens as `generate` gives one question at a time; which questions and where answers go is in `run`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from olivine.accelerators import image_threads
+from olivine.data.encoding import TemplateEncoder
+from olivine.data.images import Pictures, pictures_in
+from olivine.errors import DataError
+from olivine.evaluation.budgets import budgets
+from olivine.evaluation.decoding import Decoder, Prompts, ShrinkingDecoder, forward
+from olivine.evaluation.opened_images import Pixels, reading
+from olivine.evaluation.static_decoding import StaticDecoder, cuda_graph
+from olivine.model.decoding_attention import decodes_over_fixed_keys
+from olivine.model.vlm import VisionLanguageModel
+from olivine.records import Answer, AnswerState, Question
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Questions about one picture (or about none)."""
+
+    image: str | None
+    questions: tuple[Question, ...]
+    continuations: tuple[list[int], ...]
+
+
+class AnsweringEngine:
+    """Answers questions greedily.
+
+    Args:
+        vlm: the model, in evaluation mode.
+        max_new_tokens: longest answer.
+        token_budget: tokens of prefix and question held in the cache at once; bounds memory, changes no answer.
+            Default: by the free memory of a GPU, 16,384 on a CPU.
+        prefill_budget: tokens run at once before the first answer token, a shared prefix counted once; changes no
+            answer either. Default: as many as are held on a GPU, 5,000 on a CPU.
+        image_readers: threads that open images ahead; 0 opens each when it is needed. Default: 0 on a CPU, where the
+            model needs the cores, and this GPU's share of the cores beside one.
+        decoder: what chooses tokens behind prompts; default by the device.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        *,
+        max_new_tokens: int = 128,
+        token_budget: int | None = None,
+        prefill_budget: int | None = None,
+        image_readers: int | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self._vlm = vlm
+        self._encoder: TemplateEncoder = vlm.encoder()
+        held, run = budgets(vlm)
+        on_gpu = vlm.device.type == "cuda"
+        self._budget = token_budget or held
+        self._prefill = prefill_budget or (self._budget if on_gpu else run)
+        self._readers = (image_threads() if on_gpu else 0) if image_readers is None else image_readers
+        self._decoder = decoder or decoder_for(vlm, self._encoder.stop_ids, max_new_tokens)
+
+    def answer(self, questions: Sequence[Question], images: Pictures | Path | None) -> Iterator[Answer]:
+        """Answers as they come, grouped by picture; `images` is where those are, or the root of their paths.
+
+        A picture that cannot be read fails its questions and no others; what breaks while a lot of questions is run
+        (memory, say) fails that lot.
+        """
+        pictures = pictures_in(images) if images is not None else None
+        with reading(pictures, self._vlm.transform, self._readers) as reader:
+            for with_image in (True, False):
+                chosen = [question for question in questions if (question.image is not None) is with_image]
+                prefix, _ = self._encoder.prompt("", with_image)
+                for chunk, opened in reader.ahead(self._chunks(chosen, prefix, with_image), _image_names):
+                    yield from self._answered_or_failed(chunk, prefix, opened)
+
+    def _chunks(self, questions: Sequence[Question], prefix: list[int], with_image: bool) -> Iterator[list[_Group]]:
+        by_image: dict[str | None, list[Question]] = {}
+        for question in questions:
+            by_image.setdefault(question.image, []).append(question)
+        chunk: list[_Group] = []
+        held = run = 0
+        for image, asked in by_image.items():
+            continuations = [self._encoder.prompt(question.prompt, with_image)[1] for question in asked]
+            longest = max(len(c) for c in continuations)
+            per_question = len(prefix) + longest
+            # One picture's questions may alone exceed the budget: then they are asked in several lots.
+            lot = max(1, self._budget // per_question)
+            for start in range(0, len(asked), lot):
+                group = _Group(image, tuple(asked[start : start + lot]), tuple(continuations[start : start + lot]))
+                to_hold = len(group.questions) * per_question
+                to_run = len(prefix) + len(group.questions) * longest
+                if chunk and (held + to_hold > self._budget or run + to_run > self._prefill):
+                    yield chunk
+                    chunk, held, run = [], 0, 0
+                chunk.append(group)
+                held, run = held + to_hold, run + to_run
+        if chunk:
+            yield chunk
+
+    def _answered_or_failed(
+        self, chunk: list[_Group], prefix: list[int], opened: Sequence[Callable[[], Pixels]]
+    ) -> list[Answer]:
+        try:
+            return self._answer_chunk(chunk, prefix, opened)
+        except (RuntimeError, MemoryError, OSError) as error:  # torch's own errors are all RuntimeErrors
+            return [failed for group in chunk for failed in _failed(group, f"{type(error).__name__}: {error}")]
+
+    @torch.inference_mode()
+    def _answer_chunk(
+        self, chunk: list[_Group], prefix: list[int], opened: Sequence[Callable[[], Pixels]]
+    ) -> list[Answer]:
+        answers: list[Answer] = []
+        features: Tensor | None = None
+        if chunk[0].image is not None:
+            readable, answers = _read_all(chunk, opened)
+            chunk = [group for group, _ in readable]
+            if not chunk:
+                return answers
+            pixels = torch.from_numpy(np.stack([pixels for _, pixels in readable]))
+            if self._vlm.device.type == "cuda":
+                pixels = pixels.pin_memory()  # the copy to the device is then waited for by nobody
+            features = self._vlm.project(self._vlm.patch_features(pixels))
+        asked = [question for group in chunk for question in group.questions]
+        # Not kept under a name: the decoder lets go of the cache as soon as it can.
+        tokens = self._decode(self._run_prompts(prefix, features, chunk))
+        for question, ids in zip(asked, tokens, strict=True):
+            text = self._vlm.decode(ids).strip()
+            answers.append(Answer(question.id, text, AnswerState.ANSWERED if text else AnswerState.EMPTY))
+        return answers
+
+    def _run_prompts(self, prefix: list[int], features: Tensor | None, chunk: Sequence[_Group]) -> Prompts:
+        if all(len(group.questions) == 1 for group in chunk):
+            # No prefix is shared: one pass over whole prompts costs less than two.
+            return self._prefill_prompts(prefix, features, [group.continuations[0] for group in chunk])
+        return self._prefill_shared(prefix, features, chunk)
+
+    def _prefill_prompts(self, prefix: list[int], features: Tensor | None, texts: Sequence[list[int]]) -> Prompts:
+        """Every question's whole prompt at once, padded behind: causal attention keeps padding from what is real."""
+        ids, lengths = self._padded([[*prefix, *text] for text in texts])
+        outputs = self._vlm.language(inputs_embeds=self._vlm.embed(ids, features), use_cache=True)
+        place = torch.arange(ids.shape[1], device=ids.device)
+        mask = (place[None] < lengths[:, None]).long()
+        return Prompts(_at(outputs.last_hidden_state, lengths - 1), outputs.past_key_values, mask, lengths)
+
+    def _prefill_shared(self, prefix: list[int], features: Tensor | None, chunk: Sequence[_Group]) -> Prompts:
+        """Each picture's prefix once, then the texts of all its questions behind it."""
+        cache = self._prefill_prefix(prefix, features, len(chunk))
+        owner = [number for number, group in enumerate(chunk) for _ in group.questions]
+        cache.batch_select_indices(torch.tensor(owner, device=self._vlm.device))
+        ids, lengths = self._padded([text for group in chunk for text in group.continuations])
+        place = torch.arange(ids.shape[1], device=ids.device)
+        mask = torch.cat([ids.new_ones(len(ids), len(prefix)), (place[None] < lengths[:, None]).long()], dim=1)
+        positions = (len(prefix) + place)[None].expand(len(ids), -1)
+        hidden = forward(self._vlm, ids, mask, positions, cache)
+        return Prompts(_at(hidden, lengths - 1), cache, mask, len(prefix) + lengths)
+
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Rows as one `[rows, longest]`, padded behind with token 0, and their lengths; one copy each to the device."""
+        lengths = [len(row) for row in rows]
+        ids = torch.tensor([[*row, *[0] * (max(lengths) - len(row))] for row in rows])
+        return ids.to(self._vlm.device, non_blocking=True), torch.tensor(lengths, device=self._vlm.device)
+
+    def _prefill_prefix(self, prefix: list[int], features: Tensor | None, count: int) -> Any:
+        ids = torch.tensor([prefix], device=self._vlm.device).expand(count, -1)
+        outputs = self._vlm.language(inputs_embeds=self._vlm.embed(ids, features), use_cache=True)
+        return outputs.past_key_values
+
+    def _decode(self, prompts: Prompts) -> list[list[int]]:
+        """Greedy tokens behind each prompt, stop tokens left out."""
+        return self._decoder(prompts)
+
+
+def decoder_for(vlm: VisionLanguageModel, stop_ids: Sequence[int], max_new_tokens: int) -> Decoder:
+    """Return the decoder for where a model is: fixed shapes on a GPU, a shrinking batch on a CPU.
+
+    A model whose attention is not plain decodes over transformers' own cache wherever it is.
+    """
+    if vlm.device.type == "cuda" and decodes_over_fixed_keys(vlm.language.config):
+        return StaticDecoder(vlm, stop_ids, max_new_tokens, cuda_graph)
+    return ShrinkingDecoder(vlm, stop_ids, max_new_tokens)
+
+
+def _at(hidden: Tensor, places: Tensor) -> Tensor:
+    """`[rows, tokens, hidden]` at one place of each row: `[rows, hidden]`."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), places]
+
+
+def _image_names(chunk: Sequence[_Group]) -> list[str]:
+    return [group.image for group in chunk if group.image is not None]
+
+
+def _read_all(
+    chunk: Sequence[_Group], opened: Sequence[Callable[[], Pixels]]
+) -> tuple[list[tuple[_Group, Pixels]], list[Answer]]:
+    """(groups with their pixels, failed answers of groups whose image cannot be read)."""
+    readable: list[tuple[_Group, Pixels]] = []
+    failed: list[Answer] = []
+    for group, pixels in zip(chunk, opened, strict=True):
+        try:
+            readable.append((group, pixels()))
+        except DataError as error:
+            failed += _failed(group, str(error))
+    return readable, failed
+
+
+def _failed(group: _Group, reason: str) -> list[Answer]:
+    return [Answer(question.id, "", AnswerState.FAILED, reason.split("\n")[0]) for question in group.questions]

@@ -1,0 +1,221 @@
+"""One evaluation: questions from a benchmark, answers from a model, scores, and the three files they leave.
+
+`answers.jsonl` (in `answer_log`) comes first, so that a killed evaluation goes on; `items.jsonl`, `scores.json` follow.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from olivine.contents import ContentIndex
+from olivine.data.images import Pictures
+from olivine.errors import DataError, RequestError, RunError
+from olivine.evaluation.answer_log import ANSWERS, AnswerLog
+from olivine.evaluation.benchmarks import Benchmark
+from olivine.evaluation.benchmarks.types import require_types, shortened
+from olivine.evaluation.engine import AnsweringEngine
+from olivine.evaluation.processes import ALONE, Processes
+from olivine.evaluation.request import INDEX, image_contents, request_of
+from olivine.files import write_json, write_json_lines
+from olivine.model.vlm import VisionLanguageModel
+from olivine.records import Answer, AnswerState, Control, Question, Score
+from olivine.stop import StopSignal
+
+ITEMS, SCORES = "items.jsonl", "scores.json"
+#: Questions that failed are all in `answers.jsonl`; a message names these many.
+_MOST_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What is evaluated, and where its files go."""
+
+    benchmark: Benchmark
+    data: Path
+    images: Path | None
+    folder: Path
+    model_id: str
+    control: Control | None = None
+    prompt: str | None = None
+    variant: str | None = None
+    #: Whether answers in the folder that were asked otherwise (another model, say) may be removed.
+    replace: bool = False
+
+
+def evaluate(
+    vlm: VisionLanguageModel,
+    weights: Path,
+    wanted: Evaluation,
+    on_answer: Callable[[int, int], None],
+    processes: Processes = ALONE,
+) -> Score:
+    """Answer what is not yet answered, score all, write the files.
+
+    Of several processes each answers the questions about its own pictures; the first scores and writes, and all
+    return the score. `on_answer` is told (answered, of how many) as it goes; of several processes, of one's own share.
+
+    Raises:
+        RequestError: there is no question, some have no text to ask, or the folder holds answers of another model or to
+            other questions.
+        RunError: some questions could not be answered, not even alone (they are named, and not scored as wrong).
+        DataError: the benchmark's files are not what they must be.
+    """
+    questions = read_questions(wanted.benchmark, wanted.data, wanted.prompt)
+    _require_texts(questions, wanted)
+    asked = controlled(questions, wanted.control)
+    images = wanted.images or wanted.benchmark.images(wanted.data)
+    log = AnswerLog(wanted.folder, questions, wanted.model_id)
+    answers = processes.first(lambda: _begin(log, wanted, weights, questions, asked, images))
+    share = shares([question for question in asked if question.id not in answers], processes.size)[processes.rank]
+    engine = AnsweringEngine(vlm, max_new_tokens=wanted.benchmark.max_new_tokens)
+    mine: list[Answer] = []
+    on_answer(len(answers), len(answers) + len(share))
+    with StopSignal() as stop, stop.held():
+        for answer in _asked_again_if_failed(engine, share, images):
+            log.append(answer, processes)
+            mine.append(answer)
+            on_answer(len(answers) + len(mine), len(answers) + len(share))
+            stop.check(f"{len(answers) + len(mine)} answers are kept in {wanted.folder}")
+    answers |= {answer.question_id: answer for of_one in processes.gather(mine) for answer in of_one}
+    ordered = [answers[question.id] for question in questions]
+    return processes.first(lambda: _finish(log, wanted, questions, ordered))
+
+
+def shares(questions: Sequence[Question], count: int) -> list[list[Question]]:
+    """The questions in `count` parts of about equal size; all about one picture are in one part, in their order."""
+    by_image: dict[str, list[Question]] = {}
+    for question in questions:
+        by_image.setdefault(question.image or f"no picture: {question.id}", []).append(question)
+    parts: list[list[Question]] = [[] for _ in range(count)]
+    for of_image in by_image.values():
+        min(parts, key=len).extend(of_image)
+    return parts
+
+
+def _asked_again_if_failed(
+    engine: AnsweringEngine, questions: Sequence[Question], images: Pictures | Path | None
+) -> Iterator[Answer]:
+    """Every question's answer; one that fails is asked once more at the end, alone, and only then has failed."""
+    by_id = {question.id: question for question in questions}
+    failed = []
+    for answer in engine.answer(questions, images):
+        if answer.state is AnswerState.FAILED:
+            failed.append(by_id[answer.question_id])
+        else:
+            yield answer
+    for question in failed:
+        yield from engine.answer([question], images)
+
+
+def _begin(
+    log: AnswerLog,
+    wanted: Evaluation,
+    weights: Path,
+    questions: Sequence[Question],
+    asked: Sequence[Question],
+    images: Pictures | Path,
+) -> dict[str, Answer]:
+    shown = [question.image for question in asked if question.image is not None]
+    request = request_of(
+        weights,
+        wanted.benchmark.name,
+        questions,
+        image_contents(images, shown, ContentIndex(wanted.folder / INDEX)) if shown else {},
+        control=wanted.control,
+        max_new_tokens=wanted.benchmark.max_new_tokens,
+        model_id=wanted.model_id,
+    )
+    answers = log.begin(request, {question.id: question.image for question in asked}, replace=wanted.replace)
+    if len(answers) < len(questions):
+        for name in (ITEMS, SCORES):  # a score must not outlive the answers that it is of
+            (wanted.folder / name).unlink(missing_ok=True)
+    return answers
+
+
+def _finish(log: AnswerLog, wanted: Evaluation, questions: Sequence[Question], answers: Sequence[Answer]) -> Score:
+    log.finish(answers)
+    _stop_if_failed(answers, wanted.folder)
+    score = wanted.benchmark.score(questions, answers, wanted.variant)
+    about = {"control": wanted.control, "model": wanted.model_id, **wanted.benchmark.judged_by(score.variant)}
+    write_score(score, wanted.folder, questions, about)
+    return score
+
+
+def controlled(questions: Sequence[Question], control: Control | None) -> list[Question]:
+    """The questions as they are asked: without pictures, or each picture's questions about another picture.
+
+    Which other is fixed: pictures in the order of their names, each gives way to the next.
+
+    Raises:
+        RequestError: there is only one picture, so no other to show.
+    """
+    if control is None:
+        return list(questions)
+    names = sorted({question.image for question in questions if question.image is not None})
+    if control == "shuffled" and len(names) == 1:
+        raise RequestError("--shuffled: the questions have a single picture; there is no other to show.")
+    shown: dict[str | None, str | None] = {None: None}
+    for name, following in zip(names, names[1:] + names[:1], strict=True):
+        shown[name] = following if control == "shuffled" else None
+    return [replace(question, image=shown[question.image]) for question in questions]
+
+
+def write_score(score: Score, folder: Path, questions: Sequence[Question], about: dict[str, Any]) -> None:
+    """Write `items.jsonl` (question, picture, unit, correctness) and `scores.json`."""
+    image_of = {question.id: question.image for question in questions}
+    rows = (
+        {"question_id": i.question_id, "image_id": image_of[i.question_id], "unit": i.unit, "correct": i.correct}
+        for i in score.items
+    )
+    write_json_lines(folder / ITEMS, rows)
+    write_json(folder / SCORES, {**score.summary(), **about})
+
+
+def read_questions(benchmark: Benchmark, data: Path, prompt: str | None = None) -> list[Question]:
+    """Return a benchmark's questions, at least one, each of the kinds that scoring and asking expect.
+
+    Raises:
+        RequestError: there is no question: the mean of no answer is no score.
+        DataError: a file is missing or not of this benchmark, or a value is of another kind than it must be.
+    """
+    try:
+        questions = benchmark.read(data, prompt)
+    except (TypeError, AttributeError, KeyError, IndexError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{data}: not as {benchmark.name} has it: a value is of another kind than expected "
+            f"({type(error).__name__}: {str(error)[:200]}). Is a number, null or object there where text belongs?"
+        ) from None
+    if not questions:
+        raise RequestError(f"{benchmark.name}: no question in {data}. Is the file empty, or of another benchmark?")
+    for number, question in enumerate(questions, start=1):
+        require_types(
+            {"text": question.prompt, "image": question.image, "id": question.id},
+            f"{data}: question {number} (id {shortened(question.id)})",
+            text=("text", "id"),
+            text_or_nothing=("image",),
+        )
+    return questions
+
+
+def _require_texts(questions: Sequence[Question], wanted: Evaluation) -> None:
+    textless = [question for question in questions if not question.prompt.strip()]
+    if textless:
+        raise RequestError(
+            f"{wanted.benchmark.name}: {len(textless)} of {len(questions)} questions of {wanted.data} have no text to "
+            f"ask (first: {textless[0].id!r}). {wanted.benchmark.where_texts_are}"
+        )
+
+
+def _stop_if_failed(answers: Sequence[Answer], folder: Path) -> None:
+    failed = [answer for answer in answers if answer.state is AnswerState.FAILED]
+    if not failed:
+        return
+    named = [f"  question {answer.question_id!r}: {answer.error}" for answer in failed[:_MOST_NAMED]]
+    if len(failed) > _MOST_NAMED:
+        named.append(f"  and {len(failed) - _MOST_NAMED} more: state failed in {folder / ANSWERS}")
+    raise RunError(
+        f"{len(failed)} of {len(answers)} questions could not be answered, each asked twice, so there is no score:\n"
+        + "\n".join(named)
+        + "\nThe other answers are kept. Mend this and run the same command again: only these are asked."
+    )

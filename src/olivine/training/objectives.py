@@ -1,0 +1,217 @@
+"""What a stage optimises: language at labelled positions, or pictures against captions.
+
+An objective turns one batch into gradients; steps, schedules and logs are in `stage`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from olivine.data.batches import Batch
+from olivine.data.packing import Row, filler
+from olivine.model.attention import packed
+from olivine.model.loss import contrastive_loss, labelled_loss
+from olivine.model.vlm import VisionLanguageModel
+from olivine.recipe import ShardingRecipe
+from olivine.training.processes import Processes
+from olivine.training.sharding import Shards
+
+T = TypeVar("T")
+#: Pictures that a frozen tower encodes at once.
+_TOWER_CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden(Generic[T]):
+    """Keeps a module out of another's own parameters and state."""
+
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A batch's loss over all processes: a sum and what to divide it by (labelled tokens or pictures)."""
+
+    total: float
+    count: int
+
+
+class Objective(nn.Module, ABC):
+    """Turns batches into losses. Parameters of its own train with the stage and are dropped at its end."""
+
+    @abstractmethod
+    def measure(self, batch: Batch, *, backward: bool) -> Measured:
+        """The loss of a batch; with `backward`, gradients of its mean are added to what trains.
+
+        Of several processes each adds its share, times their number: the average over processes is the gradient.
+        """
+
+
+class RowLoss(nn.Module):
+    """Embedding, trunk and head of a language model as one forward pass over one packed row."""
+
+    def __init__(self, vlm: VisionLanguageModel) -> None:
+        super().__init__()
+        self.trunk = vlm.language
+        self.head = vlm.model.lm_head
+        self._vlm = Hidden(vlm)
+
+    def forward(self, row: Row, features: Tensor | None, stream: torch.dtype | None = None) -> Tensor:
+        """The summed loss of a row's labels, a scalar.
+
+        `stream` is given where weights are gathered for the pass: the dtype that hidden states begin with. A backward
+        pass then goes through every layer whether or not anything in this row trains, as it does on all processes.
+        """
+        embedded = self._vlm.value.embed(row.ids[None], features)
+        if stream is not None:
+            embedded = embedded.to(stream)
+            if torch.is_grad_enabled() and not embedded.requires_grad:
+                embedded.requires_grad_()
+        return labelled_loss(self._vlm.value.run(row, embedded), row.targets, self.head)
+
+
+class LanguageObjective(Objective):
+    """Next token at labelled positions, averaged over the batch's labelled tokens, whatever rows they lie in."""
+
+    def __init__(self, vlm: VisionLanguageModel, processes: Processes = Processes()) -> None:  # noqa: B008
+        super().__init__()
+        self._vlm = Hidden(vlm)
+        self._processes = processes
+        self._row_loss = Hidden(RowLoss(vlm))
+        self._shards: Shards | None = None
+        self._stream: torch.dtype | None = None
+
+    def shard(self, recipe: ShardingRecipe, *, bf16: bool) -> None:
+        """Cut the language model over the processes; its parameters are others afterwards, under the same names."""
+        row_loss = self._row_loss.value
+        self._stream = next(row_loss.parameters()).dtype
+        self._shards = Shards(row_loss, self._vlm.value.layers, recipe, self._processes, bf16=bf16)
+
+    def measure(self, batch: Batch, *, backward: bool) -> Measured:
+        """One packed row after another, so that memory is that of a row.
+
+        Labels are counted over all processes before any gradient: each token weighs the same, whoever has it.
+        """
+        vlm, world = self._vlm.value, self._processes.world
+        patches = self._frozen_patches(batch)
+        labels = int(self._processes.total([batch.labels])[0])
+        total = torch.zeros((), dtype=torch.float64, device=vlm.device)
+        if not labels:
+            return Measured(0.0, 0)
+        with packed(vlm.language):
+            for number in range(batch.rounds if self._processes.several else len(batch.rows)):
+                row = batch.rows[number] if number < len(batch.rows) else filler()
+                if self._shards is not None:
+                    self._shards.before_row(last=number == batch.rounds - 1)
+                features = self._features(row, batch, patches)
+                loss = self._row_loss.value(row.to(vlm.device), features, self._stream)
+                # A row of text alone has nothing to teach a connector.
+                if backward and loss.requires_grad:
+                    (loss / (labels / world)).backward()
+                total += loss.detach()
+        if self._shards is not None and not backward:
+            self._shards.rest()
+        return Measured(self._processes.total([float(total)])[0], labels)
+
+    def _frozen_patches(self, batch: Batch) -> Tensor | None:
+        """All pictures of the batch through the tower once, or from disk; None if the tower trains."""
+        vlm = self._vlm.value
+        if batch.patches is not None:
+            return batch.patches.to(vlm.device, non_blocking=True)
+        if batch.pixels is None or any(p.requires_grad for p in vlm.tower.parameters()):
+            return None
+        with torch.no_grad():
+            return torch.cat([vlm.patch_features(pixels) for pixels in batch.pixels.split(_TOWER_CHUNK)])
+
+    def _features(self, row: Row, batch: Batch, patches: Tensor | None) -> Tensor | None:
+        """Image features in the order of the row's placeholders, each unique picture encoded once."""
+        if not row.pictures:
+            return None
+        vlm = self._vlm.value
+        unique = sorted(set(row.pictures))
+        if patches is None:
+            assert batch.pixels is not None, "the row shows pictures"
+            shown = vlm.patch_features(batch.pixels[unique])
+        else:
+            shown = patches[unique]
+        return in_order(vlm.project(shown), row.pictures, unique)
+
+
+def in_order(features: Tensor, pictures: Sequence[int], unique: Sequence[int]) -> Tensor:
+    """Features of `unique` pictures, one each, in the order of `pictures`, in which any may stand several times.
+
+    The gradient of an index with duplicates is added up in any order by several threads; that of `index_select` is not.
+    """
+    place = {picture: number for number, picture in enumerate(unique)}
+    order = torch.tensor([place[picture] for picture in pictures], device=features.device)
+    return features.index_select(0, order)
+
+
+class ContrastiveObjective(Objective):
+    """CLIP's objective (arXiv:2103.00020): a tower's pooled patches against captions read by a small text encoder.
+
+    The first reply about each picture is its caption. Patches of the layer that the language model will be shown are
+    averaged, so that it is they that learn, and not a class token which nobody reads later.
+    """
+
+    #: Captions are cut to this many tokens (CLIP: 77).
+    MAX_TOKENS = 77
+    _WIDTH = 64
+
+    def __init__(self, vlm: VisionLanguageModel) -> None:
+        super().__init__()
+        self._vlm = Hidden(vlm)
+        width: int = vlm.model.config.vision_config.hidden_size
+        heads: int = vlm.model.config.vision_config.num_attention_heads
+        self.text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(vlm.tokenizer),
+                hidden_size=width,
+                intermediate_size=2 * width,
+                num_hidden_layers=1,
+                num_attention_heads=heads,
+                max_position_embeddings=self.MAX_TOKENS,
+                hidden_act="gelu",
+                bos_token_id=vlm.tokenizer.bos_token_id,
+                eos_token_id=vlm.tokenizer.eos_token_id,
+            )
+        )
+        self.picture_projection = nn.Linear(width, self._WIDTH, bias=False)
+        self.text_projection = nn.Linear(width, self._WIDTH, bias=False)
+        # CLIP starts its temperature at 0.07 and never lets the scale above 100.
+        self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+
+    def measure(self, batch: Batch, *, backward: bool) -> Measured:
+        """The whole batch at once: every other caption in it is a negative. Several processes each do all of it."""
+        assert batch.pixels is not None, "the stage checked that every sample has a picture"
+        vlm = self._vlm.value
+        pooled = vlm.patch_features(batch.pixels).mean(dim=1)
+        pictures = F.normalize(self.picture_projection(pooled), dim=-1)
+        texts = F.normalize(self.text_projection(self._read(list(batch.captions))), dim=-1)
+        loss = contrastive_loss(pictures, texts, self.log_scale.exp().clamp(max=100), list(batch.captions))
+        if backward:
+            loss.backward()
+        count = len(batch.captions)
+        return Measured(loss.item() * count, count)
+
+    def _read(self, captions: list[str]) -> Tensor:
+        """Captions to `[captions, width]`: mean over their tokens."""
+        tokenizer: Any = self._vlm.value.tokenizer
+        encoded = tokenizer(
+            captions,
+            padding=True,
+            truncation=True,
+            max_length=self.MAX_TOKENS,
+            return_tensors="pt",
+            padding_side="right",
+        ).to(self._vlm.value.device)
+        states = self.text(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask).last_hidden_state
+        real = encoded.attention_mask.unsqueeze(-1).to(states.dtype)
+        mean: Tensor = (states * real).sum(dim=1) / real.sum(dim=1)
+        return mean

@@ -1,0 +1,267 @@
+"""Resume points: folders of sharded safetensors with checksums, the last few kept, the newest whole one used.
+
+They hold what decides the steps to come and nothing else; whole models for use are written by `model.checkpoint`.
+"""
+
+import hashlib
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
+
+from olivine.errors import DataError, RunError
+from olivine.files import flush_to_disk, read_json, sha256_of_file, write_json
+from olivine.training.processes import Processes
+from olivine.training.staging import Staging
+
+POINTS, MANIFEST = "resume", "point.json"
+#: A point is first written under this name and gets its own when it is whole.
+_UNFINISHED = ".unfinished"
+_GPU_RANDOM = "random.cuda"
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+class TrainingState:
+    """Tensors that decide the coming steps, by name: weights that train, AdamW's moments, random numbers.
+
+    A parameter that has not had a gradient yet is given the zeros that AdamW would start from. A GPU's random numbers
+    are there where there is a GPU: a checkpoint written without one can be read with one, and the other way round.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        self._parameters = parameters
+        self._optimizer = optimizer
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors themselves (not copies), but for the random numbers' state."""
+        held = {"random.cpu": torch.get_rng_state()}
+        if _has_gpu():
+            held[_GPU_RANDOM] = torch.cuda.get_rng_state()
+        for name, parameter in self._parameters.items():
+            held[f"weights.{name}"] = parameter.detach()
+            for moment, value in self._moments(parameter).items():
+                held[f"optimizer.{moment}.{name}"] = value
+        return held
+
+    def take(self, read: dict[str, Tensor]) -> None:
+        """Put back what could not be read in place.
+
+        A GPU whose random numbers are not in `read` is seeded from the CPU's: whoever resumes there from this
+        checkpoint gets the same ones.
+        """
+        torch.set_rng_state(read["random.cpu"])
+        if not _has_gpu():
+            return
+        if _GPU_RANDOM in read:
+            torch.cuda.set_rng_state(read[_GPU_RANDOM])
+        else:
+            digest = hashlib.sha256(read["random.cpu"].numpy().tobytes()).digest()
+            torch.cuda.manual_seed(int.from_bytes(digest[:4], "big"))
+
+    def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self._optimizer.state[parameter]
+        if not state:
+            # Where fused AdamW wants its step count: beside the parameter.
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
+        return state
+
+
+class ResumePoints:
+    """The resume points of one stage.
+
+    A point appears under its name only when every byte of it is on disk, with a checksum of each file beside it. It can
+    be read by any number of processes, whatever number wrote it.
+
+    Args:
+        folder: the stage's folder.
+        keep: how many points are kept; older ones go when a newer one is whole.
+        background: write beside the coming steps (tensors are copied first). A failure is then told by the next call.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, processes: Processes, console: Console, background: bool) -> None:
+        self._folder = folder / POINTS
+        self._keep = keep
+        self._processes = processes
+        self._console = console
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="resume-point") if background else None
+        self._staging = Staging()
+        self._pending: Future[None] | None = None
+        self._begun: Path | None = None
+        # A single process means to be one; the word of it would come from a thread, out of reach of a narrower filter.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+
+    def save(self, step: int, state: TrainingState) -> None:
+        """Write the state that decides the steps from `step` on.
+
+        Raises:
+            RunError: it cannot be written (disk full); earlier points are as they were.
+        """
+        self.finish()
+        unfinished = self._folder / f"{_UNFINISHED}-{step:08d}"
+        with self._told(step):
+            if self._processes.first:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir(parents=True)
+            self._processes.wait()
+            writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
+            alone = not self._processes.several
+            if self._pool is None:
+                save(state.tensors(), storage_writer=writer, no_dist=alone)
+                self._seal(unfinished, step)
+                return
+            tensors = state.tensors()
+            written: Any = async_save(
+                tensors, storage_writer=writer, no_dist=alone, async_stager=self._staging.stager(tensors)
+            )
+            self._begun = unfinished
+            self._pending = self._pool.submit(self._seal_when, written, unfinished, step)
+
+    def finish(self) -> None:
+        """Return when nothing is being written any more.
+
+        Raises:
+            RunError: the point that was being written could not be.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            assert self._begun is not None, "set together with the pending write"
+            with self._told(int(self._begun.name.rpartition("-")[2])):
+                pending.result()
+
+    def load(self, state: TrainingState) -> int:
+        """Put the newest whole point back; returns the step to go on with, 0 if there is none.
+
+        A point that is incomplete or damaged is named on the console, and the one before it is taken.
+
+        Raises:
+            RunError: it belongs to another model.
+        """
+        chosen = self._processes.from_first(self._newest_whole() if self._processes.first else None)
+        if chosen is None:
+            return 0
+        tensors = state.tensors()
+        try:
+            with torch.no_grad():
+                reader = HuggingFaceStorageReader(str(chosen))
+                metadata = reader.read_metadata().state_dict_metadata
+                if _GPU_RANDOM in tensors and _GPU_RANDOM not in metadata:
+                    del tensors[_GPU_RANDOM]  # it was written on a machine without a GPU
+                _check_tensors(metadata, tensors)
+                load(tensors, storage_reader=reader, no_dist=not self._processes.several)
+        except (CheckpointException, RuntimeError, KeyError, ValueError, OSError) as error:
+            raise RunError(
+                f"{chosen}: does not fit this model ({_reason(error)}). Delete {self._folder} to start the stage again."
+            ) from None
+        state.take(tensors)
+        return int(read_json(chosen / MANIFEST)["step"])
+
+    def clear(self) -> None:
+        """Remove all points: the stage is finished, and its checkpoint written."""
+        self.finish()
+        self._staging.close()
+        if self._processes.first:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _newest_whole(self) -> Path | None:
+        for leftover in self._folder.glob(f"{_UNFINISHED}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for point in reversed(self._points()):
+            problem = what_is_wrong(point)
+            if problem is None:
+                return point
+            self._console.print(f"{point}: not used, {problem}; trying the one before", style="yellow", highlight=False)
+        return None
+
+    def _points(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*"))
+
+    def _seal_when(self, written: "Future[Any]", unfinished: Path, step: int) -> None:
+        written.result()
+        self._seal(unfinished, step)
+
+    def _seal(self, unfinished: Path, step: int) -> None:
+        """Checksums, then the name; then the oldest points go. The writer has come back: all shards are there."""
+        if not self._processes.first:
+            return
+        files = sorted(unfinished.glob("*.safetensors"))
+        for file in files:
+            flush_to_disk(file)
+        manifest = {
+            "step": step,
+            "processes": self._processes.world,
+            "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)} for file in files},
+        }
+        write_json(unfinished / MANIFEST, manifest)
+        point = self._folder / f"step-{step:08d}"
+        # A damaged point of this very step may lie there: the run went on from an older one and came here again.
+        shutil.rmtree(point, ignore_errors=True)
+        unfinished.rename(point)
+        flush_to_disk(self._folder)
+        for old in self._points()[: -self._keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    @contextmanager
+    def _told(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except (CheckpointException, OSError, RuntimeError) as error:
+            shutil.rmtree(self._folder / f"{_UNFINISHED}-{step:08d}", ignore_errors=True)
+            kept = [int(point.name.rpartition("-")[2]) for point in self._points()]
+            there = f"that of step {kept[-1]} is whole" if kept else "there is no earlier one"
+            raise RunError(
+                f"{self._folder}: the resume point of step {step} cannot be written ({_reason(error)}); {there}. "
+                "Make room and run the same command to go on."
+            ) from None
+
+
+def _check_tensors(written: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes; the state of another kind of device's random numbers may be there or not.
+
+    Raises:
+        ValueError: tensors are missing, left over, or of another shape.
+    """
+    mine = {name for name in expected if not name.startswith("random.")}
+    theirs = {name for name in written if not name.startswith("random.")}
+    shapes = sorted(name for name in mine & theirs if tuple(written[name].size) != tuple(expected[name].shape))
+    for names, said in ((mine - theirs, "missing"), (theirs - mine, "unexpected"), (shapes, "of another shape")):
+        if names:
+            raise ValueError(f"{len(names)} tensors are {said}: {', '.join(sorted(names)[:4])}")
+
+
+def what_is_wrong(point: Path) -> str | None:
+    """Why a resume point cannot be used, in words; None where every file is there with its checksum."""
+    try:
+        files = read_json(point / MANIFEST)["files"]
+        for name, expected in files.items():
+            if (point / name).stat().st_size != expected["bytes"]:
+                return f"{name} has {(point / name).stat().st_size:,} bytes instead of {expected['bytes']:,}"
+            if sha256_of_file(point / name) != expected["sha256"]:
+                return f"{name} is damaged (its checksum differs)"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (DataError, KeyError, TypeError, AttributeError, OSError) as error:
+        return f"it is incomplete ({_reason(error)})"
+    return None if files else "it holds no file"
+
+
+def _reason(error: BaseException) -> str:
+    """The cause in one line; distributed checkpoint wraps those of every process."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,410 @@
+"""One stage: one loop over batches, whatever trains and whatever the objective.
+
+Which stages there are, and what lies between them, is in `run`.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+
+from olivine.data.batches import Batch, BatchMaker, SampleOrder, Share, ahead
+from olivine.data.features import FeatureTable
+from olivine.data.image_record import ImageRecord
+from olivine.data.lazy_samples import Chosen
+from olivine.data.sources import usable
+from olivine.errors import DataError, RequestError, RunError, Stopped
+from olivine.files import write_json
+from olivine.model.attention import compile_layers
+from olivine.model.connector import trainable
+from olivine.model.generate import answer_one
+from olivine.model.vlm import VisionLanguageModel
+from olivine.recipe import DataRecipe, Recipe, StageRecipe
+from olivine.records import Role, Sample
+from olivine.stop import StopSignal
+from olivine.training import lora
+from olivine.training.log import PARTS, MetricsLog, Told, print_summary, progress_bar
+from olivine.training.objectives import ContrastiveObjective, LanguageObjective, Objective
+from olivine.training.optimizer import learning_rate, make_optimizer
+from olivine.training.processes import Processes
+from olivine.training.resume import ResumePoints, TrainingState
+from olivine.training.sharding import average_whole_gradients, clip_gradients
+from olivine.training.watch import WINDOW, LossWatch
+
+T = TypeVar("T")
+BAD_BATCH = "bad_batch.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a finished stage reports, whatever the runs that it took: see `log.Told` for all but the held-out loss."""
+
+    steps: int
+    told: Told
+    held_out_loss: float | None
+
+
+class Stage:
+    """A stage ready to run.
+
+    Args:
+        vlm: the model, changed in place.
+        recipe: the whole recipe.
+        stage: which of its stages.
+        samples: all samples of the stage's data source; held-out ones are set apart here.
+        folder: where metrics, sampled answers and resume points go.
+        console: what the run says.
+        processes: this process among those of the run.
+        stop: asked after every step; None never stops.
+        features: of all pictures, by the tower as it is, which the stage must not train.
+        record: of the images that the run has opened; None compares none.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        recipe: Recipe,
+        stage: StageRecipe,
+        samples: Sequence[Sample],
+        folder: Path,
+        console: Console,
+        processes: Processes = Processes(),  # noqa: B008  # immutable
+        stop: StopSignal | None = None,
+        features: FeatureTable | None = None,
+        record: ImageRecord | None = None,
+    ) -> None:
+        self._features, self._record = features, record
+        self.vlm, self.recipe, self.stage, self.folder, self.console = vlm, recipe, stage, folder, console
+        self.processes = processes
+        self._stop = stop
+        source = recipe.data[stage.data]
+        _check_objective(stage, source, samples)
+        training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
+        self._held_out_batches = self._make_batches(held_out, source)
+        self._held_out_count = len(held_out)
+        self._batches = self._make_batches(training, source)
+        self.order = SampleOrder(
+            len(training), batch=stage.batch, epochs=stage.epochs, steps=stage.steps, seed=recipe.seed, key=stage.name
+        )
+        self._training_count = len(training)
+
+        _set_precision(vlm, stage, recipe)
+        torch.manual_seed(recipe.seed)
+        if stage.lora:
+            if processes.several:
+                raise RequestError(
+                    f"stages.{stage.name}.lora: one process only; under torchrun the model itself is cut."
+                )
+            lora.insert(vlm.language, stage.lora, processes.device)
+        _to_device(vlm, processes)
+        self.weights = choose_trainable(vlm, stage, recipe.model.connector.depth)
+        self.objective = self._make_objective()
+        named = dict(vlm.model.named_parameters())
+        self.weights = {name: named[name] for name in self.weights}  # those of a cut model are other objects
+        own = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
+        self._trained = [*self.weights.values(), *own.values()]
+        self.optimizer = make_optimizer(self._trained, recipe.optimizer, stage.lr)
+        self.state = TrainingState({**self.weights, **own}, self.optimizer)
+        self.points = ResumePoints(
+            folder,
+            keep=stage.keep,
+            processes=processes,
+            console=console,
+            background=processes.several or processes.device.type == "cuda",
+        )
+
+    def run(self) -> StageResult:
+        """Train to the end of the stage, from the last resume point if there is one.
+
+        Raises:
+            RunError: a batch without labels, or a loss that is not finite or a spike (the batch's samples are written
+                down).
+            DataError: a broken sample under `on_error: stop`.
+            Stopped: told to, and saved.
+        """
+        first = self.points.load(self.state)
+        log = MetricsLog(self.folder, first, writes=self.processes.first, console=self.console)
+        before = self.processes.from_first(log.losses(WINDOW) if self.processes.first else [])
+        self._watch = LossWatch(self.recipe.optimizer.spike, before)
+        print_summary(
+            self.console,
+            self.vlm,
+            self.stage,
+            steps=self.order.steps,
+            samples=self._training_count,
+            first_step=first,
+        )
+        if self._held_out_count:
+            fewer = self._held_out_count < self.stage.held_out
+            limit = f" (held_out: {self.stage.held_out:,}, but at most a tenth)" if fewer else ""
+            self.console.print(f"held out and not trained on: {self._held_out_count:,} samples{limit}", highlight=False)
+        self._steps(first, log)
+        told = self.processes.from_first(log.told() if self.processes.first else Told(None, 0.0, ""))
+        if told.loss is None:
+            raise RunError(
+                f"stage {self.stage.name}: every sample was skipped ({told.skipped}), so nothing was learnt. "
+                f"Run: olivine data check {self.recipe.data[self.stage.data].json_}"
+            )
+        self.points.finish()
+        held_out = self._held_out_loss()
+        if held_out is not None:
+            log.metrics(self.order.steps, {"held_out_loss": held_out})
+        self.vlm.model.eval()
+        return StageResult(self.order.steps, told, held_out)
+
+    def release(self) -> None:
+        """Let go of gradients and of the optimizer's state: nothing is trained any more."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+
+    def _steps(self, first: int, log: MetricsLog) -> None:
+        """All steps from `first` on."""
+        self._set_modes()
+        with progress_bar(self.console) as bar:
+            task = bar.add_task(
+                self.stage.name, total=self.order.steps, completed=first, loss="–", batch=self.stage.batch
+            )
+            for (step, batch), waited in _timed(ahead(self._batches, self.order, first)):
+                taken = self._step(step, batch, waited, log)
+                if taken is not None:
+                    bar.update(task, completed=step + 1, loss=f"{taken:.3f}")
+                done = step + 1
+                if self._told_to_stop():
+                    self.points.save(done, self.state)
+                    self.points.finish()
+                    assert self._stop is not None, "only a signal tells to stop"
+                    raise Stopped(self._stop.message(f"stage {self.stage.name} is saved at step {done:,}"))
+                if taken is not None:
+                    self._look_in(done, log)
+                if self.stage.save_every and done % self.stage.save_every == 0 and done < self.order.steps:
+                    self.points.save(done, self.state)
+
+    def _told_to_stop(self) -> bool:
+        """Whether any process has been: torchrun's signal does not reach all in the same step."""
+        return bool(self.processes.total([float(self._stop is not None and self._stop.requested)])[0])
+
+    def _step(self, step: int, batch: Batch, waited: float, log: MetricsLog) -> float | None:
+        """One optimiser step; returns its loss, or None where every sample was broken and skipped by policy."""
+        began = time.monotonic()
+        samples, tokens, skipped = (
+            int(n) for n in self.processes.total([batch.samples, batch.tokens, len(batch.skipped)])
+        )
+        left_out = dict(self.processes.union(list(batch.skipped.items()))) if skipped else {}
+        if not samples and skipped:
+            log.audit(step, [], left_out)
+            return None
+        rate = learning_rate(self.recipe.optimizer, self.stage.lr, step, self.order.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            measured = self.objective.measure(batch, backward=True)
+        if not measured.count:
+            raise RunError(
+                f"stage {self.stage.name}, step {step}: no token of the batch is supervised, so nothing can be learnt. "
+                f"Run: olivine data check {self.recipe.data[self.stage.data].json_}"
+            )
+        loss = measured.total / measured.count
+        average_whole_gradients(self._trained, self.processes)
+        norm = clip_gradients(self._trained, self.recipe.optimizer.clip or math.inf)
+        problem = self._watch.problem(loss, norm)
+        if problem is not None:
+            self._stop_at(step, batch, problem, loss, norm)
+        self.optimizer.step()
+        log.metrics(
+            step,
+            {
+                "loss": loss,
+                "lr": rate,
+                "grad_norm": norm,
+                "labels": measured.count,
+                "tokens": tokens,
+                "samples": samples,
+                "seconds": round(time.monotonic() - began, 4),
+                "waited": round(waited, 4),
+            },
+        )
+        log.audit(step, [name for name in batch.sample_ids if name not in left_out], left_out)
+        return loss
+
+    def _stop_at(self, step: int, batch: Batch, problem: str, loss: float, norm: float) -> None:
+        path = self.folder / BAD_BATCH
+        if self.processes.first:
+            named = {"step": step, "loss": str(loss), "grad_norm": str(norm), "samples": list(batch.sample_ids)}
+            write_json(path, named)
+        raise RunError(
+            f"stage {self.stage.name}, step {step}: {problem}; the weights were left as they were. Its samples are in "
+            f"{path}. Try a lower learning rate, precision: fp32, or a higher optimizer.spike if that stopped it."
+        )
+
+    def _look_in(self, step: int, log: MetricsLog) -> None:
+        """Held-out loss and two sampled answers, every `validate_every` steps."""
+        if not (self.stage.validate_every and self._held_out_count) or step % self.stage.validate_every:
+            return
+        held_out = self._held_out_loss()
+        if held_out is None:
+            return  # their pictures are all broken, which the source's policy counts
+        log.metrics(step - 1, {"held_out_loss": held_out})
+        line = f"{self.stage.name} step {step}: held-out loss {held_out:.4f}"
+        # Answering word by word would gather every layer of a cut model once a word.
+        if self.stage.objective == "language" and not self.processes.several:
+            for row in self._sampled_answers(2):
+                log.sample(step - 1, row)
+                line += f"\n  {row['question']!r} -> {row['answer']!r} (true: {row['truth']!r})"
+        self.console.print(line, markup=False, highlight=False)
+        self._set_modes()
+
+    @torch.no_grad()
+    def _held_out_loss(self) -> float | None:
+        if not self._held_out_count:
+            return None
+        self.vlm.model.eval()
+        total, count = 0.0, 0
+        for start in range(0, self._held_out_count, self.stage.batch):
+            places = [(0, index) for index in range(start, min(start + self.stage.batch, self._held_out_count))]
+            batch = self._held_out_batches.make(places)
+            with self._autocast():
+                measured = self.objective.measure(batch, backward=False)
+            total, count = total + measured.total, count + measured.count
+        return total / count if count else None
+
+    def _sampled_answers(self, count: int) -> Iterator[dict[str, str]]:
+        """The first held-out samples that can be asked about."""
+        for index in range(self._held_out_count):
+            if count == 0:
+                return
+            try:
+                row = self._sampled_answer(self._held_out_batches.sample(index))
+            except DataError:
+                if self.recipe.data[self.stage.data].on_error == "stop":
+                    raise
+                continue
+            count -= 1
+            yield row
+
+    def _sampled_answer(self, sample: Sample) -> dict[str, str]:
+        question, truth = sample.conversation[0], sample.conversation[1]
+        assert question.role is Role.USER, "conversations begin with the user"
+        image = self._held_out_batches.picture(sample) if sample.image is not None else None
+        with self._autocast():
+            answer = answer_one(self.vlm, question.text, image, max_new_tokens=32)
+        return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
+
+    def _make_objective(self) -> Objective:
+        if self.stage.objective == "contrastive":
+            return ContrastiveObjective(self.vlm).to(self.vlm.device)
+        if self.recipe.optimizer.compile:
+            compile_layers(self.vlm.layers, self.vlm.device)
+        objective = LanguageObjective(self.vlm, self.processes)
+        if self.processes.several:
+            objective.shard(self.recipe.sharding, bf16=self.recipe.optimizer.precision == "bf16")
+        return objective
+
+    def _make_batches(self, samples: Sequence[Sample], source: DataRecipe) -> BatchMaker:
+        encoder = self.vlm.encoder(self.stage.template)
+        transform = self.vlm.transform.with_fit(self.stage.image_fit)
+        # Pictures are each other's negatives in a contrastive stage: there every process takes the whole batch.
+        alone = self.stage.objective == "contrastive"
+        share = Share() if alone else Share(self.processes.rank, self.processes.world)
+        return BatchMaker(
+            samples,
+            source,
+            encoder,
+            transform,
+            row_tokens=self.stage.row_tokens,
+            share=share,
+            readers=self.processes.readers,
+            features=self._features,
+            record=self._record.of(self.stage.data) if self._record is not None else None,
+        )
+
+    def _set_modes(self) -> None:
+        """Training mode for what trains, so that a frozen part never drops anything."""
+        self.vlm.model.eval()
+        modules = {"vision": self.vlm.tower, "connector": self.vlm.connector, "language": self.vlm.language}
+        for part in self.stage.train:
+            modules[part].train()
+        self.objective.train()
+        if self.recipe.optimizer.checkpoint_activations:
+            self.vlm.checkpoint_activations(self.stage.train)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.recipe.optimizer.precision == "bf16")
+
+
+def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
+    """Each item with the seconds that it was waited for."""
+    while True:
+        began = time.monotonic()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        yield item, time.monotonic() - began
+
+
+def split_held_out(
+    samples: Sequence[Sample], held_out: int, seed: int, key: str
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """(training, held-out): the same few samples in every stage over the same source, at most a tenth of it."""
+    count = min(held_out, len(samples) // 10)
+    entropy = [seed, int.from_bytes(hashlib.sha256(f"held out {key}".encode()).digest()[:8], "big")]
+    chosen = np.random.default_rng(entropy).choice(len(samples), size=count, replace=False)
+    if not isinstance(samples, list):
+        return Chosen(samples, np.delete(np.arange(len(samples)), chosen)), Chosen(samples, np.sort(chosen))
+    apart = {int(index) for index in chosen}
+    return (
+        [sample for index, sample in enumerate(samples) if index not in apart],
+        [samples[index] for index in sorted(apart)],
+    )
+
+
+def choose_trainable(vlm: VisionLanguageModel, stage: StageRecipe, depth: int) -> dict[str, nn.Parameter]:
+    """Freeze everything but the stage's parts; returns what trains, by name."""
+    for parameter in vlm.model.parameters():
+        parameter.requires_grad_(False)
+    may_train = {id(parameter) for parameter in trainable(vlm.connector, depth)}
+    chosen = {}
+    for part in stage.train:
+        for name, parameter in vlm.part(part).items():
+            if part == "language" and stage.lora and not lora.of_adapters(name):
+                continue
+            if part != "connector" or id(parameter) in may_train:
+                parameter.requires_grad_(True)
+                chosen[name] = parameter
+    return chosen
+
+
+def _set_precision(vlm: VisionLanguageModel, stage: StageRecipe, recipe: Recipe) -> None:
+    """fp32 for what trains; what is frozen is held in bf16 where the recipe says bf16."""
+    trained = [part for part in stage.train if part != "language" or not stage.lora]
+    frozen = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
+    vlm.cast(frozen, [part for part in PARTS if part not in trained])  # what trains is never rounded on the way
+    vlm.cast(torch.float32, trained)
+
+
+def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
+    """Everything to the process's device; a language model that is to be cut goes there piece by piece, by itself."""
+    if processes.several:
+        vlm.tower.to(processes.device)
+        vlm.connector.to(processes.device)
+    else:
+        vlm.model.to(processes.device)
+
+
+def _check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
+    if stage.objective == "contrastive":
+        blind = next((sample for sample in usable(samples, source) if sample.image is None), None)
+        if blind is not None:
+            raise RequestError(
+                f"stages.{stage.name}: objective contrastive needs a picture in every sample; "
+                f"{blind.id!r} of data source {stage.data!r} has none."
+            )

@@ -1,0 +1,82 @@
+"""The weights that a bf16 stage trained, unrounded, from its end to the start of the stage that follows.
+
+A stage's checkpoint holds bf16, for use; trained on from that, a small update of a weight would begin by being lost.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from olivine.errors import DataError
+from olivine.files import atomic_file
+from olivine.model import checkpoint
+from olivine.model.vlm import VisionLanguageModel
+from olivine.training.processes import Processes
+
+#: Beside the checkpoint's folder, not in it: tools that read every file of a model folder would load them too.
+TRAINED = "trained.safetensors"
+
+
+def trained_weights(
+    trained: Mapping[str, nn.Parameter], vlm: VisionLanguageModel, processes: Processes
+) -> dict[str, Tensor]:
+    """Return the fp32 weights among those that a stage trained, by their names in the model, on the first process.
+
+    Of adapters nothing is returned: they are merged into weights that stay in bf16. Called by all processes; the others
+    get nothing.
+    """
+    names = vlm.model.state_dict().keys()
+    found: dict[str, Tensor] = {}
+    for name, parameter in trained.items():
+        if name not in names or parameter.dtype != torch.float32:
+            continue
+        whole = parameter.detach()
+        whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
+        if processes.first:
+            found[name] = whole.cpu() if processes.several else whole
+    return found
+
+
+def write_trained(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the weights beside a stage's checkpoint; where there are none, no file of an earlier try stays."""
+    if not weights:
+        (folder / TRAINED).unlink(missing_ok=True)
+    else:
+        with atomic_file(folder / TRAINED) as temporary:
+            save_file({name: weight.contiguous().cpu() for name, weight in weights.items()}, temporary)
+
+
+def load_to_train(folder: Path) -> VisionLanguageModel:
+    """Load a stage's checkpoint folder to train on from it: what that stage trained is not rounded.
+
+    Raises:
+        RequestError: there is no checkpoint.
+        DataError: the unrounded weights beside it are damaged, or another model's.
+    """
+    vlm = checkpoint.load(folder, to_train=True)
+    file = folder.parent / TRAINED
+    if file.is_file():
+        try:
+            weights = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{file}: damaged ({error}). Delete the stage's folder to train it again.") from None
+        put_trained(weights, vlm, file)
+    return vlm
+
+
+def put_trained(weights: Mapping[str, Tensor], vlm: VisionLanguageModel, file: Path | None = None) -> None:
+    """Put unrounded weights in the place of the model's.
+
+    Raises:
+        DataError: a name or shape that the model does not have.
+    """
+    parameters = dict(vlm.model.named_parameters())
+    for name, weight in weights.items():
+        if name not in parameters or parameters[name].shape != weight.shape:
+            raise DataError(f"{file}: {name} {list(weight.shape)} is no weight of the model beside it.")
+        parameters[name].data = weight.to(parameters[name].device)

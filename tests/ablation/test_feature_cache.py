@@ -1,0 +1,142 @@
+"""Features that trainings share: kept where that pays, computed once, and the study's steps named accordingly."""
+
+import shutil
+
+import pytest
+import yaml
+from rich.console import Console
+from studies import write_study
+
+from olivine.ablation import feature_cache
+from olivine.ablation.feature_cache import may_keep
+from olivine.ablation.fingerprint import Fingerprints
+from olivine.ablation.launch import launch_here
+from olivine.ablation.plan import FeatureStep, StageStep, make_plan
+from olivine.ablation.run import carry_out
+from olivine.ablation.show import plan_lines
+from olivine.ablation.step_costs import plan_costs
+from olivine.ablation.study import load_study
+from olivine.cost.estimate import named_device
+from olivine.testing import save_tower
+
+
+def tower(folder):
+    place = folder / "tower"
+    return {"model.vision.from": str(place if place.is_dir() else save_tower(place)), "model.vision.image_size": None}
+
+
+class Silent:
+    def begin(self, step): ...
+    def within(self, done, total): ...
+    def end(self, step, failure):
+        assert failure is None, failure
+
+
+def study(tmp_path, **more):
+    more.setdefault("overrides", tower(tmp_path))
+    return write_study(tmp_path, **more)
+
+
+def planned(path):
+    return make_plan(load_study(path), Fingerprints())
+
+
+def steps_of(plan, kind):
+    return [step for step in plan.steps.values() if isinstance(step, kind)]
+
+
+def test_one_table_serves_all_cells_seeds_and_stages_that_show_the_same_pictures(tmp_path):
+    plan = planned(study(tmp_path, features="always", seeds=(0, 1)))
+    (features,) = steps_of(plan, FeatureStep)
+    stages = steps_of(plan, StageStep)
+    assert len(stages) == 12
+    assert {stage.features for stage in stages} == {features.key}
+    assert len(plan.used_by(features.key)) == 8
+    order = list(plan.steps)
+    assert all(order.index(need) < order.index(key) for key, step in plan.steps.items() for need in step.needs)
+    costs = plan_costs(plan, named_device("cpu"))
+    without = plan_costs(planned(study(tmp_path / "without", features="never", seeds=(0, 1))), named_device("cpu"))
+    assert costs[features.key].operations > 0
+    align = next(cost for key, cost in costs.items() if key.startswith("align"))
+    align_without = next(cost for key, cost in without.items() if key.startswith("align"))
+    assert 0 < align.operations < align_without.operations
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stages.instruct.train": ["vision", "connector", "language"]},
+        {"data.all.augment": {"shift": 1}},
+        {"model.vision.from": {"model_type": "clip_vision_model", "hidden_size": 32, "patch_size": 8}},
+    ],
+)
+def test_only_what_a_frozen_pretrained_tower_makes_of_pictures_as_they_are(tmp_path, changes):
+    recipe = next(iter(load_study(study(tmp_path, overrides=tower(tmp_path) | changes)).recipes.values()))
+    align, instruct = recipe.stages
+    assert not may_keep(recipe, instruct)
+    # A tower that trains later is still as it came when the connector is aligned.
+    assert may_keep(recipe, align) == ("stages.instruct.train" in changes)
+    before = recipe.model_copy(update={"stages": (align.model_copy(update={"train": ("vision",)}), instruct)})
+    assert not may_keep(before, instruct)
+
+
+def test_they_are_kept_where_that_pays(tmp_path, monkeypatch):
+    path = study(tmp_path, axes={"rate": {str(n): {"stages.instruct.lr": n / 1000} for n in range(1, 6)}})
+    plan = planned(path)
+    (worth,) = plan.features
+    # One to align and five to instruct, each of eight samples; beside so small a language model the tower is much.
+    assert worth.trainings == 6
+    assert worth.bytes == pytest.approx(20 * 0.8 * 36 * 128 * 4, rel=0.5)
+    assert worth.saved > 0.1
+    assert worth.kept
+    monkeypatch.setattr(feature_cache, "WORTH", worth.saved + 0.01)
+    assert not planned(path).features[0].kept
+    assert all(step.features is None for step in steps_of(planned(path), StageStep))
+    monkeypatch.undo()
+    values = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**values, "features_limit_gb": worth.bytes / 2e9}))
+    assert not planned(path).features[0].kept
+    line = next(line for line in plan_lines(planned(path), "cpu") if line.startswith(f"features of {worth.what}"))
+    assert "not kept" in line
+    assert "6 trainings" in line
+
+
+def test_what_was_decided_stays_when_a_study_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "WORTH", 2.0)  # nothing pays
+    path = study(tmp_path)
+    plan = planned(path)
+    carry_out(plan, path, Console(quiet=True), Silent(), "local")
+    monkeypatch.undo()
+    values = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**values, "seeds": [0, 1, 2, 3, 4]}))
+    grown = planned(path)
+    assert not grown.features[0].kept
+    assert set(plan.steps) < set(grown.steps)
+    assert all(grown.steps[key].done for key in plan.steps)
+
+
+def test_a_study_runs_with_them_and_goes_on_without_anything_left(tmp_path):
+    path = study(tmp_path, features="always", axes={"align": {"yes": {}, "no": {"stages.align.skip": True}}})
+    plan = planned(path)
+    assert launch_here(plan, Console(quiet=True), Silent()) == []
+    (features,) = steps_of(plan, FeatureStep)
+    assert (features.folder / "timing.json").is_file()
+    assert planned(path).left() == []
+    # Whoever needs the room may take it: nobody is left to read them.
+    shutil.rmtree(features.folder)
+    assert planned(path).left() == []
+
+
+def test_a_change_of_the_fit_or_the_precision_is_another_table(tmp_path):
+    def key(name, changes):
+        (step,) = steps_of(
+            planned(study(tmp_path / name, features="always", overrides=tower(tmp_path) | changes)), FeatureStep
+        )
+        return step.key
+
+    plain = key("plain", {})
+    assert key("rate", {"stages.instruct.lr": 0.5, "optimizer.clip": 2.0}) == plain
+    fitted = {"stages.align.image_fit": "squash", "stages.instruct.image_fit": "squash"}
+    others = [fitted, {"optimizer.precision": "bf16"}, {"model.vision.layer": -1}, {"data.all.on_error": "skip"}]
+    keys = [key(f"other-{n}", changes) for n, changes in enumerate(others)]
+    assert len({plain, *keys}) == 5

@@ -1,0 +1,126 @@
+"""Values of units: means of items as they are, any other metric through the benchmark's own scoring."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from olivine.ablation.measures import CORRECT, Asked, Evaluated, Measure, grouped, measures
+from olivine.evaluation import benchmarks
+from olivine.evaluation.answers import to_row
+from olivine.evaluation.run import ANSWERS, write_score
+from olivine.files import write_json_lines
+from olivine.records import Answer
+from olivine.statistics import cluster_intervals, ratio_values
+
+
+def write_pope(folder, pictures, *, seed=0):
+    """POPE labels of one setting, six questions a picture."""
+    random = np.random.default_rng(seed)
+    rows = [
+        {
+            "question_id": number,
+            "image": f"{number // 6}.jpg",
+            "text": f"Is there a thing {number} in the image?",
+            "label": str(random.choice(["yes", "no"])),
+        }
+        for number in range(6 * pictures)
+    ]
+    path = folder / "coco_pope_random.json"
+    write_json_lines(path, rows)
+    return path
+
+
+def evaluated(folder, name, data, *, right=0.7, seed=0):
+    """An evaluation whose answers are right with a probability that each picture has for itself."""
+    benchmark = benchmarks.get(name)
+    questions = benchmark.read(data)
+    random = np.random.default_rng(seed)
+    chance = {unit: np.clip(random.normal(right, 0.2), 0, 1) for unit in dict.fromkeys(q.unit for q in questions)}
+    answers = []
+    for question in questions:
+        truth = question.references[0]
+        wrong = {"yes": "no", "no": "yes"}.get(truth, "something else")
+        answers.append(Answer(question.id, truth if random.random() < chance[question.unit] else wrong))
+    score = benchmark.score(questions, answers)
+    write_score(score, folder, questions, {})
+    write_json_lines(folder / ANSWERS, [to_row(a, q, "m") for a, q in zip(answers, questions, strict=True)])
+    return Evaluated(folder, Asked(benchmark, data)), questions, answers
+
+
+def test_f1_agrees_with_a_bootstrap_through_the_benchmark_itself(tmp_path):
+    data = write_pope(tmp_path, 60)
+    run, questions, answers = evaluated(tmp_path / "run", "pope", data)
+    measure = Measure("mean/f1", "F1", 100.0)
+    names, values = run.values(measure)
+    assert len(names) == 60
+    assert values.mean() == pytest.approx(run.value(measure))
+
+    # Whole pictures are drawn again, their questions renamed so that the scorer takes them twice.
+    benchmark, random = benchmarks.get("pope"), np.random.default_rng(1)
+    by_unit = {}
+    for question, answer in zip(questions, answers, strict=True):
+        by_unit.setdefault(question.unit, []).append((question, answer))
+    units = list(by_unit)
+    scores = []
+    for _ in range(400):
+        drawn = [pair for place in random.integers(0, len(units), len(units)) for pair in by_unit[units[place]]]
+        again = [
+            (replace(q, id=f"{n}/{q.id}"), replace(a, question_id=f"{n}/{q.id}")) for n, (q, a) in enumerate(drawn)
+        ]
+        scores.append(100 * benchmark.score([q for q, _ in again], [a for _, a in again]).metrics["mean/f1"])
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    assert error == pytest.approx(np.std(scores), rel=0.15)
+
+
+def test_a_linear_metric_needs_no_scoring_and_equals_it(tmp_path):
+    data = write_pope(tmp_path, 20)
+    run, *_ = evaluated(tmp_path / "run", "pope", data)
+    linear = run.values(Measure(CORRECT, "right", linear=True))[1]
+    scored = run.values(Measure("mean/accuracy", "accuracy", 100.0))[1]
+    assert linear == pytest.approx(scored)
+
+
+def test_values_are_in_an_order_that_names_alone_decide(tmp_path):
+    data = write_pope(tmp_path, 8)
+    run, *_ = evaluated(tmp_path / "run", "pope", data)
+    rows = (tmp_path / "run" / "items.jsonl").read_text().splitlines()
+    (tmp_path / "run" / "items.jsonl").write_text("\n".join(reversed(rows)) + "\n")
+    other = Evaluated(tmp_path / "run", Asked(benchmarks.get("pope"), data))
+    measure = Measure(CORRECT, "right", linear=True)
+    assert run.values(measure)[0] == other.values(measure)[0]
+    assert run.values(measure)[1] == pytest.approx(other.values(measure)[1])
+
+
+def test_mme_points_are_measured_over_pictures(tmp_path):
+    data = tmp_path / "mme"
+    data.mkdir()
+    for task in ("existence", "count"):
+        lines = [f"{n}.jpg\tIs there one {n} {q}?\t{gold}" for n in range(9) for q, gold in ((1, "Yes"), (2, "No"))]
+        (data / f"{task}.txt").write_text("\n".join(lines) + "\n")
+    run, *_ = evaluated(tmp_path / "run", "mme", data)
+    shown = measures("mme", [run.scores["metrics"]])
+    assert [m.metric for m in shown] == ["total", CORRECT]
+    names, values = run.values(shown[0])
+    assert len(names) == 18
+    assert values.mean() == pytest.approx(run.value(shown[0]))
+    low, high = cluster_intervals(values[:, None], np.random.default_rng(0))
+    assert low[0] < run.value(shown[0]) < high[0]
+
+
+def test_many_units_are_dealt_into_groups_alike_in_every_run():
+    units = [f"u{n}" for n in range(1000)]
+    groups = grouped(units)
+    assert len(groups) == 250
+    assert sorted(u for g in groups for u in g) == sorted(units)
+    assert grouped(list(reversed(units))) == groups
+    assert grouped(["b", "a"]) == [["a"], ["b"]]
+
+
+def test_an_unknown_benchmark_shows_the_share_of_right_answers():
+    assert [m.metric for m in measures("tomorrow's", [{"another"}])] == [CORRECT]
+
+
+def test_unequal_pictures_weigh_by_their_questions():
+    values = ratio_values(np.array([9.0, 0.0, 1.0]), np.array([10.0, 1.0, 1.0]))
+    assert values.mean() == pytest.approx(10 / 12)

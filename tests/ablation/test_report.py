@@ -1,0 +1,240 @@
+"""From finished steps to tables and a page: known effects are found, the same answers give the same bytes, and what a
+model says stays text."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from fabricated import AXES, read_csv, write_finished
+
+from olivine.ablation.agreement import compare
+from olivine.ablation.gallery import partings
+from olivine.ablation.published import table
+from olivine.ablation.report import _markdown_cell, headlines, plain, report_context, signed, write_report
+from olivine.ablation.results import collect, effects_csv, results_csv
+from olivine.errors import RunError
+
+HOSTILE = (
+    '<script>document.title="taken"</script><img src=x onerror=alert(1)> '
+    + "Donaudampfschifffahrtsgesellschaft" * 6
+    + " \u202eעברית العربية \u2066| **bold** `code`"
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path, plan = write_finished(tmp_path_factory.mktemp("finished"), pictures=60, wrong=HOSTILE)
+    return path, plan, collect(plan)
+
+
+def test_effects_that_were_put_in_are_found(finished):
+    _, _, results = finished
+    pope = next(o for o in results.outcomes if o.measure.metric == "mean/accuracy")
+    found = {effect.contrast.name: effect for effect in pope.effects}
+    assert len(found) == 7
+    assert found["align=no"].estimate.interval.holds(-15)
+    assert found["vision=dinov2"].estimate.interval.holds(10)
+    assert found["align=no"].p_holm <= 0.05
+    assert all(effect.p_holm >= effect.p for effect in found.values())
+
+
+def test_the_family_is_the_whole_study(finished):
+    _, _, results = finished
+    mains = [e for o in results.headlines for e in o.effects if e.contrast.order == 1]
+    assert len(mains) == 9
+    smallest = min(mains, key=lambda effect: effect.p)
+    assert smallest.p_holm == pytest.approx(min(1, 9 * smallest.p))
+
+
+def test_a_headline_says_what_a_change_does(finished):
+    _, _, results = finished
+    lines = {line["phrase"]: line for line in headlines(results)}
+    assert set(lines) == {
+        "The large language model instead of the small one",
+        "DINOv2 instead of CLIP",
+        "Skipping the connector's pretraining",
+    }
+    assert lines["Skipping the connector's pretraining"]["verdict"] == "lowers 3 of 3 benchmarks"
+
+
+def test_the_same_answers_give_the_same_bytes(finished, tmp_path):
+    _, plan, results = finished
+    again = collect(plan)
+    assert results_csv(collect(plan)) == results_csv(again)
+    assert effects_csv(results) == effects_csv(again)
+    _, elsewhere = write_finished(tmp_path, pictures=60, wrong=HOSTILE)
+    assert results_csv(collect(elsewhere)) == results_csv(collect(plan))
+    assert effects_csv(collect(elsewhere)) == effects_csv(results)
+
+
+def test_results_hold_every_metric_of_every_evaluation(finished, tmp_path):
+    _, plan, results = finished
+    write_report(results, tmp_path)
+    rows = read_csv(tmp_path / "results.csv")
+    assert {row["benchmark"] for row in rows} == {"pope", "mme", "exact-match"}
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    kept = parquet.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [(r["benchmark"], r["metric"], r["value"]) for r in kept] == [
+        (r["benchmark"], r["metric"], float(r["value"])) for r in rows
+    ]
+    one = [r for r in rows if r["metric"] == "accuracy/colour" and not r["control"]]
+    assert len(one) == 8
+    key = plan.evaluations[("large", "clip", "no"), 0, "exact-match", None]
+    scores = json.loads((plan.steps[key].folder / "scores.json").read_text())
+    (row,) = [r for r in one if (r["language"], r["vision"], r["align"]) == ("large", "clip", "no")]
+    assert float(row["value"]) == pytest.approx(scores["metrics"]["accuracy/colour"], rel=1e-5)
+    effects = read_csv(tmp_path / "effects.csv")
+    assert len(effects) == 7 * len(results.outcomes)
+    assert all(float(row["low"]) <= float(row["effect"]) <= float(row["high"]) for row in effects)
+
+
+def test_seeds_are_shown_beside_questions(tmp_path):
+    _, plan = write_finished(tmp_path, seeds=(0, 1, 2), pictures=12)
+    results = collect(plan)
+    effect = results.outcomes[0].effects[0]
+    assert effect.estimate.seeds == 3
+    assert effect.estimate.spread.seeds is not None
+    page = write_report(results, tmp_path / "out").read_text()
+    assert "Intervals cover other questions and other trainings" in page
+    assert "unknown, not zero" not in page
+
+
+def test_gallery_shows_what_each_said(finished):
+    _, _, results = finished
+    found = partings(results)
+    assert [(p.axis, p.level) for p in found] == [("language", "large"), ("vision", "dinov2"), ("align", "no")]
+    for parting in found:
+        assert parting.shown
+        for shown in parting.shown:
+            assert [right for *_, right in shown.said].count(True) == 1
+            assert shown.picture is not None
+            assert shown.picture.startswith("data:image/png;base64,")
+    assert partings(results) == found
+
+
+class Tags(HTMLParser):
+    """What a browser would see as elements and as attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_a_hostile_answer_is_text(finished, tmp_path):
+    _, _, results = finished
+    seen = Tags()
+    seen.feed(write_report(results, tmp_path).read_text())
+    assert "script" not in seen.tags
+    assert not any(name.startswith("on") for name in seen.attributes)
+    assert HOSTILE in "".join(seen.text)
+
+
+def test_the_page_needs_nothing_from_outside(finished, tmp_path):
+    _, _, results = finished
+    page = write_report(results, tmp_path).read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", page)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_markdown_cells_cannot_be_left():
+    assert _markdown_cell("a | b\n*c* <script>") == "a \\| b \\*c\\* \\<script\\>"
+
+
+def test_an_unfinished_study_reports_what_there_is(tmp_path):
+    _, plan = write_finished(tmp_path, pictures=8)
+    gone = plan.steps[plan.evaluations[("large", "dinov2", "no"), 0, "pope", None]]
+    shutil.rmtree(gone.folder)
+    results = collect(plan)
+    assert results.unfinished == (gone.key,)
+    pope = results.headlines[0]
+    assert len(pope.scores) == 7
+    names = [effect.contrast.name for effect in pope.effects]
+    assert "align=no" in names
+    assert "language=large × vision=dinov2 × align=no" not in names
+    assert "Unfinished" in write_report(results, tmp_path / "out").read_text()
+
+
+def test_nothing_finished_is_said(tmp_path):
+    _, plan = write_finished(tmp_path, pictures=8)
+    shutil.rmtree(plan.study.directory)
+    with pytest.raises(RunError, match="no evaluation is finished"):
+        collect(plan)
+
+
+def test_cells_asked_other_questions_are_not_paired(tmp_path):
+    _, plan = write_finished(tmp_path, pictures=8)
+    step = plan.steps[plan.evaluations[("large", "clip", "no"), 0, "exact-match", None]]
+    items = (step.folder / "items.jsonl").read_text().splitlines()
+    (step.folder / "items.jsonl").write_text("\n".join(items[3:]) + "\n")
+    with pytest.raises(RunError, match="cannot be paired"):
+        collect(plan)
+
+
+def test_a_study_is_compared_with_the_paper(finished):
+    _, _, results = finished
+    rows = compare(results, table("paper"))
+    # POPE accuracy and F1; the small MME lacks the paper's perception and cognition.
+    assert len(rows) == 6
+    by = {(row.ours, row.label): row for row in rows}
+    row = by["align=no", "POPE accuracy"]
+    assert row.theirs == "align=no"
+    assert row.published == pytest.approx(-7.325)
+    assert row.same_sign
+    assert by["language=large", "POPE accuracy"].theirs == "language=gemma-7b-it"
+    assert not by["vision=dinov2", "POPE accuracy"].same_sign
+    context = report_context(results, table("paper"))
+    assert context["compared"] == rows
+
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+#: A page that loads the report in a frame of a given width and says how wide it really is, and what its title became.
+PROBE = """<!doctype html><iframe id=f style="width:{width}px;height:3000px;border:0" src="report.html"></iframe>
+<pre id=out></pre><script>
+onload = () => setTimeout(() => {{
+  const page = document.getElementById('f').contentDocument;
+  const root = page.documentElement;
+  const out = [...page.querySelectorAll('body *')].filter(e => !e.closest('.wide, pre, svg')
+    && e.getBoundingClientRect().right > {width} + 1).map(e => e.className || e.tagName);
+  document.getElementById('out').textContent = JSON.stringify(
+    {{scroll: root.scrollWidth, out, title: page.title, scripts: page.scripts.length}});
+}}, 300);
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser_nothing_overflows_and_nothing_runs(finished, tmp_path, width):
+    _, _, results = finished
+    write_report(results, tmp_path)
+    (tmp_path / "probe.html").write_text(PROBE.format(width=width))
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+    flags += ["--enable-logging=stderr", "--virtual-time-budget=5000", f"--window-size={width + 100},3000"]
+    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path / 'probe.html'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    seen = json.loads(re.search(r"<pre id=\"out\">(.*?)</pre>", done.stdout, re.S)[1].replace("&gt;", ">"))
+    assert seen.pop("scroll") <= width
+    assert seen == {"out": [], "title": "drawn – Olivine", "scripts": 0}
+
+
+def test_axes_are_the_papers():
+    assert set(AXES) == set(table("paper").axes)
+
+
+def test_what_rounds_to_zero_has_no_minus():
+    assert (signed(-0.04), plain(-0.04)) == ("+0.0", "0.0")
+    assert (signed(-0.06), plain(-0.06)) == ("−0.1", "−0.1")

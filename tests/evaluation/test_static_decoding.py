@@ -1,0 +1,303 @@
+"""Answering as a GPU does, run on the CPU: the same answers, no wait for a token, images read ahead."""
+
+import threading
+import time
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from olivine.errors import DataError
+from olivine.evaluation import budgets as budgets_module
+from olivine.evaluation.budgets import budgets, bytes_per_token
+from olivine.evaluation.decoding import ShrinkingDecoder
+from olivine.evaluation.engine import AnsweringEngine, decoder_for
+from olivine.evaluation.opened_images import reading
+from olivine.evaluation.static_decoding import LOOK_EVERY, WARM_UP, StaticDecoder
+from olivine.model.decoding_attention import decodes_over_fixed_keys
+from olivine.model.generate import answer_one
+from olivine.records import AnswerState, Question
+from olivine.testing import tiny_vlm, write_pictures
+
+WORDS = ("what", "color", "is it", "a red circle", "or", "no", "é😀", "shape")
+COUNT, IMAGES, NEW_TOKENS = 80, 12, 11
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=[("clip", "gemma"), ("dinov2", "llama")], ids="-".join)
+def model(request, tmp_path_factory):
+    """A model, its images, questions with and without, and what `generate` says to each alone."""
+    folder = tmp_path_factory.mktemp("model")
+    write_pictures(folder / "images", IMAGES)
+    vlm = tiny_vlm(tower=request.param[0], language=request.param[1], folder=folder / "tokenizer")
+    questions = []
+    for number in range(COUNT):
+        text = " ".join(WORDS[(number * 7 + k) % len(WORDS)] for k in range(1 + number % 6)) + f" {number}?"
+        image = None if number % 11 == 10 else f"{number * 7 % IMAGES}.png"
+        questions.append(Question(str(number), text, image, image or str(number)))
+    expected = {
+        q.id: answer_one(vlm, q.prompt, folder / "images" / q.image if q.image else None, max_new_tokens=NEW_TOKENS)
+        for q in questions
+    }
+    assert len(set(expected.values())) > COUNT / 5
+    return vlm, folder / "images", questions, expected
+
+
+class StandInGraph:
+    """In place of a CUDA graph: runs what a capture runs, then the step each time; counts captures and replays."""
+
+    def __init__(self):
+        self.captures = self.replays = 0
+
+    def __call__(self, step):
+        self.captures += 1
+        for _ in range(WARM_UP):
+            step()
+
+        def replay():
+            self.replays += 1
+            step()
+
+        return replay
+
+
+def static(vlm, capture=None, max_new_tokens=NEW_TOKENS):
+    return StaticDecoder(vlm, vlm.encoder().stop_ids, max_new_tokens, capture)
+
+
+@pytest.mark.parametrize("budget", [1, 150, 400, 100_000])
+@pytest.mark.parametrize("graphs", [False, True], ids=["operations", "graphs"])
+def test_the_answers_are_those_of_generate(model, budget, graphs):
+    vlm, images, questions, expected = model
+    capture = StandInGraph() if graphs else None
+    engine = AnsweringEngine(
+        vlm, max_new_tokens=NEW_TOKENS, token_budget=budget, prefill_budget=budget, decoder=static(vlm, capture)
+    )
+    assert {a.question_id: a.text for a in engine.answer(questions, images)} == expected
+    assert capture is None or budget > 400 or capture.replays > capture.captures > 0
+
+
+def test_the_model_s_own_attention_is_back_afterwards(model):
+    vlm, images, questions, _ = model
+    before = vlm.language.config._attn_implementation
+    list(AnsweringEngine(vlm, max_new_tokens=3, decoder=static(vlm, None, 3)).answer(questions[:2], images))
+    assert vlm.language.config._attn_implementation == before
+
+
+class Reading(TorchFunctionMode):
+    """Counts calls that give a tensor's values to Python, for which a host waits for a GPU."""
+
+    NAMES = frozenset({"tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"})
+
+    def __init__(self, waits):
+        super().__init__()
+        self.waits = waits
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function.__name__ in self.NAMES:
+            self.waits[function.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+class Synchronising(TorchDispatchMode):
+    """Counts operations whose result has a size that only their values tell."""
+
+    def __init__(self, waits):
+        super().__init__()
+        self.waits = waits
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        if name.startswith(("aten.nonzero", "aten.masked_select", "aten._unique")):
+            self.waits[name] += 1
+        if name.startswith(("aten.index.", "aten.index_put", "aten._index_put_impl")) and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        ):
+            self.waits[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def waits_of(vlm, decoder, questions, images):
+    """Synchronising operations while answers are decoded, and how many tokens were asked of the model."""
+    waits, tokens = Counter(), []
+
+    def decode(prompts):
+        with Reading(waits), Synchronising(waits):
+            found = decoder(prompts)
+        tokens.append(max(map(len, found)))
+        return found
+
+    engine = AnsweringEngine(vlm, decoder=decode, token_budget=100_000, prefill_budget=100_000)
+    list(engine.answer(questions, images))
+    return sum(waits.values()), sum(tokens)
+
+
+def test_no_token_is_waited_for(model):
+    vlm, images, questions, _ = model
+    questions = [q for q in questions if q.image][:20]
+    new_tokens = 24
+    plain, tokens = waits_of(vlm, ShrinkingDecoder(vlm, vlm.encoder().stop_ids, new_tokens), questions, images)
+    static_waits, same = waits_of(vlm, static(vlm, None, new_tokens), questions, images)
+    assert tokens == same == new_tokens
+    assert plain >= 6 * tokens, "the way of the CPU asks after every token"
+    assert 1 <= static_waits <= tokens // LOOK_EVERY + 1, "a look now and then, and the tokens at the end"
+
+
+def test_decoding_ends_soon_after_all_sequences_have_ended(model, monkeypatch):
+    vlm, images, questions, _ = model
+    found = vlm.encoder().stop_ids[0]
+    logits = type(vlm).logits
+
+    def stop_at_once(self, hidden):
+        scores = logits(self, hidden)
+        return scores.index_fill(-1, torch.tensor([found]), scores.max().item() + 1)
+
+    monkeypatch.setattr(type(vlm), "logits", stop_at_once)
+    decoder, steps = static(vlm, None, 100), []
+    engine = AnsweringEngine(vlm, decoder=decoder)
+    from olivine.evaluation import static_decoding
+
+    step = static_decoding._Batch.step
+    monkeypatch.setattr(static_decoding._Batch, "step", lambda self: steps.append(1) or step(self))
+    answers = list(engine.answer([q for q in questions if q.image][:5], images))
+    assert {a.state for a in answers} == {AnswerState.EMPTY}
+    assert len(steps) == LOOK_EVERY
+
+
+def test_a_graph_is_made_when_a_shape_comes_again_and_only_then(model):
+    vlm, images, questions, expected = model
+    graph = StandInGraph()
+    decoder = static(vlm, graph)
+    engine = AnsweringEngine(vlm, decoder=decoder)
+    asked = [q for q in questions if q.image][:6]
+    for time_of_asking, captures in enumerate((0, 1, 1)):
+        assert {a.question_id: a.text for a in engine.answer(asked, images)} == {q.id: expected[q.id] for q in asked}
+        assert graph.captures == captures, time_of_asking
+
+
+def test_where_no_graph_can_be_made_answers_come_anyway(model):
+    vlm, images, questions, expected = model
+
+    def capture(step):
+        step()
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    engine = AnsweringEngine(vlm, decoder=static(vlm, capture))
+    asked = [q for q in questions if q.image][:6]
+    list(engine.answer(asked, images))
+    with pytest.warns(UserWarning, match="no CUDA graph can be made .operation not permitted when stream is capturing"):
+        again = list(engine.answer(asked, images))
+    assert {a.question_id: a.text for a in again} == {q.id: expected[q.id] for q in asked}
+    list(engine.answer(asked, images))  # it is not tried, nor told, once more
+
+
+def test_out_of_memory_while_a_graph_is_made_fails_the_batch_alone(model):
+    vlm, images, questions, _ = model
+
+    def capture(step):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    engine = AnsweringEngine(vlm, decoder=static(vlm, capture))
+    asked = [q for q in questions if q.image][:3]
+    list(engine.answer(asked, images))
+    assert {a.error for a in engine.answer(asked, images)} == {"OutOfMemoryError: CUDA out of memory."}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_images_read_ahead_change_no_answer_and_a_broken_one_fails_its_own(model, tmp_path, threads):
+    vlm, _, questions, expected = model
+    names = write_pictures(tmp_path, IMAGES)
+    (tmp_path / names[3]).write_bytes(b"broken")
+    engine = AnsweringEngine(vlm, max_new_tokens=NEW_TOKENS, token_budget=100, image_readers=threads)
+    answers = list(engine.answer(questions, tmp_path))
+    failed = {a.question_id for a in answers if a.state is AnswerState.FAILED}
+    assert failed == {q.id for q in questions if q.image == names[3]}
+    assert {a.question_id: a.text for a in answers if a.question_id not in failed} == {
+        key: text for key, text in expected.items() if key not in failed
+    }
+
+
+class Slow:
+    """Images that take a while to open; knows which were, and by how many threads."""
+
+    def __init__(self):
+        self.opened, self.threads = [], set()
+
+    def open(self, name):
+        time.sleep(0.02)
+        self.opened.append(name)
+        self.threads.add(threading.get_ident())
+        return name
+
+
+def test_images_of_the_next_batches_are_opened_meanwhile():
+    images = Slow()
+    batches = [[f"{batch}{image}" for image in range(4)] for batch in range(6)]
+    with reading(images, lambda _: np.zeros(1), 4) as reader:
+        for number, (batch, opened) in enumerate(reader.ahead(batches, list)):
+            for pixels in opened:
+                pixels()
+            if not number:
+                time.sleep(0.3)
+                assert len(images.opened) == 12, "the batch in turn and two more, not all there are"
+            assert set(batch) <= set(images.opened)
+    assert len(images.opened) == 24
+    assert len(images.threads) > 1
+
+
+def test_who_stops_asking_leaves_no_thread_at_work():
+    images = Slow()
+    with reading(images, lambda _: np.zeros(1), 1) as reader:
+        next(iter(reader.ahead([[str(n)] for n in range(50)], list)))
+    opened = len(images.opened)
+    time.sleep(0.1)
+    assert len(images.opened) == opened <= 4
+
+
+def test_without_a_place_for_images_each_question_says_so():
+    with reading(None, lambda _: np.zeros(1), 0) as reader:
+        _, (pixels,) = next(iter(reader.ahead([["a.png"]], list)))
+        with pytest.raises(DataError, match="no image root"):
+            pixels()
+
+
+def on_gpu(vlm):
+    """As if the model were on a GPU, for what looks at nothing else."""
+    return SimpleNamespace(device=torch.device("cuda"), language=vlm.language)
+
+
+@pytest.mark.parametrize(("free", "tokens"), [(0, 4_096), (20_000 * 2, 20_000), (10**15, 65_536)])
+def test_a_gpu_s_budget_follows_its_free_memory(vlm, monkeypatch, free, tokens):
+    size = bytes_per_token(vlm.language.config, torch.float32)
+    monkeypatch.setattr(budgets_module, "free_bytes", lambda _device: free * size)
+    assert budgets(on_gpu(vlm)) == (tokens, tokens)
+
+
+def test_a_cpu_s_budget_is_fixed(vlm):
+    assert budgets(vlm) == (16_384, 5_000)
+    assert isinstance(decoder_for(vlm, (1,), 8), ShrinkingDecoder)
+
+
+def test_a_token_of_gemma_2b_takes_what_its_keys_and_one_layer_take():
+    config = SimpleNamespace(
+        num_hidden_layers=18, num_key_value_heads=1, head_dim=256, hidden_size=2048, intermediate_size=16384
+    )
+    # Keys and values: 18 x 256 x 2 numbers, three times; gate, up, product and input 65,536, the stream 20,480.
+    assert bytes_per_token(config, torch.bfloat16) == 2 * (3 * 9_216 + 65_536 + 20_480)
+
+
+@pytest.mark.parametrize(("name", "value"), [("sliding_window", 512), ("attn_logit_softcapping", 50.0)])
+def test_attention_that_is_not_plain_is_left_to_transformers(name, value):
+    assert decodes_over_fixed_keys(SimpleNamespace(sliding_window=None))
+    assert not decodes_over_fixed_keys(SimpleNamespace(**{name: value}))
