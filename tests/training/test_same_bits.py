@@ -51,6 +51,15 @@ class _SharedAdditions(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture(autouse=True)
+def _two_threads():
+    """Whatever other tests have left: atomic additions come with several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @contextmanager
 def no_shared_additions() -> Iterator[None]:
     with _SharedAdditions() as mode:

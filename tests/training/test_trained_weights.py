@@ -49,8 +49,8 @@ def test_a_run_killed_between_its_stages_ends_in_the_same_bits(dataset, tmp_path
     whole = weights(train(bf16_recipe(dataset, tmp_path / "whole"), QUIET))
     finish = run_module._finish_stage
 
-    def killed(job, result, *, followed):
-        finish(job, result, followed=followed)
+    def killed(*arguments, followed):
+        finish(*arguments, followed=followed)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run_module, "_finish_stage", killed)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from olivine.ablation.launch import TRIES, Failure, Progress, attempt, launch_over
@@ -45,11 +46,14 @@ class _RayPool:
         self._ray, self._plan = ray, plan
         # A worker process that dies (out of memory, a lost machine) is Ray's to retry; a step that raises, `attempt`'s.
         self._task = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus, max_retries=TRIES - 1)(_attempt)
+        #: Threads decide the last bits: they depend on what the study asks for, not on the machine that a step runs on.
+        self._threads = max(1, round(wanted.cpus))
         self._running: dict[Any, Step] = {}
 
     def begin(self, ready: Sequence[Step]) -> Step | None:
         step = ready[0]
-        self._running[self._task.remote(step, self._plan.before(step), str(Path.cwd()))] = step
+        task = self._task.remote(step, self._plan.before(step), str(Path.cwd()), self._threads)
+        self._running[task] = step
         return step
 
     def outcome(self) -> tuple[Step, str | None]:
@@ -57,12 +61,13 @@ class _RayPool:
         return self._running.pop(over), _outcome(self._ray, over)
 
 
-def _attempt(step: Step, after: Step | None, folder: str) -> str | None:
+def _attempt(step: Step, after: Step | None, folder: str, threads: int) -> str | None:
     """Runs on the cluster: why a step failed, or None.
 
     `folder` is where the study was started: its paths may be relative to that.
     """
     os.chdir(folder)
+    torch.set_num_threads(threads)
     worker = Worker(PlainConsole(file=open(os.devnull, "w", encoding="utf-8")))  # noqa: PTH123, SIM115
     try:
         return attempt(worker, step, after, lambda _done, _total: None)

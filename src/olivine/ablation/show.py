@@ -40,7 +40,7 @@ def plan_lines(plan: Plan, device_name: str) -> Iterator[str]:
     yield f"Run one by one, the cells would take {alone} steps; shared, they take {steps}."
     for path in plan.missing:
         yield f"missing: {path} (needed before anything runs)"
-    yield "Estimates: olivine/ablation/step_costs.py and cost/estimate.py say by which rules. One device; nothing sharded."
+    yield "Estimates: ablation/step_costs.py and cost/estimate.py say by which rules. One device; nothing sharded."
 
 
 def _feature_lines(plan: Plan) -> Iterator[str]:
