@@ -72,6 +72,7 @@ def test_help_has_an_example_for_every_command(run):
         ["demo"],
         ["doctor"],
         ["recipes"],
+        ["benchmarks"],
         ["diff"],
         ["clean"],
         *(["data", c] for c in ("check", "show", "easy-vqa")),
@@ -372,3 +373,28 @@ def test_doctor_and_version_in_a_process_of_their_own():
     )
     assert done.stdout.startswith("olivine ")
     assert done.stderr == ""
+
+
+def test_help_of_a_benchmark_says_what_it_has(run):
+    code, out, err = run("score", "refcoco", "--help")
+    assert code == 0
+    assert "boxes (text, default xyxy)" in out + err
+    assert "variants (the first is official)" in out + err
+
+
+def test_benchmarks_are_listed(run):
+    code, out, _ = run("benchmarks")
+    assert code == 0
+    assert "pope: POPE" in out
+    code, out, _ = run("benchmarks", "--json")
+    assert {row["name"] for row in json.loads(out)} >= {"gqa", "pope", "mme"}
+
+
+def test_options_of_a_benchmark_reach_it(run, tmp_path):
+    paths = ("--annotations", tmp_path / "none.json", "--answers", tmp_path / "none.jsonl")
+    code, _, err = run("score", "refcoco", *paths, "--set", "boxes=triangles")
+    assert code == 2
+    assert "xywh-pixels" in err
+    code, _, err = run("score", "refcoco", *paths, "--set", "box=xyxy")
+    assert code == 2
+    assert "Did you mean 'boxes'" in err

@@ -1,6 +1,6 @@
-"""`olivine evaluate` and `olivine score`.
+"""`olivine evaluate`, `olivine score` and `olivine benchmarks`.
 
-Answering and scoring themselves are `evaluate`'s.
+Answering and scoring themselves are in `evaluation`.
 """
 
 import errno
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from olivine.cli.once import OnceTyper
+from olivine.cli.once import OnceCommand, OnceTyper
 from olivine.cli.terminal import Bar, Json, chosen_device, echo, log, told
 from olivine.errors import RequestError, RunError
 from olivine.files import only_process_in
@@ -38,6 +38,10 @@ _JudgeModel = Annotated[
 ]
 _JudgePrompt = Annotated[Path | None, typer.Option(help="A file with your own wording for the judge.")]
 _JudgeRuns = Annotated[int | None, typer.Option(help="How often every answer is graded (MM-Vet).")]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the benchmark's own: olivine score NAME --help."),
+]
 _Variant = Annotated[str | None, typer.Option(help="Scoring variant, by name; the first is official.")]
 
 
@@ -55,6 +59,7 @@ def evaluate(
     prompt: Annotated[str | None, typer.Option(help="Prompt wording, by name.")] = None,
     variant: _Variant = None,
     questions: Annotated[Path | None, typer.Option(help="A separate question file (VQAv2's).")] = None,
+    options_given: _Set = None,
     judge_url: _JudgeUrl = None,
     judge_model: _JudgeModel = None,
     judge_prompt: _JudgePrompt = None,
@@ -85,7 +90,7 @@ def evaluate(
         raise RequestError(f"--benchmarks: missing. Valid: {', '.join(known.names())}.")
     base = output or (folder.parent if folder.name == "checkpoint" and checkpoint != folder else folder) / "evaluation"
     options = _judging(judge_url, judge_model, base, judge_prompt, judge_runs)
-    made = known.get_all(chosen, questions=questions, **options)
+    made = known.get_all(chosen, questions=questions, **_own_options(chosen, options_given), **options)
     targets = [base / (benchmark.name + (f"-{control}" if control else "")) for benchmark in made]
     summaries = []
     with ExitStack() as stack:
@@ -108,7 +113,26 @@ def evaluate(
             echo(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
 
 
-@app.command()
+class ScoreCommand(OnceCommand):
+    """`olivine score`, whose help with a benchmark's name says what that benchmark has."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as usual; `NAME --help` prints the benchmark's description behind the command's own help."""
+        from olivine.evaluation import benchmarks as known
+        from olivine.evaluation.benchmarks.options import describe
+
+        named = [argument for argument in args if argument in known.names()]
+        if "--help" in args and named:
+            text = ctx.get_help()
+            if text:
+                echo(text)
+            for line in describe(known.find(named[0])):
+                echo(line)
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=ScoreCommand)
 def score(
     benchmark: Annotated[str, typer.Argument(help="The benchmark's name.")],
     annotations: Annotated[Path, typer.Option(help="The benchmark's own questions or labels: a file or folder.")],
@@ -117,13 +141,16 @@ def score(
     questions: Annotated[Path | None, typer.Option(help="A separate question file (POPE's, VQAv2's).")] = None,
     choices: Annotated[Path | None, typer.Option(help="GQA's choices file.")] = None,
     grades: Annotated[Path | None, typer.Option(help="MM-Vet grades to replay instead of asking a judge.")] = None,
+    options_given: _Set = None,
     judge_url: _JudgeUrl = None,
     judge_model: _JudgeModel = None,
     judge_prompt: _JudgePrompt = None,
     judge_runs: _JudgeRuns = None,
     as_json: Json = False,
 ) -> None:
-    """Score an answers file, by whatever model or tool it was made.
+    """Score an answers file, produced by any model or tool.
+
+    `olivine score NAME --help` says which variants, prompts and options a benchmark has.
 
     Example: olivine score pope --annotations coco_pope_random.json --answers answers.jsonl --json
     """
@@ -131,7 +158,14 @@ def score(
     from olivine.evaluation.run import read_questions
 
     options = _judging(judge_url, judge_model, answers.parent, judge_prompt, judge_runs)
-    chosen = known.get(benchmark, questions=questions, choices=choices, grades=grades, **options)
+    chosen = known.get(
+        benchmark,
+        questions=questions,
+        choices=choices,
+        grades=grades,
+        **_own_options([benchmark], options_given),
+        **options,
+    )
     asked = read_questions(chosen, annotations)
     with writable(answers.parent):
         result = chosen.score(asked, chosen.read_answers(answers, asked), variant)
@@ -143,6 +177,39 @@ def score(
         log.print(f"{len(result.missing):,} without an answer (first: {result.missing[0]!r})", markup=False)
     for name, value in result.metrics.items():
         echo(f"{name}\t{value:.4f}")
+
+
+@app.command("benchmarks")
+def list_benchmarks(as_json: Json = False) -> None:
+    """List what can be scored, one line each.
+
+    Example: olivine benchmarks
+    """
+    from olivine.evaluation import benchmarks as known
+    from olivine.evaluation.benchmarks.options import describe, options_of
+
+    found = [known.find(name) for name in known.names()]
+    if as_json:
+        rows = [
+            {"name": b.name, "variants": b.variants, "prompts": b.prompts, "options": list(options_of(b))}
+            for b in found
+        ]
+        echo(json.dumps(rows))
+        return
+    for benchmark in found:
+        echo(describe(benchmark)[0])
+
+
+def _own_options(names: list[str], given: list[str] | None) -> dict[str, Any]:
+    """The values of `--set`, which goes with one benchmark."""
+    from olivine.evaluation import benchmarks as known
+    from olivine.evaluation.benchmarks.options import parse_options
+
+    if not given:
+        return {}
+    if len(names) != 1:
+        raise RequestError(f"--set: goes with one benchmark; {len(names)} are named. Evaluate them one by one.")
+    return parse_options(known.find(names[0]), given)
 
 
 @contextmanager
