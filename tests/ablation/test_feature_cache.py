@@ -10,7 +10,7 @@ from studies import write_study
 from olivine.ablation import feature_cache
 from olivine.ablation.feature_cache import may_keep
 from olivine.ablation.fingerprint import Fingerprints
-from olivine.ablation.launch import launch_here
+from olivine.ablation.launch_local import launch_here
 from olivine.ablation.plan import FeatureStep, StageStep, make_plan
 from olivine.ablation.run import carry_out
 from olivine.ablation.show import plan_lines

@@ -10,13 +10,15 @@ from rich.console import Console
 from studies import write_study
 
 from olivine.ablation import steps as steps_module
-from olivine.ablation.launch import ERROR, launch_here, launcher
+from olivine.ablation.launch import ERROR, launcher
+from olivine.ablation.launch_local import launch_here
 from olivine.ablation.plan import StageStep, make_plan
 from olivine.ablation.step_costs import plan_costs, step_cost, total
 from olivine.ablation.study import load_study
 from olivine.cost.estimate import estimate, named_device
 from olivine.errors import RequestError, Stopped
 from olivine.files import write_json
+from olivine.registry import offered
 
 #: Two cells: one that aligns and one that does not.
 AXES = {"align": {"yes": {}, "no": {"stages.align.skip": True}}}
@@ -265,3 +267,17 @@ def test_what_cannot_be_read_has_no_cost(tmp_path):
     (tmp_path / "data" / "train.json").unlink()
     step = next(s for s in plan.steps.values() if isinstance(s, StageStep))
     assert step_cost(step, named_device("cpu")) is None
+
+
+def test_a_package_outside_offers_a_launcher(monkeypatch, tmp_path):
+    (tmp_path / "elsewhere.py").write_text("def make(jobs):\n    return lambda plan, console, progress: [jobs]\n")
+    info = tmp_path / "elsewhere-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[olivine.launchers]\nelsewhere = elsewhere:make\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    offered.cache_clear()
+    try:
+        assert launcher("elsewhere", jobs=3)(None, None, None) == [3]
+    finally:
+        offered.cache_clear()

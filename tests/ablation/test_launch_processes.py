@@ -14,7 +14,8 @@ from rich.console import Console
 from test_launch import AXES, Told, outputs, quiet, small
 
 from olivine.ablation import launch_processes
-from olivine.ablation.launch import launch_here, launch_over, launcher
+from olivine.ablation.launch import launch_over, launcher
+from olivine.ablation.launch_local import launch_here
 from olivine.ablation.plan import StageStep
 from olivine.ablation.show import StepLines
 from olivine.errors import RequestError, Stopped

@@ -1,14 +1,13 @@
 """Carry a plan out: every step after what it needs, a step that dies tried again, then reported while the rest goes on.
 
-In this process here; in several of them in `launch_processes`, over Ray in `launch_ray`. Results travel through the
-study's directory alone.
+Where steps run is each launcher's own: `launch_local`, `launch_processes`, `launch_ray`, or one that another package
+offers. Results travel through the study's directory alone.
 """
 
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from rich.console import Console
@@ -17,6 +16,7 @@ from olivine.ablation.plan import Plan, Step
 from olivine.ablation.steps import Worker
 from olivine.errors import OlivineError, RequestError, unknown_name
 from olivine.files import write_text
+from olivine.registry import load, offered
 
 #: Beside a step's output: why it failed, with the stack trace.
 ERROR = "error.txt"
@@ -59,13 +59,15 @@ class Pool(Protocol):
 
 
 Launcher = Callable[[Plan, Console, Progress], list[Failure]]
+#: The entry-point group of launchers: a name, and a function from the number of jobs to a `Launcher`.
+LAUNCHERS = "olivine.launchers"
 
 
 def launcher(name: str, jobs: int = 1) -> Launcher:
-    """A launcher by its name.
+    """Return a launcher by its name, as installed packages offer them under the entry-point group `LAUNCHERS`.
 
     Args:
-        name: local, or ray.
+        name: local, ray, or one that another package offers.
         jobs: steps at a time on this machine; 1 means in this process.
 
     Raises:
@@ -73,48 +75,10 @@ def launcher(name: str, jobs: int = 1) -> Launcher:
     """
     if jobs < 1:
         raise RequestError(f"--jobs {jobs}: give 1 or more.")
-    if name == "local" and jobs == 1:
-        return launch_here
-    if name == "local":
-        from olivine.ablation.launch_processes import launch_in_processes
-
-        return partial(launch_in_processes, jobs=jobs)
-    if name == "ray":
-        from olivine.ablation.launch_ray import launch_on_ray
-
-        if jobs > 1:
-            raise RequestError("--jobs: Ray begins what the cluster has room for; set the study's `resources` instead.")
-        return launch_on_ray
-    raise RequestError(f"--launcher: {unknown_name(name, ['local', 'ray'])}")
-
-
-def launch_here(plan: Plan, console: Console, progress: Progress) -> list[Failure]:
-    """Carry out what is left of a plan, step after step, in this process.
-
-    Raises:
-        Stopped: a signal came; the step under way has saved what it had.
-    """
-    return launch_over(_Here(plan, console, progress), plan, progress)
-
-
-class _Here:
-    """A pool of this process alone: a step that was begun is done when its outcome is asked for."""
-
-    def __init__(self, plan: Plan, console: Console, progress: Progress) -> None:
-        self._plan, self._progress = plan, progress
-        self._worker = Worker(console)
-        self._begun: Step | None = None
-
-    def begin(self, ready: Sequence[Step]) -> Step | None:
-        if self._begun is not None:
-            return None
-        self._begun = ready[0]
-        return self._begun
-
-    def outcome(self) -> tuple[Step, str | None]:
-        step, self._begun = self._begun, None
-        assert step is not None, "outcomes are of steps that were begun"
-        return step, attempt(self._worker, step, self._plan.before(step), self._progress.within)
+    if name not in offered(LAUNCHERS):
+        raise RequestError(f"--launcher: {unknown_name(name, offered(LAUNCHERS))}")
+    make: Callable[[int], Launcher] = load(LAUNCHERS, name)
+    return make(jobs)
 
 
 def launch_over(pool: Pool, plan: Plan, progress: Progress) -> list[Failure]:

@@ -12,11 +12,22 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from olivine.ablation.launch import TRIES, Failure, Progress, attempt, launch_over
+from olivine.ablation.launch import TRIES, Failure, Launcher, Progress, attempt, launch_over
 from olivine.ablation.plan import Plan, Step
 from olivine.ablation.steps import Worker
 from olivine.console import PlainConsole
 from olivine.errors import RequestError, Stopped
+
+
+def make(jobs: int) -> Launcher:
+    """Return the launcher that runs steps on a Ray cluster.
+
+    Raises:
+        RequestError: a number of jobs was given.
+    """
+    if jobs > 1:
+        raise RequestError("--jobs: Ray begins what the cluster has room for; set the study's `resources` instead.")
+    return launch_on_ray
 
 
 def launch_on_ray(plan: Plan, _console: Console, progress: Progress) -> list[Failure]:
