@@ -5,7 +5,18 @@ import errno
 import pytest
 
 from olivine.errors import RequestError, RunError
-from olivine.files import LOCK, atomic_folder, full_disk_told, keep_json_lines, only_process_in, read_json_lines
+from olivine.files import (
+    LOCK,
+    append_json_line,
+    atomic_folder,
+    full_disk_told,
+    keep_json_lines,
+    only_process_in,
+    read_json,
+    read_json_lines,
+    write_json,
+    write_json_lines,
+)
 
 
 def test_a_folder_has_one_writer(tmp_path):
@@ -106,3 +117,12 @@ def test_a_damaged_line_takes_no_other_with_it(tmp_path, kind):
     assert kept == ([0, 3, 4] if kind == "two lines run into one" else [0, 2, 3, 4])
     assert (tmp_path / "log.jsonl.damaged").read_bytes().startswith(after[:20].rstrip(b"\n"))
     assert keep_json_lines(log, lambda row: row["step"] < 5) == {}
+
+
+def test_half_an_emoji_is_written_and_read_back(tmp_path):
+    text = "a \ud83d b"
+    write_json(tmp_path / "one.json", {"text": text})
+    write_json_lines(tmp_path / "some.jsonl", [{"text": text}])
+    append_json_line(tmp_path / "some.jsonl", {"text": text})
+    assert read_json(tmp_path / "one.json") == {"text": text}
+    assert read_json_lines(tmp_path / "some.jsonl") == [{"text": text}] * 2

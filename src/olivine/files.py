@@ -34,6 +34,8 @@ DISK_ERRORS = {
 }
 #: Bytes of a path that systems take (PATH_MAX).
 LONGEST_PATH = 4096
+#: Half of a surrogate pair (a text cut inside an emoji) becomes `\\udXXX`, which JSON reads back as it was.
+_LONE_SURROGATES = "backslashreplace"
 #: In a folder that one process writes at a time.
 LOCK = ".lock"
 
@@ -162,9 +164,9 @@ def _error_number(error: Exception) -> int | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
+    """Write `text` as UTF-8, atomically; half of a surrogate pair, which UTF-8 has not, as its escape."""
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=_LONE_SURROGATES)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -174,7 +176,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", errors=_LONE_SURROGATES) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -182,7 +184,7 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
     """Add one JSON object to a log, in a single write so that a kill leaves at most one cut line at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8", errors=_LONE_SURROGATES) as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
