@@ -55,7 +55,7 @@ def resolve(given: Path, *, study: bool = False) -> Path:
     for candidate in (f"{STUDIES}/{name}", name) if study else (name,):
         if candidate in by_name:
             return by_name[candidate]
-    known = [n.removeprefix(f"{STUDIES}/") for n in by_name if n.startswith(STUDIES)] if study else list(by_name)
+    known = [n.removeprefix(f"{STUDIES}/") for n in by_name if n.startswith(f"{STUDIES}/") is study]
     kind = "study" if study else "recipe"
     raise RequestError(f"{given}: file not found, and no shipped {kind}: {unknown_name(name, known)}")
 
