@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from olivine import processors
+from olivine import available_cpus as processors
 from olivine.available_cpus import cgroup_quota, cores, limit_threads
 
 
