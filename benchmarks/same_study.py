@@ -65,7 +65,9 @@ def hashes(study: Path, folder: Path) -> dict[str, str]:
     # By what it holds, not by its step's name, in which a new field of a recipe counts.
     found["models"] = _sha256("\n".join(sorted(_sha256(path.read_bytes()) for path in steps)).encode())
     for name in ("report.html", "report.md"):
-        text = (study / name).read_text(encoding="utf-8").replace(str(folder), "")
+        text = (study / name).read_text(encoding="utf-8")
+        for place in (folder, STUDY.resolve().parents[1]):  # where the study and the checkout lie
+            text = text.replace(str(place), "")
         found[name] = _sha256(_DURATION.sub("#", text).encode())
     return found
 
