@@ -72,8 +72,10 @@ def test_groups_cover_every_place_once(vlm, dataset):
     recipe = source(dataset, turns="independent")
     examples = encode_samples(read_samples(recipe, Skipped()), vlm.encoder(), recipe, Skipped())
     row = pack(examples, [])
-    places = torch.cat([group.queries[group.real] for group in row.groups])
+    places = torch.cat([group.places for group in row.groups])
     assert sorted(places.tolist()) == list(range(len(row.ids)))
+    for group in row.groups:
+        assert torch.equal(group.queries.flatten()[group.kept], group.places)
 
 
 def seen(row):
@@ -81,7 +83,8 @@ def seen(row):
     sees = torch.zeros(len(row.ids), len(row.ids), dtype=torch.bool)
     for group in row.groups:
         most_queries, most_keys = group.queries.shape[1], group.keys.shape[1]
-        for number, real in enumerate(group.real):
+        is_real = torch.zeros(group.queries.numel(), dtype=torch.bool).index_fill(0, group.kept, True)
+        for number, real in enumerate(is_real.view_as(group.queries)):
             if group.mask is None:
                 assert torch.equal(group.queries, group.keys)
                 mask = torch.ones(most_queries, most_keys, dtype=torch.bool).tril()

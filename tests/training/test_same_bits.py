@@ -20,8 +20,8 @@ from olivine.model.attention import packed, packed_attention
 from olivine.model.loss import contrastive_loss, labelled_loss
 from olivine.recipe import ModelRecipe
 from olivine.records import Sample
-from olivine.testing import llava_item, tiny_model_recipe, write_pictures
-from olivine.training.objectives import in_order
+from olivine.testing import llava_item, tiny_model_recipe, tiny_vlm, write_pictures
+from olivine.training.objectives import LanguageObjective
 from olivine.training.run import train
 from olivine.world.pretraining.clip import ClipPretraining
 from olivine.world.pretraining.curriculum import Schedule
@@ -116,13 +116,16 @@ def test_gradients_of_shared_keys(dtype):
 
 
 def test_gradients_of_images_that_several_samples_show():
-    projected = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    shown = tuple(number % 3 for number in range(40))
-    factors = torch.randn(40, 64, 64, generator=torch.Generator().manual_seed(1))
+    vlm = tiny_vlm()
+    objective = LanguageObjective(vlm)
+    patches = torch.randn(3, vlm.image_tokens, 32, generator=torch.Generator().manual_seed(0))
+    row = pack([_shared_prefix(2, 1, 2)] * 400, [number % 3 for number in range(400)])
+    factors = torch.randn(400, vlm.image_tokens, 32, generator=torch.Generator().manual_seed(1))
+    assert factors.numel() > THRESHOLD
 
     def gradient():
-        leaf = projected.clone().requires_grad_()
-        (in_order(leaf, shown, sorted(set(shown))) * factors).sum().backward()
+        leaf = patches.clone().requires_grad_()
+        (objective._features(row, row, None, leaf) * factors).sum().backward()
         return bits(leaf.grad)
 
     assert different(gradient) == 1

@@ -9,7 +9,7 @@ from olivine.data.batches import BatchMaker
 from olivine.data.llava_json import parse_item
 from olivine.data.packing import filler, pack
 from olivine.files import read_json
-from olivine.model.attention import packed_attention, takes_varlen, varlen_attention
+from olivine.model.attention import packed_attention, varlen_attention, why_not_varlen
 from olivine.recipe import DataRecipe
 from olivine.training.run import train
 
@@ -65,7 +65,7 @@ def test_spans_say_what_groups_say(vlm, dataset, turns):
 
 
 def test_the_kernel_without_padding_is_not_asked_on_the_cpu(vlm):
-    assert not takes_varlen(torch.zeros(1, 1, 1, 16, dtype=torch.bfloat16))
+    assert "cpu" in why_not_varlen(vlm.language.config, torch.device("cpu"), torch.bfloat16)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -75,7 +75,7 @@ def test_the_kernel_without_padding_agrees_within_bf16(vlm, dataset):
     row = pack(examples, []).to(torch.device("cuda"))
     query = torch.randn(1, 4, len(row.ids), 64, device="cuda", dtype=torch.bfloat16)
     key, value = torch.randn(2, 1, 2, len(row.ids), 64, device="cuda", dtype=torch.bfloat16)
-    assert takes_varlen(query)
+    assert why_not_varlen(vlm.language.config, torch.device("cuda"), torch.bfloat16) is None
     grouped, _ = packed_attention(None, query, key, value, None, packed_groups=row.groups)
-    spans, _ = packed_attention(None, query, key, value, None, packed_groups=row.groups, packed_spans=row.spans)
+    spans, _ = packed_attention(None, query, key, value, None, packed_spans=row.spans)
     torch.testing.assert_close(grouped, spans, atol=2e-2, rtol=2e-2)

@@ -20,7 +20,7 @@ from olivine.data.features import FeatureTable
 from olivine.data.image_record import SourceRecord
 from olivine.data.images import ImageTransform, moved
 from olivine.data.llava_json import ItemError
-from olivine.data.packing import Row, pack, spread
+from olivine.data.packing import Row, RowLayout, pack, spread
 from olivine.data.sources import check_example, open_picture
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
@@ -137,6 +137,7 @@ class BatchMaker:
         readers: threads that open pictures beside one another.
         features: where the tower's features of all pictures are kept; none is then opened.
         record: what every image that is opened is compared with.
+        layout: what rows bring besides their tokens.
     """
 
     def __init__(
@@ -151,7 +152,9 @@ class BatchMaker:
         readers: int = 1,
         features: FeatureTable | None = None,
         record: SourceRecord | None = None,
+        layout: RowLayout = RowLayout(),  # noqa: B008  # immutable
     ) -> None:
+        self._layout = layout
         self._record = record
         self._samples = samples
         self._features = features
@@ -188,7 +191,8 @@ class BatchMaker:
         for dealt_row in own:
             kept = [examples[i][1] for i in dealt_row if examples[i][1].sample.image not in broken]
             if kept:
-                rows.append(pack(kept, [place_of[e.sample.image] for e in kept if e.sample.image is not None]))
+                shown_in_row = [place_of[e.sample.image] for e in kept if e.sample.image is not None]
+                rows.append(pack(kept, shown_in_row, self._layout))
         for _, example in shown:
             if example.sample.image in broken:
                 left_out[example.sample.id] = self._leave_out(broken[example.sample.image])

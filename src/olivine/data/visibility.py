@@ -32,18 +32,15 @@ class AttentionGroup:
         keys: `[blocks, most keys]` int64, likewise.
         mask: `[blocks, 1, most queries, most keys]` bool, True where a query may see a key; None where keys are the
             queries and plain causal attention says the same.
-        real: `[blocks, most queries]` bool, False behind a block's end.
+        kept: `[real queries]` int64, which of all `blocks * most queries` are not behind a block's end.
+        places: `[real queries]` int64, their places in the row.
     """
 
     queries: Tensor
     keys: Tensor
     mask: Tensor | None
-    real: Tensor
-
-    def to(self, device: torch.device) -> "AttentionGroup":
-        """The same on another device."""
-        mask = None if self.mask is None else self.mask.to(device)
-        return AttentionGroup(self.queries.to(device), self.keys.to(device), mask, self.real.to(device))
+    kept: Tensor
+    places: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +61,6 @@ class Spans:
     gather: Tensor | None
     longest_query: int
     longest_key: int
-
-    def to(self, device: torch.device) -> "Spans":
-        """The same on another device."""
-        gather = None if self.gather is None else self.gather.to(device, non_blocking=True)
-        queries, keys = (ends.to(device, non_blocking=True) for ends in (self.queries, self.keys))
-        return Spans(queries, keys, gather, self.longest_query, self.longest_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +134,10 @@ def _group(blocks: Sequence[_Block]) -> AttentionGroup:
         queries[number, : block.queries], real[number, : block.queries] = places, True
         keys[number, : block.keys] = np.concatenate([block.shared, places])
     mask = None if blocks[0].causal else _mask(blocks, most_queries, most_keys)
-    return AttentionGroup(torch.from_numpy(queries), torch.from_numpy(keys), mask, torch.from_numpy(real))
+    kept = torch.from_numpy(np.flatnonzero(real))
+    return AttentionGroup(
+        torch.from_numpy(queries), torch.from_numpy(keys), mask, kept, torch.from_numpy(queries[real])
+    )
 
 
 def _mask(blocks: Sequence[_Block], most_queries: int, most_keys: int) -> Tensor:
@@ -158,8 +152,12 @@ def _mask(blocks: Sequence[_Block], most_queries: int, most_keys: int) -> Tensor
     return torch.from_numpy(mask)
 
 
-def spans_of(examples: Sequence[Example], starts: Sequence[int]) -> Spans:
-    """The spans of a row; `starts` are the examples' first places in it."""
+def spans_of(examples: Sequence[Example], starts: Sequence[int], *, gather_always: bool = False) -> Spans:
+    """The spans of a row; `starts` are the examples' first places in it.
+
+    With `gather_always` the keys are gathered even where they are the row itself: a compiled block then meets rows of
+    one kind alone.
+    """
     queries, keys, gather = [], [], []
     for example, start in zip(examples, starts, strict=True):
         shared = len(example.parts[0])
@@ -170,7 +168,7 @@ def spans_of(examples: Sequence[Example], starts: Sequence[int]) -> Spans:
             queries.append(len(part))
             keys.append(len(gather[-1]))
             begin += len(part)
-    plain = all(len(example.parts) == 1 for example in examples)
+    plain = not gather_always and all(len(example.parts) == 1 for example in examples)
     return Spans(
         queries=torch.from_numpy(np.cumsum([0, *queries], dtype=np.int32)),
         keys=torch.from_numpy(np.cumsum([0, *keys], dtype=np.int32)),

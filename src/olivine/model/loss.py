@@ -21,7 +21,7 @@ def rows_at_once(vocabulary: int, *, on_gpu: bool) -> int:
     return max(1, (CHUNK_ON_GPU if on_gpu else CHUNK_ON_CPU) // vocabulary)
 
 
-def labelled_loss(hidden: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
+def labelled_loss(hidden: Tensor, targets: Tensor, head: nn.Linear, labelled: Tensor | None = None) -> Tensor:
     """Summed cross-entropy over labelled positions.
 
     Equal to the sum that the model's own `labels` loss averages, in fp32 whatever the dtype of `hidden`. Beyond one
@@ -32,12 +32,14 @@ def labelled_loss(hidden: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
         hidden: `[tokens, hidden]`.
         targets: `[tokens]` int64, the token to predict from each place, `IGNORED` for none.
         head: hidden states to `[*, vocabulary]`.
+        labelled: `[labels]` int64, the places with a label, where they are known; a GPU is waited for to find them.
 
     Returns:
         A scalar, fp32; divide by the labelled tokens of the whole batch.
     """
-    labelled = targets != IGNORED
-    states, wanted = hidden[labelled], targets[labelled]
+    if labelled is None:
+        labelled = (targets != IGNORED).nonzero()[:, 0]
+    states, wanted = hidden.index_select(0, labelled), targets.index_select(0, labelled)
     rows = rows_at_once(head.out_features, on_gpu=hidden.is_cuda)
     if len(wanted) <= rows:
         return _chunk_loss(states, wanted, head)

@@ -110,12 +110,14 @@ class VisionLanguageModel:
         projected: Tensor = self.connector(patches.to(dtype))
         return projected
 
-    def embed(self, ids: Tensor, features: Tensor | None) -> Tensor:
+    def embed(self, ids: Tensor, features: Tensor | None, places: Tensor | None = None) -> Tensor:
         """Token embeddings with image features in the placeholders' places.
 
         Args:
             ids: `[batch, tokens]` int64.
             features: `[pictures, patches, hidden]`, in the order of their placeholders; None without pictures.
+            places: `[pictures * patches]` int64, the placeholders' places among all `batch * tokens`, where they are
+                known; None looks for them.
 
         Returns:
             `[batch, tokens, hidden]`.
@@ -123,8 +125,11 @@ class VisionLanguageModel:
         embeddings: Tensor = self.model.get_input_embeddings()(ids)
         if features is None:
             return embeddings
-        places = (ids == self.model.config.image_token_id).unsqueeze(-1).expand_as(embeddings)
-        return embeddings.masked_scatter(places, features.to(embeddings.dtype))
+        if places is not None:
+            rows = features.flatten(0, 1).to(embeddings.dtype)
+            return embeddings.flatten(0, 1).index_copy(0, places, rows).view_as(embeddings)
+        masked = (ids == self.model.config.image_token_id).unsqueeze(-1).expand_as(embeddings)
+        return embeddings.masked_scatter(masked, features.to(embeddings.dtype))
 
     def hidden_states(self, row: Row, features: Tensor | None) -> Tensor:
         """Run one packed row; call inside `attention.packed(vlm.language)`.
@@ -136,7 +141,7 @@ class VisionLanguageModel:
         Returns:
             `[tokens, hidden]` before the head.
         """
-        return self.run(row, self.embed(row.ids[None], features))
+        return self.run(row, self.embed(row.ids[None], features, row.image_places))
 
     def run(self, row: Row, embedded: Tensor) -> Tensor:
         """`hidden_states` from `[1, tokens, hidden]`, which `embed` made of the row's ids and pictures."""

@@ -4,7 +4,6 @@ An objective turns one batch into gradients; steps, schedules and logs are in `s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from olivine.data.batches import Batch
-from olivine.data.packing import Row, filler
+from olivine.data.packing import Row, RowLayout, filler
 from olivine.model.attention import packed
 from olivine.model.loss import contrastive_loss, labelled_loss
 from olivine.model.vlm import VisionLanguageModel
@@ -68,21 +67,27 @@ class RowLoss(nn.Module):
         `stream` is given where weights are gathered for the pass: the dtype that hidden states begin with. A backward
         pass then goes through every layer whether or not anything in this row trains, as it does on all processes.
         """
-        embedded = self._vlm.value.embed(row.ids[None], features)
+        embedded = self._vlm.value.embed(row.ids[None], features, row.image_places)
         if stream is not None:
             embedded = embedded.to(stream)
             if torch.is_grad_enabled() and not embedded.requires_grad:
                 embedded.requires_grad_()
-        return labelled_loss(self._vlm.value.run(row, embedded), row.targets, self.head)
+        return labelled_loss(self._vlm.value.run(row, embedded), row.targets, self.head, row.labelled)
 
 
 class LanguageObjective(Objective):
     """Next token at labelled positions, averaged over the batch's labelled tokens, whatever rows they lie in."""
 
-    def __init__(self, vlm: VisionLanguageModel, processes: Processes = Processes()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        processes: Processes = Processes(),  # noqa: B008  # immutable
+        layout: RowLayout = RowLayout(),  # noqa: B008  # immutable
+    ) -> None:
         super().__init__()
         self._vlm = Hidden(vlm)
         self._processes = processes
+        self._layout = layout
         self._row_loss = Hidden(RowLoss(vlm))
         self._shards: Shards | None = None
         self._stream: torch.dtype | None = None
@@ -104,13 +109,17 @@ class LanguageObjective(Objective):
         total = torch.zeros((), dtype=torch.float64, device=vlm.device)
         if not labels:
             return Measured(0.0, 0)
+        rows = list(batch.rows)
+        if self._processes.several:
+            rows += [filler(layout=self._layout)] * (batch.rounds - len(rows))
+        # All at once, and ahead of the first: nothing in the loop waits for a copy.
+        sent = [row.to(vlm.device) for row in rows]
         with packed(vlm.language):
-            for number in range(batch.rounds if self._processes.several else len(batch.rows)):
-                row = batch.rows[number] if number < len(batch.rows) else filler()
+            for number, row in enumerate(sent):
                 if self._shards is not None:
                     self._shards.before_row(last=number == batch.rounds - 1)
-                features = self._features(row, batch, patches)
-                loss = self._row_loss.value(row.to(vlm.device), features, self._stream)
+                features = self._features(row, rows[number], batch, patches)
+                loss = self._row_loss.value(row, features, self._stream)
                 # A row of text alone has nothing to teach a connector.
                 if backward and loss.requires_grad:
                     (loss / (labels / world)).backward()
@@ -129,28 +138,18 @@ class LanguageObjective(Objective):
         with torch.no_grad():
             return torch.cat([vlm.patch_features(pixels) for pixels in batch.pixels.split(_TOWER_CHUNK)])
 
-    def _features(self, row: Row, batch: Batch, patches: Tensor | None) -> Tensor | None:
+    def _features(self, row: Row, on_cpu: Row, batch: Batch, patches: Tensor | None) -> Tensor | None:
         """Image features in the order of the row's placeholders, each unique picture encoded once."""
         if not row.pictures:
             return None
         vlm = self._vlm.value
-        unique = sorted(set(row.pictures))
         if patches is None:
             assert batch.pixels is not None, "the row shows pictures"
-            shown = vlm.patch_features(batch.pixels[unique])
+            shown = vlm.patch_features(batch.pixels.index_select(0, on_cpu.shown))
         else:
-            shown = patches[unique]
-        return in_order(vlm.project(shown), row.pictures, unique)
-
-
-def in_order(features: Tensor, pictures: Sequence[int], unique: Sequence[int]) -> Tensor:
-    """Features of `unique` pictures, one each, in the order of `pictures`, in which any may stand several times.
-
-    The gradient of an index with duplicates is added up in any order by several threads; that of `index_select` is not.
-    """
-    place = {picture: number for number, picture in enumerate(unique)}
-    order = torch.tensor([place[picture] for picture in pictures], device=features.device)
-    return features.index_select(0, order)
+            shown = patches.index_select(0, row.shown)
+        # The gradient of an index with duplicates is added in any order by several threads, this one in one order.
+        return vlm.project(shown).index_select(0, row.shown_order)
 
 
 class ContrastiveObjective(Objective):

@@ -20,10 +20,11 @@ from olivine.data.batches import Batch, BatchMaker, SampleOrder, Share, ahead
 from olivine.data.features import FeatureTable
 from olivine.data.image_record import ImageRecord
 from olivine.data.lazy_samples import Chosen
+from olivine.data.packing import RowLayout
 from olivine.data.sources import usable
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
-from olivine.model.attention import compile_layers
+from olivine.model.attention import choose_attention, compile_layers
 from olivine.model.connector import trainable
 from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
@@ -87,6 +88,8 @@ class Stage:
         self._stop = stop
         source = recipe.data[stage.data]
         _check_objective(stage, source, samples)
+        products = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
+        self.attention = choose_attention(vlm.language.config, processes.device, products)
         training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
         self._held_out_batches = self._make_batches(held_out, source)
         self._held_out_count = len(held_out)
@@ -146,6 +149,8 @@ class Stage:
             fewer = self._held_out_count < self.stage.held_out
             limit = f" (held_out: {self.stage.held_out:,}, but at most a tenth)" if fewer else ""
             self.console.print(f"held out and not trained on: {self._held_out_count:,} samples{limit}", highlight=False)
+        if self.stage.objective == "language":
+            self.console.print(str(self.attention), markup=False, highlight=False)
         self._steps(first, log)
         told = self.processes.from_first(log.told() if self.processes.first else Told(None, 0.0, ""))
         if told.loss is None:
@@ -302,8 +307,9 @@ class Stage:
         if self.stage.objective == "contrastive":
             return ContrastiveObjective(self.vlm).to(self.vlm.device)
         if self.recipe.optimizer.compile:
-            compile_layers(self.vlm.layers, self.vlm.device)
-        objective = LanguageObjective(self.vlm, self.processes)
+            compile_layers(self.vlm.layers, varlen=self.attention.varlen)
+        layout = self._layout(self.recipe.data[self.stage.data])
+        objective = LanguageObjective(self.vlm, self.processes, layout)
         if self.processes.several:
             objective.shard(self.recipe.sharding, bf16=self.recipe.optimizer.precision == "bf16")
         return objective
@@ -323,7 +329,15 @@ class Stage:
             share=share,
             readers=self.processes.readers,
             features=self._features,
+            layout=self._layout(source),
             record=self._record.of(self.stage.data) if self._record is not None else None,
+        )
+
+    def _layout(self, source: DataRecipe) -> RowLayout:
+        return RowLayout(
+            image_token=self.vlm.model.config.image_token_id,
+            varlen=self.attention.varlen,
+            continuations=source.turns == "independent",
         )
 
     def _set_modes(self) -> None:
