@@ -163,9 +163,9 @@ def scale(folder: Path, items: int, images: int) -> list[dict[str, Any]]:
     check = measured(
         [*olivine, "data", "check", str(folder / "train.json"), "--images", str(folder / "images"), "--json"]
     )
-    told = json.loads(check.pop("output").splitlines()[-1])
-    assert told["items"] == told["trainable"] == items, told
-    rows.append({"what": "data check", "items": items, "images": told["pictures"], "json_bytes": size, **check})
+    summary = json.loads(check.pop("output").splitlines()[-1])
+    assert summary["items"] == summary["trainable"] == items, summary
+    rows.append({"what": "data check", "items": items, "images": summary["pictures"], "json_bytes": size, **check})
     recipe = folder / "recipe.yaml"
     recipe.write_text(
         RECIPE.format(json=folder / "train.json", images=folder / "images", output=folder / "run"), encoding="utf-8"
@@ -191,9 +191,13 @@ def full(folder: Path, images: int, kill_after: float) -> list[dict[str, Any]]:
         row = measured(command, limit)
         output = row.pop("output")
         if limit is None:
-            told = json.loads(output.splitlines()[-1])
-            assert told["trainable"] == images, told
-            row |= {"images": told["pictures"], "kept": told["images_kept"], "decoded": shown - told["images_kept"]}
+            summary = json.loads(output.splitlines()[-1])
+            assert summary["trainable"] == images, summary
+            row |= {
+                "images": summary["pictures"],
+                "kept": summary["images_kept"],
+                "decoded": shown - summary["images_kept"],
+            }
             row["images_per_second"] = round(row["decoded"] / row["seconds"], 1)
         rows.append({"what": what, "items": images, **row})
     journal = (folder / ".full.json.check.jsonl").read_text(encoding="utf-8").splitlines()

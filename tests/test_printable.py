@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from olivine.console import PlainConsole
-from olivine.printable import csv_cell, printable, printable_line
+from olivine.printable import csv_cell, printable
 
 CONTROLS = {
     "\x1b[31mred": "\\x1b[31mred",
@@ -33,10 +33,6 @@ def test_controls_are_written_out(text, shown):
 @pytest.mark.parametrize("text", ["plain", "two\nlines\tand a tab", "é 中 🙂 \u200d \u05d0\u200f", "\\x1b as text"])
 def test_text_for_people_stays_as_it_is(text):
     assert printable(text) == text
-
-
-def test_a_line_stays_a_line():
-    assert printable_line("a\nb\tc\rd") == "a\\nb\\tc\\rd"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\t=1", "  =1", "|x", "%x"])

@@ -333,17 +333,6 @@ def inside(root: Path, relative: str) -> Path:
     return root / path
 
 
-def require_file(path: Path, what: str) -> Path:
-    """`path` itself if it is a file.
-
-    Raises:
-        RequestError: it is not there; the message names `what` was looked for.
-    """
-    if not path.is_file():
-        raise RequestError(f"{path}: {what} not found. Check the path.")
-    return path
-
-
 def _read_text(path: Path, *, allow_cut_end: bool = False) -> str:
     try:
         content = path.read_bytes()

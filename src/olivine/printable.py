@@ -13,7 +13,6 @@ _UNSHOWN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
-_UNSHOWN_IN_A_LINE = re.compile(_UNSHOWN.pattern.replace("\x08\x0b", "\x08\t\n\x0b"))
 #: What spreadsheets take for the start of a formula. A number with a sign is none.
 _FORMULA = re.compile(r"[=+\-@\t\r\n|%]")
 _NUMBER = re.compile(r"[+-]?(\d[\d,.]*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
@@ -25,11 +24,6 @@ def printable(text: str) -> str:
     The result encodes as UTF-8 whatever `text` held, and does nothing to a terminal but show itself.
     """
     return _UNSHOWN.sub(_escaped, text)
-
-
-def printable_line(text: str) -> str:
-    """Return `text` as a single line: as `printable`, with tabs and newlines written out too."""
-    return _UNSHOWN_IN_A_LINE.sub(_escaped, text)
 
 
 def csv_cell(value: object) -> object:

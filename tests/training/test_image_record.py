@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from PIL import Image
-from tiny_runs import QUIET, make_recipe, same, weights
+from tiny_runs import QUIET, interrupt_at, make_recipe, same, weights
 
 from olivine.data import huggingface
 from olivine.data.image_record import ImageRecord
@@ -12,7 +12,6 @@ from olivine.data.sources import Skipped, open_picture, read_samples
 from olivine.errors import RunError
 from olivine.recipe import DataRecipe
 from olivine.testing import write_dataset
-from olivine.training import stage as stage_module
 from olivine.training.features import compute_features
 from olivine.training.run import train
 
@@ -28,25 +27,12 @@ def own_data(tmp_path):
     return write_dataset(tmp_path / "data", items=20)
 
 
-def at_step(monkeypatch, number, action):
-    original = stage_module.Stage._step
-    done = []
-
-    def step(self, place, batch, waited, log):
-        if place == number and not done:
-            done.append(place)
-            action()
-        return original(self, place, batch, waited, log)
-
-    monkeypatch.setattr(stage_module.Stage, "_step", step)
-
-
 def die():
     raise KilledError
 
 
 def killed(recipe, monkeypatch, step=7):
-    at_step(monkeypatch, step, die)
+    interrupt_at(monkeypatch, step, die)
     with pytest.raises(KilledError):
         train(recipe, QUIET)
 
@@ -116,7 +102,7 @@ def test_images_put_back_let_it_resume_to_the_same_bits(own_data, tmp_path, monk
 
 def test_an_image_that_changes_while_the_run_trains_stops_it(own_data, tmp_path, monkeypatch):
     monkeypatch.setattr("olivine.data.batches._KEPT_PIXELS", 0)  # else an image is read once in a run
-    at_step(monkeypatch, 4, lambda: exchange_all(own_data))
+    interrupt_at(monkeypatch, 4, lambda: exchange_all(own_data))
     with pytest.raises(RunError, match="has changed since this run first opened it"):
         train(make_recipe(own_data, tmp_path / "run", stages=[STAGE]), QUIET)
 

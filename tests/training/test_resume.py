@@ -13,13 +13,12 @@ import time
 import pytest
 import torch
 from rich.console import Console
-from tiny_runs import QUIET, make_recipe, same, weights
+from tiny_runs import QUIET, interrupt_at, make_recipe, same, weights
 
 from olivine.data.batches import SampleOrder
 from olivine.errors import RequestError, RunError, Stopped
 from olivine.files import keep_json_lines, only_process_in, read_json, read_json_lines, write_text
 from olivine.recipe import Recipe
-from olivine.training import stage as stage_module
 from olivine.training.processes import Processes
 from olivine.training.resume import ResumePoints, TrainingState, what_is_wrong
 from olivine.training.run import train
@@ -36,20 +35,6 @@ def recipe_of(dataset, output, **more):
 @pytest.fixture(scope="module")
 def expected(dataset, tmp_path_factory):
     return weights(train(recipe_of(dataset, tmp_path_factory.mktemp("whole") / "run"), QUIET))
-
-
-def interrupt_at(monkeypatch, step, interrupt):
-    """Call `interrupt` in the middle of a step, once."""
-    original = stage_module.Stage._step
-    done = []
-
-    def taken(self, number, batch, waited, log):
-        if number == step and not done:
-            done.append(number)
-            interrupt()
-        return original(self, number, batch, waited, log)
-
-    monkeypatch.setattr(stage_module.Stage, "_step", taken)
 
 
 class KilledError(Exception):

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 import torch
-from test_resume import KilledError, die, interrupt_at, killed_run, recipe_of
-from tiny_runs import QUIET, make_recipe, same, weights
+from test_resume import KilledError, die, killed_run, recipe_of
+from tiny_runs import QUIET, interrupt_at, make_recipe, same, weights
 
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import read_json, read_json_lines

@@ -6,6 +6,7 @@ from rich.console import Console
 from olivine.model import checkpoint
 from olivine.recipe import Recipe
 from olivine.testing import tiny_model_recipe
+from olivine.training import stage as stage_module
 
 QUIET = Console(quiet=True)
 
@@ -32,3 +33,17 @@ def weights(folder):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def interrupt_at(monkeypatch, step, interrupt):
+    """Call `interrupt` in the middle of a step, once."""
+    original = stage_module.Stage._step
+    done = []
+
+    def taken(self, number, batch, waited, log):
+        if number == step and not done:
+            done.append(number)
+            interrupt()
+        return original(self, number, batch, waited, log)
+
+    monkeypatch.setattr(stage_module.Stage, "_step", taken)

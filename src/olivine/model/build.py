@@ -23,7 +23,7 @@ from olivine.model.tokenizers import check_rows
 from olivine.model.tokenizers import image_token as image_token
 from olivine.model.tokenizers import load_tokenizer as load_tokenizer
 from olivine.model.vlm import VisionLanguageModel
-from olivine.model.weights import language_naming, load_weights, tower_naming
+from olivine.model.weights import Naming, language_naming, load_weights, tower_naming
 from olivine.recipe import ModelRecipe, Source, TokenizerRecipe, VisionRecipe
 from olivine.registry import locate
 
@@ -164,35 +164,32 @@ def _language_config(source: Source) -> Any:
 
 
 def _load_tower(recipe: VisionRecipe) -> Any:
-    key = "model.vision.from"
-    config, source = _tower_config(recipe), recipe.from_
-    if isinstance(source, dict):
-        return understood(lambda: AutoModel.from_config(config, trust_remote_code=False), key)
-    naming = tower_naming(model_config(source, key), config.model_type)
-    return load_weights(
-        _class_of(AutoModel, config, key),
-        _verified_folder(source, key),
-        config,
-        naming,
-        key=key,
-        dtype=torch.float32,
+    return _load_part(
+        AutoModel,
+        recipe.from_,
+        _tower_config(recipe),
+        lambda of_folder, own: tower_naming(of_folder, own.model_type),
+        "model.vision.from",
     )
 
 
 def _load_language(source: Source) -> Any:
-    key = "model.language.from"
-    config = _language_config(source)
-    if isinstance(source, dict):
-        return understood(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False), key)
-    naming = language_naming(model_config(source, key))
-    return load_weights(
-        _class_of(AutoModelForCausalLM, config, key),
-        _verified_folder(source, key),
-        config,
-        naming,
-        key=key,
-        dtype=torch.float32,
+    return _load_part(
+        AutoModelForCausalLM,
+        source,
+        _language_config(source),
+        lambda of_folder, _own: language_naming(of_folder),
+        "model.language.from",
     )
+
+
+def _load_part(auto: Any, source: Source, config: Any, naming_of: Callable[[Any, Any], Naming], key: str) -> Any:
+    """A tower or language model in fp32: random weights for a configuration, a folder's or the hub's for a name."""
+    if isinstance(source, dict):
+        return understood(lambda: auto.from_config(config, trust_remote_code=False), key)
+    naming = naming_of(model_config(source, key), config)
+    folder = _verified_folder(source, key)
+    return load_weights(_class_of(auto, config, key), folder, config, naming, key=key, dtype=torch.float32)
 
 
 def _verified_folder(source: str, key: str) -> Path:
