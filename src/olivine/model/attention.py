@@ -139,10 +139,10 @@ def _gathered(by_token: Tensor, places: Tensor) -> Tensor:
     """`[tokens, heads, head_dim]` at places `[blocks, length]`: `[blocks, heads, length, head_dim]`.
 
     Shared keys stand in many blocks. With several threads the gradient of `by_token[places]` adds them up in any order;
-    that of `index_select` does so in the order of the places.
+    that of a lookup in a table gives each token to one thread, which adds in the order of the places.
     """
-    chosen = by_token.index_select(0, places.flatten())
-    return chosen.view(*places.shape, *by_token.shape[1:]).transpose(1, 2)
+    found = F.embedding(places, by_token.flatten(1))
+    return found.view(*places.shape, *by_token.shape[1:]).transpose(1, 2)
 
 
 def _attended(
