@@ -141,8 +141,8 @@ class Evaluated:
             self._correct = np.array([float(row["correct"]) for row in rows])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{folder / ITEMS}: a line that is no scored item ({type(error).__name__}: {error}); expected question_id, "
-                "unit and correct. Evaluate again."
+                f"{folder / ITEMS}: a line that is no scored item ({type(error).__name__}: {error}); "
+                "expected question_id, unit and correct. Evaluate again."
             ) from None
         self.units = tuple(dict.fromkeys(self._unit_of_item))
         if not self.units:
