@@ -18,6 +18,7 @@ FLOORS = [
         "streams",
         "strict_yaml",
         "schema_mistakes",
+        "field_identity",
         "console",
         "contents",
     },

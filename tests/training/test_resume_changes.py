@@ -126,7 +126,7 @@ def test_a_later_stages_lora_target_is_refused_before_the_first_trains(dataset, 
 def test_a_stage_that_has_not_begun_may_change(dataset, tmp_path, monkeypatch):
     first = {"name": "a", "train": ["connector"], "steps": 2, "validate_every": 0}
     second = {"name": "b", "steps": 2, "validate_every": 0}
-    monkeypatch.setattr("olivine.training.run._finish_stage", lambda *_, **__: die())
+    monkeypatch.setattr("olivine.training.engine.finish_stage", lambda *_, **__: die())
     with pytest.raises(KilledError):
         train(make_recipe(dataset, tmp_path / "run", stages=[first, second]), QUIET)
     monkeypatch.undo()
