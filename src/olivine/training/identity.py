@@ -42,8 +42,8 @@ def check_same_recipe(directory: Path, recipe: Recipe) -> list[Change]:
             for change in different
         )
         raise RequestError(
-            f"{directory} holds a run of another recipe; different: {listed}. What its steps so far have learnt hangs "
-            "on these. Give another output=DIR, or remove that directory to start again."
+            f"{directory} holds a run of another recipe; different: {listed}. Its steps so far have learnt "
+            "with the former. Give another output=DIR, or remove that directory to start again."
         )
     return [change for change in found if change.decides.identity is Identity.SAME_MATHEMATICS]
 
