@@ -4,8 +4,9 @@
     python benchmarks/same_study.py --against before.json     # on the changed code: exit code 1 if a hash differs
 
 Two configurations of the embedded world (connector aligned or not), two benchmarks, one seed, eight steps a stage, one
-thread. Durations, dates and hashes in steps' names that a report states are masked before hashing; every other byte counts. A change that is
-meant to alter the output (a renamed column) is shown by --against with the names of the files that differ.
+thread. Durations, dates and hashes in steps' names that a report states are masked before hashing; every other byte
+counts. A change that is meant to alter the output (a renamed column) is shown by --against with the names of the files
+that differ.
 """
 
 import hashlib
