@@ -20,6 +20,7 @@ FLOORS = [
         "streams",
         "strict_yaml",
         "schema_mistakes",
+        "field_identity",
         "console",
         "contents",
     },

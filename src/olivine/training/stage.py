@@ -87,7 +87,6 @@ class Stage:
         self.processes = processes
         self._stop = stop
         source = recipe.data[stage.data]
-        _check_objective(stage, source, samples)
         products = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
         self.attention = choose_attention(vlm.language.config, processes.device, products)
         training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
@@ -414,7 +413,12 @@ def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
         vlm.model.to(processes.device)
 
 
-def _check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
+def check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
+    """Refuse a contrastive stage over samples without an image.
+
+    Raises:
+        RequestError: a sample has none.
+    """
     if stage.objective == "contrastive":
         blind = next((sample for sample in usable(samples, source) if sample.image is None), None)
         if blind is not None:
