@@ -102,7 +102,7 @@ class Bytes(TorchDispatchMode):
         return out
 
 
-def _row(draw, tokens=24):
+def _row(draw, tokens=23):  # a prime: no state is as large as a weight
     ids = torch.randint(10, 600, (tokens,), generator=draw).tolist()
     return pack([Example(Sample("s", (), None), (Tokens(ids, [False] + [True] * (tokens - 1)),))], [])
 
@@ -128,7 +128,7 @@ def _model():
     return vlm, trained
 
 
-def test_bytes_moved_over_gradients(dataset):
+def test_bytes_moved_over_gradients():
     """20 bytes a weight and sequence for linear layers before, 12 with copies; 16 more for token embeddings before."""
     moved = {}
     for copies in (False, True):
@@ -143,12 +143,11 @@ def test_bytes_moved_over_gradients(dataset):
         linear = sum(p.numel() for p in matrices) - table
         moved[copies] = (sum(counted.moved.values()), linear, table)
     before, linear, table = moved[False]
-    # A product's result 2; cast 2 + 4; added 4 + 4 + 4. The tied table: embeddings 4, both added 12 in place of nothing.
+    # A product's result 2; cast 2 + 4; added 4 + 4 + 4. Of the tied table also the embeddings' 4, and both added, 12.
     assert before == pytest.approx(20 * linear + 36 * table, rel=0.02)
     after, *_ = moved[True]
     # A product's result 2; added 2 + 4 + 4. Of the token table the rows that were read: counted as one pass over it.
-    assert after <= 12 * linear + 12 * table + 8 * table + 0.02 * before
-    assert before / after > 1.5
+    assert after == pytest.approx(12 * linear + (12 + 8) * table, rel=0.02)
 
 
 def test_gradients_are_those_of_autocast():
@@ -179,7 +178,6 @@ def test_the_padding_row_has_no_gradient_of_embeddings():
         vlm, _ = _model()
         table = vlm.model.get_input_embeddings()
         table.padding_idx = 11
-        vlm.model.lm_head.requires_grad_(False)
         vlm.model.lm_head.weight = torch.nn.Parameter(table.weight.detach().clone(), requires_grad=False)
         trained = vlm.part("language")
         if copies:
@@ -210,9 +208,9 @@ def test_a_head_in_chunks_adds_its_gradients_in_fp32(monkeypatch):
     torch.testing.assert_close(half.weight.grad.float(), wanted, rtol=3e-2, atol=1e-3)
 
 
-def test_where_they_are_kept():
-    cuda, cpu = Processes(device=torch.device("cuda")), Processes()
-    assert keeps_working_weights("bf16", cuda)
-    assert not keeps_working_weights("fp32", cuda)
-    assert not keeps_working_weights("bf16", cpu)
-    assert not keeps_working_weights("bf16", Processes(rank=0, world=2, device=torch.device("cuda")))
+def test_where_they_are_kept(monkeypatch):
+    assert not keeps_working_weights("bf16", Processes())
+    monkeypatch.setattr(Processes, "device", torch.device("cuda"))
+    assert keeps_working_weights("bf16", Processes())
+    assert not keeps_working_weights("fp32", Processes())
+    assert not keeps_working_weights("bf16", Processes(rank=0, world=2))

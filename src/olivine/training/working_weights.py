@@ -67,7 +67,8 @@ class WorkingWeights:
         for module, weight in self._replaced:
             module.weight = weight
         if self._table is not None:
-            table, table.sparse, table.padding_idx = self._table
+            table, sparse, padding = self._table
+            table.sparse, table.padding_idx = sparse, padding
         self._masters, self._copies, self._replaced, self._hooks, self._table = [], [], [], [], None
 
     def _replace(self, module: nn.Module, weight: nn.Parameter) -> None:
