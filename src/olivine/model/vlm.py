@@ -15,6 +15,7 @@ from olivine.data.encoding import TemplateEncoder
 from olivine.data.images import ImageTransform
 from olivine.data.packing import Row
 from olivine.data.template import TEMPLATES
+from olivine.model.pixels import normalise_on
 from olivine.model.tower_layers import hidden_state
 from olivine.recipe import Part
 
@@ -102,8 +103,12 @@ class VisionLanguageModel:
     def patch_features(self, pixels: Tensor) -> Tensor:
         """`[pictures, 3, size, size]` to the tower's patch features `[pictures, patches, tower width]`.
 
-        Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any.
+        Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any. Fitted images as they
+        are, `[pictures, size, size, 3]` uint8, are sent so and normalised on the tower's device.
         """
+        if pixels.dtype == torch.uint8:
+            first = next(self.tower.parameters())
+            pixels = normalise_on(pixels, self.transform, first.device, first.dtype)
         return patch_features(self.tower, self.model.config.vision_feature_layer, pixels)
 
     def project(self, patches: Tensor) -> Tensor:

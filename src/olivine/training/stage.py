@@ -339,6 +339,7 @@ class Stage:
             readers=self.processes.readers,
             features=self._features,
             layout=self._layout(source),
+            pinned=self.processes.device.type == "cuda",
             record=self._record.of(self.stage.data) if self._record is not None else None,
         )
 
