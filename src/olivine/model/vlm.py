@@ -4,6 +4,7 @@ Building one from a recipe is in `build`, saving and loading in `checkpoint`.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from olivine.data.encoding import TemplateEncoder
 from olivine.data.images import ImageTransform
 from olivine.data.packing import Row
 from olivine.data.template import TEMPLATES
+from olivine.model.pixels import normalise_on
+from olivine.model.tower_layers import hidden_state
 from olivine.recipe import Part
 
 
@@ -100,8 +103,12 @@ class VisionLanguageModel:
     def patch_features(self, pixels: Tensor) -> Tensor:
         """`[pictures, 3, size, size]` to the tower's patch features `[pictures, patches, tower width]`.
 
-        Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any.
+        Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any. Fitted images as they
+        are, `[pictures, size, size, 3]` uint8, are sent so and normalised on the tower's device.
         """
+        if pixels.dtype == torch.uint8:
+            first = next(self.tower.parameters())
+            pixels = normalise_on(pixels, self.transform, first.device, first.dtype)
         return patch_features(self.tower, self.model.config.vision_feature_layer, pixels)
 
     def project(self, patches: Tensor) -> Tensor:
@@ -174,9 +181,11 @@ def patch_features(tower: Any, layer: int, pixels: Tensor) -> Tensor:
         pixels: `[pictures, 3, size, size]`, cast to the tower's dtype and sent to its device.
     """
     first = next(tower.parameters())
-    outputs = tower(pixels.to(first.device, non_blocking=True).to(first.dtype), output_hidden_states=True)
-    features: Tensor = outputs.hidden_states[layer][:, 1:]
-    return features
+    sent = pixels.to(first.device, non_blocking=True).to(first.dtype)
+    # In half precision already: autocast would cast norms' weights and states to and fro in every layer.
+    half_and_frozen = first.dtype != torch.float32 and not any(p.requires_grad for p in tower.parameters())
+    with torch.autocast(first.device.type, enabled=False) if half_and_frozen else nullcontext():
+        return hidden_state(tower, layer, sent)[:, 1:]
 
 
 def cast(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:

@@ -39,6 +39,7 @@ from olivine.training.processes import Processes
 from olivine.training.resume import ResumePoints, TrainingState
 from olivine.training.sharding import average_whole_gradients, clip_gradients
 from olivine.training.watch import WINDOW, LossWatch
+from olivine.training.working_weights import WorkingWeights, keeps_working_weights
 
 T = TypeVar("T")
 BAD_BATCH = "bad_batch.json"
@@ -113,6 +114,7 @@ class Stage:
         self.weights = {name: named[name] for name in self.weights}  # those of a cut model are other objects
         own = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
         self._trained = [*self.weights.values(), *own.values()]
+        self._working: WorkingWeights | None = None
         self.optimizer = make_optimizer(self._trained, recipe.optimizer, stage.lr)
         self.state = TrainingState({**self.weights, **own}, self.optimizer)
         self.points = ResumePoints(
@@ -150,6 +152,8 @@ class Stage:
             self.console.print(f"held out and not trained on: {self._held_out_count:,} samples{limit}", highlight=False)
         if self.stage.objective == "language":
             self.console.print(str(self.attention), markup=False, highlight=False)
+            if keeps_working_weights(self.recipe.optimizer.precision, self.processes):
+                self._working = WorkingWeights(self.vlm.model, self._trained)
         self._steps(first, log)
         told = self.processes.from_first(log.told() if self.processes.first else Told(None, 0.0, ""))
         if told.loss is None:
@@ -165,7 +169,10 @@ class Stage:
         return StageResult(self.order.steps, told, held_out)
 
     def release(self) -> None:
-        """Let go of gradients and of the optimizer's state: nothing is trained any more."""
+        """Let go of gradients, working copies and the optimizer's state: nothing is trained any more."""
+        if self._working is not None:
+            self._working.remove()
+            self._working = None
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.state.clear()
 
@@ -223,6 +230,8 @@ class Stage:
         if problem is not None:
             self._stop_at(step, batch, problem, loss, norm)
         self.optimizer.step()
+        if self._working is not None:
+            self._working.refresh()
         log.metrics(
             step,
             {
@@ -329,6 +338,7 @@ class Stage:
             readers=self.processes.readers,
             features=self._features,
             layout=self._layout(source),
+            pinned=self.processes.device.type == "cuda",
             record=self._record.of(self.stage.data) if self._record is not None else None,
         )
 
