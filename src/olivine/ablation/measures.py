@@ -183,7 +183,8 @@ class Evaluated:
     def _of_items(self) -> tuple[tuple[str, ...], Array]:
         place = {unit: number for number, unit in enumerate(sorted(self.units))}
         places = [place[unit] for unit in self._unit_of_item]
-        sums, counts = np.bincount(places, weights=self._correct), np.bincount(places).astype(float)
+        sums = np.bincount(places, weights=self._correct).astype(float)
+        counts = np.bincount(places).astype(float)
         return tuple(place), 100 * ratio_values(sums, counts)
 
     def _of_parts(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
