@@ -1,6 +1,6 @@
-"""The processes of one torchrun, as an evaluation sees them: who one is, what all know, what one does for all.
+"""The processes of one torchrun, as an evaluation uses them: rank, gathering, and work done by the first for all.
 
-No tensor is exchanged, so gloo serves with and without GPUs; which questions are whose is in `run`.
+No tensors are exchanged, so gloo works with and without GPUs; the distribution of questions is in `run`.
 """
 
 import os
@@ -17,19 +17,19 @@ from olivine.errors import OlivineError, RequestError
 
 _Result = TypeVar("_Result")
 
-#: Shares of questions take unequal time; torchrun itself ends the others when one process dies.
+#: Processes take unequal time for their questions; if one dies, torchrun itself ends the others.
 _LONGEST_WAIT = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process's place among all of them: `rank` of `size`."""
+    """This process's `rank` among all `size` processes."""
 
     rank: int = 0
     size: int = 1
 
     def gather(self, mine: _Result) -> list[_Result]:
-        """What every process has, in order of rank; waits for all."""
+        """Return every process's value, in order of rank; wait for all of them."""
         if self.size == 1:
             return [mine]
         of_all: list[Any] = [None] * self.size
@@ -37,9 +37,9 @@ class Processes:
         return of_all
 
     def first(self, work: Callable[[], _Result]) -> _Result:
-        """What `work` returns, done by the first process alone and known to all.
+        """Run `work` in the first process alone and return its result in all of them.
 
-        If it raises an `OlivineError` there, the others end with its exit code and leave the telling to the first.
+        If it raises an `OlivineError`, the other processes exit with its exit code; only the first one reports it.
         """
         if self.size == 1:
             return work()
@@ -65,10 +65,10 @@ ALONE = Processes()
 
 @contextmanager
 def init_distributed() -> Iterator[Processes]:
-    """Join the other processes of this torchrun inside the block; without torchrun there is one alone.
+    """Join the other processes of this torchrun inside the block; without torchrun there is only this process.
 
     Raises:
-        RequestError: RANK and WORLD_SIZE are set, but the processes do not find each other.
+        RequestError: RANK and WORLD_SIZE are set, but the processes cannot connect.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "RANK" not in os.environ:
@@ -78,7 +78,7 @@ def init_distributed() -> Iterator[Processes]:
         dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
     except (ValueError, RuntimeError) as error:
         raise RequestError(
-            f"WORLD_SIZE is {size}, but the processes do not find each other ({error}). Start them with torchrun: "
+            f"WORLD_SIZE is {size}, but the processes cannot connect ({error}). Start them with torchrun: "
             "python -m torch.distributed.run --nproc-per-node N -m olivine evaluate ..."
         ) from None
     try:
