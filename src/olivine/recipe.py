@@ -20,6 +20,8 @@ RECIPE, PROVENANCE, STEP = "recipe.yaml", "provenance.json", "step.json"
 
 Part = Literal["vision", "connector", "language"]
 ImageFit = Literal["pad", "crop", "squash", "letterbox"]
+Resample = Literal["bicubic", "bilinear"]
+Registers = Literal["keep", "drop"]
 TemplateName = Literal["gemma", "vicuna", "plain"]
 OnError = Literal["stop", "skip"]
 #: A local folder, a hub id, or a `transformers` configuration (with `model_type`) for a random start.
@@ -41,16 +43,43 @@ class _Section(BaseModel):
 
 
 class VisionRecipe(_Section):
-    """The vision tower. `layer` indexes `hidden_states`; -2 is LLaVA's choice (before the last block)."""
+    """The vision tower, or several whose features are joined channel by channel (`fused`)."""
 
-    from_: Annotated[Source, Field(alias="from")]
-    layer: int = -2
+    from_: Annotated[Source | None, Field(alias="from")] = None
+    #: Towers in place of `from`, whose patches lie on one grid (Prismatic, arXiv:2402.07865). The first one's mean and
+    #: standard deviation normalise images; what the others expect is computed from that.
+    fused: Annotated[tuple[Source, ...], Field(min_length=2, max_length=4)] | None = None
+    #: Indexes `hidden_states`; -2 is LLaVA's choice (before the last block). Of several, features are joined.
+    layer: int | Annotated[tuple[int, ...], Field(min_length=1)] = -2
+    #: Whether register tokens are image tokens; None keeps those of one tower and drops those of fused ones.
+    registers: Registers | None = None
     image_fit: ImageFit = "pad"
     #: Side of the square fed to the tower, in pixels; None takes the tower's own (DINOv2: 224 as its processor has).
+    #: Learnt position embeddings of another size are resampled (bicubic), and saved so.
     image_size: Annotated[int, Field(gt=0)] | None = None
+    #: Filter that resizes images; None takes it from the tower's preprocessor file.
+    resample: Resample | None = None
     #: Channel means and standard deviations in [0, 1]; None takes them from the tower's preprocessor file.
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where the towers come from: one, or those that are fused."""
+        if self.fused is not None:
+            return self.fused
+        assert self.from_ is not None, "checked when it was read"
+        return (self.from_,)
+
+    @model_validator(mode="after")
+    def _one_or_fused(self) -> "VisionRecipe":
+        if (self.from_ is None) == (self.fused is None):
+            raise ValueError("expected from (one tower) or fused (several), and not both")
+        if self.fused is not None and self.registers == "keep":
+            raise ValueError("registers: the patches of fused towers lie on one grid, where registers have no place")
+        if self.fused is not None and (self.mean is not None or self.std is not None):
+            raise ValueError("mean and std: each of the fused towers has its own; they cannot be set for all")
+        return self
 
 
 class TokenizerRecipe(_Section):

@@ -38,10 +38,10 @@ def large(dataset, tmp_path, stages=None, **more):
 
 def test_the_skeleton_has_the_shapes_of_the_real_model():
     recipe = tiny_model_recipe(depth=3)
-    made, patches = skeleton(recipe)
+    made, plan = skeleton(recipe)
     real = build(recipe, seed=0, texts=lambda: ("a",))
     assert {n: p.shape for n, p in made.named_parameters()} == {n: p.shape for n, p in real.model.named_parameters()}
-    assert patches == real.image_tokens
+    assert plan.features.tokens == made.config.image_seq_length == real.image_tokens
     assert {p.device.type for p in made.parameters()} == {"meta"}
 
 

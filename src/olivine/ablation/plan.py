@@ -270,12 +270,20 @@ def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
     """The model section, with the content of local folders in place of their paths."""
     values = model.model_dump(mode="json", by_alias=True)
     for section, key in (("vision", "from"), ("language", "from"), ("language", "tokenizer")):
-        source = values[section][key]
-        if isinstance(source, str):
-            source = locate(source)
-        if isinstance(source, str) and (source.startswith((".", "/", "~")) or Path(source).is_dir()):
-            values[section][key] = prints.of(Path(source).expanduser())
+        values[section][key] = _of_content(values[section][key], prints)
+    if values["vision"]["fused"] is not None:
+        values["vision"]["fused"] = [_of_content(source, prints) for source in values["vision"]["fused"]]
     return values
+
+
+def _of_content(source: Any, prints: Fingerprints) -> Any:
+    """A local folder's content in place of its path; any other source as it is."""
+    if not isinstance(source, str):
+        return source
+    folder = locate(source)
+    return (
+        prints.of(Path(folder).expanduser()) if folder.startswith((".", "/", "~")) or Path(folder).is_dir() else source
+    )
 
 
 def _evaluate_step(

@@ -223,7 +223,7 @@ def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: L
 
 def tower_operations(shape: ModelSize, lengths: Lengths) -> float:
     """Of one sample's pictures through the tower, forward alone."""
-    return 2 * shape.tower * (shape.patches + 1) * lengths.pictures
+    return 2 * shape.tower * shape.tower_tokens * lengths.pictures
 
 
 def _memory(
@@ -253,7 +253,7 @@ def _memory(
         # Not yet summed over processes: those of the whole model wait for the last row.
         parts["gradients"] += 4 * shape.language
     if stage.objective == "contrastive":
-        tower_tokens = stage.batch * (shape.patches + 1)
+        tower_tokens = stage.batch * shape.tower_tokens
         parts["activations"] = tower_tokens * shape.tower_width * shape.tower_layers * (34 if bf16 else 60)
         parts["logits"], parts["buffers"] = 4.0 * stage.batch**2, _RESERVED
         return parts
@@ -265,8 +265,9 @@ def _memory(
         parts["activations"] = row * shape.layers * block
     pictures = max(1.0, stage.batch * lengths.pictures / count)
     tower_bytes = 2 if bf16 else 4
-    patch_bytes = shape.patches * shape.tower_width * tower_bytes
-    parts["pictures"] = pictures * patch_bytes + min(pictures, _TOWER_CHUNK) * patch_bytes * (shape.tower_layers + 1)
+    kept_bytes = shape.features * shape.feature_width * tower_bytes
+    inside_bytes = shape.features * shape.tower_width * tower_bytes * (shape.tower_layers + 1)
+    parts["pictures"] = pictures * kept_bytes + min(pictures, _TOWER_CHUNK) * inside_bytes
     labels = row * lengths.labels / max(lengths.tokens, 1)
     at_once = rows_at_once(shape.vocabulary, on_gpu=device.name != "cpu")
     # Logits in the weights' type and in fp32, their log-softmax, and the gradients of both.

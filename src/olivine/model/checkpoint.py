@@ -24,6 +24,7 @@ from olivine.model.companion import Companion, read_companion, verify, write_com
 from olivine.model.configuration import folder_config, understood
 from olivine.model.processor import finish_configs, processor
 from olivine.model.tokenizers import check_rows, folder_tokenizer
+from olivine.model.towers.assembly import shown_features
 from olivine.model.vlm import VisionLanguageModel
 from olivine.model.weights import load_weights, tensors_in, whole_naming
 
@@ -111,14 +112,18 @@ def _check_together(folder: Path, model: Any, tokenizer: Any, companion: Compani
             f"{folder}: config.json has {IMAGE_TOKEN} as id {placeholder}, the tokenizer as {known}, of {rows:,} rows. "
             "Give the tokenizer that was saved with the model."
         )
-    vision, size = model.config.vision_config, companion.image.size
-    if vision.model_type == "clip_vision_model" and size != vision.image_size:
-        raise DataError(f"{folder}: {COMPANION}: image.size is {size}, but this CLIP takes {vision.image_size} alone.")
-    tokens = (size // vision.patch_size) ** 2
-    if size % vision.patch_size or model.config.image_seq_length != tokens:
+    config, size = model.config, companion.image.size
+    try:
+        features = shown_features(
+            config.vision_config, config.vision_feature_select_strategy, config.vision_feature_layer, size
+        )
+    except RequestError as error:
+        raise DataError(f"{folder}: {COMPANION}: image.size is {error}") from None
+    tokens = features.tokens
+    if config.image_seq_length != tokens:
         raise DataError(
-            f"{folder}: {COMPANION}: image.size {size} with patches of {vision.patch_size} gives {tokens} image "
-            f"tokens, but config.json says {model.config.image_seq_length}."
+            f"{folder}: {COMPANION}: image.size {size} with patches of {config.vision_config.patch_size} gives "
+            f"{tokens} image tokens, but config.json says {config.image_seq_length}."
         )
 
 

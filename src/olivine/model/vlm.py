@@ -14,6 +14,7 @@ from olivine.data.encoding import TemplateEncoder
 from olivine.data.images import ImageTransform
 from olivine.data.packing import Row
 from olivine.data.template import TEMPLATES
+from olivine.errors import RunError
 from olivine.recipe import Part
 
 
@@ -102,7 +103,10 @@ class VisionLanguageModel:
 
         Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any.
         """
-        return patch_features(self.tower, self.model.config.vision_feature_layer, pixels)
+        config = self.model.config
+        return patch_features(
+            self.tower, config.vision_feature_layer, pixels, strategy=config.vision_feature_select_strategy
+        )
 
     def project(self, patches: Tensor) -> Tensor:
         """`[pictures, patches, tower width]` through the connector: `[pictures, patches, hidden]`."""
@@ -121,14 +125,20 @@ class VisionLanguageModel:
 
         Returns:
             `[batch, tokens, hidden]`.
+
+        Raises:
+            RunError: features and placeholders are not as many.
         """
         embeddings: Tensor = self.model.get_input_embeddings()(ids)
         if features is None:
             return embeddings
         if places is not None:
             rows = features.flatten(0, 1).to(embeddings.dtype)
+            _check_as_many(len(rows), len(places))
             return embeddings.flatten(0, 1).index_copy(0, places, rows).view_as(embeddings)
-        masked = (ids == self.model.config.image_token_id).unsqueeze(-1).expand_as(embeddings)
+        placeholders = ids == self.model.config.image_token_id
+        _check_as_many(features.shape[0] * features.shape[1], int(placeholders.sum()))
+        masked = placeholders.unsqueeze(-1).expand_as(embeddings)
         return embeddings.masked_scatter(masked, features.to(embeddings.dtype))
 
     def hidden_states(self, row: Row, features: Tensor | None) -> Tensor:
@@ -167,16 +177,28 @@ class VisionLanguageModel:
         return text
 
 
-def patch_features(tower: Any, layer: int, pixels: Tensor) -> Tensor:
-    """Hidden states of one layer of a tower, without the class token: `[pictures, patches, tower width]`.
+def patch_features(tower: Any, layer: int | Sequence[int], pixels: Tensor, *, strategy: str = "default") -> Tensor:
+    """Hidden states of a tower that the connector is given: `[pictures, tokens, width]`.
 
     Args:
+        layer: which hidden states; those of several layers are joined channel by channel.
         pixels: `[pictures, 3, size, size]`, cast to the tower's dtype and sent to its device.
+        strategy: "default" drops the first token, as transformers' LLaVA does; "full" none.
     """
     first = next(tower.parameters())
     outputs = tower(pixels.to(first.device, non_blocking=True).to(first.dtype), output_hidden_states=True)
-    features: Tensor = outputs.hidden_states[layer][:, 1:]
-    return features
+    layers = (layer,) if isinstance(layer, int) else layer
+    features: list[Tensor] = [outputs.hidden_states[index][:, strategy == "default" :] for index in layers]
+    return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+
+
+def _check_as_many(features: int, positions: int) -> None:
+    """Fewer features than positions would move one image's features into another's, or leave some unread."""
+    if features != positions:
+        raise RunError(
+            f"{features} image features for {positions} image-token positions: the model and what made its prompts "
+            "disagree on how many tokens an image takes. Use the tokenizer and processor saved with the model."
+        )
 
 
 def cast(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:

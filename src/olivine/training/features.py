@@ -48,8 +48,8 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_pictur
     vision = recipe.model.vision
     bf16 = recipe.optimizer.precision == "bf16"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tower, transform = build_tower(vision)
-    transform = transform.with_fit(stage.image_fit)
+    tower, plan = build_tower(vision)
+    transform = plan.transform.with_fit(stage.image_fit)
     cast(tower.parameters(), torch.bfloat16 if bf16 else torch.float32)
     tower.to(device)
 
@@ -72,15 +72,16 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_pictur
             broken = {name: error for name, error in found.items() if isinstance(error, ItemError)}
             pixels = np.stack([blank if isinstance(picture, ItemError) else picture for picture in found.values()])
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                features = patch_features(tower, vision.layer, torch.from_numpy(transform.normalise(pixels)))
+                features = patch_features(
+                    tower, plan.layer, torch.from_numpy(transform.normalise(pixels)), strategy=plan.strategy
+                )
             return features.cpu(), broken
 
-        side = transform.size // tower.config.patch_size
         write_features(
             folder,
             list(shown),
             encode,
-            shape=(side * side, tower.config.hidden_size),
+            shape=(plan.features.tokens, plan.features.width),
             dtype=torch.bfloat16 if bf16 else torch.float32,
             chunk=CHUNK,
             on_pictures=on_pictures,

@@ -1,0 +1,30 @@
+"""DINOv3's vision transformer (arXiv:2508.10104): a class token, registers, patches; rotary positions of any size.
+
+Its convolutional sibling (`dinov3_convnext`) has no sequence of patches and is not supported.
+"""
+
+from typing import Any
+
+from olivine.model.towers.dinov2 import Dinov2
+
+
+class Dinov3(Dinov2):
+    """DINOv3 ViT; published folders resize bilinearly."""
+
+    model_type = "dinov3_vit"
+    resample = "bilinear"
+    tiny = {  # noqa: RUF012
+        "model_type": "dinov3_vit",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 24,
+        "patch_size": 8,
+        "num_register_tokens": 4,
+    }
+
+    def registers(self, config: Any) -> int:
+        """Return the configuration's number of registers."""
+        count: int = config.num_register_tokens
+        return count
