@@ -10,6 +10,7 @@ FLOORS = [
     {"errors"},
     {"records", "text_formats", "wording", "printable"},
     {
+        "auto_classes",
         "files",
         "available_cpus",
         "accelerators",

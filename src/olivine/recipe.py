@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from olivine.errors import RequestError, unknown_name
+from olivine.registry import offered
 from olivine.schema_mistakes import explain, types_of
 from olivine.strict_yaml import parse_yaml, read_yaml
 
@@ -98,13 +99,69 @@ class LanguageRecipe(_Section):
     template: TemplateName | None = None
 
 
-class ConnectorRecipe(_Section):
-    """The projector from tower width to language-model width: `depth` linear layers with activations between."""
+#: Entry points of this group are named by the kind of connector that they offer.
+CONNECTOR_GROUP = "olivine.connectors"
+#: The package's own kinds of connectors, with the keys that each has and their defaults.
+CONNECTORS: dict[str, dict[str, Any]] = {
+    "mlp": {"depth": 2, "activation": "gelu"},
+    "linear": {},
+    "pixel-shuffle": {"factor": 2, "depth": 1, "activation": "gelu"},
+    "pool": {"factor": 2},
+    "resampler": {"queries": 64},
+}
+_CONNECTOR_KEYS = ("depth", "activation", "factor", "queries")
 
-    kind: Literal["mlp"] = "mlp"
-    depth: Annotated[int, Field(ge=1, le=8)] = 2
+
+class ConnectorRecipe(_Section):
+    """The connector (LLaVA: projector) from tower width to language-model width. A key that its kind lacks is refused.
+
+    "mlp": `depth` linear layers with activations between. "linear": one. "pixel-shuffle": `factor` x `factor` patches
+    joined into one token, then an MLP (Idefics3). "pool": as many averaged, a norm, one linear layer (Gemma 3).
+    "resampler": `queries` learnt vectors that read the image by cross-attention. Other kinds come from packages that
+    offer them under the entry-point group `olivine.connectors`.
+    """
+
+    kind: str = "mlp"
+    #: Linear layers (mlp: 2, pixel-shuffle: 1 where nothing is said).
+    depth: Annotated[int, Field(ge=1, le=8)] | None = None
     #: A name from transformers' activations; "gelu" is the exact one that LLaVA trains with.
-    activation: str = "gelu"
+    activation: str | None = None
+    #: How many patches along each side become one token (2 where nothing is said).
+    factor: Annotated[int, Field(ge=1, le=64)] | None = None
+    #: Image tokens of a resampler (64 where nothing is said).
+    queries: Annotated[int, Field(ge=1, le=4096)] | None = None
+    #: What a kind from another package is given besides.
+    options: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("kind", "mlp"), str):
+            return values
+        defaults = CONNECTORS.get(values.get("kind", "mlp"), {})
+        return values | {key: value for key, value in defaults.items() if values.get(key) is None}
+
+    @model_validator(mode="after")
+    def _keys_of_the_kind(self) -> "ConnectorRecipe":
+        if self.kind not in CONNECTORS:
+            if self.kind not in offered(CONNECTOR_GROUP):
+                raise ValueError(f"kind: {unknown_name(self.kind, (*CONNECTORS, *offered(CONNECTOR_GROUP)))}")
+            return self
+        own = CONNECTORS[self.kind]
+        for key in (*_CONNECTOR_KEYS, "options"):
+            if key not in own and getattr(self, key) is not None:
+                has = ", ".join(own) or "none"
+                raise ValueError(
+                    f"{key}: a connector of kind {self.kind!r} has no such key (its keys: {has}). To change the kind "
+                    f"of a base recipe's connector, set the whole section: model.connector={{kind: {self.kind}}}"
+                )
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options of the kind, all of them stated."""
+        stated = {key: getattr(self, key) for key in _CONNECTOR_KEYS if getattr(self, key) is not None}
+        return stated | (self.options or {})
 
 
 class ModelRecipe(_Section):

@@ -13,7 +13,8 @@ from olivine.data.vocabulary import train_tokenizer
 from olivine.errors import RequestError
 from olivine.model.companion import COMPANION, read_companion, verify_part
 from olivine.model.configuration import model_config, understood
-from olivine.model.connector import initialise, llava_class
+from olivine.model.connectors.base import Shape
+from olivine.model.connectors.llava import initialise, llava_class
 from olivine.model.hub import CONFIGURATION, WEIGHTS, local_folder
 from olivine.model.tokenizers import check_rows
 from olivine.model.tokenizers import image_token as image_token
@@ -46,14 +47,11 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
     language = _load_language(recipe.language.from_)
     tokenizer = _load_tokenizer(recipe, texts)
     image_token_id = _add_image_token(tokenizer, language, recipe)
-    image_tokens = plan.features.tokens
-
-    model_class, connector_config = llava_class(recipe.connector)
+    model_class, connector_config = llava_class(recipe.connector, _shape(plan, language.config))
     config = model_class.config_class(
         vision_config=tower.config,
         text_config=language.config,
         image_token_index=image_token_id,
-        image_seq_length=image_tokens,
         vision_feature_layer=plan.layer,
         vision_feature_select_strategy=plan.strategy,
         **connector_config,
@@ -65,11 +63,11 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
     model.model.language_model = language.model
     model.lm_head = language.lm_head
     model.model.multi_modal_projector.to_empty(device="cpu")
-    initialise(model.model.multi_modal_projector, recipe.connector.depth, torch.Generator().manual_seed(seed))
+    initialise(model.model.multi_modal_projector, recipe.connector, torch.Generator().manual_seed(seed))
     model.tie_weights()
 
     template = recipe.language.template or _template_of(recipe.language.from_, language.config.model_type)
-    vlm = VisionLanguageModel(model.eval(), tokenizer, plan.transform, template, image_tokens)
+    vlm = VisionLanguageModel(model.eval(), tokenizer, plan.transform, template, config.image_seq_length)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=list(vlm.encoder().stop_ids),
@@ -101,6 +99,11 @@ def _with_located_towers(recipe: VisionRecipe) -> VisionRecipe:
     return recipe.model_copy(update={"from_": found[0]} if recipe.fused is None else {"fused": found})
 
 
+def _shape(plan: TowerPlan, language: Any) -> Shape:
+    features = plan.features
+    return Shape(features.side, features.extra, features.width, language.hidden_size)
+
+
 def build_tower(recipe: VisionRecipe) -> tuple[Any, TowerPlan]:
     """The vision tower alone, in fp32 on the CPU, and what it was planned to be; random weights have no seed here.
 
@@ -125,11 +128,10 @@ def skeleton(recipe: ModelRecipe) -> tuple[Any, TowerPlan]:
     if not isinstance(wanted, TokenizerRecipe) or wanted.vocab_size > language.vocab_size:
         rows = wanted.vocab_size if isinstance(wanted, TokenizerRecipe) else language.vocab_size + 1
         language.vocab_size = -(-rows // 64) * 64
-    model_class, connector_config = llava_class(recipe.connector)
+    model_class, connector_config = llava_class(recipe.connector, _shape(plan, language))
     config = model_class.config_class(
         vision_config=plan.config,
         text_config=language,
-        image_seq_length=plan.features.tokens,
         vision_feature_layer=plan.layer,
         vision_feature_select_strategy=plan.strategy,
         **connector_config,

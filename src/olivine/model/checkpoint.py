@@ -13,15 +13,16 @@ from transformers import (
     GenerationConfig,
 )
 
+import olivine.model.registered  # noqa: F401  # before any folder is read
 from olivine.data.images import ImageTransform
 from olivine.data.vocabulary import IMAGE_TOKEN
 from olivine.errors import DataError, RequestError
 from olivine.files import atomic_folder, read_json
-from olivine.model import connector as _registers_deep_connectors  # noqa: F401
 from olivine.model import without_progress_bars
 from olivine.model.companion import COMPANION as COMPANION
 from olivine.model.companion import Companion, read_companion, verify, write_companion
 from olivine.model.configuration import folder_config, understood
+from olivine.model.connectors.llava import image_tokens
 from olivine.model.processor import finish_configs, processor
 from olivine.model.tokenizers import check_rows, folder_tokenizer
 from olivine.model.towers.assembly import shown_features
@@ -117,9 +118,9 @@ def _check_together(folder: Path, model: Any, tokenizer: Any, companion: Compani
         features = shown_features(
             config.vision_config, config.vision_feature_select_strategy, config.vision_feature_layer, size
         )
+        tokens = image_tokens(config, features.side, features.extra, features.width)
     except RequestError as error:
-        raise DataError(f"{folder}: {COMPANION}: image.size is {error}") from None
-    tokens = features.tokens
+        raise DataError(f"{folder}: {COMPANION}: image.size is {size}: {error}") from None
     if config.image_seq_length != tokens:
         raise DataError(
             f"{folder}: {COMPANION}: image.size {size} with patches of {config.vision_config.patch_size} gives "

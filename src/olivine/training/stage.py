@@ -25,10 +25,10 @@ from olivine.data.sources import usable
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
 from olivine.model.attention import choose_attention, compile_layers
-from olivine.model.connector import trainable
+from olivine.model.connectors.llava import trainable
 from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
-from olivine.recipe import DataRecipe, Recipe, StageRecipe
+from olivine.recipe import ConnectorRecipe, DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 from olivine.stop import StopSignal
 from olivine.training import lora
@@ -108,7 +108,7 @@ class Stage:
                 )
             lora.insert(vlm.language, stage.lora, processes.device)
         _to_device(vlm, processes)
-        self.weights = choose_trainable(vlm, stage, recipe.model.connector.depth)
+        self.weights = choose_trainable(vlm, stage, recipe.model.connector)
         self.objective = self._make_objective()
         named = dict(vlm.model.named_parameters())
         self.weights = {name: named[name] for name in self.weights}  # those of a cut model are other objects
@@ -381,11 +381,13 @@ def split_held_out(
     )
 
 
-def choose_trainable(vlm: VisionLanguageModel, stage: StageRecipe, depth: int) -> dict[str, nn.Parameter]:
+def choose_trainable(
+    vlm: VisionLanguageModel, stage: StageRecipe, connector: ConnectorRecipe
+) -> dict[str, nn.Parameter]:
     """Freeze everything but the stage's parts; returns what trains, by name."""
     for parameter in vlm.model.parameters():
         parameter.requires_grad_(False)
-    may_train = {id(parameter) for parameter in trainable(vlm.connector, depth)}
+    may_train = {id(parameter) for parameter in trainable(vlm.connector, connector)}
     chosen = {}
     for part in stage.train:
         for name, parameter in vlm.part(part).items():

@@ -123,11 +123,11 @@ def shown_features(vision_config: Any, strategy: str, layer: int | list[int], si
     if vision_config.model_type == JOINED:
         side, rest = divmod(size, vision_config.patch_size)
         if rest or size != vision_config.image_size:
-            raise RequestError(f"{size}, but this tower takes {vision_config.image_size} alone.")
+            raise RequestError(f"this tower takes {vision_config.image_size} alone.")
         return Features(side, 0, vision_config.hidden_size)
     family = tower_family(vision_config.model_type, "vision_config")
     if family.position_table is not None and size != vision_config.image_size:
-        raise RequestError(f"{size}, but this {vision_config.model_type} takes {vision_config.image_size} alone.")
+        raise RequestError(f"this {vision_config.model_type} takes {vision_config.image_size} alone.")
     extra = family.prefix(vision_config) - (strategy == "default")
     return Features(family.grid(vision_config, size), extra, layers * vision_config.hidden_size)
 
