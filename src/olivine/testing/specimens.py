@@ -7,7 +7,7 @@ from typing import Any
 
 from olivine.model.connectors.registry import connector_class, connector_kinds
 from olivine.model.towers.registry import tower_family, tower_types
-from olivine.recipe import ModelRecipe
+from olivine.recipe import CONNECTORS, ModelRecipe
 from olivine.testing import tiny_model_recipe
 
 #: Pixels; with patches of 8, two along a side.
@@ -34,8 +34,14 @@ def tower_specimens() -> dict[str, dict[str, Any]]:
 
 def connector_specimens() -> dict[str, dict[str, Any]]:
     """Return connector sections of a recipe by name: each kind, and an MLP of each layout that it is saved in."""
-    found = {name: {"kind": name, **connector_class(name).tiny} for name in connector_kinds()}
+    found = {name: _section(name) for name in connector_kinds()}
     return {**found, "linear": {"kind": "linear"}, "mlp of two": {"kind": "mlp", "depth": 2}}
+
+
+def _section(kind: str) -> dict[str, Any]:
+    """A kind's own section; options of one from another package stand under `options`."""
+    tiny = connector_class(kind).tiny
+    return {"kind": kind, **tiny} if kind in CONNECTORS else {"kind": kind, "options": tiny}
 
 
 def specimen_recipe(
