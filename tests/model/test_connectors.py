@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from conformance import check_elsewhere, check_engine, check_features, check_packed, check_saved, check_steps, made
+from model_folders import edit_json
 from transformers import LlavaForConditionalGeneration
 
 from olivine.errors import DataError, RequestError
@@ -146,18 +147,21 @@ def test_what_a_kind_is_not_told_has_its_default():
 
 
 def test_a_folder_whose_connector_was_made_for_another_grid_is_refused(connectors, tmp_path):
-    import json
-
     checkpoint.save(connectors["pool"], tmp_path / "saved")
-    config, companion = tmp_path / "saved" / "config.json", tmp_path / "saved" / "olivine.json"
-    values = json.loads(config.read_text())
-    values["connector"]["side"] = 4
-    config.write_text(json.dumps(values))
-    unsealed = json.loads(companion.read_text())
-    unsealed.pop("files")
-    companion.write_text(json.dumps(unsealed))
+    described = {**connectors["pool"].model.config.connector, "side": 4}
+    edit_json(tmp_path / "saved" / "config.json", connector=described)
+    edit_json(tmp_path / "saved" / "olivine.json", files=None)
     with pytest.raises(DataError, match="made for 4x4 patches and 0 other tokens, but the tower gives 2x2 and 0"):
         checkpoint.load(tmp_path / "saved")
+
+
+def test_a_deep_mlp_that_an_earlier_version_saved_is_read(connectors, tmp_path):
+    vlm = connectors["mlp"]
+    checkpoint.save(vlm, tmp_path / "saved")
+    edit_json(tmp_path / "saved" / "config.json", connector=None, architectures=["DeepConnectorLlava"])
+    edit_json(tmp_path / "saved" / "olivine.json", files=None)
+    again = checkpoint.load(tmp_path / "saved")
+    assert all(torch.equal(w, again.model.state_dict()[name]) for name, w in vlm.model.state_dict().items())
 
 
 OUTSIDE = '''

@@ -5,7 +5,13 @@ Its convolutional sibling (`dinov3_convnext`) has no sequence of patches and is 
 
 from typing import Any
 
+import transformers
+from packaging import version
+
 from olivine.model.towers.dinov2 import Dinov2
+
+#: Until then the renaming of this tower's tensors was applied to all of a model's.
+_SINCE = "5.9"
 
 
 class Dinov3(Dinov2):
@@ -23,6 +29,15 @@ class Dinov3(Dinov2):
         "patch_size": 8,
         "num_register_tokens": 4,
     }
+
+    def unusable(self) -> str | None:
+        """Return that older versions write a LLaVA with this tower under names that they cannot read."""
+        if version.parse(transformers.__version__) >= version.parse(_SINCE):
+            return None
+        return (
+            f"transformers {transformers.__version__} saves the language model beside it under wrong names; "
+            f"install {_SINCE} or newer"
+        )
 
     def registers(self, config: Any) -> int:
         """Return the configuration's number of registers."""

@@ -42,6 +42,10 @@ class TowerFamily:
     position_table: ClassVar[str | None] = None
     tiny: ClassVar[dict[str, Any]]
 
+    def unusable(self) -> str | None:
+        """Return why the installed transformers cannot do with this family; None where it can."""
+        return None
+
     def registers(self, config: Any) -> int:  # noqa: ARG002  # most families have none
         """Return how many register tokens stand between class token and patches."""
         return 0

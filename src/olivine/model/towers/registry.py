@@ -24,8 +24,9 @@ _REFUSED = {
 
 
 def tower_types() -> tuple[str, ...]:
-    """Return every supported model type, the package's own first."""
-    return (*_OWN, *(name for name in offered(TOWERS) if name not in _OWN))
+    """Return every model type that is supported with the installed transformers, the package's own first."""
+    own = (name for name, family in _OWN.items() if family().unusable() is None)
+    return (*own, *(name for name in offered(TOWERS) if name not in _OWN))
 
 
 def tower_family(model_type: str, key: str = "model.vision.from") -> TowerFamily:
@@ -34,13 +35,13 @@ def tower_family(model_type: str, key: str = "model.vision.from") -> TowerFamily
     Raises:
         RequestError: it is not supported; the message lists those that are.
     """
-    if model_type in _OWN:
-        return _OWN[model_type]()
-    if model_type in offered(TOWERS):
-        family: TowerFamily = load(TOWERS, model_type)()
-        return family
-    if model_type in _REFUSED:
-        raise RequestError(
-            f"{key}: {model_type!r} is not supported: {_REFUSED[model_type]}. Supported: {', '.join(tower_types())}."
-        )
+    if model_type in _OWN or model_type in offered(TOWERS):
+        family: TowerFamily = (_OWN[model_type] if model_type in _OWN else load(TOWERS, model_type))()
+        why_not = family.unusable()
+        if why_not is None:
+            return family
+    else:
+        why_not = _REFUSED.get(model_type)
+    if why_not is not None:
+        raise RequestError(f"{key}: {model_type!r} is not supported: {why_not}. Supported: {', '.join(tower_types())}.")
     raise RequestError(f"{key}: unsupported vision tower {model_type!r}. {unknown_name(model_type, tower_types())}")
