@@ -22,6 +22,7 @@ from olivine.cost.estimate import DEVICES, Lengths, StageEstimate, estimate
 from olivine.model import attention
 from olivine.model.size import model_size
 from olivine.recipe import Recipe
+from olivine.training import stage as stage_module
 
 CUDA = torch.cuda.is_available()
 BATCH = 128
@@ -106,6 +107,12 @@ class Bench:
                 return self.through_stage(compile=False)
 
         yield "attention by groups", grouped
+
+        def cast_by_autocast() -> dict[str, Any]:
+            with mock.patch.object(stage_module, "keeps_working_weights", return_value=False):
+                return self.through_stage(compile=False)
+
+        yield "weights cast by autocast", cast_by_autocast
         yield "activations checkpointed", lambda: self.through_stage(compile=False, checkpoint_activations=True)
 
 

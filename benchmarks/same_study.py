@@ -4,8 +4,9 @@
     python benchmarks/same_study.py --against before.json     # on the changed code: exit code 1 if a hash differs
 
 Two configurations of the embedded world (connector aligned or not), two benchmarks, one seed, eight steps a stage, one
-thread. Durations and dates that a report states are masked before hashing; every other byte counts. A change that is
-meant to alter the output (a renamed column) is shown by --against with the names of the files that differ.
+thread. Durations, dates and hashes in steps' names that a report states are masked before hashing; every other byte
+counts. A change that is meant to alter the output (a renamed column) is shown by --against with the names of the files
+that differ.
 """
 
 import hashlib
@@ -25,6 +26,8 @@ STEPS = {"stages.align.steps": 8, "stages.instruct.steps": 8, "stages.instruct.v
 TABLES = ("results.csv", "effects.csv")
 #: Seconds, minutes and hours as reports print them, in text and in the table of costs.
 _DURATION = re.compile(r"\d[\d,.]*(?=\s*(?:s|min|h)\b)|(?<=</code></th><td>)[\d,.]+|(?<=` \| )[\d,.]+(?= \|)")
+#: The hash in a step's name: it says what the code takes a step to be, not what the step left.
+_STEP_NAME = re.compile(r"(?<=-)[0-9a-f]{16}\b")
 
 
 def olivine(*arguments_: object) -> None:
@@ -68,6 +71,7 @@ def hashes(study: Path, folder: Path) -> dict[str, str]:
         text = (study / name).read_text(encoding="utf-8")
         for place in (folder, STUDY.resolve().parents[1]):  # where the study and the checkout lie
             text = text.replace(str(place), "")
+        text = _STEP_NAME.sub("#", text)
         found[name] = _sha256(_DURATION.sub("#", text).encode())
     return found
 

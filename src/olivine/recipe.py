@@ -9,9 +9,10 @@ from types import NoneType
 from typing import Annotated, Any, Literal, TypeGuard
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from olivine.errors import RequestError, unknown_name
+from olivine.field_identity import IdentifiedSection, another_output, same_bits, same_mathematics
 from olivine.registry import offered
 from olivine.schema_mistakes import explain, types_of
 from olivine.strict_yaml import parse_yaml, read_yaml
@@ -29,7 +30,9 @@ OnError = Literal["stop", "skip"]
 Source = str | dict[str, Any]
 
 
-class _Section(BaseModel):
+class _Section(IdentifiedSection):
+    """Every field says what a change of it does: see `field_identity`."""
+
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
     )
@@ -46,23 +49,27 @@ class _Section(BaseModel):
 class VisionRecipe(_Section):
     """The vision tower, or several whose features are joined channel by channel (`fused`)."""
 
-    from_: Annotated[Source | None, Field(alias="from")] = None
+    from_: Annotated[Source | None, Field(alias="from"), another_output("the tower's weights")] = None
     #: Towers in place of `from`, whose patches lie on one grid (Prismatic, arXiv:2402.07865). The first one's mean and
     #: standard deviation normalise images; what the others expect is computed from that.
-    fused: Annotated[tuple[Source, ...], Field(min_length=2, max_length=4)] | None = None
+    fused: Annotated[
+        Annotated[tuple[Source, ...], Field(min_length=2, max_length=4)] | None, another_output("the towers' weights")
+    ] = None
     #: Indexes `hidden_states`; -2 is LLaVA's choice (before the last block). Of several, features are joined.
-    layer: int | Annotated[tuple[int, ...], Field(min_length=1)] = -2
+    layer: Annotated[
+        int | Annotated[tuple[int, ...], Field(min_length=1)], another_output("which features the tower gives")
+    ] = -2
     #: Whether register tokens are image tokens; None keeps those of one tower and drops those of fused ones.
-    registers: Registers | None = None
-    image_fit: ImageFit = "pad"
+    registers: Annotated[Registers | None, another_output("which features the tower gives")] = None
+    image_fit: Annotated[ImageFit, another_output("what the tower sees of an image")] = "pad"
     #: Side of the square fed to the tower, in pixels; None takes the tower's own (DINOv2: 224 as its processor has).
     #: Learnt position embeddings of another size are resampled (bicubic), and saved so.
-    image_size: Annotated[int, Field(gt=0)] | None = None
+    image_size: Annotated[Annotated[int, Field(gt=0)] | None, another_output("what the tower sees of an image")] = None
     #: Filter that resizes images; None takes it from the tower's preprocessor file.
-    resample: Resample | None = None
+    resample: Annotated[Resample | None, another_output("the pixels' values")] = None
     #: Channel means and standard deviations in [0, 1]; None takes them from the tower's preprocessor file.
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: Annotated[tuple[float, float, float] | None, another_output("the pixels' values")] = None
+    std: Annotated[tuple[float, float, float] | None, another_output("the pixels' values")] = None
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -86,17 +93,17 @@ class VisionRecipe(_Section):
 class TokenizerRecipe(_Section):
     """A byte-pair tokenizer in Gemma's id layout, trained on the recipe's own texts (for random starts)."""
 
-    vocab_size: Annotated[int, Field(ge=512)] = 1024
+    vocab_size: Annotated[int, Field(ge=512), another_output("the tokens of every text")] = 1024
 
 
 class LanguageRecipe(_Section):
     """The language model, its tokenizer and its chat template."""
 
-    from_: Annotated[Source, Field(alias="from")]
+    from_: Annotated[Source, Field(alias="from"), another_output("the language model's first weights")]
     #: None takes the tokenizer that lies beside the model; a mapping trains one.
-    tokenizer: str | TokenizerRecipe | None = None
+    tokenizer: Annotated[str | TokenizerRecipe | None, another_output("the tokens of every text")] = None
     #: None follows the model type: gemma -> gemma, llama -> vicuna.
-    template: TemplateName | None = None
+    template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
 
 
 #: Entry points of this group are named by the kind of connector that they offer.
@@ -121,17 +128,17 @@ class ConnectorRecipe(_Section):
     offer them under the entry-point group `olivine.connectors`.
     """
 
-    kind: str = "mlp"
+    kind: Annotated[str, another_output("the connector")] = "mlp"
     #: Linear layers (mlp: 2, pixel-shuffle: 1 where nothing is said).
-    depth: Annotated[int, Field(ge=1, le=8)] | None = None
+    depth: Annotated[Annotated[int, Field(ge=1, le=8)] | None, another_output("the connector")] = None
     #: A name from transformers' activations; "gelu" is the exact one that LLaVA trains with.
-    activation: str | None = None
+    activation: Annotated[str | None, another_output("the connector")] = None
     #: How many patches along each side become one token (2 where nothing is said).
-    factor: Annotated[int, Field(ge=1, le=64)] | None = None
+    factor: Annotated[Annotated[int, Field(ge=1, le=64)] | None, another_output("the connector")] = None
     #: Image tokens of a resampler (64 where nothing is said).
-    queries: Annotated[int, Field(ge=1, le=4096)] | None = None
+    queries: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, another_output("the connector")] = None
     #: What a kind from another package is given besides.
-    options: dict[str, Any] | None = None
+    options: Annotated[dict[str, Any] | None, another_output("the connector")] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -176,9 +183,9 @@ class AugmentRecipe(_Section):
     """Random changes to training pictures, drawn from the seed, the epoch and the sample's place."""
 
     #: Mirror left to right with probability one half (only where no text speaks of left and right).
-    flip: bool = False
+    flip: Annotated[bool, another_output("how training images are changed")] = False
     #: Shift by up to this many pixels in each direction; edges are repeated.
-    shift: Annotated[int, Field(ge=0)] = 0
+    shift: Annotated[int, Field(ge=0), another_output("how training images are changed")] = 0
 
 
 class DataRecipe(_Section):
@@ -186,18 +193,22 @@ class DataRecipe(_Section):
 
     #: "llava": one JSON file and a folder of pictures. "webdataset": a folder of .tar shards, or one of them.
     #: "huggingface": a folder of the datasets library, Arrow or Parquet.
-    format: Literal["llava", "webdataset", "huggingface"] = "llava"
+    format: Annotated[
+        Literal["llava", "webdataset", "huggingface"], another_output("which samples are read, in which order")
+    ] = "llava"
     #: The JSON file, the shards or the dataset's folder (which may also be written `path:`).
-    json_: Annotated[Path, Field(alias="json")]
+    json_: Annotated[Path, Field(alias="json"), same_bits("where the samples lie; they are known by their content")]
     #: Root of the image paths in the JSON.
-    images: Path | None = None
+    images: Annotated[Path | None, same_bits("where images lie; they are known by their content")] = None
     #: Several questions about one picture: as turns of one conversation, or as independent continuations of one
     #: shared image prefix (no question sees another's answer).
-    turns: Literal["together", "independent"] = "together"
+    turns: Annotated[Literal["together", "independent"], another_output("what each question sees")] = "together"
     #: What a broken item does: stop the run with its name, or be skipped and counted.
-    on_error: OnError = "stop"
+    on_error: Annotated[
+        OnError, same_mathematics("whether a broken item stops the run; of whole items the same is learnt")
+    ] = "stop"
     #: Longest sample in tokens, image tokens included; a longer one counts as broken (nothing is cut silently).
-    max_length: Annotated[int, Field(gt=0)] = 2048
+    max_length: Annotated[int, Field(gt=0), another_output("which samples are trained on")] = 2048
     augment: AugmentRecipe = AugmentRecipe()
 
     @model_validator(mode="before")
@@ -211,13 +222,13 @@ class DataRecipe(_Section):
 class LoraRecipe(_Section):
     """Low-rank updates of the language model (arXiv:2106.09685), merged into its weights when the stage ends."""
 
-    rank: Annotated[int, Field(ge=1)] = 16
+    rank: Annotated[int, Field(ge=1), another_output("the size of the updates")] = 16
     #: The update is scaled by alpha / rank.
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: Annotated[float, Field(gt=0), another_output("the size of the updates")] = 32.0
     #: Hold the linear layers' own weights in four bits meanwhile (QLoRA's NF4, arXiv:2305.14314); None leaves them.
-    quantize: Literal["nf4"] | None = None
+    quantize: Annotated[Literal["nf4"] | None, another_output("the weights that updates are added to")] = None
     #: Linear layers of each block, by name.
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    targets: Annotated[tuple[str, ...], Field(min_length=1), another_output("which layers are updated")] = (
         "q_proj",
         "k_proj",
         "v_proj",
@@ -231,34 +242,34 @@ class LoraRecipe(_Section):
 class StageRecipe(_Section):
     """One training stage: which parts train, on what, how long."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    train: Annotated[tuple[Part, ...], Field(min_length=1)]
-    data: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), another_output("the order of samples")]
+    train: Annotated[tuple[Part, ...], Field(min_length=1), another_output("which parts train")]
+    data: Annotated[str, another_output("which samples are trained on")]
     #: "language": next token at labelled positions. "contrastive": picture against caption (CLIP), for a tower's
     #: own first stage.
-    objective: Literal["language", "contrastive"] = "language"
+    objective: Annotated[Literal["language", "contrastive"], another_output("the loss")] = "language"
     #: None keeps the language model's template; LLaVA-1.5 aligns with "plain".
-    template: TemplateName | None = None
-    image_fit: ImageFit | None = None
+    template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
+    image_fit: Annotated[ImageFit | None, another_output("what the tower sees of an image")] = None
     #: Samples (items of the data source) per optimiser step, over all devices.
-    batch: Annotated[int, Field(gt=0)]
-    lr: Annotated[float, Field(gt=0)]
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    batch: Annotated[int, Field(gt=0), another_output("which samples make a step")]
+    lr: Annotated[float, Field(gt=0), another_output("the size of every step")]
+    epochs: Annotated[float, Field(gt=0), another_output("the number of steps")] = 1.0
     #: Optimiser steps; None follows from epochs. A number cuts the stage short or makes it longer.
-    steps: Annotated[int, Field(gt=0)] | None = None
+    steps: Annotated[Annotated[int, Field(gt=0)] | None, another_output("the number of steps")] = None
     #: Leave the stage out (the paper's "connector not pretrained").
-    skip: bool = False
+    skip: Annotated[bool, another_output("whether the stage trains")] = False
     #: Train low-rank updates of the language model, which must be among `train`, instead of its own weights.
-    lora: LoraRecipe | None = None
+    lora: Annotated[LoraRecipe | None, another_output("which weights train")] = None
     #: Tokens per packed row: what one forward pass holds.
-    row_tokens: Annotated[int, Field(gt=0)] = 4096
+    row_tokens: Annotated[int, Field(gt=0), same_mathematics("in which order the same terms are summed")] = 4096
     #: Held-out samples (kept out of training) and how often, in steps, they are looked at; 0 turns it off.
-    held_out: Annotated[int, Field(ge=0)] = 64
-    validate_every: Annotated[int, Field(ge=0)] = 200
+    held_out: Annotated[int, Field(ge=0), another_output("which samples are trained on")] = 64
+    validate_every: Annotated[int, Field(ge=0), same_bits("how often the model is looked at")] = 200
     #: Steps between resume points; 0 saves only at the end of the stage.
-    save_every: Annotated[int, Field(ge=0)] = 500
+    save_every: Annotated[int, Field(ge=0), same_bits("what is kept")] = 500
     #: Resume points kept; the older serve where the newest is damaged.
-    keep: Annotated[int, Field(ge=1)] = 2
+    keep: Annotated[int, Field(ge=1), same_bits("what is kept")] = 2
 
     @field_validator("data", mode="before")
     @classmethod
@@ -289,50 +300,50 @@ class StageRecipe(_Section):
 class OptimizerRecipe(_Section):
     """AdamW and its schedule, for every stage (LLaVA's values by default)."""
 
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Annotated[Literal["cosine", "constant"], another_output("the size of every step")] = "cosine"
     #: Share of the steps over which the learning rate rises from zero.
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    warmup: Annotated[float, Field(ge=0, lt=1), another_output("the size of every step")] = 0.03
     #: Not applied to biases, norms and other one-dimensional weights.
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0), another_output("every step")] = 0.0
     #: Largest gradient norm; 0 turns clipping off.
-    clip: Annotated[float, Field(ge=0)] = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    clip: Annotated[float, Field(ge=0), another_output("the size of large steps")] = 1.0
+    betas: Annotated[tuple[float, float], another_output("every step")] = (0.9, 0.999)
+    epsilon: Annotated[float, Field(gt=0), another_output("every step")] = 1e-8
     #: bf16: autocast over fp32 weights, frozen parts held in bf16.
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Annotated[Literal["bf16", "fp32"], another_output("how everything is rounded")] = "bf16"
     #: A loss above so many times the running median of 64 stops the run before it changes a weight; None never does.
-    spike: Annotated[float, Field(gt=1)] | None = None
+    spike: Annotated[Annotated[float, Field(gt=1)] | None, same_bits("what stops a run")] = None
     #: Keep each layer's input alone and run the layer again in the backward pass: less memory, a third more work.
-    checkpoint_activations: bool = False
+    checkpoint_activations: Annotated[bool, same_bits("what is computed again instead of kept")] = False
     #: Compile each layer (torch.compile); the first steps of a run then take minutes.
-    compile: bool = False
+    compile: Annotated[bool, same_mathematics("in which order the same terms are summed")] = False
 
 
 class ShardingRecipe(_Section):
-    """How a run under torchrun is spread over its processes; decides time and memory, not what is learnt."""
+    """How a run under torchrun is spread over its processes; decides time, memory and the last bits at most."""
 
     #: Whole copies of the model (HSDP): the number of nodes keeps gathering inside each; 1 cuts over all processes.
-    replicas: Annotated[int, Field(ge=1)] = 1
+    replicas: Annotated[int, Field(ge=1), same_mathematics("in which order processes are summed")] = 1
     #: Gather each layer's weights again for the backward pass (least memory) or keep them from the forward pass.
-    gather_twice: bool = True
+    gather_twice: Annotated[bool, same_bits("what is gathered again instead of kept")] = True
     #: Sum gradients after every row (less memory) instead of once a step (less communication).
-    sum_each_row: bool = False
+    sum_each_row: Annotated[bool, same_mathematics("in which order processes are summed")] = False
 
 
 class Recipe(_Section):
     """A whole experiment."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), same_bits("what the run is called")]
     model: ModelRecipe
-    data: dict[str, DataRecipe]
-    stages: Annotated[tuple[StageRecipe, ...], Field(min_length=1)]
+    data: Annotated[dict[str, DataRecipe], another_output("which samples can be read")]
+    stages: Annotated[tuple[StageRecipe, ...], Field(min_length=1), another_output("what trains, in which order")]
     optimizer: OptimizerRecipe = OptimizerRecipe()
     sharding: ShardingRecipe = ShardingRecipe()
     #: Benchmarks that `olivine evaluate` runs when none is named.
-    evaluate: tuple[str, ...] = ()
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    evaluate: Annotated[tuple[str, ...], same_bits("what a finished run is asked")] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**32), another_output("every random choice")] = 0
     #: The run directory; None is runs/NAME.
-    output: Path | None = None
+    output: Annotated[Path | None, same_bits("where everything is written")] = None
 
     @property
     def run_directory(self) -> Path:
@@ -400,6 +411,11 @@ def from_values(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise RequestError(f"{where}: not a valid recipe.\n" + explain(error, values, Recipe)) from None
+
+
+def without_overruled(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage's plain values without `epochs` where a number of steps takes its place."""
+    return {key: value for key, value in stage.items() if key != "epochs" or stage.get("steps") is None}
 
 
 def _of_run(path: Path) -> tuple[Path, Path | None]:

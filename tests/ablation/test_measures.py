@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from olivine.ablation.measures import CORRECT, Asked, Evaluated, Measure, grouped, measures
+from olivine.errors import DataError
 from olivine.evaluation import benchmarks
 from olivine.evaluation.answers import to_row
 from olivine.evaluation.run import ANSWERS, write_score
@@ -124,3 +125,11 @@ def test_an_unknown_benchmark_shows_the_share_of_right_answers():
 def test_unequal_pictures_weigh_by_their_questions():
     values = ratio_values(np.array([9.0, 0.0, 1.0]), np.array([10.0, 1.0, 1.0]))
     assert values.mean() == pytest.approx(10 / 12)
+
+
+@pytest.mark.parametrize("line", ['{"question_id": "1", "unit": "a", "correct": null}', '{"question_id": "1"}'])
+def test_a_line_that_is_no_scored_item_is_refused(tmp_path, line):
+    (tmp_path / "scores.json").write_text("{}")
+    (tmp_path / "items.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=r"items.jsonl: a line that is no scored item"):
+        Evaluated(tmp_path, Asked(benchmarks.get("pope"), tmp_path))

@@ -109,7 +109,7 @@ def test_an_image_that_changes_while_the_run_trains_stops_it(own_data, tmp_path,
 
 def test_an_image_that_changes_between_two_stages_stops_the_run(own_data, tmp_path, monkeypatch):
     stages = [{**STAGE, "name": "one", "train": ["connector"]}, {**STAGE, "name": "two"}]
-    monkeypatch.setattr("olivine.training.run._finish_stage", lambda *_, **__: exchange_all(own_data))
+    monkeypatch.setattr("olivine.training.engine.finish_stage", lambda *_, **__: exchange_all(own_data))
     with pytest.raises(RunError, match="has changed since this run first opened it"):
         train(make_recipe(own_data, tmp_path / "run", stages=stages), QUIET)
 

@@ -1,6 +1,7 @@
 """What a plan says, against the models that are really built and the tensors that are really kept."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from olivine.cli import app
 from olivine.cost.estimate import Lengths, estimate
+from olivine.cost.table import lines
 from olivine.data.packing import filler
 from olivine.errors import RequestError
 from olivine.files import write_text
@@ -122,6 +124,24 @@ def test_what_does_not_fit_is_said_with_what_would(dataset, tmp_path):
     )
     with pytest.raises(RequestError, match="h100"):
         estimate(large(dataset, tmp_path), "h1000", lengths=LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("suggestion", "said"),
+    [
+        ("optimizer.checkpoint_activations=true", " (a begun run may be resumed so: the same bits)"),
+        (
+            "optimizer.checkpoint_activations=true, stages.a.row_tokens=9",
+            " (a begun run may be resumed so: the same mathematics, perhaps rounded otherwise)",
+        ),
+        ("stages.a.lora.rank=4, stages.a.row_tokens=9: smaller", " (in a new run)"),
+        ("a device with more memory, or LoRA", ""),
+    ],
+)
+def test_a_suggestion_says_whether_a_begun_run_may_take_it(dataset, tmp_path, suggestion, said):
+    made = estimate(large(dataset, tmp_path), "l4", 1, lengths=LENGTHS)
+    stage = replace(made.stages[0], suggestions=(suggestion,))
+    assert f"  try: {suggestion}{said}" in lines(replace(made, stages=(stage,)))
 
 
 def test_the_command_reads_the_data_and_prints_one_object(dataset, tmp_path):

@@ -4,15 +4,11 @@ PyTorch adds the gradient of an index with duplicates by atomic additions as soo
 with several threads; sizes here are beyond that, and threads are two, as `conftest` sets them.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
 from tiny_runs import QUIET, make_recipe, same, weights
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from olivine.data.encoding import Example, Tokens
 from olivine.data.packing import pack
@@ -23,32 +19,10 @@ from olivine.records import Sample
 from olivine.testing import llava_item, tiny_model_recipe, tiny_vlm, write_pictures
 from olivine.training.objectives import LanguageObjective
 from olivine.training.run import train
-from olivine.world.pretraining.clip import ClipPretraining
-from olivine.world.pretraining.curriculum import Schedule
-from olivine.world.pretraining.dinov2 import Dinov2Pretraining, koleo
-from olivine.world.pretraining.gemma import SIZES
-from olivine.world.pretraining.language import LanguagePretraining
+from repeated_bits import bits, different, no_shared_additions
 
 #: Numbers beyond which PyTorch adds by index with several threads.
 THRESHOLD = 32_768
-
-
-class _SharedAdditions(TorchDispatchMode):
-    """Collects the additions by an index with duplicates, which are atomic with several threads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        if "index_put" in name and (args[3] if len(args) > 3 else (kwargs or {}).get("accumulate")):
-            where = [index for index in args[1] if index is not None]
-            if where[0].dtype not in (torch.bool, torch.uint8):
-                places = torch.stack([index.flatten() for index in torch.broadcast_tensors(*where)], 1)
-                if len(places.unique(dim=0)) < len(places):
-                    self.found.append(f"{name} of {tuple(args[2].shape)}")
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(autouse=True)
@@ -58,23 +32,6 @@ def _two_threads():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-@contextmanager
-def no_shared_additions() -> Iterator[None]:
-    with _SharedAdditions() as mode:
-        yield
-    assert not mode.found
-
-
-def bits(*tensors) -> str:
-    return hashlib.sha256(b"".join(t.detach().contiguous().numpy().tobytes() for t in tensors)).hexdigest()
-
-
-def different(compute, times: int = 25) -> int:
-    """How many different results there are."""
-    assert torch.get_num_threads() == 2
-    return len({compute() for _ in range(times)})
 
 
 def _shared_prefix(prefix: int, continuations: int, length: int) -> Example:
@@ -126,19 +83,6 @@ def test_gradients_of_images_that_several_samples_show():
     def gradient():
         leaf = patches.clone().requires_grad_()
         (objective._features(row, row, None, leaf) * factors).sum().backward()
-        return bits(leaf.grad)
-
-    assert different(gradient) == 1
-
-
-def test_gradients_of_nearest_neighbours():
-    """A state may be the nearest of many."""
-    states = 1 + torch.randn(1200, 96, generator=torch.Generator().manual_seed(0))
-    states[0] = 1
-
-    def gradient():
-        leaf = states.clone().requires_grad_()
-        koleo(leaf).backward()
         return bits(leaf.grad)
 
     assert different(gradient) == 1
@@ -208,27 +152,6 @@ def test_a_stage_beyond_the_threshold_ends_in_the_same_bits(many_questions, tmp_
         first = weights(train(_stages(many_questions, tmp_path / "0", STAGES[name]), QUIET))
     again = weights(train(_stages(many_questions, tmp_path / "1", STAGES[name]), QUIET))
     assert same(first, again)
-
-
-BACKBONES = {
-    "clip": lambda: ClipPretraining(2, 24, 0, variants=2),
-    "dinov2": lambda: Dinov2Pretraining(2, 24, 0, local_crops=2),
-    "language": lambda: LanguagePretraining(SIZES["small"], 640, Schedule(2, 1e-3, tokens=2500, questions=12), 0),
-}
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_pretraining_a_backbone_gives_the_same_gradients(name):
-    def gradients():
-        job = BACKBONES[name]()
-        job.trained.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
-            job.step(1)
-        return bits(*(p.grad for p in job.trained.parameters() if p.grad is not None))
-
-    with no_shared_additions():
-        first = gradients()
-    assert gradients() == first
 
 
 def test_hidden_states_beyond_the_threshold(vlm):

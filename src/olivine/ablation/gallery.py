@@ -98,7 +98,7 @@ def _disagreement(
     study = results.plan.study
     asked = study.recipe.benchmarks[name]
     root = asked.images or one.asked.benchmark.images(asked.data)
-    said_one, said_two = (run.answers[question.id].text for run in (one, two))
+    said_one, said_two = (run.texts[question.id] for run in (one, two))
     return Disagreement(
         benchmark=name,
         question=question.prompt,

@@ -127,31 +127,50 @@ class Evaluated:
         asked: the benchmark that it is of.
 
     Raises:
-        DataError: the folder holds no evaluation.
+        DataError: the folder holds no evaluation, or a line of it is no scored item.
     """
 
     def __init__(self, folder: Path, asked: Asked) -> None:
         self.folder, self.asked = folder, asked
+        self._texts: dict[str, str] | None = None
         self.scores = read_json(folder / SCORES)
-        self.items = read_json_lines(folder / ITEMS)
-        self.units = tuple(dict.fromkeys(str(row["unit"]) for row in self.items))
+        rows = read_json_lines(folder / ITEMS)
+        try:
+            self.questions = tuple(str(row["question_id"]) for row in rows)
+            self._unit_of_item = tuple(str(row["unit"]) for row in rows)
+            self._correct = np.array([float(row["correct"]) for row in rows])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{folder / ITEMS}: a line that is no scored item ({type(error).__name__}: {error}); "
+                "expected question_id, unit and correct. Evaluate again."
+            ) from None
+        self.units = tuple(dict.fromkeys(self._unit_of_item))
         if not self.units:
             raise DataError(f"{folder / ITEMS}: no scored item. Evaluate again.")
 
-    @cached_property
-    def answers(self) -> dict[str, Answer]:
+    @property
+    def texts(self) -> dict[str, str]:
         """What was answered, by question id."""
-        return {answer.question_id: answer for answer in read_answers(self.folder / ANSWERS)}
+        if self._texts is None:
+            self._read_answers()
+        assert self._texts is not None
+        return self._texts
+
+    def _read_answers(self) -> list[Answer]:
+        # Only texts are kept: tens of thousands of objects would be walked at each of the interpreter's collections.
+        answers = {answer.question_id: answer for answer in read_answers(self.folder / ANSWERS)}
+        self._texts = {name: answer.text for name, answer in answers.items()}
+        return list(answers.values())
 
     @cached_property
     def correct(self) -> dict[str, float]:
         """How right each question's answer is, by question id."""
-        return {str(row["question_id"]): row["correct"] for row in self.items}
+        return dict(zip(self.questions, self._correct.tolist(), strict=True))
 
     def value(self, measure: Measure) -> float:
         """The score itself, as the benchmark's official metric (scaled)."""
         if measure.metric == CORRECT:
-            return 100 * float(np.mean([row["correct"] for row in self.items]))
+            return 100 * float(self._correct.mean())
         return float(self.scores["metrics"][measure.metric]) * measure.scale
 
     def values(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
@@ -163,10 +182,9 @@ class Evaluated:
 
     def _of_items(self) -> tuple[tuple[str, ...], Array]:
         place = {unit: number for number, unit in enumerate(sorted(self.units))}
-        sums, counts = np.zeros(len(place)), np.zeros(len(place))
-        for row in self.items:
-            sums[place[str(row["unit"])]] += row["correct"]
-            counts[place[str(row["unit"])]] += 1
+        places = [place[unit] for unit in self._unit_of_item]
+        sums = np.bincount(places, weights=self._correct).astype(float)
+        counts = np.bincount(places).astype(float)
         return tuple(place), 100 * ratio_values(sums, counts)
 
     def _of_parts(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
@@ -190,7 +208,7 @@ class Evaluated:
         names = [members[0] if len(groups) == len(self.units) else f"group {n}" for n, members in enumerate(groups)]
         left_out = [set(members) for members in groups] if len(groups) > 1 else []
         metrics = self.asked.benchmark.score_without(
-            self.asked.questions, list(self.answers.values()), self.asked.variant, left_out
+            self.asked.questions, self._read_answers(), self.asked.variant, left_out
         )
         return names, np.array([len(members) for members in groups], dtype=float), metrics
 

@@ -1,6 +1,7 @@
 """A study as steps that share what they share: each known by the hash of what decides its output, and by nothing else.
 
-How a step is carried out is in `steps`; in which process, in `launch`; what it will cost, in `cost`.
+What decides it is in `step_identity`; how a step is carried out, in `steps`; in which process, in `launch`; what it
+will cost, in `step_costs`.
 
 Two cells whose recipes agree up to the end of a stage have that stage in common; a change of one field gives new names
 to the steps that depend on it and to no others; what is on disk under a step's name is that step's output, so a study
@@ -14,26 +15,14 @@ from typing import Any
 
 from olivine.ablation.feature_cache import Worth, decisions, may_keep, weigh
 from olivine.ablation.fingerprint import Fingerprints, digest
+from olivine.ablation.step_identity import earlier_stage, evaluation_identity, feature_identity, stage_identity
 from olivine.ablation.study import STEPS, BenchmarkRecipe, Study
 from olivine.data.features import CONTENTS
 from olivine.evaluation.run import SCORES
-from olivine.recipe import DataRecipe, ModelRecipe, Recipe, StageRecipe, TokenizerRecipe
+from olivine.recipe import Recipe, StageRecipe
 from olivine.records import Control
-from olivine.registry import locate
 from olivine.statistics import Cell
 from olivine.training.identity import CHECKPOINT, RESULT
-
-#: Goes up whenever the code gives other outputs for the same recipe and data: old outputs are then not taken for new.
-FORMAT = 2
-
-#: Recipe sections that a step's identity names itself, or that decide nothing that is computed.
-_NOT_SHARED = {"name", "output", "evaluate", "model", "data", "stages", "sharding"}
-#: Stage fields that decide nothing of what a finished stage leaves: resuming gives the same bits wherever it was saved.
-_FREE_OF_STAGE = {"save_every", "keep", "skip"}
-#: Optimizer fields that can only stop a run.
-_FREE_OF_OPTIMIZER = {"spike"}
-#: Data fields that are named by what the files hold, not by where they lie.
-_PATHS = {"json", "images"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +48,12 @@ class FeatureStep:
 class StageStep:
     """Train one stage, from the checkpoint of the step before or from the recipe's own parts.
 
-    `features` is the step that keeps its tower's features, None where it runs the tower itself.
+    `features` is the step that keeps its tower's features, None where it runs the tower itself; `earlier` the key that
+    earlier versions gave the step, under which its folder may lie.
     """
 
     key: str
+    earlier: str
     folder: Path
     recipe: Recipe
     stage: StageRecipe
@@ -198,115 +189,35 @@ def _weighed(study: Study, prints: Fingerprints) -> tuple[Worth, ...]:
 
 
 def _feature_step(recipe: Recipe, stage: StageRecipe, folder: Path, prints: Fingerprints) -> FeatureStep:
-    vision = _model_values(recipe.model, prints)["vision"]
-    source = recipe.data[stage.data]
-    identity = {
-        "format": FORMAT,
-        "kind": "features",
-        "vision": vision | {"image_fit": stage.image_fit or recipe.model.vision.image_fit},
-        "precision": recipe.optimizer.precision,
-        "data": {"format": source.format, "on_error": source.on_error, **_content(source, prints)},
-    }
+    identity = feature_identity(recipe, stage, prints)
     key = f"features-{digest(identity)}"
     return FeatureStep(key, folder / key, recipe, stage, identity)
 
 
 def _stage_steps(recipe: Recipe, folder: Path, prints: Fingerprints, kept: Collection[str]) -> Iterator[StageStep]:
-    shared = {k: v for k, v in recipe.model_dump(mode="json", by_alias=True).items() if k not in _NOT_SHARED}
-    shared["optimizer"] = {k: v for k, v in shared["optimizer"].items() if k not in _FREE_OF_OPTIMIZER}
-    before: str | None = None
+    before: StageStep | None = None
     for stage in recipe.stages:
         if stage.skip:
             continue
-        start = {"after": before} if before else _start(recipe, prints)
         features = _feature_step(recipe, stage, folder, prints).key if kept and may_keep(recipe, stage) else None
         features = features if features in kept else None
-        identity = {
-            "format": FORMAT,
-            "kind": "stage",
-            **start,
-            "stage": _stage_values(stage),
-            "data": _data_values(recipe.data[stage.data], prints),
-            **shared,
-            # Pictures that are encoded in other company differ in their last bits.
-            **({"features": features} if features else {}),
-        }
+        after, earlier_after = (before.key, before.earlier) if before else (None, None)
+        identity = stage_identity(recipe, stage, after, features, prints)
         key = f"{stage.name}-{digest(identity)}"
-        yield StageStep(key, folder / key, recipe, stage, before, features, identity)
-        before = key
-
-
-def _stage_values(stage: StageRecipe) -> dict[str, Any]:
-    values = stage.model_dump(mode="json", by_alias=True)
-    for name in _FREE_OF_STAGE:
-        values.pop(name)
-    if stage.steps is not None:
-        values.pop("epochs")  # a number of steps takes its place
-    return values
-
-
-def _data_values(source: DataRecipe, prints: Fingerprints) -> dict[str, Any]:
-    values = {k: v for k, v in source.model_dump(mode="json", by_alias=True).items() if k not in _PATHS}
-    return values | _content(source, prints)
-
-
-def _content(source: DataRecipe, prints: Fingerprints) -> dict[str, Any]:
-    return {"json": prints.of_source(source), "images": prints.of(source.images)}
-
-
-def _start(recipe: Recipe, prints: Fingerprints) -> dict[str, Any]:
-    """What decides the model that the first stage begins with."""
-    start: dict[str, Any] = {"model": _model_values(recipe.model, prints)}
-    if isinstance(recipe.model.language.tokenizer, TokenizerRecipe):
-        # A trained tokenizer has read the texts of every source, in order.
-        start["texts"] = [
-            {"json": prints.of_source(source), "format": source.format, "on_error": source.on_error}
-            for source in recipe.data.values()
-        ]
-    return start
-
-
-def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
-    """The model section, with the content of local folders in place of their paths."""
-    values = model.model_dump(mode="json", by_alias=True)
-    for section, key in (("vision", "from"), ("language", "from"), ("language", "tokenizer")):
-        values[section][key] = _of_content(values[section][key], prints)
-    if values["vision"]["fused"] is not None:
-        values["vision"]["fused"] = [_of_content(source, prints) for source in values["vision"]["fused"]]
-    return values
-
-
-def _of_content(source: Any, prints: Fingerprints) -> Any:
-    """A local folder's content in place of its path; any other source as it is."""
-    if not isinstance(source, str):
-        return source
-    folder = locate(source)
-    return (
-        prints.of(Path(folder).expanduser()) if folder.startswith((".", "/", "~")) or Path(folder).is_dir() else source
-    )
+        earlier = f"{stage.name}-{digest(earlier_stage(identity, recipe, stage, earlier_after))}"
+        before = StageStep(key, earlier, _folder(folder, key, earlier), recipe, stage, after, features, identity)
+        yield before
 
 
 def _evaluate_step(
     after: StageStep, name: str, asked: BenchmarkRecipe, control: Control | None, folder: Path, prints: Fingerprints
 ) -> EvaluateStep:
-    identity = {
-        "format": FORMAT,
-        "kind": "evaluate",
-        "after": after.key,
-        "benchmark": name,
-        "prompt": asked.prompt,
-        "variant": asked.variant,
-        **({"judge": asked.judge} if asked.judge else {}),
-        **({"options": _option_values(name, asked, prints)} if asked.options else {}),
-        "control": control,
-        "data": prints.of(asked.data),
-        "images": prints.of(asked.images),
-    }
+    identity = evaluation_identity(after.key, name, asked, control, prints)
     kind = name + (f"-{control}" if control else "")
-    key = f"{kind}-{digest(identity)}"
-    return EvaluateStep(key, folder / key, after.recipe, name, asked, control, after.key, identity)
+    key, earlier = f"{kind}-{digest(identity)}", f"{kind}-{digest(identity | {'after': after.earlier})}"
+    return EvaluateStep(key, _folder(folder, key, earlier), after.recipe, name, asked, control, after.key, identity)
 
 
-def _option_values(name: str, asked: BenchmarkRecipe, prints: Fingerprints) -> dict[str, Any]:
-    """A benchmark's options, with the content of files in place of their paths."""
-    return dict(asked.options) | {key: prints.of(path) for key, path in asked.option_paths(name).items()}
+def _folder(root: Path, key: str, earlier: str) -> Path:
+    """Where a step's output is: under the name that earlier versions gave it, where they left something there."""
+    return root / (earlier if (root / earlier).is_dir() and not (root / key).is_dir() else key)

@@ -198,7 +198,7 @@ def results_csv(results: Results) -> str:
         for control in (None, *study.recipe.controls):
             for (cell, seed), run in results.evaluations.of(name, control).items():
                 for metric, value in run.scores["metrics"].items():
-                    counts = (len(run.items), len(run.units))
+                    counts = (len(run.questions), len(run.units))
                     rows.append([name, metric, *cell, seed, control or "", _number(value), *counts])
     return _csv(rows)
 

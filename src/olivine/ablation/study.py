@@ -16,6 +16,7 @@ from olivine.evaluation import benchmarks as known_benchmarks
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.options import checked_options
 from olivine.evaluation.rule_judge import RuleJudge
+from olivine.field_identity import IdentifiedSection, another_output, same_bits
 from olivine.recipe import Recipe, change, from_values, read_values
 from olivine.records import Control
 from olivine.schema_mistakes import explain
@@ -64,17 +65,19 @@ Changes = dict[str, Any]
 _Name = Annotated[str, BeforeValidator(_as_name), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class BenchmarkRecipe(_Section):
+class BenchmarkRecipe(IdentifiedSection):
     """Where a benchmark's own files are, and how it is asked and scored; a path alone is short for `{data: PATH}`."""
 
-    data: Path
-    images: Path | None = None
-    prompt: str | None = None
-    variant: str | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    data: Annotated[Path, same_bits("where its files lie; they are known by their content")]
+    images: Annotated[Path | None, same_bits("where images lie; they are known by their content")] = None
+    prompt: Annotated[str | None, another_output("what is asked")] = None
+    variant: Annotated[str | None, another_output("how answers are scored")] = None
     #: Who grades open answers (MM-Vet): `rule` needs no endpoint; it is named in the scores.
-    judge: Literal["rule"] | None = None
+    judge: Annotated[Literal["rule"] | None, another_output("who grades answers")] = None
     #: The benchmark's own options (`olivine score NAME --help` lists them).
-    options: dict[str, str | int] = {}
+    options: Annotated[dict[str, str | int], another_output("what is asked and how it is scored")] = {}  # noqa: RUF012
 
     def opened(self, name: str) -> Benchmark:
         """Return the benchmark itself, with its judge and options.

@@ -242,10 +242,14 @@ def _memory(
     quantized = shape.blocks * (frozen_bytes - _NF4_BYTES) if stage.lora and stage.lora.quantize else 0.0
     row = max(stage.row_tokens, min(lengths.longest, recipe.data[stage.data].max_length))
     language_trains = "language" in stage.train
+    # A bf16 copy of the matrices that train: ours on a GPU, autocast's elsewhere; embeddings are read as they are.
+    read_as_they_are = shape.table if "language" in whole and not shape.tied else 0
+    working = 2 * (trained - read_as_they_are) if bf16 and count == 1 else 0.0
     parts: dict[str, float] = {
         "weights": 4 * adapters
         + sum(size * (4 if name in whole else frozen_bytes) for name, size in held.items())
-        - quantized,
+        - quantized
+        + working,
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
     }
@@ -274,10 +278,9 @@ def _memory(
     parts["logits"] = min(at_once, labels) * shape.vocabulary * (16 if bf16 else 20)
     if labels > at_once and "language" in whole:
         parts["logits"] += 4 * shape.table  # a chunk's gradient of the head, before it is added to the others'
-    working = 2 if bf16 else 4
-    gathered = (shape.table * (1 if shape.tied else 2) + 2 * shape.blocks / shape.layers) * working if count > 1 else 0
-    cast = 2 * shape.language if count == 1 and bf16 and "language" in whole else 0
-    parts["buffers"] = _RESERVED + gathered + cast
+    width = 2 if bf16 else 4
+    gathered = (shape.table * (1 if shape.tied else 2) + 2 * shape.blocks / shape.layers) * width if count > 1 else 0
+    parts["buffers"] = _RESERVED + gathered
     return parts
 
 

@@ -40,7 +40,8 @@ _Shown = NDArray[np.uint8] | int
 class Batch:
     """What one optimiser step takes: packed rows, and the unique pictures that they show.
 
-    `pixels` is `[pictures, 3, size, size]` float32, None for text alone; where the tower's features are on disk,
+    `pixels` is `[pictures, size, size, 3]` uint8, fitted and not yet normalised, None for text alone; where the tower's
+    features are on disk,
     `patches` `[pictures, patches, tower width]` has them in place of pixels. `captions` has the first reply about each
     picture. `rows` are this process's own; `rounds` is the largest number of them that any process has, and
     `sample_ids` are those of all processes in the order's own order. `skipped` has the broken samples that this process
@@ -138,6 +139,7 @@ class BatchMaker:
         features: where the tower's features of all pictures are kept; none is then opened.
         record: what every image that is opened is compared with.
         layout: what rows bring besides their tokens.
+        pinned: put pixels into page-locked memory, from which a GPU copies without a wait.
     """
 
     def __init__(
@@ -153,8 +155,10 @@ class BatchMaker:
         features: FeatureTable | None = None,
         record: SourceRecord | None = None,
         layout: RowLayout = RowLayout(),  # noqa: B008  # immutable
+        pinned: bool = False,
     ) -> None:
         self._layout = layout
+        self._pinned = pinned
         self._record = record
         self._samples = samples
         self._features = features
@@ -241,7 +245,10 @@ class BatchMaker:
 
     def _stacked_pixels(self, pictures: Mapping[str, _Shown]) -> Tensor | None:
         fitted = [shown for shown in pictures.values() if not isinstance(shown, int)]
-        return torch.from_numpy(self._transform.normalise(np.stack(fitted))) if fitted else None
+        if not fitted:
+            return None
+        pixels = torch.from_numpy(np.stack(fitted))
+        return pixels.pin_memory() if self._pinned else pixels
 
     def _stacked_features(self, pictures: Mapping[str, _Shown]) -> Tensor | None:
         places = [shown for shown in pictures.values() if isinstance(shown, int)]

@@ -75,7 +75,7 @@ class AnsweringEngine:
         (memory, say) fails that lot.
         """
         pictures = pictures_in(images) if images is not None else None
-        with reading(pictures, self._vlm.transform, self._readers) as reader:
+        with reading(pictures, self._vlm.transform.fitted_pixels, self._readers) as reader:
             for with_image in (True, False):
                 chosen = [question for question in questions if (question.image is not None) is with_image]
                 prefix, _ = self._encoder.prompt("", with_image)

@@ -17,7 +17,8 @@ from olivine.data.images import Pictures
 from olivine.errors import DataError
 
 T = TypeVar("T")
-Pixels = NDArray[np.float32]
+#: `[size, size, 3]`, fitted and not yet normalised.
+Pixels = NDArray[np.uint8]
 #: Batches of questions whose images are opened before their turn: one is shown, one is ready, one is being opened.
 _DEPTH = 2
 
@@ -27,7 +28,7 @@ class ImageReader:
 
     Args:
         images: where they are; None if the caller was given no place.
-        transform: from an image to the tower's input.
+        transform: fits an image to the tower's square.
         threads: how many are opened beside one another and ahead; 0 opens each when it is asked for.
     """
 

@@ -71,8 +71,10 @@ class _LossInChunks(torch.autograd.Function):
                 for held, more in zip(of_head, found, strict=True):
                     held += more
             else:
-                of_head = found
+                # Several chunks' gradients of a head in half precision would lose what each adds.
+                of_head = [gradient.float() for gradient in found]
         ctx.of_states, ctx.of_head = of_states, of_head
+        ctx.dtypes = [parameter.dtype for parameter in trained]
         return total
 
     @staticmethod
@@ -85,7 +87,7 @@ class _LossInChunks(torch.autograd.Function):
             None,
             None,
             None,
-            *(held.mul_(scale.to(held.dtype)) for held in of_head),
+            *(held.mul_(scale).to(dtype) for held, dtype in zip(of_head, ctx.dtypes, strict=True)),
         )
 
 

@@ -4,6 +4,7 @@ Building one from a recipe is in `build`, saving and loading in `checkpoint`.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from olivine.data.images import ImageTransform
 from olivine.data.packing import Row
 from olivine.data.template import TEMPLATES
 from olivine.errors import RunError
+from olivine.model.pixels import normalise_on
+from olivine.model.tower_layers import hidden_state, hidden_states
 from olivine.recipe import Part
 
 
@@ -101,8 +104,12 @@ class VisionLanguageModel:
     def patch_features(self, pixels: Tensor) -> Tensor:
         """`[pictures, 3, size, size]` to the tower's patch features `[pictures, patches, tower width]`.
 
-        Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any.
+        Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any. Fitted images as they
+        are, `[pictures, size, size, 3]` uint8, are sent so and normalised on the tower's device.
         """
+        if pixels.dtype == torch.uint8:
+            first = next(self.tower.parameters())
+            pixels = normalise_on(pixels, self.transform, first.device, first.dtype)
         config = self.model.config
         return patch_features(
             self.tower, config.vision_feature_layer, pixels, strategy=config.vision_feature_select_strategy
@@ -186,10 +193,12 @@ def patch_features(tower: Any, layer: int | Sequence[int], pixels: Tensor, *, st
         strategy: "default" drops the first token, as transformers' LLaVA does; "full" none.
     """
     first = next(tower.parameters())
-    outputs = tower(pixels.to(first.device, non_blocking=True).to(first.dtype), output_hidden_states=True)
-    layers = (layer,) if isinstance(layer, int) else layer
-    features: list[Tensor] = [outputs.hidden_states[index][:, strategy == "default" :] for index in layers]
-    return features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+    sent = pixels.to(first.device, non_blocking=True).to(first.dtype)
+    # In half precision already: autocast would cast norms' weights and states to and fro in every layer.
+    half_and_frozen = first.dtype != torch.float32 and not any(p.requires_grad for p in tower.parameters())
+    with torch.autocast(first.device.type, enabled=False) if half_and_frozen else nullcontext():
+        features = hidden_state(tower, layer, sent) if isinstance(layer, int) else hidden_states(tower, layer, sent)
+    return features if strategy == "full" else features[:, 1:]
 
 
 def _check_as_many(features: int, positions: int) -> None:

@@ -11,7 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, LlamaTokenizer
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaTokenizer,
+)
 
 from olivine.data.vocabulary import train_tokenizer
 from olivine.model.build import build
@@ -102,15 +111,37 @@ def tiny_vlm(
     return vlm
 
 
-def save_tower(folder: Path, *, seed: int = 0) -> Path:
-    """Save a random CLIP vision tower (6 x 6 patches of 4 pixels) with its preprocessor file, as published ones lie."""
+def save_tower(folder: Path, *, tower: Literal["clip", "dinov2"] = "clip", seed: int = 0) -> Path:
+    """Save a random vision tower (6 x 6 patches of 4 pixels) with its preprocessor file, as published ones lie."""
     torch.manual_seed(seed)
-    config = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=2, image_size=24, patch_size=4
-    )
-    CLIPVisionModel(config).save_pretrained(folder)
+    sizes = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 24, "patch_size": 4}
+    if tower == "clip":
+        CLIPVisionModel(CLIPVisionConfig(intermediate_size=256, **sizes)).save_pretrained(folder)
+    else:
+        Dinov2Model(Dinov2Config(mlp_ratio=2, **sizes)).save_pretrained(folder)
     square = {"height": 24, "width": 24}
     CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=square).save_pretrained(folder)
+    return folder
+
+
+def save_language_model(folder: Path, *, seed: int = 0) -> Path:
+    """Save a random Gemma of two layers (`[tokens, 64]`, tied embeddings) with its tokenizer, as published ones lie."""
+    torch.manual_seed(seed)
+    tokenizer = gemma_tokenizer()
+    config = GemmaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=16,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    GemmaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

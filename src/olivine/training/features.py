@@ -18,6 +18,7 @@ from olivine.data.llava_json import ItemError
 from olivine.data.sources import Skipped, open_picture, read_samples, usable
 from olivine.errors import DataError, RunError
 from olivine.model.build import build_tower
+from olivine.model.pixels import normalise_on
 from olivine.model.vlm import cast, patch_features
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Sample
@@ -71,9 +72,14 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_pictur
             found = dict(zip(names, readers.map(fitted, names), strict=True))
             broken = {name: error for name, error in found.items() if isinstance(error, ItemError)}
             pixels = np.stack([blank if isinstance(picture, ItemError) else picture for picture in found.values()])
+            sent = torch.from_numpy(pixels)
+            sent = sent.pin_memory() if device.type == "cuda" else sent
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 features = patch_features(
-                    tower, plan.layer, torch.from_numpy(transform.normalise(pixels)), strategy=plan.strategy
+                    tower,
+                    plan.layer,
+                    normalise_on(sent, transform, device, next(tower.parameters()).dtype),
+                    strategy=plan.strategy,
                 )
             return features.cpu(), broken
 

@@ -145,7 +145,8 @@ class LanguageObjective(Objective):
         vlm = self._vlm.value
         if patches is None:
             assert batch.pixels is not None, "the row shows pictures"
-            shown = vlm.patch_features(batch.pixels.index_select(0, on_cpu.shown))
+            pixels = batch.pixels.index_select(0, on_cpu.shown)
+            shown = vlm.patch_features(pixels.pin_memory() if batch.pixels.is_pinned() else pixels)
         else:
             shown = patches.index_select(0, row.shown)
         # The gradient of an index with duplicates is added in any order by several threads, this one in one order.

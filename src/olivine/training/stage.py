@@ -39,6 +39,7 @@ from olivine.training.processes import Processes
 from olivine.training.resume import ResumePoints, TrainingState
 from olivine.training.sharding import average_whole_gradients, clip_gradients
 from olivine.training.watch import WINDOW, LossWatch
+from olivine.training.working_weights import WorkingWeights, keeps_working_weights
 
 T = TypeVar("T")
 BAD_BATCH = "bad_batch.json"
@@ -87,7 +88,6 @@ class Stage:
         self.processes = processes
         self._stop = stop
         source = recipe.data[stage.data]
-        _check_objective(stage, source, samples)
         products = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
         self.attention = choose_attention(vlm.language.config, processes.device, products)
         training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
@@ -114,6 +114,7 @@ class Stage:
         self.weights = {name: named[name] for name in self.weights}  # those of a cut model are other objects
         own = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
         self._trained = [*self.weights.values(), *own.values()]
+        self._working: WorkingWeights | None = None
         self.optimizer = make_optimizer(self._trained, recipe.optimizer, stage.lr)
         self.state = TrainingState({**self.weights, **own}, self.optimizer)
         self.points = ResumePoints(
@@ -151,6 +152,8 @@ class Stage:
             self.console.print(f"held out and not trained on: {self._held_out_count:,} samples{limit}", highlight=False)
         if self.stage.objective == "language":
             self.console.print(str(self.attention), markup=False, highlight=False)
+            if keeps_working_weights(self.recipe.optimizer.precision, self.processes):
+                self._working = WorkingWeights(self.vlm.model, self._trained)
         self._steps(first, log)
         told = self.processes.from_first(log.told() if self.processes.first else Told(None, 0.0, ""))
         if told.loss is None:
@@ -166,7 +169,10 @@ class Stage:
         return StageResult(self.order.steps, told, held_out)
 
     def release(self) -> None:
-        """Let go of gradients and of the optimizer's state: nothing is trained any more."""
+        """Let go of gradients, working copies and the optimizer's state: nothing is trained any more."""
+        if self._working is not None:
+            self._working.remove()
+            self._working = None
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.state.clear()
 
@@ -224,6 +230,8 @@ class Stage:
         if problem is not None:
             self._stop_at(step, batch, problem, loss, norm)
         self.optimizer.step()
+        if self._working is not None:
+            self._working.refresh()
         log.metrics(
             step,
             {
@@ -330,6 +338,7 @@ class Stage:
             readers=self.processes.readers,
             features=self._features,
             layout=self._layout(source),
+            pinned=self.processes.device.type == "cuda",
             record=self._record.of(self.stage.data) if self._record is not None else None,
         )
 
@@ -416,7 +425,12 @@ def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
         vlm.model.to(processes.device)
 
 
-def _check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
+def check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
+    """Refuse a contrastive stage over samples without an image.
+
+    Raises:
+        RequestError: a sample has none.
+    """
     if stage.objective == "contrastive":
         blind = next((sample for sample in usable(samples, source) if sample.image is None), None)
         if blind is not None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from olivine.errors import RunError
 from olivine.files import append_json_line, atomic_file, keep_json_lines, only_process_in, write_json
+from olivine.training.optimizer import warmup_then_cosine
 
 LOG, RESUME, FIGURES = "pretraining.jsonl", "resume.pt", "figures.json"
 _LOG_EVERY = 20
@@ -123,10 +124,7 @@ def _rate(job: Pretraining, index: int) -> float:
         else:
             index, steps, peak = index - again, steps - again, restarted
     warmup = max(1, round(0.04 * steps))
-    if index < warmup:
-        return peak * (index + 1) / warmup
-    progress = (index - warmup) / max(1, steps - warmup)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return warmup_then_cosine(peak, index, steps, warmup=warmup, peak_after=warmup, lowest=0.01)
 
 
 def _save(job: Pretraining, folder: Path, step: int, seconds: float) -> None:
