@@ -45,9 +45,9 @@ def write_study(folder: Path) -> Path:
     values["seeds"] = [0]
     values["output"] = str(folder / "study")
     sources = {
-        f"data.{name}.{key}": str(data / "training" / place)
+        f"data.{name}.{key}": str(data / "training" / position)
         for name in ("captions", "instructions")
-        for key, place in (("json", f"{name}.json"), ("images", "images"))
+        for key, position in (("json", f"{name}.json"), ("images", "images"))
     }
     values["overrides"] = {**STEPS, **sources}
     path = folder / "study.yaml"
@@ -59,7 +59,7 @@ def _count_option() -> str:
     """How this version of the code calls the number of training images."""
     command = [sys.executable, "-m", "olivine", "world", "write", "--help"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return "--pictures" if "--pictures" in text else "--images"
+    return "--images" if "--images" in text else "--pictures"
 
 
 def hashes(study: Path, folder: Path) -> dict[str, str]:
@@ -69,8 +69,8 @@ def hashes(study: Path, folder: Path) -> dict[str, str]:
     found["models"] = _sha256("\n".join(sorted(_sha256(path.read_bytes()) for path in steps)).encode())
     for name in ("report.html", "report.md"):
         text = (study / name).read_text(encoding="utf-8")
-        for place in (folder, STUDY.resolve().parents[1]):  # where the study and the checkout lie
-            text = text.replace(str(place), "")
+        for position in (folder, STUDY.resolve().parents[1]):  # where the study and the checkout lie
+            text = text.replace(str(position), "")
         text = _STEP_NAME.sub("#", text)
         found[name] = _sha256(_DURATION.sub("#", text).encode())
     return found
@@ -84,18 +84,18 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--against", type=Path, help="the JSON that an earlier run wrote with --out")
     parser.add_argument("--folder", type=Path, help="work there and keep the study (default: a temporary folder)")
-    wanted = parser.parse_args()
+    requested = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = wanted.folder or Path(name)
+        folder = requested.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         olivine("ablate", write_study(folder))
         found = hashes(folder / "study", folder)
     rows = [{"file": file, "sha256": digest} for file, digest in found.items()]
     different = []
-    if wanted.against:
-        before = {row["file"]: row["sha256"] for row in json.loads(wanted.against.read_text())["rows"]}
+    if requested.against:
+        before = {row["file"]: row["sha256"] for row in json.loads(requested.against.read_text())["rows"]}
         different = [file for file in found if before.get(file) != found[file]]
-    show(wanted, {"files that differ": len(different)}, rows, different=different)
+    show(requested, {"files that differ": len(different)}, rows, different=different)
     if different:
         sys.exit(1)
 

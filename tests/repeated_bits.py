@@ -20,8 +20,8 @@ class _SharedAdditions(TorchDispatchMode):
         if "index_put" in name and (args[3] if len(args) > 3 else (kwargs or {}).get("accumulate")):
             where = [index for index in args[1] if index is not None]
             if where[0].dtype not in (torch.bool, torch.uint8):
-                places = torch.stack([index.flatten() for index in torch.broadcast_tensors(*where)], 1)
-                if len(places.unique(dim=0)) < len(places):
+                positions = torch.stack([index.flatten() for index in torch.broadcast_tensors(*where)], 1)
+                if len(positions.unique(dim=0)) < len(positions):
                     self.found.append(f"{name} of {tuple(args[2].shape)}")
         return func(*args, **(kwargs or {}))
 

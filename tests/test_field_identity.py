@@ -69,7 +69,7 @@ def test_the_classes_of_the_design():
         "stages.*.keep", "optimizer.spike", "optimizer.checkpoint_activations", "sharding.gather_twice",
     }  # fmt: skip
     assert of(Identity.SAME_MATHEMATICS) == {
-        "stages.*.row_tokens", "optimizer.compile", "data.*.on_error", "sharding.replicas", "sharding.sum_each_row",
+        "stages.*.sequence_tokens", "optimizer.compile", "data.*.on_error", "sharding.replicas", "sharding.sum_each_sequence",
     }  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def test_what_lies_inside_of_a_value_has_its_class():
 
 
 def test_several_changes_come_to_the_strongest():
-    assert strongest(Recipe, ["output", "stages.a.row_tokens"]) is Identity.SAME_MATHEMATICS
+    assert strongest(Recipe, ["output", "stages.a.sequence_tokens"]) is Identity.SAME_MATHEMATICS
     assert strongest(Recipe, ["optimizer.checkpoint_activations"]) is Identity.SAME_BITS
     assert strongest(Recipe, ["seed", "output"]) is Identity.ANOTHER_OUTPUT
 

@@ -40,7 +40,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+HEIGHT = {room: height for height, packages in enumerate(FLOORS) for room in packages}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -70,7 +70,7 @@ def test_imports_point_down(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_transformers_stays_in_its_rooms(path):
+def test_transformers_stays_in_its_packages(path):
     if "transformers" in {name.split(".")[0] for name in _imports(path)}:
         assert _room(path) in {"model", "training", "testing", "world"} or path.name == "vocabulary.py"
 

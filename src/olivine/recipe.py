@@ -1,6 +1,6 @@
 """The typed recipe: what to build, what to read, what to train in which order, what to measure.
 
-Reading, overriding and checking only; nothing here opens a model or a picture.
+Reading, overriding and checking only; nothing here opens a model or an image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from olivine.strict_yaml import parse_yaml, read_yaml
 #: In a run directory: the recipe with every default stated, and what it was run with. In a study's step: what it is.
 RECIPE, PROVENANCE, STEP = "recipe.yaml", "provenance.json", "step.json"
 
-Part = Literal["vision", "connector", "language"]
+ModuleName = Literal["vision", "connector", "language"]
 ImageFit = Literal["pad", "crop", "squash", "letterbox"]
 Resample = Literal["bicubic", "bilinear"]
 Registers = Literal["keep", "drop"]
@@ -180,7 +180,7 @@ class ModelRecipe(_Section):
 
 
 class AugmentRecipe(_Section):
-    """Random changes to training pictures, drawn from the seed, the epoch and the sample's place."""
+    """Random changes to training images, drawn from the seed, the epoch and the sample's place."""
 
     #: Mirror left to right with probability one half (only where no text speaks of left and right).
     flip: Annotated[bool, another_output("how training images are changed")] = False
@@ -191,7 +191,7 @@ class AugmentRecipe(_Section):
 class DataRecipe(_Section):
     """One data source."""
 
-    #: "llava": one JSON file and a folder of pictures. "webdataset": a folder of .tar shards, or one of them.
+    #: "llava": one JSON file and a folder of images. "webdataset": a folder of .tar shards, or one of them.
     #: "huggingface": a folder of the datasets library, Arrow or Parquet.
     format: Annotated[
         Literal["llava", "webdataset", "huggingface"], another_output("which samples are read, in which order")
@@ -200,7 +200,7 @@ class DataRecipe(_Section):
     json_: Annotated[Path, Field(alias="json"), same_bits("where the samples lie; they are known by their content")]
     #: Root of the image paths in the JSON.
     images: Annotated[Path | None, same_bits("where images lie; they are known by their content")] = None
-    #: Several questions about one picture: as turns of one conversation, or as independent continuations of one
+    #: Several questions about one image: as turns of one conversation, or as independent continuations of one
     #: shared image prefix (no question sees another's answer).
     turns: Annotated[Literal["together", "independent"], another_output("what each question sees")] = "together"
     #: What a broken item does: stop the run with its name, or be skipped and counted.
@@ -243,9 +243,9 @@ class StageRecipe(_Section):
     """One training stage: which parts train, on what, how long."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), another_output("the order of samples")]
-    train: Annotated[tuple[Part, ...], Field(min_length=1), another_output("which parts train")]
+    train: Annotated[tuple[ModuleName, ...], Field(min_length=1), another_output("which parts train")]
     data: Annotated[str, another_output("which samples are trained on")]
-    #: "language": next token at labelled positions. "contrastive": picture against caption (CLIP), for a tower's
+    #: "language": next token at labelled positions. "contrastive": image against caption (CLIP), for a tower's
     #: own first stage.
     objective: Annotated[Literal["language", "contrastive"], another_output("the loss")] = "language"
     #: None keeps the language model's template; LLaVA-1.5 aligns with "plain".
@@ -262,13 +262,13 @@ class StageRecipe(_Section):
     #: Train low-rank updates of the language model, which must be among `train`, instead of its own weights.
     lora: Annotated[LoraRecipe | None, another_output("which weights train")] = None
     #: Tokens per packed row: what one forward pass holds.
-    row_tokens: Annotated[int, Field(gt=0), same_mathematics("in which order the same terms are summed")] = 4096
+    sequence_tokens: Annotated[int, Field(gt=0), same_mathematics("in which order the same terms are summed")] = 4096
     #: Held-out samples (kept out of training) and how often, in steps, they are looked at; 0 turns it off.
     held_out: Annotated[int, Field(ge=0), another_output("which samples are trained on")] = 64
     validate_every: Annotated[int, Field(ge=0), same_bits("how often the model is looked at")] = 200
-    #: Steps between resume points; 0 saves only at the end of the stage.
+    #: Steps between training checkpoints; 0 saves only at the end of the stage.
     save_every: Annotated[int, Field(ge=0), same_bits("what is kept")] = 500
-    #: Resume points kept; the older serve where the newest is damaged.
+    #: Training checkpoints kept; the older serve where the newest is damaged.
     keep: Annotated[int, Field(ge=1), same_bits("what is kept")] = 2
 
     @field_validator("data", mode="before")
@@ -283,13 +283,13 @@ class StageRecipe(_Section):
 
     @field_validator("train")
     @classmethod
-    def _each_part_once(cls, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    def _each_module_once(cls, parts: tuple[ModuleName, ...]) -> tuple[ModuleName, ...]:
         if len(set(parts)) != len(parts):
             raise ValueError("each part may be named once")
         return parts
 
     @model_validator(mode="after")
-    def _parts_and_objective_agree(self) -> "StageRecipe":
+    def _modules_and_objective_agree(self) -> "StageRecipe":
         if self.lora and "language" not in self.train:
             raise ValueError("lora is for the language model; expected language in train")
         if self.objective == "contrastive" and self.train != ("vision",):
@@ -311,7 +311,7 @@ class OptimizerRecipe(_Section):
     epsilon: Annotated[float, Field(gt=0), another_output("every step")] = 1e-8
     #: bf16: autocast over fp32 weights, frozen parts held in bf16.
     precision: Annotated[Literal["bf16", "fp32"], another_output("how everything is rounded")] = "bf16"
-    #: A loss above so many times the running median of 64 stops the run before it changes a weight; None never does.
+    #: A loss above this many times the running median of 64 stops the run before it changes a weight; None never does.
     spike: Annotated[Annotated[float, Field(gt=1)] | None, same_bits("what stops a run")] = None
     #: Keep each layer's input alone and run the layer again in the backward pass: less memory, a third more work.
     checkpoint_activations: Annotated[bool, same_bits("what is computed again instead of kept")] = False
@@ -327,7 +327,7 @@ class ShardingRecipe(_Section):
     #: Gather each layer's weights again for the backward pass (least memory) or keep them from the forward pass.
     gather_twice: Annotated[bool, same_bits("what is gathered again instead of kept")] = True
     #: Sum gradients after every row (less memory) instead of once a step (less communication).
-    sum_each_row: Annotated[bool, same_mathematics("in which order processes are summed")] = False
+    sum_each_sequence: Annotated[bool, same_mathematics("in which order processes are summed")] = False
 
 
 class Recipe(_Section):
@@ -483,28 +483,28 @@ def change(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     Raises:
         RequestError: no such stage, or the key leads into a plain value; the message begins with `where`.
     """
-    place: Any = values
+    position: Any = values
     steps = key.split(".")
     for depth, step in enumerate(steps):
         last = depth == len(steps) - 1
-        if _is_named(place):
-            names = [entry["name"] for entry in place]
+        if _is_named(position):
+            names = [entry["name"] for entry in position]
             if step not in names:
                 raise RequestError(f"{where}: {unknown_name(step, names)}")
             index = names.index(step)
             if last:
-                place[index] = value
-            place = place[index]
-        elif isinstance(place, dict):
+                position[index] = value
+            position = position[index]
+        elif isinstance(position, dict):
             if last:
-                place[step] = value
-            elif step not in place and place and steps[:depth] == ["data"]:
+                position[step] = value
+            elif step not in position and position and steps[:depth] == ["data"]:
                 # It would be a new source that nothing reads; a whole one may be set: data.NAME={json: ...}.
-                raise RequestError(f"{where}: data: {unknown_name(step, place)}")
+                raise RequestError(f"{where}: data: {unknown_name(step, position)}")
             else:
-                if place.get(step) is None:  # a section that is turned off, as a run's own record has it
-                    place[step] = {}
-                place = place[step]
+                if position.get(step) is None:  # a section that is turned off, as a run's own record has it
+                    position[step] = {}
+                position = position[step]
         else:
             parent = ".".join(steps[:depth])
             raise RequestError(f"{where}: {parent} has no parts to set {step!r} in.")

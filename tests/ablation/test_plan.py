@@ -1,4 +1,4 @@
-"""Plans: cells share what they share, and a change gives new names to the steps that depend on it and to no others."""
+"""Plans: configurations share what they share, and a change gives new names to the steps that depend on it and to no others."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ def study_path(tmp_path):
 
 
 def keys(path, change=None):
-    """(cell -> keys of its steps by kind) after a change of the base recipe."""
+    """(configuration -> keys of its steps by kind) after a change of the base recipe."""
     base = path.parent / "base.yaml"
     before = base.read_text()
     if change is not None:
@@ -32,19 +32,20 @@ def keys(path, change=None):
     finally:
         base.write_text(before)
     return {
-        cell: {
+        configuration: {
             **{plan.steps[key].kind: key for key in chain},
-            **{f"{n}/{c}": key for (k, s, n, c), key in plan.evaluations.items() if (k, s) == (cell, seed)},
+            **{f"{n}/{c}": key for (k, s, n, c), key in plan.evaluations.items() if (k, s) == (configuration, seed)},
         }
-        for (cell, seed), chain in plan.stages.items()
+        for (configuration, seed), chain in plan.stages.items()
     }
 
 
 def changed(path, change):
-    """Kinds of the steps that a change renames, in a cell that aligns (all cells must agree with it)."""
+    """Kinds of the steps that a change renames, in a configuration that aligns (all configurations must agree with it)."""
     before, after = keys(path), keys(path, change)
     return {
-        cell: {kind for kind, key in steps.items() if after[cell].get(kind) != key} for cell, steps in before.items()
+        configuration: {kind for kind, key in steps.items() if after[configuration].get(kind) != key}
+        for configuration, steps in before.items()
     }
 
 
@@ -52,7 +53,7 @@ ALL = {"align", "instruct", "exact-match/None", "exact-match/blind"}
 FROM_INSTRUCT = ALL - {"align"}
 
 
-def test_cells_share_what_they_share(tmp_path):
+def test_configurations_share_what_they_share(tmp_path):
     path = write_study(
         tmp_path,
         axes={
@@ -153,7 +154,7 @@ def test_epochs_count_where_steps_do_not(study_path):
             stage["epochs"] = epochs
 
     one, two = keys(study_path, without_steps), keys(study_path, lambda v: without_steps(v, 2.0))
-    assert all(one[cell]["instruct"] != two[cell]["instruct"] for cell in one)
+    assert all(one[configuration]["instruct"] != two[configuration]["instruct"] for configuration in one)
 
 
 @pytest.mark.parametrize("name", [n for n in OptimizerRecipe.model_fields if not keeps_bits(OptimizerRecipe, n)])
@@ -246,9 +247,9 @@ def test_another_benchmark_or_control_leaves_training_alone(study_path):
     values["controls"] = ["shuffled"]
     study_path.write_text(yaml.safe_dump(values, sort_keys=False))
     after = keys(study_path)
-    for cell, steps in before.items():
-        assert steps["instruct"] == after[cell]["instruct"]
-        assert steps["exact-match/None"] == after[cell]["exact-match/None"]
+    for configuration, steps in before.items():
+        assert steps["instruct"] == after[configuration]["instruct"]
+        assert steps["exact-match/None"] == after[configuration]["exact-match/None"]
 
 
 def test_files_are_known_by_content_not_by_place(tmp_path):
@@ -265,13 +266,17 @@ def test_files_are_known_by_content_not_by_place(tmp_path):
     assert keys(path, elsewhere) != first
 
 
-def test_a_picture_that_grew_is_noticed(tmp_path):
+def test_a_image_that_grew_is_noticed(tmp_path):
     path = write_study(tmp_path)
     first = keys(path)
     with (tmp_path / "data" / "images" / "0.png").open("ab") as file:
         file.write(b"more")
     second = keys(path)
-    assert all(first[cell][kind] != second[cell][kind] for cell in first for kind in first[cell])
+    assert all(
+        first[configuration][kind] != second[configuration][kind]
+        for configuration in first
+        for kind in first[configuration]
+    )
 
 
 def test_a_local_backbone_is_known_by_its_content(study_path, tmp_path):

@@ -103,7 +103,7 @@ def check_packed(vlm, folder):
     examples = [vlm.encoder().example(one) for one in SAMPLES]
     row = pack(examples, [names.index(e.sample.image) for e in examples if e.sample.image])
     pixels = torch.cat([pixels_of(vlm, folder / name) for name in names])
-    features = vlm.project(vlm.patch_features(pixels))[list(row.pictures)]
+    features = vlm.project(vlm.patch_features(pixels))[list(row.images)]
     with packed(vlm.language):
         logits = vlm.logits(vlm.hidden_states(row, features))
     start = 0
@@ -125,7 +125,7 @@ def check_steps(vlm, folder, parts=("vision", "connector")):
     weights = [p for part in parts for p in vlm.part(part).values()]
     optimizer, losses = torch.optim.AdamW(weights, lr=3e-3), []
     for _ in range(4):
-        features = vlm.project(vlm.patch_features(pixels))[list(row.pictures)]
+        features = vlm.project(vlm.patch_features(pixels))[list(row.images)]
         with packed(vlm.language):
             loss = labelled_loss(vlm.hidden_states(row, features), row.targets, vlm.model.lm_head)
         optimizer.zero_grad()

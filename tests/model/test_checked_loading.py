@@ -171,31 +171,31 @@ def test_sharded_weights_are_read(tmp_path):
 def shard(folder):
     """Two files and an index in the place of one file."""
     tensors = load_file(folder / WEIGHTS)
-    names, places = sorted(tensors), {}
+    names, positions = sorted(tensors), {}
     for number, part in enumerate((names[::2], names[1::2])):
         file = f"model-0000{number + 1}-of-00002.safetensors"
         save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
-        places |= dict.fromkeys(part, file)
+        positions |= dict.fromkeys(part, file)
     (folder / WEIGHTS).unlink()
     (folder / "model.safetensors.index.json").write_text("{}")
-    edit_json(folder / "model.safetensors.index.json", metadata={}, weight_map=places)
-    return places
+    edit_json(folder / "model.safetensors.index.json", metadata={}, weight_map=positions)
+    return positions
 
 
 def index(folder, change):
-    places = shard(folder)
-    edit_json(folder / "model.safetensors.index.json", weight_map=change(places))
+    positions = shard(folder)
+    edit_json(folder / "model.safetensors.index.json", weight_map=change(positions))
 
 
 def twice(folder):
-    index(folder, lambda places: places)
+    index(folder, lambda positions: positions)
     file = folder / "model-00001-of-00002.safetensors"
     save_file(load_file(folder / "model-00002-of-00002.safetensors") | load_file(file), file, metadata={"format": "pt"})
 
 
 INDEXES = {
     "a file that is not there": (
-        lambda folder: index(folder, lambda places: {**places, "x": "model-00003-of-00003.safetensors"}),
+        lambda folder: index(folder, lambda positions: {**positions, "x": "model-00003-of-00003.safetensors"}),
         "model-00003-of-00003.safetensors, which is not there",
     ),
     "a path outside": (lambda f: index(f, lambda p: {**p, "x": "../tiny/model.safetensors"}), "no file of the folder"),

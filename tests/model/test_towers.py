@@ -160,9 +160,9 @@ def test_features_that_are_not_as_many_as_positions_are_an_error(towers):
     vlm = towers["clip_vision_model"]
     ids = torch.tensor([[vlm.model.config.image_token_id] * 3 + [5]])
     features = torch.zeros(1, 4, 32)
-    for places in (None, torch.arange(3)):
+    for positions in (None, torch.arange(3)):
         with pytest.raises(RunError, match="4 image features for 3 image-token positions"):
-            vlm.embed(ids, features, places)
+            vlm.embed(ids, features, positions)
 
 
 def tiny(name, **values):
@@ -243,8 +243,8 @@ def test_a_folders_filter_is_taken_or_refused(tmp_path):
     path.write_text('{"resample": 1}')
     with pytest.raises(RequestError, match=r"resample: 1; expected 2 \(bilinear\) or 3"):
         build_tower(VisionRecipe.model_validate({"from": str(tmp_path)}))
-    chosen = VisionRecipe.model_validate({"from": str(tmp_path), "resample": "bicubic"})
-    assert build_tower(chosen)[1].transform.resample == "bicubic"
+    selected = VisionRecipe.model_validate({"from": str(tmp_path), "resample": "bicubic"})
+    assert build_tower(selected)[1].transform.resample == "bicubic"
 
 
 OUTSIDE = '''

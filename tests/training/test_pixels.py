@@ -10,7 +10,7 @@ from olivine.evaluation.engine import AnsweringEngine
 from olivine.model.pixels import look_up, normalise_on
 from olivine.model.vlm import VisionLanguageModel
 from olivine.records import Question
-from olivine.testing import write_pictures
+from olivine.testing import write_images
 from olivine.training.run import train
 
 TRANSFORM = ImageTransform(16, "pad", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -58,6 +58,6 @@ def test_a_training_sends_bytes(dataset, tmp_path, seen, parts):
 
 
 def test_the_engine_sends_bytes(vlm, tmp_path, seen):
-    (name,) = write_pictures(tmp_path, 1)
+    (name,) = write_images(tmp_path, 1)
     list(AnsweringEngine(vlm, max_new_tokens=2).answer([Question("q", "What?", name, "q")], tmp_path))
     assert [pixels.dtype for pixels in seen] == [torch.uint8]

@@ -45,10 +45,10 @@ def test_what_keeps_the_bits_may_change(dataset, tmp_path, monkeypatch, expected
 
 def test_row_tokens_may_change_and_are_recorded(dataset, tmp_path, monkeypatch, expected):
     killed_run(dataset, tmp_path / "run", monkeypatch)
-    found = weights(train(recipe_of(dataset, tmp_path / "run", stage={"row_tokens": 80}), QUIET))
+    found = weights(train(recipe_of(dataset, tmp_path / "run", stage={"sequence_tokens": 80}), QUIET))
     assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-3
     provenance = read_json(tmp_path / "run" / "provenance.json")
-    assert provenance["changes"] == [{"stages.a.row_tokens": {"before": 160, "now": 80}}]
+    assert provenance["changes"] == [{"stages.a.sequence_tokens": {"before": 160, "now": 80}}]
 
 
 ANOTHER_OUTPUT = {
@@ -123,14 +123,14 @@ def test_the_advice_to_skip_broken_items_can_be_followed(tmp_path):
     source = recipe.data["all"].model_copy(update={"on_error": "skip"})
     train(recipe.model_copy(update={"data": {"all": source}}), QUIET)
     assert "unreadable image" in read_json(tmp_path / "run" / "a" / "result.json")["skipped"]
-    rows = read_json_lines(tmp_path / "run" / "a" / "audit.jsonl")
-    assert [row["step"] for row in rows] == list(range(8))
+    sequences = read_json_lines(tmp_path / "run" / "a" / "audit.jsonl")
+    assert [sequence["step"] for sequence in sequences] == list(range(8))
 
 
 def test_skipping_from_a_later_step_on_is_recorded_and_ends_in_the_bits_of_skipping_from_the_first(tmp_path):
-    from olivine.testing import llava_item, write_pictures
+    from olivine.testing import llava_item, write_images
 
-    names = write_pictures(tmp_path / "images", 48)
+    names = write_images(tmp_path / "images", 48)
     items = [llava_item(str(n), [("what?", "a circle")], name) for n, name in enumerate(names)]
     dataset = tmp_path / "data.json"
     dataset.write_text(json.dumps(items))
@@ -187,7 +187,7 @@ def test_a_later_stage_that_its_data_do_not_allow_is_refused_before_the_first_tr
         {"name": "a", "train": ["connector", "language"], "steps": 1, "held_out": 0},
         {"name": "b", "train": ["vision"], "objective": "contrastive", "steps": 1},
     ]
-    with pytest.raises(RequestError, match=r"stages\.b: objective contrastive needs a picture in every sample"):
+    with pytest.raises(RequestError, match=r"stages\.b: objective contrastive needs an image in every sample"):
         train(make_recipe(dataset, tmp_path / "run", stages=stages), QUIET)
     assert not (tmp_path / "run").exists()
 
@@ -207,12 +207,12 @@ def test_a_studys_step_that_is_refused_leaves_no_record(dataset, tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_every_process_chooses_its_arithmetic(dataset, tmp_path, monkeypatch, rank):
-    chosen = []
-    monkeypatch.setattr(engine, "choose_arithmetic", lambda *asked: chosen.append(asked) or {})
+    selected = []
+    monkeypatch.setattr(engine, "choose_arithmetic", lambda *asked: selected.append(asked) or {})
     recipe = recipe_of(dataset, tmp_path / "run")
     with StopSignal() as stop:
         engine.open_run(recipe, RecipeData(recipe, QUIET), QUIET, Processes(rank, 2, rank), stop, tmp_path)
-    assert chosen == [("fp32", "cuda" if torch.cuda.is_available() else "cpu")]
+    assert selected == [("fp32", "cuda" if torch.cuda.is_available() else "cpu")]
 
 
 def test_a_stage_that_has_not_begun_may_change(dataset, tmp_path, monkeypatch):
@@ -246,16 +246,18 @@ def test_out_of_memory_says_what_to_lower_and_the_run_takes_it(dataset, tmp_path
 
     interrupt_at(monkeypatch, 4, fails)
     with pytest.raises(RunError, match="stage a: out of memory") as error:
-        train(recipe_of(dataset, tmp_path / "run", stage={"row_tokens": 600}), QUIET)
+        train(recipe_of(dataset, tmp_path / "run", stage={"sequence_tokens": 600}), QUIET)
     monkeypatch.undo()
-    for setting in ("optimizer.checkpoint_activations=true", "stages.a.row_tokens=300", "more processes"):
+    for setting in ("optimizer.checkpoint_activations=true", "stages.a.sequence_tokens=300", "more processes"):
         assert setting in str(error.value)
     assert "In a new run (output=DIR)" in str(error.value)
     assert "stages.a.lora={rank: 16}" in str(error.value)
-    lower = {"stage": {"row_tokens": 300}, "optimizer": {"checkpoint_activations": True}}
+    lower = {"stage": {"sequence_tokens": 300}, "optimizer": {"checkpoint_activations": True}}
     train(recipe_of(dataset, tmp_path / "run", **lower), QUIET)
-    rows = [row["step"] for row in read_json_lines(tmp_path / "run" / "a" / "metrics.jsonl") if "loss" in row]
-    assert rows == list(range(8))
+    sequences = [
+        sequence["step"] for sequence in read_json_lines(tmp_path / "run" / "a" / "metrics.jsonl") if "loss" in sequence
+    ]
+    assert sequences == list(range(8))
 
 
 def test_other_errors_are_not_called_memory():
@@ -308,7 +310,7 @@ def test_a_damaged_line_of_a_log_takes_no_other_with_it(dataset, tmp_path, monke
     said = capsys.readouterr().out
     assert "metrics.jsonl: line 3 (Expecting value" in said
     assert "all other rows are kept" in said
-    steps = [row["step"] for row in read_json_lines(folder / "metrics.jsonl") if "loss" in row]
+    steps = [sequence["step"] for sequence in read_json_lines(folder / "metrics.jsonl") if "loss" in sequence]
     assert steps == [0, 1, 3, 4, 5, 6, 7]
-    assert [row["step"] for row in read_json_lines(folder / "audit.jsonl")] == steps
+    assert [sequence["step"] for sequence in read_json_lines(folder / "audit.jsonl")] == steps
     assert (folder / "metrics.jsonl.damaged").read_text().startswith("#")

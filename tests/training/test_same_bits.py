@@ -16,7 +16,7 @@ from olivine.model.attention import packed, packed_attention
 from olivine.model.loss import contrastive_loss, labelled_loss
 from olivine.recipe import ModelRecipe
 from olivine.records import Sample
-from olivine.testing import llava_item, tiny_model_recipe, tiny_vlm, write_pictures
+from olivine.testing import llava_item, tiny_model_recipe, tiny_vlm, write_images
 from olivine.training.objectives import LanguageObjective
 from olivine.training.run import train
 from repeated_bits import bits, different, no_shared_additions
@@ -57,15 +57,15 @@ def test_the_danger_is_real():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_of_shared_keys(dtype):
-    row = pack([_shared_prefix(64, 400, 12), _shared_prefix(100, 20, 9), _shared_prefix(33, 1, 40)], ())
+    sequence = pack([_shared_prefix(64, 400, 12), _shared_prefix(100, 20, 9), _shared_prefix(33, 1, 40)], ())
     generator = torch.Generator().manual_seed(0)
-    query = torch.randn(1, 4, len(row.ids), 32, generator=generator).to(dtype)
-    key, value = torch.randn(2, 1, 2, len(row.ids), 32, generator=generator).to(dtype)
-    assert max(group.keys.numel() for group in row.groups) * 2 * 32 > THRESHOLD
+    query = torch.randn(1, 4, len(sequence.ids), 32, generator=generator).to(dtype)
+    key, value = torch.randn(2, 1, 2, len(sequence.ids), 32, generator=generator).to(dtype)
+    assert max(group.keys.numel() for group in sequence.groups) * 2 * 32 > THRESHOLD
 
     def gradients():
         leaves = [state.clone().requires_grad_() for state in (query, key, value)]
-        out, _ = packed_attention(None, *leaves, None, packed_groups=row.groups)
+        out, _ = packed_attention(None, *leaves, None, packed_groups=sequence.groups)
         (out.float() * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
         return bits(*(leaf.grad.float() for leaf in leaves))
 
@@ -76,13 +76,13 @@ def test_gradients_of_images_that_several_samples_show():
     vlm = tiny_vlm()
     objective = LanguageObjective(vlm)
     patches = torch.randn(3, vlm.image_tokens, 32, generator=torch.Generator().manual_seed(0))
-    row = pack([_shared_prefix(2, 1, 2)] * 400, [number % 3 for number in range(400)])
+    sequence = pack([_shared_prefix(2, 1, 2)] * 400, [number % 3 for number in range(400)])
     factors = torch.randn(400, vlm.image_tokens, 32, generator=torch.Generator().manual_seed(1))
     assert factors.numel() > THRESHOLD
 
     def gradient():
         leaf = patches.clone().requires_grad_()
-        (objective._features(row, row, None, leaf) * factors).sum().backward()
+        (objective._features(sequence, sequence, None, leaf) * factors).sum().backward()
         return bits(leaf.grad)
 
     assert different(gradient) == 1
@@ -104,11 +104,11 @@ def test_gradients_of_the_loss_and_of_token_embeddings():
 
 
 def test_gradients_of_the_contrastive_loss():
-    pictures, texts = torch.randn(2, 512, 128, generator=torch.Generator().manual_seed(0))
+    image_folder, texts = torch.randn(2, 512, 128, generator=torch.Generator().manual_seed(0))
     captions = [str(number % 90) for number in range(512)]
 
     def gradients():
-        leaves = [state.clone().requires_grad_() for state in (pictures, texts)]
+        leaves = [state.clone().requires_grad_() for state in (image_folder, texts)]
         contrastive_loss(*leaves, torch.tensor(9.0), captions).backward()
         return bits(*(leaf.grad for leaf in leaves))
 
@@ -119,7 +119,7 @@ def test_gradients_of_the_contrastive_loss():
 def many_questions(tmp_path_factory):
     """Every image in three samples, with a dozen questions in each."""
     folder = tmp_path_factory.mktemp("many questions")
-    names = write_pictures(folder / "images", 8, side=48)
+    names = write_images(folder / "images", 8, side=48)
     questions = [(f"is there a red circle? {turn}", ("yes", "no")[turn % 2]) for turn in range(12)]
     items = [llava_item(f"s{number}", questions, name) for number, name in enumerate(names * 3)]
     path = folder / "train.json"
@@ -131,7 +131,14 @@ def _stages(folder, output, stages):
     model = tiny_model_recipe(image_size=48).model_dump(by_alias=True)
     model["vision"]["from"] |= {"image_size": 48, "hidden_size": 48}
     model["language"]["from"] |= {"hidden_size": 64, "head_dim": 32}
-    base = {"train": ["connector", "language"], "batch": 24, "lr": 1e-3, "row_tokens": 4096, "steps": 2, "held_out": 0}
+    base = {
+        "train": ["connector", "language"],
+        "batch": 24,
+        "lr": 1e-3,
+        "sequence_tokens": 4096,
+        "steps": 2,
+        "held_out": 0,
+    }
     return make_recipe(folder, output, model=ModelRecipe.model_validate(model), stages=[{**base, **s} for s in stages])
 
 
@@ -156,12 +163,12 @@ def test_a_stage_beyond_the_threshold_ends_in_the_same_bits(many_questions, tmp_
 
 def test_hidden_states_beyond_the_threshold(vlm):
     """What a model answers follows from them."""
-    row = pack([_shared_prefix(64, 40, 12)], ())
-    states = torch.randn(1, len(row.ids), 32, generator=torch.Generator().manual_seed(0))
+    sequence = pack([_shared_prefix(64, 40, 12)], ())
+    states = torch.randn(1, len(sequence.ids), 32, generator=torch.Generator().manual_seed(0))
 
     @torch.inference_mode()
     def hidden():
         with packed(vlm.language):
-            return bits(vlm.run(row, states))
+            return bits(vlm.run(sequence, states))
 
     assert different(hidden, 8) == 1

@@ -35,7 +35,11 @@ def _recipe(dataset, output, stage, **optimizer):
 
 
 def _logged(run):
-    return [row for row in read_json_lines(run / "a" / "metrics.jsonl") if "loss" in row or "held_out_loss" in row]
+    return [
+        sequence
+        for sequence in read_json_lines(run / "a" / "metrics.jsonl")
+        if "loss" in sequence or "held_out_loss" in sequence
+    ]
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -102,16 +106,18 @@ class Bytes(TorchDispatchMode):
         return out
 
 
-def _row(draw, tokens=23):  # a prime: no state is as large as a weight
+def _sequence(draw, tokens=23):  # a prime: no state is as large as a weight
     ids = torch.randint(10, 600, (tokens,), generator=draw).tolist()
     return pack([Example(Sample("s", (), None), (Tokens(ids, [False] + [True] * (tokens - 1)),))], [])
 
 
-def _backward(vlm, rows, mode=None):
+def _backward(vlm, sequences, mode=None):
     with torch.autocast("cpu", torch.bfloat16), packed(vlm.language):
-        for number, row in enumerate(rows):
-            loss = labelled_loss(vlm.hidden_states(row, None), row.targets, vlm.model.lm_head, row.labelled)
-            if mode is not None and number == len(rows) - 1:
+        for number, sequence in enumerate(sequences):
+            loss = labelled_loss(
+                vlm.hidden_states(sequence, None), sequence.targets, vlm.model.lm_head, sequence.labelled
+            )
+            if mode is not None and number == len(sequences) - 1:
                 with mode:
                     loss.backward()
             else:
@@ -138,7 +144,7 @@ def test_bytes_moved_over_gradients():
         matrices = [p for p in trained.values() if p.ndim == 2]
         draw = torch.Generator().manual_seed(1)
         counted = Bytes({p.numel() for p in matrices})
-        _backward(vlm, [_row(draw), _row(draw)], counted)
+        _backward(vlm, [_sequence(draw), _sequence(draw)], counted)
         table = vlm.model.get_input_embeddings().weight.numel()
         linear = sum(p.numel() for p in matrices) - table
         moved[copies] = (sum(counted.moved.values()), linear, table)
@@ -156,7 +162,7 @@ def test_gradients_are_those_of_autocast():
         vlm, trained = _model()
         working = WorkingWeights(vlm.model, trained.values()) if copies else None
         draw = torch.Generator().manual_seed(1)
-        _backward(vlm, [_row(draw), _row(draw), _row(draw)])
+        _backward(vlm, [_sequence(draw), _sequence(draw), _sequence(draw)])
         if working is not None:
             assert {p.dtype for n, p in vlm.model.named_parameters() if "_proj" in n and "language" in n} == {
                 torch.bfloat16
@@ -182,8 +188,8 @@ def test_the_padding_row_has_no_gradient_of_embeddings():
         trained = vlm.part("language")
         if copies:
             WorkingWeights(vlm.model, trained.values())
-        row = pack([Example(Sample("s", (), None), (Tokens([11, 12, 13, 12], [False, True, True, True]),))], [])
-        _backward(vlm, [row])
+        sequence = pack([Example(Sample("s", (), None), (Tokens([11, 12, 13, 12], [False, True, True, True]),))], [])
+        _backward(vlm, [sequence])
         grad = next(p.grad for n, p in trained.items() if "embed_tokens" in n)
         assert not grad[11].any()
         assert grad[12].any()
@@ -193,7 +199,7 @@ def test_the_padding_row_has_no_gradient_of_embeddings():
 def test_a_head_in_chunks_adds_its_gradients_in_fp32(monkeypatch):
     head = torch.nn.Linear(16, 64, bias=False)
     states, targets = torch.randn(40, 16), torch.randint(0, 64, (40,))
-    wanted = torch.autograd.grad(labelled_loss(states, targets, head) / 40, head.weight)[0]
+    requested = torch.autograd.grad(labelled_loss(states, targets, head) / 40, head.weight)[0]
     monkeypatch.setattr(loss_module, "CHUNK_ON_CPU", 64)
     seen = []
     original = torch.autograd.grad
@@ -205,7 +211,7 @@ def test_a_head_in_chunks_adds_its_gradients_in_fp32(monkeypatch):
     loss.backward()
     assert len(seen) == 40, "a chunk for each"
     assert half.weight.grad.dtype == torch.bfloat16
-    torch.testing.assert_close(half.weight.grad.float(), wanted, rtol=3e-2, atol=1e-3)
+    torch.testing.assert_close(half.weight.grad.float(), requested, rtol=3e-2, atol=1e-3)
 
 
 def test_where_they_are_kept(monkeypatch):

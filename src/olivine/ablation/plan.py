@@ -3,9 +3,9 @@
 What decides it is in `step_identity`; how a step is carried out, in `steps`; in which process, in `launch`; what it
 will cost, in `step_costs`.
 
-Two cells whose recipes agree up to the end of a stage have that stage in common; a change of one field gives new names
+Two configurations whose recipes agree up to the end of a stage have that stage in common; a change of one field gives new names
 to the steps that depend on it and to no others; what is on disk under a step's name is that step's output, so a study
-that was killed goes on, and one that was changed reruns what the change touches.
+that was killed resumes, and one that was changed reruns what the change touches.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from olivine.ablation.feature_cache import Worth, decisions, may_keep, weigh
+from olivine.ablation.feature_cache import CacheBenefit, cacheable, decisions, estimate_benefit
 from olivine.ablation.fingerprint import Fingerprints, digest
 from olivine.ablation.step_identity import earlier_stage, evaluation_identity, feature_identity, stage_identity
 from olivine.ablation.study import STEPS, BenchmarkRecipe, Study
@@ -21,13 +21,13 @@ from olivine.data.features import CONTENTS
 from olivine.evaluation.run import SCORES
 from olivine.recipe import Recipe, StageRecipe
 from olivine.records import Control
-from olivine.statistics import Cell
+from olivine.statistics import Configuration
 from olivine.training.identity import CHECKPOINT, RESULT
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureStep:
-    """Compute a frozen tower's features of all pictures that a stage's source shows."""
+    """Compute a frozen tower's features of all images that a stage's source shows."""
 
     key: str
     folder: Path
@@ -116,25 +116,29 @@ Step = FeatureStep | StageStep | EvaluateStep
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps of a study, each after what it needs; which cells and seeds use them; what data are missing."""
+    """The steps of a study, each after what it needs; which configurations and seeds use them; what data are missing."""
 
     study: Study
     steps: Mapping[str, Step]
-    #: (cell, seed) -> keys of its stage steps in order.
-    stages: Mapping[tuple[Cell, int], tuple[str, ...]]
-    #: (cell, seed, benchmark, control) -> key.
-    evaluations: Mapping[tuple[Cell, int, str, Control | None], str]
+    #: (configuration, seed) -> keys of its stage steps in order.
+    stages: Mapping[tuple[Configuration, int], tuple[str, ...]]
+    #: (configuration, seed, benchmark, control) -> key.
+    evaluations: Mapping[tuple[Configuration, int, str, Control | None], str]
     missing: tuple[Path, ...]
     #: What keeping features on disk comes to, for each tower and source where it is possible.
-    features: tuple[Worth, ...]
+    features: tuple[CacheBenefit, ...]
 
-    def used_by(self, key: str) -> list[tuple[Cell, int]]:
-        """The cells and seeds whose results rest on a step."""
-        direct = {(cell, seed) for (cell, seed, *_), own in self.evaluations.items() if own == key}
+    def used_by(self, key: str) -> list[tuple[Configuration, int]]:
+        """The configurations and seeds whose results rest on a step."""
+        direct = {(configuration, seed) for (configuration, seed, *_), own in self.evaluations.items() if own == key}
         for used, keys in self.stages.items():
             if any(key in self.steps[stage].needs for stage in keys):
                 direct.add(used)
-        return [(cell, seed) for (cell, seed), keys in self.stages.items() if key in keys or (cell, seed) in direct]
+        return [
+            (configuration, seed)
+            for (configuration, seed), keys in self.stages.items()
+            if key in keys or (configuration, seed) in direct
+        ]
 
     def before(self, step: Step) -> Step | None:
         """The step whose model a step takes up, None for one that begins from a recipe's own parts."""
@@ -150,14 +154,14 @@ class Plan:
 def make_plan(study: Study, fingerprints: Fingerprints | None = None) -> Plan:
     """Lay out every step of a study; nothing is run, but the data files are read to be known by their content."""
     prints = fingerprints or Fingerprints(study.directory / "fingerprints.json")
-    weighed = _weighed(study, prints)
-    kept = frozenset(worth.key for worth in weighed if worth.kept)
+    estimated = _estimated(study, prints)
+    kept = frozenset(benefit.key for benefit in estimated if benefit.kept)
     steps: dict[str, Step] = {}
-    stages: dict[tuple[Cell, int], tuple[str, ...]] = {}
-    evaluations: dict[tuple[Cell, int, str, Control | None], str] = {}
-    for (cell, seed), recipe in study.recipes.items():
+    stages: dict[tuple[Configuration, int], tuple[str, ...]] = {}
+    evaluations: dict[tuple[Configuration, int, str, Control | None], str] = {}
+    for (configuration, seed), recipe in study.recipes.items():
         chain = list(_stage_steps(recipe, study.directory / STEPS, prints, kept))
-        stages[cell, seed] = tuple(step.key for step in chain)
+        stages[configuration, seed] = tuple(step.key for step in chain)
         # The first to use a step gives it its recipe; all others agree in what decides it.
         for step in chain:
             if step.features is not None and step.features not in steps:
@@ -166,25 +170,26 @@ def make_plan(study: Study, fingerprints: Fingerprints | None = None) -> Plan:
         for name, asked in study.recipe.benchmarks.items():
             for control in (None, *study.recipe.controls):
                 evaluation = _evaluate_step(chain[-1], name, asked, control, study.directory / STEPS, prints)
-                evaluations[cell, seed, name, control] = evaluation.key
+                evaluations[configuration, seed, name, control] = evaluation.key
                 steps.setdefault(evaluation.key, evaluation)
     if study.directory.is_dir():
         prints.remember()
-    return Plan(study, steps, stages, evaluations, tuple(prints.missing), weighed)
+    return Plan(study, steps, stages, evaluations, tuple(prints.missing), estimated)
 
 
-def _weighed(study: Study, prints: Fingerprints) -> tuple[Worth, ...]:
-    """What keeping features comes to, for every tower and source; trainings that cells share count once."""
+def _estimated(study: Study, prints: Fingerprints) -> tuple[CacheBenefit, ...]:
+    """What keeping features comes to, for every tower and source; trainings that configurations share count once."""
     readers: dict[str, dict[str, tuple[Recipe, StageRecipe]]] = {}
     for recipe in study.recipes.values():
         for step in _stage_steps(recipe, study.directory / STEPS, prints, frozenset()):
-            if may_keep(recipe, step.stage):
+            if cacheable(recipe, step.stage):
                 key = _feature_step(recipe, step.stage, study.directory / STEPS, prints).key
                 readers.setdefault(key, {})[step.key] = (recipe, step.stage)
     keep, limit = study.recipe.features, 1e9 * study.recipe.features_limit_gb
     decided = decisions(study.directory)
     return tuple(
-        weigh(key, list(found.values()), keep=keep, limit=limit, decided=decided) for key, found in readers.items()
+        estimate_benefit(key, list(found.values()), keep=keep, limit=limit, decided=decided)
+        for key, found in readers.items()
     )
 
 
@@ -199,7 +204,7 @@ def _stage_steps(recipe: Recipe, folder: Path, prints: Fingerprints, kept: Colle
     for stage in recipe.stages:
         if stage.skip:
             continue
-        features = _feature_step(recipe, stage, folder, prints).key if kept and may_keep(recipe, stage) else None
+        features = _feature_step(recipe, stage, folder, prints).key if kept and cacheable(recipe, stage) else None
         features = features if features in kept else None
         after, earlier_after = (before.key, before.earlier) if before else (None, None)
         identity = stage_identity(recipe, stage, after, features, prints)

@@ -113,11 +113,11 @@ class Judge:
         Raises:
             RunError: the endpoint refuses (wrong key, unknown model), or gave no usable reply in all its tries.
         """
-        place = self._place(request)
-        reply = _cached(place)
+        position = self._position(request)
+        reply = _cached(position)
         if reply is None:
             reply = self._ask_until_answered(request)
-            write_json(place, {"judge": self.model, **asdict(request), "reply": asdict(reply)})
+            write_json(position, {"judge": self.model, **asdict(request), "reply": asdict(reply)})
         return reply
 
     def each(self, work: Callable[[_Work], _Result], items: Sequence[_Work]) -> list[_Result]:
@@ -145,7 +145,7 @@ class Judge:
         """What scores must say about their judge: its name, and the hash of the wording that it was asked with."""
         return {"judge": self.model, "judge_prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
 
-    def _place(self, request: JudgeRequest) -> Path:
+    def _position(self, request: JudgeRequest) -> Path:
         # Two endpoints may serve different models under one name.
         asked = json.dumps([self._url, self.model, asdict(request)], sort_keys=True, ensure_ascii=True)
         digest = hashlib.sha256(asked.encode()).hexdigest()
@@ -162,7 +162,7 @@ class Judge:
                 self._pause(tries, last, body)
         raise RunError(
             f"judge {self.model} at {self._url}: no usable reply in {self._retries + 1} tries (last: {last}). "
-            f"Is it up? The replies so far are kept in {self._cache}; run again to go on."
+            f"Is it up? The replies so far are kept in {self._cache}; run again to resume."
         )
 
     def _pause(self, tries: int, error: "_PassingError", body: bytes) -> None:
@@ -316,12 +316,12 @@ def _reply(content: bytes, asked: str) -> JudgeReply | None:
     return JudgeReply(text, str(completion.get("model") or asked)) if isinstance(text, str) else None
 
 
-def _cached(place: Path) -> JudgeReply | None:
+def _cached(position: Path) -> JudgeReply | None:
     """An earlier reply; a file that does not hold one is as good as none, for it will be written anew."""
-    if not place.is_file():
+    if not position.is_file():
         return None
     try:
-        row = read_json(place)
+        row = read_json(position)
     except DataError:
         return None
     reply = row.get("reply") if isinstance(row, Mapping) else None

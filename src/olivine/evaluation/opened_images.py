@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from olivine.data.images import Pictures
+from olivine.data.images import ImageSource
 from olivine.errors import DataError
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class ImageReader:
         threads: how many are opened beside one another and ahead; 0 opens each when it is asked for.
     """
 
-    def __init__(self, images: Pictures | None, transform: Callable[[Image.Image], Pixels], threads: int) -> None:
+    def __init__(self, images: ImageSource | None, transform: Callable[[Image.Image], Pixels], threads: int) -> None:
         self._images = images
         self._transform = transform
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images") if threads else None
@@ -67,7 +67,9 @@ class ImageReader:
 
 
 @contextmanager
-def reading(images: Pictures | None, transform: Callable[[Image.Image], Pixels], threads: int) -> Iterator[ImageReader]:
+def reading(
+    images: ImageSource | None, transform: Callable[[Image.Image], Pixels], threads: int
+) -> Iterator[ImageReader]:
     """Open images inside the block."""
     reader = ImageReader(images, transform, threads)
     try:

@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from olivine.data.vocabulary import train_tokenizer
 from olivine.errors import RequestError
-from olivine.model.companion import COMPANION, read_companion, verify_part
+from olivine.model.companion import COMPANION, read_companion, verify_module_files
 from olivine.model.configuration import model_config, understood
 from olivine.model.connectors.base import Shape
 from olivine.model.connectors.llava import initialise, llava_class
 from olivine.model.hub import CONFIGURATION, WEIGHTS, local_folder
-from olivine.model.tokenizers import check_rows
+from olivine.model.tokenizers import check_vocabulary_rows
 from olivine.model.tokenizers import image_token as image_token
 from olivine.model.tokenizers import load_tokenizer as load_tokenizer
 from olivine.model.towers.assembly import TowerPlan, class_of, load_tower, plan_tower
@@ -80,12 +80,12 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
 def _with_located_parts(recipe: ModelRecipe) -> ModelRecipe:
     """The recipe with named sources (`SCHEME:NAME`) replaced by the folders that they stand for."""
 
-    def place(source: Source) -> Source:
+    def position(source: Source) -> Source:
         return locate(source) if isinstance(source, str) else source
 
-    language = {"from_": place(recipe.language.from_)}
+    language = {"from_": position(recipe.language.from_)}
     if isinstance(recipe.language.tokenizer, str):
-        language["tokenizer"] = place(recipe.language.tokenizer)
+        language["tokenizer"] = position(recipe.language.tokenizer)
     return recipe.model_copy(
         update={
             "vision": _with_located_towers(recipe.vision),
@@ -124,9 +124,9 @@ def skeleton(recipe: ModelRecipe) -> tuple[Any, TowerPlan]:
     """
     recipe = _with_located_parts(recipe)
     plan, language = plan_tower(recipe.vision), _language_config(recipe.language.from_)
-    wanted = recipe.language.tokenizer
-    if not isinstance(wanted, TokenizerRecipe) or wanted.vocab_size > language.vocab_size:
-        rows = wanted.vocab_size if isinstance(wanted, TokenizerRecipe) else language.vocab_size + 1
+    requested = recipe.language.tokenizer
+    if not isinstance(requested, TokenizerRecipe) or requested.vocab_size > language.vocab_size:
+        rows = requested.vocab_size if isinstance(requested, TokenizerRecipe) else language.vocab_size + 1
         language.vocab_size = -(-rows // 64) * 64
     model_class, connector_config = llava_class(recipe.connector, _shape(plan, language))
     config = model_class.config_class(
@@ -161,16 +161,16 @@ def _load_language(source: Source) -> Any:
         return understood(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=False), key)
     naming = language_naming(model_config(source, key))
     folder = local_folder(source, key, WEIGHTS)
-    verify_part(folder, WEIGHTS)
+    verify_module_files(folder, WEIGHTS)
     model_class = class_of(lambda c: AutoModelForCausalLM.from_config(c, trust_remote_code=False), config, key)
     return load_weights(model_class, folder, config, naming, key=key, dtype=torch.float32)
 
 
 def _load_tokenizer(recipe: ModelRecipe, texts: Callable[[], Iterable[str]]) -> Any:
-    wanted = recipe.language.tokenizer
-    if isinstance(wanted, TokenizerRecipe):
-        return train_tokenizer(texts(), wanted.vocab_size)
-    source = wanted if wanted is not None else recipe.language.from_
+    requested = recipe.language.tokenizer
+    if isinstance(requested, TokenizerRecipe):
+        return train_tokenizer(texts(), requested.vocab_size)
+    source = requested if requested is not None else recipe.language.from_
     if isinstance(source, dict):
         raise RequestError(
             "model.language.tokenizer: missing; a language model given as a configuration has none of its own. "
@@ -188,7 +188,7 @@ def _add_image_token(tokenizer: Any, language: Any, recipe: ModelRecipe) -> int:
     rows: int = language.get_input_embeddings().num_embeddings
     trained = not isinstance(recipe.language.from_, dict) and not isinstance(recipe.language.tokenizer, TokenizerRecipe)
     if trained:
-        check_rows(tokenizer, rows, "model.language.tokenizer")
+        check_vocabulary_rows(tokenizer, rows, "model.language.tokenizer")
     token_id = image_token(tokenizer)
     if max(len(tokenizer), token_id + 1) > rows:
         language.resize_token_embeddings(max(len(tokenizer), token_id + 1), pad_to_multiple_of=64)

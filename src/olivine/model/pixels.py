@@ -32,5 +32,5 @@ def look_up(pixels: Tensor, table: Tensor) -> Tensor:
     """Return `[images, 3, size, size]` of `[images, size, size, 3]` uint8 and a table `[3 * 256]`."""
     channels = pixels.permute(0, 3, 1, 2)
     first = torch.arange(0, 3 * 256, 256, dtype=torch.int32, device=pixels.device)
-    places = channels.to(torch.int32) + first[:, None, None]
-    return table.index_select(0, places.flatten()).view(channels.shape)
+    positions = channels.to(torch.int32) + first[:, None, None]
+    return table.index_select(0, positions.flatten()).view(channels.shape)

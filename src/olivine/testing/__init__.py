@@ -145,8 +145,8 @@ def save_language_model(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def write_pictures(folder: Path, count: int, *, side: int = 16, seed: int = 0) -> list[str]:
-    """Random PNG pictures of different sizes; returns their names."""
+def write_images(folder: Path, count: int, *, side: int = 16, seed: int = 0) -> list[str]:
+    """Random PNG images of different sizes; returns their names."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(seed)
     names = []
@@ -159,7 +159,7 @@ def write_pictures(folder: Path, count: int, *, side: int = 16, seed: int = 0) -
 
 
 def llava_item(identity: str, pairs: Sequence[tuple[str, str]], image: str | None = None) -> dict[str, Any]:
-    """One item of LLaVA JSON: questions with replies, about a picture or about none."""
+    """One item of LLaVA JSON: questions with replies, about an image or about none."""
     turns = []
     for number, (question, reply) in enumerate(pairs):
         mark = "<image>\n" if image is not None and number == 0 else ""
@@ -168,8 +168,8 @@ def llava_item(identity: str, pairs: Sequence[tuple[str, str]], image: str | Non
 
 
 def write_dataset(folder: Path, *, items: int = 24, seed: int = 0) -> Path:
-    """A LLaVA JSON of `items` items with pictures under images/: one to three questions each, every fifth text-only."""
-    names = write_pictures(folder / "images", max(1, items // 2), seed=seed)
+    """A LLaVA JSON of `items` items with images under images/: one to three questions each, every fifth text-only."""
+    names = write_images(folder / "images", max(1, items // 2), seed=seed)
     rows = []
     for number in range(items):
         pairs = [

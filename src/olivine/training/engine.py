@@ -25,7 +25,7 @@ from olivine.recipe import PROVENANCE, RECIPE, Recipe, StageRecipe
 from olivine.stop import StopSignal
 from olivine.training import lora
 from olivine.training.identity import CHECKPOINT, RESULT
-from olivine.training.out_of_memory import out_of_memory_told
+from olivine.training.out_of_memory import out_of_memory_reported
 from olivine.training.processes import Processes
 from olivine.training.recipe_data import RecipeData
 from olivine.training.sharding import whole_weights
@@ -67,8 +67,8 @@ def open_run(
     """
     arithmetic = choose_arithmetic(recipe.optimizer.precision, processes.device.type)
     if processes.device.type == "cuda":
-        chosen = ", ".join(f"{name} {value}" for name, value in arithmetic.items())
-        console.print(chosen, markup=False, highlight=False)
+        selected = ", ".join(f"{name} {value}" for name, value in arithmetic.items())
+        console.print(selected, markup=False, highlight=False)
     return Run(recipe, data, console, processes, stop, ImageRecord(directory, processes.rank), arithmetic)
 
 
@@ -122,7 +122,7 @@ def run_stage(
         The model that the next stage starts from.
     """
     samples = run.data.samples(stage.data)
-    with run.stop.held(), out_of_memory_told(run.recipe, stage):
+    with run.stop.held(), out_of_memory_reported(run.recipe, stage):
         job = Stage(vlm, run.recipe, stage, samples, folder, run.console, run.processes, run.stop, features, run.record)
         if run.processes.first and begin is not None:
             # Only now: what is refused must not leave a record that its correction is then compared with.
@@ -148,7 +148,7 @@ def write_record(directory: Path, run: Run, data: dict[str, Any], changed: list[
 
 
 def finish_stage(job: Stage, result: StageResult, skipped_before: str, *, followed: bool) -> None:
-    """Write the stage's checkpoint, then what says that it is done; then its resume points go.
+    """Write the stage's checkpoint, then what says that it is done; then its training checkpoints go.
 
     Where another stage may follow, the weights that trained are also written unrounded, for it to start from.
     """
@@ -172,21 +172,21 @@ def finish_stage(job: Stage, result: StageResult, skipped_before: str, *, follow
             {
                 "stage": job.stage.name,
                 "steps": result.steps,
-                "seconds": round(result.told.seconds, 1),
-                "loss": result.told.loss,
+                "seconds": round(result.summary.seconds, 1),
+                "loss": result.summary.loss,
                 "held_out_loss": result.held_out_loss,
-                "skipped": result.told.skipped,
+                "skipped": result.summary.skipped,
             },
         )
     processes.wait()
     if not processes.several and dtype is not torch.float32:
         put_trained(unrounded, vlm)  # resuming now and resuming from the files are the same
-    job.points.clear()
+    job.checkpoints.clear()
     held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
-    told = result.told
+    summary = result.summary
     job.console.print(
-        f"stage {job.stage.name}: {result.steps:,} steps in {told.seconds:.0f} s, loss {told.loss:.4f}{held_out}, "
-        f"samples: {skipped_before}{told.skipped} -> {folder / CHECKPOINT}",
+        f"stage {job.stage.name}: {result.steps:,} steps in {summary.seconds:.0f} s, loss {summary.loss:.4f}{held_out}, "
+        f"samples: {skipped_before}{summary.skipped} -> {folder / CHECKPOINT}",
         highlight=False,
     )
 

@@ -13,7 +13,7 @@ from olivine.files import read_json
 from olivine.recipe import PROVENANCE, RECIPE, Recipe, read_values, without_overruled
 from olivine.strict_yaml import parse_yaml
 from olivine.training.log import METRICS
-from olivine.training.resume import POINTS
+from olivine.training.training_checkpoints import CHECKPOINTS
 
 CHECKPOINT, RESULT = "checkpoint", "result.json"
 
@@ -80,7 +80,9 @@ def _begun(directory: Path, values: Mapping[str, Any]) -> int:
 def _has_begun(folder: Path) -> bool:
     metrics = folder / METRICS
     return (
-        (folder / RESULT).is_file() or (folder / POINTS).is_dir() or (metrics.is_file() and metrics.stat().st_size > 0)
+        (folder / RESULT).is_file()
+        or (folder / CHECKPOINTS).is_dir()
+        or (metrics.is_file() and metrics.stat().st_size > 0)
     )
 
 

@@ -15,11 +15,14 @@ from olivine.recipe import OptimizerRecipe
 
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: OptimizerRecipe, lr: float) -> torch.optim.AdamW:
     """AdamW; weight decay falls on matrices alone, never on biases and norms."""
-    chosen = list(parameters)
+    selected = list(parameters)
     # Weights that are cut over processes and whole ones cannot share a fused step.
     groups = [
         {"params": [p for p in some if (p.ndim >= 2) == matrices], "weight_decay": recipe.weight_decay * matrices}
-        for some in ([p for p in chosen if not isinstance(p, DTensor)], [p for p in chosen if isinstance(p, DTensor)])
+        for some in (
+            [p for p in selected if not isinstance(p, DTensor)],
+            [p for p in selected if isinstance(p, DTensor)],
+        )
         for matrices in (True, False)
     ]
     return torch.optim.AdamW(

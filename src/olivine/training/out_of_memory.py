@@ -15,11 +15,11 @@ from olivine.recipe import Recipe, StageRecipe
 #: How the libraries below say it: PyTorch's CPU allocator (two ways), CUDA's calls and cuBLAS.
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 #: A row shorter than this saves nothing more.
-_SHORTEST_ROW = 256
+_SHORTEST_SEQUENCE = 256
 
 
 @contextmanager
-def out_of_memory_told(recipe: Recipe, stage: StageRecipe) -> Iterator[None]:
+def out_of_memory_reported(recipe: Recipe, stage: StageRecipe) -> Iterator[None]:
     """Turn running out of memory into an error that says which settings to lower.
 
     Raises:
@@ -58,8 +58,8 @@ def _less_memory(recipe: Recipe, stage: StageRecipe) -> Iterator[str]:
     """Settings that take less memory than the recipe's, as overrides."""
     if not recipe.optimizer.checkpoint_activations:
         yield "optimizer.checkpoint_activations=true"
-    if stage.row_tokens > _SHORTEST_ROW:
-        yield f"stages.{stage.name}.row_tokens={max(_SHORTEST_ROW, stage.row_tokens // 2)}"
+    if stage.sequence_tokens > _SHORTEST_SEQUENCE:
+        yield f"stages.{stage.name}.sequence_tokens={max(_SHORTEST_SEQUENCE, stage.sequence_tokens // 2)}"
     if not recipe.sharding.gather_twice:
         yield "sharding.gather_twice=true"
     if "language" in stage.train and stage.lora is None:

@@ -11,13 +11,13 @@ from rich.console import Console
 from olivine.data.features import FeatureTable
 from olivine.errors import RequestError
 from olivine.field_identity import Change
-from olivine.files import full_disk_told, only_process_in
+from olivine.files import exclusive_lock, full_disk_reported
 from olivine.model import checkpoint
 from olivine.recipe import PROVENANCE, RECIPE, Recipe, StageRecipe, TokenizerRecipe, read_values
 from olivine.stop import StopSignal
 from olivine.training.engine import open_run, run_stage, start_model, write_record
 from olivine.training.identity import CHECKPOINT, RESULT, check_same_data, check_same_recipe, recorded
-from olivine.training.processes import Processes, joined
+from olivine.training.processes import Processes, init_distributed
 from olivine.training.recipe_data import RecipeData
 
 
@@ -34,10 +34,10 @@ def train(recipe: Recipe, console: Console) -> Path:
         Stopped: a signal came, and what was done is saved.
     """
     directory = recipe.run_directory
-    with joined() as processes, StopSignal() as stop, full_disk_told(directory):
+    with init_distributed() as processes, StopSignal() as stop, full_disk_reported(directory):
         if not processes.first:
             return _train(recipe, Console(quiet=True), processes, stop)
-        with only_process_in(directory):
+        with exclusive_lock(directory):
             return _train(recipe, console, processes, stop)
 
 
@@ -108,7 +108,7 @@ def train_stage(
         after: the checkpoint of the stage before; None starts from the recipe's own parts.
         folder: where everything goes.
         console: what is said.
-        features: of all pictures of the stage's source, by its frozen tower; None runs the tower itself.
+        features: of all images of the stage's source, by its frozen tower; None runs the tower itself.
 
     Returns:
         The stage's checkpoint folder.

@@ -102,12 +102,12 @@ class WorkingWeights:
 
         def add(given: Tensor) -> None:
             assert given.grad is not None, "called when a gradient is there"
-            places, values = given.grad._indices()[0], given.grad._values()
+            positions, values = given.grad._indices()[0], given.grad._values()
             if padding is not None:
-                values = values.masked_fill((places == padding)[:, None], 0.0)
+                values = values.masked_fill((positions == padding)[:, None], 0.0)
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-            master.grad.index_add_(0, places, values)
+            master.grad.index_add_(0, positions, values)
             given.grad = None
 
         self._hooks.append(rows.register_post_accumulate_grad_hook(add))

@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 from olivine.data.images import ImageTransform
 from olivine.errors import RequestError
-from olivine.model.companion import verify_part
+from olivine.model.companion import verify_module_files
 from olivine.model.configuration import model_config, understood
 from olivine.model.hub import WEIGHTS, local_folder
 from olivine.model.preprocessor import image_transform
@@ -103,7 +103,7 @@ def load_tower(plan: TowerPlan) -> Any:
     Raises:
         RequestError: weights that cannot be found, fetched or used.
     """
-    towers = [_load_part(part) for part in plan.parts]
+    towers = [_load_module(part) for part in plan.parts]
     if plan.config.model_type != JOINED:
         return towers[0]
     with torch.device("meta"):
@@ -145,13 +145,13 @@ def _read_part(recipe: VisionRecipe, source: Source) -> _Part:
     return _Part(source, stored, config, family, transform)
 
 
-def _load_part(part: _Part) -> Any:
+def _load_module(part: _Part) -> Any:
     key = "model.vision.from"
     if isinstance(part.source, dict):
         return understood(lambda: AutoModel.from_config(part.config, trust_remote_code=False), key)
     naming = part.family.naming(model_config(part.source, key))
     folder = local_folder(part.source, key, WEIGHTS)
-    verify_part(folder, WEIGHTS)
+    verify_module_files(folder, WEIGHTS)
     model_class = class_of(lambda config: AutoModel.from_config(config, trust_remote_code=False), part.stored, key)
     tower = load_weights(model_class, folder, part.stored, naming, key=key, dtype=torch.float32)
     return tower if part.config is part.stored else _resized(tower, part)
