@@ -101,11 +101,11 @@ def check_packed(vlm, folder):
     """Packed as one by one, to 1e-5 of the largest logit."""
     names = [path.name for path in images(folder)]
     examples = [vlm.encoder().example(one) for one in SAMPLES]
-    row = pack(examples, [names.index(e.sample.image) for e in examples if e.sample.image])
+    sequence = pack(examples, [names.index(e.sample.image) for e in examples if e.sample.image])
     pixels = torch.cat([pixels_of(vlm, folder / name) for name in names])
-    features = vlm.project(vlm.patch_features(pixels))[list(row.images)]
+    features = vlm.project(vlm.patch_features(pixels))[list(sequence.images)]
     with packed(vlm.language):
-        logits = vlm.logits(vlm.hidden_states(row, features))
+        logits = vlm.logits(vlm.hidden_states(sequence, features))
     start = 0
     for example in examples:
         ids = torch.tensor([example.parts[0].ids])
@@ -120,14 +120,14 @@ def check_steps(vlm, folder, parts=("vision", "connector")):
     """Three steps of every part lower the loss; gradients reach the tower's first weights."""
     names = [path.name for path in images(folder)]
     examples = [vlm.encoder().example(one) for one in SAMPLES]
-    row = pack(examples, [names.index(e.sample.image) for e in examples if e.sample.image])
+    sequence = pack(examples, [names.index(e.sample.image) for e in examples if e.sample.image])
     pixels = torch.cat([pixels_of(vlm, folder / name) for name in names])
     weights = [p for part in parts for p in vlm.part(part).values()]
     optimizer, losses = torch.optim.AdamW(weights, lr=3e-3), []
     for _ in range(4):
-        features = vlm.project(vlm.patch_features(pixels))[list(row.images)]
+        features = vlm.project(vlm.patch_features(pixels))[list(sequence.images)]
         with packed(vlm.language):
-            loss = labelled_loss(vlm.hidden_states(row, features), row.targets, vlm.model.lm_head)
+            loss = labelled_loss(vlm.hidden_states(sequence, features), sequence.targets, vlm.model.lm_head)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

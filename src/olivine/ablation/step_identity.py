@@ -36,8 +36,6 @@ _ONCE_COUNTED: tuple[tuple[str, type[BaseModel], str], ...] = (
 )
 #: Fields that have been renamed, with the names under which they count: a new name makes no other step.
 _FIRST_NAMES = {"sequence_tokens": "row_tokens"}
-
-
 #: Keys of the model section that came later: where they say nothing, steps keep the names that they had without.
 _LATER = {"vision": ("fused", "registers", "resample"), "connector": ("factor", "queries", "options")}
 

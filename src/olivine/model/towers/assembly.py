@@ -213,17 +213,17 @@ def _check_registers(recipe: VisionRecipe, parts: tuple[_Part, ...]) -> None:
 def _check_fused(recipe: VisionRecipe, parts: tuple[_Part, ...], grids: list[int]) -> None:
     """Refuse towers that cannot look at the same square, or see it cut into the same patches."""
     key = "model.vision.fused"
-    told = [part.config.model_type for part in parts]
+    types = [part.config.model_type for part in parts]
     sizes = [part.transform.size for part in parts]
     if len(set(sizes)) > 1:
-        each = ", ".join(f"{name} {size}" for name, size in zip(told, sizes, strict=True))
+        each = ", ".join(f"{name} {size}" for name, size in zip(types, sizes, strict=True))
         raise RequestError(f"{key}: the towers take images of different sizes ({each}). Give model.vision.image_size.")
     if len(set(grids)) > 1:
-        each = ", ".join(f"{name} {side}x{side}" for name, side in zip(told, grids, strict=True))
+        each = ", ".join(f"{name} {side}x{side}" for name, side in zip(types, grids, strict=True))
         raise RequestError(
             f"{key}: at {sizes[0]} pixels the towers' grids of patches differ ({each}). Give towers of one patch size."
         )
     filters = [part.transform.resample for part in parts]
     if recipe.resample is None and len(set(filters)) > 1:
-        each = ", ".join(f"{name} {one}" for name, one in zip(told, filters, strict=True))
+        each = ", ".join(f"{name} {one}" for name, one in zip(types, filters, strict=True))
         raise RequestError(f"{key}: the towers resize with different filters ({each}). Give model.vision.resample.")
