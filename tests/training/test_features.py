@@ -48,7 +48,7 @@ def test_they_are_the_towers_own(recipe, tmp_path):
         pixels = torch.from_numpy(vlm.transform(open_sample_image(sample, recipe.data["all"])))[None]
         with torch.no_grad():
             expected = vlm.patch_features(pixels)[0]
-        (kept_one,) = table.sequences([table.position(sample.image)])
+        (kept_one,) = table.rows([table.position(sample.image)])
         assert kept_one.dtype == torch.float32
         torch.testing.assert_close(kept_one, expected, rtol=1e-4, atol=1e-5)
 
@@ -65,7 +65,7 @@ def test_those_of_other_towers_are_what_the_connector_is_given(tmp_path, tower):
     pixels = torch.from_numpy(vlm.transform(open_sample_image(sample, recipe.data["all"])))[None]
     with torch.no_grad():
         expected = vlm.patch_features(pixels)[0]
-    (kept_one,) = table.sequences([table.position(sample.image)])
+    (kept_one,) = table.rows([table.position(sample.image)])
     torch.testing.assert_close(kept_one, expected, rtol=1e-4, atol=1e-5)
 
 
