@@ -168,7 +168,7 @@ def test_a_table_larger_than_memory_is_opened(tmp_path):
         tmp_path / CONTENTS,
         {"names": [str(n) for n in range(image_folder)], "broken": {}, "shape": shape, "dtype": "bfloat16"},
     )
-    sequences = FeatureTable(tmp_path).sequences([5, image_folder - 1])
+    sequences = FeatureTable(tmp_path).rows([5, image_folder - 1])
     assert sequences.shape == (2, *shape)
     assert sequences.dtype == torch.bfloat16
     assert not sequences.any()
