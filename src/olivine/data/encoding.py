@@ -5,6 +5,7 @@ Special tokens come from markers alone: text that spells one is tokenised as tex
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from tokenizers import Encoding
@@ -15,6 +16,9 @@ from olivine.data.template import independent_parts
 from olivine.data.text_tokenizer import strip_beside, text_tokenizer
 from olivine.errors import DataError, RequestError, RunError
 from olivine.records import Conversation, Role, Sample, Turn
+
+#: Looked up once: members of an enumeration are found slowly, and this is asked of every piece.
+_TEXT, _IMAGE = PieceKind.TEXT, PieceKind.IMAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class TemplateEncoder:
         # transformers' processors have the tokenizer add it, where the saved template leaves it out.
         self._adds_bos = self._bos is not None and list(tokenizer("a").input_ids[:1]) == [self._bos]
         self._markers: dict[str, int] = {}
+        self._names: dict[str, str] = {}
+        self._changes_pieces = self._bos is None or not template.begins
         self._swallows: dict[int, tuple[bool, bool]] = {}
         self._resolve_markers()
         self._prefix_space_first_only = self._adds_prefix_space_to_first_text_only()
@@ -123,7 +129,8 @@ class TemplateEncoder:
 
     def _encode(self, pieces: Sequence[Piece], *, behind: Sequence[Piece] = ()) -> Tokens:
         """Tokenise pieces that stand behind others."""
-        pieces, behind = self._present(pieces), self._present(behind)
+        if self._changes_pieces:
+            pieces, behind = self._present(pieces), self._present(behind)
         tokens = self._encode_together(pieces, behind)
         return tokens if tokens is not None else self._encode_apart(pieces, behind)
 
@@ -154,14 +161,16 @@ class TemplateEncoder:
         opening = [self._token_of(piece) for piece in pieces[:1] if not behind and self._is_added(piece)]
         names, expected, borders, flags = [], [], [], []
         end = 0
-        for number, piece in enumerate([*lead, *pieces[len(opening) :]]):
+        flag = None
+        for piece in chain(lead, pieces[len(opening) :]):
             name = piece.text
-            if piece.kind is not PieceKind.TEXT:
+            if piece.kind is not _TEXT:
                 expected.append(self._token_of(piece))
                 name = self._name_of(piece)
-            if number >= len(lead) and (not flags or piece.supervised != flags[-1]):
+            if piece.supervised is not flag and (end or not lead):
+                flag = piece.supervised
                 borders.append(end)
-                flags.append(piece.supervised)
+                flags.append(flag)
             names.append(name)
             end += len(name)
         whole = self._parsed.saved.encode("".join(names), add_special_tokens=False)
@@ -285,16 +294,15 @@ class TemplateEncoder:
 
     def _token_of(self, piece: Piece) -> int:
         """The id of a marker or of the image's placeholder."""
-        if piece.kind is PieceKind.IMAGE:
+        if piece.kind is _IMAGE:
             return self.image_token_id
         known = self._markers.get(piece.text)
         return self._resolve(piece.text) if known is None else known
 
     def _name_of(self, piece: Piece) -> str:
-        if piece.kind is PieceKind.IMAGE:
+        if piece.kind is _IMAGE:
             return self._image_name
-        name = piece.text
-        return self._actual(name) or name if name in (BOS, EOS) else name
+        return self._names[piece.text]
 
     def _resolve_markers(self) -> None:
         """Look up what a conversation needs; what a system turn needs besides is looked up when one is met.
@@ -330,7 +338,7 @@ class TemplateEncoder:
         except RequestError as error:
             raise RequestError(f"template {self.template.name!r}: {error}") from None
         self._swallows[int(token_id)] = self._parsed.swallows(int(token_id))
-        self._markers[name] = int(token_id)
+        self._markers[name], self._names[name] = int(token_id), str(actual)
         return int(token_id)
 
     def _actual(self, name: str) -> str | None:
@@ -340,8 +348,10 @@ class TemplateEncoder:
 
     def _adds_prefix_space_to_first_text_only(self) -> bool:
         """Whether text behind a special token is tokenised unlike text at the very start (Llama, not legacy)."""
-        after = self._parsed.saved.encode(self._image_name + "a", add_special_tokens=False).ids[1:]
-        return list(after) != self._plain_ids("a")
+        alone, behind = (
+            self._parsed.saved.encode(text, add_special_tokens=False).ids for text in ("a", self._image_name + "a")
+        )
+        return bool(behind[1:] != alone)
 
 
 def _starts_of(whole: Encoding, borders: Sequence[int], end: int, count: int) -> list[int] | None:

@@ -6,6 +6,7 @@ Which templates there are is in `template`; tokenising is in `encoding`, and nev
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cache
 
 from olivine.records import Conversation, Role
 
@@ -38,6 +39,7 @@ BEGINNING = Piece("", PieceKind.BEGINNING)
 BOS, EOS = "<bos>", "<eos>"
 
 
+@cache
 def marker(name: str, *, supervised: bool = False) -> Piece:
     """Return the piece of a special token."""
     return Piece(name, PieceKind.MARKER, supervised)

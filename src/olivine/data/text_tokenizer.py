@@ -30,7 +30,9 @@ class TextTokenizer:
     """
 
     def __init__(self, tokenizer: Any, image_token_id: int) -> None:
-        self._json = _with_special(tokenizer.backend_tokenizer.to_str(), image_token_id)
+        self._json = tokenizer.backend_tokenizer.to_str()
+        if not tokenizer.backend_tokenizer.get_added_tokens_decoder()[image_token_id].special:
+            self._json = _with_special(self._json, image_token_id)
         self._lock = Lock()
         self._added: dict[int, AddedToken] = self.saved.get_added_tokens_decoder()
         #: Ids of the special tokens.
@@ -119,7 +121,6 @@ def _as_text(part: Any) -> str:
 def _with_special(tokenizer_json: str, token_id: int) -> str:
     """Mark an added token as special, which text that spells it is then not taken for; some tokenizers forget to."""
     values = json.loads(tokenizer_json)
-    forgotten = [token for token in values["added_tokens"] if token["id"] == token_id and not token["special"]]
-    for token in forgotten:
-        token["special"] = True
-    return json.dumps(values) if forgotten else tokenizer_json
+    for token in values["added_tokens"]:
+        token["special"] = token["special"] or token["id"] == token_id
+    return json.dumps(values)
