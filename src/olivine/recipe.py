@@ -20,7 +20,9 @@ RECIPE, PROVENANCE, STEP = "recipe.yaml", "provenance.json", "step.json"
 
 Part = Literal["vision", "connector", "language"]
 ImageFit = Literal["pad", "crop", "squash", "letterbox"]
-TemplateName = Literal["gemma", "vicuna", "plain"]
+#: A stage's: those by name. The tokenizer's own is the model's, or none.
+StageTemplateName = Literal["gemma", "vicuna", "plain", "chatml", "llama3", "phi3", "prismatic-base"]
+TemplateName = Literal[StageTemplateName, "chat"]
 OnError = Literal["stop", "skip"]
 #: A local folder, a hub id, or a `transformers` configuration (with `model_type`) for a random start.
 Source = str | dict[str, Any]
@@ -65,7 +67,7 @@ class LanguageRecipe(_Section):
     from_: Annotated[Source, Field(alias="from")]
     #: None takes the tokenizer that lies beside the model; a mapping trains one.
     tokenizer: str | TokenizerRecipe | None = None
-    #: None follows the model type: gemma -> gemma, llama -> vicuna.
+    #: None follows the model type: gemma -> gemma, llama -> vicuna. "chat" is the tokenizer's own.
     template: TemplateName | None = None
 
 
@@ -152,7 +154,7 @@ class StageRecipe(_Section):
     #: own first stage.
     objective: Literal["language", "contrastive"] = "language"
     #: None keeps the language model's template; LLaVA-1.5 aligns with "plain".
-    template: TemplateName | None = None
+    template: StageTemplateName | None = None
     image_fit: ImageFit | None = None
     #: Samples (items of the data source) per optimiser step, over all devices.
     batch: Annotated[int, Field(gt=0)]

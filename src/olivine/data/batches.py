@@ -21,6 +21,7 @@ from olivine.data.image_record import SourceRecord
 from olivine.data.images import ImageTransform, moved
 from olivine.data.llava_json import ItemError
 from olivine.data.packing import Row, RowLayout, pack, spread
+from olivine.data.pieces import without_system
 from olivine.data.sources import check_example, open_picture
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
@@ -199,7 +200,7 @@ class BatchMaker:
         first_of: dict[str, str] = {}
         for _, example in shown:
             if example.sample.image in pictures:
-                first_of.setdefault(example.sample.image, example.sample.conversation[1].text)
+                first_of.setdefault(example.sample.image, without_system(example.sample.conversation)[1][1].text)
         return Batch(
             rows=tuple(rows),
             pixels=self._stacked_pixels(pictures),

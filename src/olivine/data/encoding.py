@@ -12,7 +12,7 @@ from tokenizers import Encoding
 
 from olivine.data.llava_json import ItemError
 from olivine.data.pieces import BOS, EOS, ChatTemplate, Piece, PieceKind
-from olivine.data.template import independent_parts
+from olivine.data.template import independent_parts, marker_names
 from olivine.data.text_tokenizer import strip_beside, text_tokenizer
 from olivine.errors import DataError, RequestError, RunError
 from olivine.records import Conversation, Role, Sample, Turn
@@ -97,9 +97,16 @@ class TemplateEncoder:
             ids.add(int(self.tokenizer.eos_token_id))
         return tuple(sorted(ids))
 
-    def prompt(self, text: str, image: bool) -> tuple[list[int], list[int]]:
-        """A question up to where the reply begins, as (shared prefix ids, continuation ids)."""
-        conversation = (Turn(Role.USER, text),)
+    def prompt(self, text: str, image: bool, system: str | None = None) -> tuple[list[int], list[int]]:
+        """A question up to where the reply begins, as (shared prefix ids, continuation ids).
+
+        Without an image the prefix is empty where the template begins with text.
+
+        Raises:
+            DataError: the template has no place for the system's text, or changes a turn.
+        """
+        opening = () if system is None else (Turn(Role.SYSTEM, system),)
+        conversation = (*opening, Turn(Role.USER, text))
         prefix, continuation = self.encode_parts(independent_parts(self.template, conversation, image))
         return prefix.ids, continuation.ids
 
@@ -305,7 +312,7 @@ class TemplateEncoder:
         return self._names[piece.text]
 
     def _resolve_markers(self) -> None:
-        """Look up what a conversation needs; what a system turn needs besides is looked up when one is met.
+        """Look up what a conversation needs.
 
         Raises:
             RequestError: as the class.
@@ -317,9 +324,7 @@ class TemplateEncoder:
                 f"({type(self.tokenizer).__name__}) begins with {self.tokenizer.bos_token!r}. Set "
                 "model.language.template to another one."
             )
-        user, reply = Turn(Role.USER, "a"), Turn(Role.ASSISTANT, "a")
-        rendered = self.template.render((user, reply), True)
-        for name in sorted({piece.text for piece in rendered if piece.kind is PieceKind.MARKER}):
+        for name in marker_names(self.template):
             if name != BOS or self._bos is not None:
                 self._resolve(name)
         if self._adds_bos:
@@ -328,7 +333,8 @@ class TemplateEncoder:
     def _resolve(self, name: str) -> int:
         actual = self._actual(name)
         token_id = self.tokenizer.convert_tokens_to_ids(actual) if actual else None
-        if token_id is None or (token_id == self.tokenizer.unk_token_id and actual != self.tokenizer.unk_token):
+        unknown = token_id == self.tokenizer.unk_token_id and actual != self.tokenizer.unk_token
+        if actual is None or token_id is None or unknown:
             raise RequestError(
                 f"template {self.template.name!r} needs the special token {name!r}, which the tokenizer "
                 f"({type(self.tokenizer).__name__}) does not have. Set model.language.template to another one."
@@ -338,7 +344,7 @@ class TemplateEncoder:
         except RequestError as error:
             raise RequestError(f"template {self.template.name!r}: {error}") from None
         self._swallows[int(token_id)] = self._parsed.swallows(int(token_id))
-        self._markers[name], self._names[name] = int(token_id), str(actual)
+        self._markers[name], self._names[name] = int(token_id), actual
         return int(token_id)
 
     def _actual(self, name: str) -> str | None:
@@ -363,7 +369,7 @@ def _starts_of(whole: Encoding, borders: Sequence[int], end: int, count: int) ->
         while index is None:  # white space that a marker took away belongs to no token
             place += 1
             index = whole.char_to_token(place) if place < end else count
-        if index < count and whole.token_to_chars(index)[0] < border:
+        if index < count and (chars := whole.token_to_chars(index)) is not None and chars[0] < border:
             return None
         # A space put before the text is a token without characters of its own.
         while index > 0 and (chars := whole.token_to_chars(index - 1)) is not None and chars[0] >= border:

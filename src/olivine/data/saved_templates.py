@@ -24,7 +24,7 @@ def content_macro(image: str) -> str:
 
 _CONTENT = content_macro(r"<image>\n")
 #: What has no place in any of these templates is refused, not ignored.
-_ROLES = (
+ROLES = (
     "{%- for message in messages -%}"
     "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}"
     "{{ raise_exception('Unsupported role: ' + message['role']) }}{%- endif -%}"
@@ -39,7 +39,7 @@ def _generation(expression: str) -> str:
 
 
 GEMMA = (
-    _CONTENT + _ROLES + "{%- set system = content(messages[0]) + '\n\n' if messages[0]['role'] == 'system' else '' -%}"
+    _CONTENT + ROLES + "{%- set system = content(messages[0]) + '\n\n' if messages[0]['role'] == 'system' else '' -%}"
     "{%- set turns = messages[1:] if messages[0]['role'] == 'system' else messages -%}"
     "{%- for message in turns -%}"
     "{%- if message['role'] == 'assistant' -%}{{ '<start_of_turn>model\n' }}"
@@ -52,7 +52,7 @@ GEMMA = (
 )
 
 VICUNA = (
-    _CONTENT + _ROLES + "{%- if messages[0]['role'] == 'system' -%}{{ content(messages[0]) + ' ' }}"
+    _CONTENT + ROLES + "{%- if messages[0]['role'] == 'system' -%}{{ content(messages[0]) + ' ' }}"
     "{%- else -%}{{ '" + VICUNA_SYSTEM.replace("'", "\\'") + " ' }}{%- endif -%}"
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'user' -%}{{ 'USER: ' + content(message) + ' ASSISTANT:' }}"
@@ -73,7 +73,7 @@ PLAIN = (
 )
 
 CHATML = (
-    _CONTENT + _ROLES + "{%- for message in messages -%}"
+    _CONTENT + ROLES + "{%- for message in messages -%}"
     "{%- if message['role'] == 'assistant' -%}{{ '<|im_start|>assistant\n' }}"
     + _generation("content(message) + '<|im_end|>'")
     + "{{ '\n' }}"
@@ -83,7 +83,7 @@ CHATML = (
 )
 
 LLAMA3 = (
-    _CONTENT + _ROLES + "{%- for message in messages -%}"
+    _CONTENT + ROLES + "{%- for message in messages -%}"
     "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
     "{%- if message['role'] == 'assistant' -%}"
     + _generation("content(message) + '<|eot_id|>'")
@@ -93,7 +93,7 @@ LLAMA3 = (
 )
 
 PHI3 = (
-    _CONTENT + _ROLES + "{%- for message in messages -%}"
+    _CONTENT + ROLES + "{%- for message in messages -%}"
     "{{ '<|' + message['role'] + '|>\n' }}"
     "{%- if message['role'] == 'assistant' -%}" + _generation("content(message) + '<|end|>'") + "{{ '\n' }}"
     "{%- else -%}{{ content(message) + '<|end|>\n' }}{%- endif -%}"
@@ -102,7 +102,7 @@ PHI3 = (
 )
 
 PRISMATIC_BASE = (
-    content_macro("") + _ROLES + "{%- for message in messages if message['content'] is not string -%}"
+    content_macro("") + ROLES + "{%- for message in messages if message['content'] is not string -%}"
     "{%- for part in message['content'] if part['type'] == 'image' -%}{{ '<image>' }}{%- endfor -%}"
     "{%- endfor -%}"
     "{%- for message in messages -%}"

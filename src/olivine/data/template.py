@@ -3,13 +3,16 @@
 The label mask is decided here, where the text is built; tokenising is in `encoding`, and never counts or guesses.
 """
 
+from contextlib import suppress
+
 from olivine.data import named_templates, saved_templates
 from olivine.data.pieces import IMAGE as IMAGE
 from olivine.data.pieces import ChatTemplate as ChatTemplate
 from olivine.data.pieces import Piece as Piece
 from olivine.data.pieces import PieceKind as PieceKind
 from olivine.data.pieces import without_system
-from olivine.records import Conversation
+from olivine.errors import DataError
+from olivine.records import Conversation, Role, Turn
 
 #: The tokenizer's own template, which `model.own_template` reads.
 OWN = "chat"
@@ -28,6 +31,15 @@ TEMPLATES: dict[str, ChatTemplate] = {
 }
 #: Every name that a recipe may give.
 TEMPLATE_NAMES = (*TEMPLATES, OWN)
+
+
+def marker_names(template: ChatTemplate) -> list[str]:
+    """Return the special tokens that a template needs, those of a system turn included where it has one."""
+    system, user, reply = Turn(Role.SYSTEM, "a"), Turn(Role.USER, "a"), Turn(Role.ASSISTANT, "a")
+    pieces = template.render((user, reply), True)
+    with suppress(DataError):
+        pieces += template.render((system, user, reply), True)
+    return sorted({piece.text for piece in pieces if piece.kind is PieceKind.MARKER})
 
 
 def independent_parts(template: ChatTemplate, conversation: Conversation, image: bool) -> list[list[Piece]]:
