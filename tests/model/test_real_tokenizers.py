@@ -4,7 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
-from encoded import expected_replies, jinja_ids, jinja_mask, supervised_replies, token_lies_across_a_border
+from encoded import (
+    expected_replies,
+    jinja_ids,
+    jinja_mask,
+    spells_a_special_token,
+    supervised_replies,
+    token_lies_across_a_border,
+)
 from transformers import AutoTokenizer
 
 from olivine.data.encoding import TemplateEncoder
@@ -31,9 +38,7 @@ COUNT = 1500
 def real_tokenizer(name):
     root = os.environ.get("OLIVINE_REAL_TOKENIZERS")
     if root is None:
-        pytest.skip(
-            "OLIVINE_REAL_TOKENIZERS names no folder of real tokenizers; `make real-parts` says how to get them"
-        )
+        pytest.skip("OLIVINE_REAL_TOKENIZERS names no folder of tokenizers; `make real-parts` says how to get them")
     folder = Path(root) / f"tokenizer-{name}" / "models"
     if not (folder / "tokenizer.json").is_file():
         pytest.skip(f"no {folder / 'tokenizer.json'}; `make real-parts` says how to get it")
@@ -78,6 +83,8 @@ def test_the_saved_template_gives_the_encoders_ids(written):
     conversations = hostile_conversations(COUNT, seed=1)
     across = 0
     for conversation, _ in kept(encoder, conversations):
+        if spells_a_special_token(tokenizer, conversation):
+            continue
         question = conversation[:1]
         assert jinja_ids(tokenizer, jinja, question) == encoder.conversation(question, False).ids
         if token_lies_across_a_border(encoder, tokenizer, jinja, conversation):
@@ -91,5 +98,5 @@ def test_the_saved_template_gives_the_encoders_ids(written):
 
 def test_vicuna_is_refused_where_its_beginning_is_an_html_tag():
     tokenizer = real_tokenizer("gemini")
-    with pytest.raises(RequestError, match="begins with '<s>'.*begins with '<bos>'"):
+    with pytest.raises(RequestError, match=r"begins with '<s>'.*begins with '<bos>'"):
         TemplateEncoder(TEMPLATES["vicuna"], tokenizer, image_token_id=image_token(tokenizer), image_tokens=3)
