@@ -185,7 +185,7 @@ class TemplateEncoder:
         special = self._parsed.special
         if [token for token in ids if token in special] != expected:
             return None
-        starts = _starts_of(whole, borders, end, len(ids))
+        starts = self._starts_of(whole, borders, end)
         if starts is None:
             return None
         supervised: list[bool] = []
@@ -193,6 +193,26 @@ class TemplateEncoder:
             stop = starts[index + 1] if index + 1 < len(starts) else len(ids)
             supervised += [flag] * (stop - starts[index])
         return self._with_images(opening, ids[len(lead) :], supervised)
+
+    def _starts_of(self, whole: Encoding, borders: Sequence[int], end: int) -> list[int] | None:
+        """The first token behind each character border, or None where a token straddles one."""
+        count = len(whole.ids)
+        starts = []
+        for border in borders:
+            index = whole.char_to_token(border) if border < end else count
+            if index is None:
+                return None
+            chars = whole.token_to_chars(index) if index < count else None
+            if chars is not None and chars[0] < border:
+                before, behind = self._swallows.get(whole.ids[index], (False, False))
+                if before is behind:
+                    return None
+                index += behind  # a marker with the white space behind it, which it took away
+            # A space put before the text is a token without characters of its own.
+            while index > 0 and (chars := whole.token_to_chars(index - 1)) is not None and chars[0] >= border:
+                index -= 1
+            starts.append(index)
+        return starts
 
     def _with_images(self, opening: list[int], ids: list[int], supervised: list[bool]) -> Tokens:
         """Put the beginning in front, and every image's tokens in the place of its one placeholder."""
@@ -358,24 +378,6 @@ class TemplateEncoder:
             self._parsed.saved.encode(text, add_special_tokens=False).ids for text in ("a", self._image_name + "a")
         )
         return bool(behind[1:] != alone)
-
-
-def _starts_of(whole: Encoding, borders: Sequence[int], end: int, count: int) -> list[int] | None:
-    """The first token behind each character border, or None where a token straddles one."""
-    starts = []
-    for border in borders:
-        place = border
-        index = whole.char_to_token(place) if place < end else count
-        while index is None:  # white space that a marker took away belongs to no token
-            place += 1
-            index = whole.char_to_token(place) if place < end else count
-        if index < count and (chars := whole.token_to_chars(index)) is not None and chars[0] < border:
-            return None
-        # A space put before the text is a token without characters of its own.
-        while index > 0 and (chars := whole.token_to_chars(index - 1)) is not None and chars[0] >= border:
-            index -= 1
-        starts.append(index)
-    return starts
 
 
 def _runs_of_text(pieces: Sequence[Piece]) -> list[list[Piece]]:

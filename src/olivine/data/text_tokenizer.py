@@ -33,7 +33,6 @@ class TextTokenizer:
         self._json = tokenizer.backend_tokenizer.to_str()
         if not tokenizer.backend_tokenizer.get_added_tokens_decoder()[image_token_id].special:
             self._json = _with_special(self._json, image_token_id)
-        self._lock = Lock()
         self._added: dict[int, AddedToken] = self.saved.get_added_tokens_decoder()
         #: Ids of the special tokens.
         self.special = frozenset(id_ for id_, token in self._added.items() if token.special)
@@ -46,7 +45,7 @@ class TextTokenizer:
     @property
     def text(self) -> Tokenizer:
         """Reads special tokens as text; parsed when it is first needed."""
-        with self._lock:
+        with _PARSING_TEXT:
             return self._text
 
     @cached_property
@@ -86,7 +85,7 @@ class TextTokenizer:
 
 
 _PARSED: "WeakKeyDictionary[Any, tuple[Any, TextTokenizer]]" = WeakKeyDictionary()
-_PARSING = Lock()
+_PARSING, _PARSING_TEXT = Lock(), Lock()
 
 
 def text_tokenizer(tokenizer: Any, image_token_id: int) -> TextTokenizer:

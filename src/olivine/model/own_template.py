@@ -31,6 +31,10 @@ _SETTINGS: tuple[dict[str, Any], ...] = (
     {"date_string": "26 Jul 2024"},
     {"enable_thinking": False, "date_string": "26 Jul 2024"},
 )
+_WITHOUT_DATE = (
+    "{% macro strftime_now(format) %}"
+    "{{ raise_exception('it writes the date of today, and no two days would train alike') }}{% endmacro %}\n"
+)
 _U, _A = Role.USER, Role.ASSISTANT
 
 
@@ -180,10 +184,9 @@ class OwnTemplate:
         try:
             text: str = self._tokenizer.apply_chat_template(
                 messages,
-                chat_template=source or self.source,
+                chat_template=_WITHOUT_DATE + (source or self.source),
                 tokenize=False,
                 add_generation_prompt=prompt,
-                strftime_now=_no_date,
                 **self.settings,
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
@@ -272,7 +275,3 @@ def _source_of(tokenizer: Any) -> str:
             "model.language.template to one of " + ", ".join(TEMPLATES) + "."
         ) from None
     return unwrapped(source)
-
-
-def _no_date(_format: str) -> str:
-    raise TemplateError("it writes today's date, and no two days' training would be the same")
