@@ -37,21 +37,28 @@ def jinja_mask(tokenizer, jinja, conversation):
 
 
 def token_lies_across_a_border(encoder, tokenizer, jinja, conversation):
-    """Whether the tokenizer, reading the whole text, makes one token of a reply's border."""
+    """Whether the tokenizer, reading the whole text, makes one token of a reply's border.
+
+    A marker may take away the white space behind the reply that it ends.
+    """
     text = jinja_text(tokenizer, jinja, conversation)
     edges, end, before = [], 0, False
     for piece in encoder.template.render(conversation, False):
-        name = {"<bos>": tokenizer.bos_token, "<eos>": tokenizer.eos_token}.get(piece.text, piece.text)
-        if piece.kind is PieceKind.BEGINNING or (
-            end == 0 and name == tokenizer.bos_token and not text.startswith(name)
-        ):
+        name = _name(tokenizer, piece)
+        left_out = name is None or (end == 0 and name == tokenizer.bos_token and not text.startswith(name))
+        if piece.kind is PieceKind.BEGINNING or left_out:
             continue
-        edges += [end] if piece.supervised != before else []
+        edges += [(end, before)] if piece.supervised != before else []
         before = piece.supervised
         end += len(name)
     assert end == len(text)
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    return any(start < edge < stop for start, stop in offsets for edge in edges)
+    read = tokenizer(text, return_offsets_mapping=True)
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return any(
+        start < edge < stop and not (closes and token in special)
+        for token, (start, stop) in zip(read["input_ids"], read["offset_mapping"], strict=True)
+        for edge, closes in edges
+    )
 
 
 def supervised_replies(tokenizer, tokens):

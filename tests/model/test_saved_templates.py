@@ -56,6 +56,7 @@ KINDS = [
     ("phi3", OWN),
 ]
 U, A, S = (lambda text, role=role: Turn(role, text) for role in (Role.USER, Role.ASSISTANT, Role.SYSTEM))
+COUNT = 60
 PLAIN_CHAT = (U("is there a circle?"), A("yes, a red one"), U("what color is it?"), A("red"))
 
 
@@ -83,7 +84,7 @@ def conversations(template, count, **options):
 def test_supervised_tokens_are_the_replies(written):
     encoder, tokenizer = written
     spelled = ["<image>", "<end_of_turn>", "</s>", "<|im_end|>\n", "<|eot_id|>", "<|end|>", "<|user|>"]
-    for number, conversation in enumerate(conversations(encoder.template.name, 150, spelled=spelled)):
+    for number, conversation in enumerate(conversations(encoder.template.name, COUNT, spelled=spelled)):
         tokens = encoder.conversation(conversation, bool(number % 2))
         replies = expected_replies(encoder, tokenizer, conversation)
         if "phi3" in str(tokenizer.all_special_tokens) or "<|user|>" in tokenizer.get_vocab():
@@ -96,7 +97,7 @@ def test_the_saved_template_gives_the_encoders_ids_and_its_mask(written):
     encoder, tokenizer = written
     jinja = saved_chat_template(encoder.template, tokenizer)
     compared = 0
-    for conversation in conversations(encoder.template.name, 150, seed=1):
+    for conversation in conversations(encoder.template.name, COUNT, seed=1):
         if spells_a_special_token(tokenizer, conversation):
             continue
         question = conversation[:1]
@@ -105,23 +106,22 @@ def test_the_saved_template_gives_the_encoders_ids_and_its_mask(written):
             continue
         tokens = encoder.conversation(conversation, False)
         assert jinja_ids(tokenizer, jinja, conversation) == tokens.ids
-        if tokenizer.bos_token is None or encoder.template.begins is False or jinja_ids(tokenizer, jinja, question):
-            assert jinja_mask(tokenizer, jinja, conversation) == (tokens.ids, tokens.supervised)
+        assert jinja_mask(tokenizer, jinja, conversation) == (tokens.ids, tokens.supervised)
         compared += 1
-    assert compared > 75
+    assert compared > COUNT / 2
 
 
 def test_the_quick_way_and_the_careful_one_agree(written):
     """Where the whole text is read in one go, it is what reading it piece by piece gives."""
     encoder, _ = written
     quick = 0
-    for number, conversation in enumerate(conversations(encoder.template.name, 150, seed=2)):
+    for number, conversation in enumerate(conversations(encoder.template.name, COUNT, seed=2)):
         pieces = encoder._present(encoder.template.render(conversation, bool(number % 2)))
         together = encoder._encode_together(pieces, ())
         if together is not None:
             assert together == encoder._encode_apart(pieces, ())
             quick += 1
-    assert quick > 75
+    assert quick > COUNT / 2
 
 
 def test_independent_questions_are_conversations_of_one(written):
@@ -181,9 +181,17 @@ def test_own_template_follows_trimming_and_names_a_turn_that_is_changed():
 
 REFUSED = {
     "none": (None, "has no chat template of its own"),
-    "no end": ("{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}{{ 'assistant: ' }}", "prompts with"),
+    "no end": (
+        "{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}{{ 'assistant: ' }}",
+        "writes nothing to end a reply",
+    ),
     "left out": ("{{ messages[0].content }}{{ '<|im_end|>' }}", "writes turn 2"),
-    "a date": ("{{ strftime_now('%d') }}{% for m in messages %}{{ m.content }}{% endfor %}", "today's date"),
+    "another prompt": (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'bot: ' }}{% endif %}",
+        "prompts with",
+    ),
+    "a date": ("{{ strftime_now('%d') }}{% for m in messages %}{{ m.content }}{% endfor %}", "the date of today"),
     "broken": ("{% for m in messages %}", "refuses"),
 }
 

@@ -61,14 +61,14 @@ def chat_tokenizer(kind: Literal["chatml", "llama3", "phi3"]) -> Any:
     inner.train_from_iterator(list(_WORDS) * 9, trainer)
     markers = _MARKERS[kind]
     inner.add_special_tokens([AddedToken(name, special=True, rstrip=kind == "phi3") for name in markers])
-    first = markers[0] if kind != "chatml" else None
+    first = markers[0]
     if kind == "llama3":
         inner.post_processor = processors.TemplateProcessing(
             single=f"{first} $A", special_tokens=[(first, inner.token_to_id(first))]
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
-        bos_token=first,
+        bos_token=first if kind != "chatml" else None,
         eos_token={"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "phi3": "<|endoftext|>"}[kind],
         chat_template=_TEMPLATES[kind],
     )
