@@ -1,6 +1,7 @@
 """The encoder, the saved Jinja and transformers' assistant mask agree, for every template; `chat` changes nothing."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 from encoded import (
@@ -11,16 +12,21 @@ from encoded import (
     supervised_replies,
     token_lies_across_a_border,
 )
+from jinja2 import TemplateError
+from PIL import Image
+from transformers import AutoProcessor
 
 from olivine.data.encoding import TemplateEncoder
 from olivine.data.template import OWN, TEMPLATES, independent_parts
 from olivine.errors import DataError, RequestError
+from olivine.model import checkpoint
 from olivine.model.extra_tokens import make_markers_special
+from olivine.model.generate import answer_one
 from olivine.model.own_template import own_template
 from olivine.model.processor import saved_chat_template
 from olivine.model.tokenizers import image_token
 from olivine.records import Role, Turn
-from olivine.testing import gemma_tokenizer, llama_tokenizer
+from olivine.testing import gemma_tokenizer, llama_tokenizer, tiny_vlm
 from olivine.testing.hostile_text import hostile_conversations
 from olivine.testing.tokenizers import chat_tokenizer
 
@@ -236,3 +242,58 @@ def test_an_encoder_can_be_sent_to_another_process():
     encoder, _ = made("phi3", OWN)
     again = pickle.loads(pickle.dumps(encoder))
     assert again.conversation(PLAIN_CHAT, True) == encoder.conversation(PLAIN_CHAT, True)
+
+
+@pytest.fixture(scope="module", params=["gemma", "vicuna", "chat"])
+def saved(request, tmp_path_factory):
+    """(processor, ours) of a saved model folder, as plain transformers and Olivine load it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    language = "llama" if request.param == "vicuna" else "gemma"
+    vlm = replace(tiny_vlm(language=language, folder=folder / "tokenizer"), template=request.param)
+    if request.param == OWN:
+        vlm.tokenizer.chat_template = GEMMAS_OWN
+    checkpoint.save(vlm, folder / "saved")
+    return AutoProcessor.from_pretrained(folder / "saved"), checkpoint.load(folder / "saved")
+
+
+def test_the_saved_processor_marks_what_is_supervised_behind_an_image(saved):
+    processor, ours = saved
+    messages = [{"role": turn.role.value, "content": turn.text} for turn in PLAIN_CHAT]
+    image = {"type": "image", "image": Image.new("RGB", (9, 9))}
+    messages[0]["content"] = [image, {"type": "text", "text": PLAIN_CHAT[0].text}]
+    found = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    tokens = ours.encoder().conversation(PLAIN_CHAT, True)
+    assert found["input_ids"][0] == tokens.ids
+    assert [bool(flag) for flag in found["assistant_masks"][0]] == tokens.supervised
+
+
+def test_a_system_message_is_served_as_it_was_trained(saved):
+    processor, ours = saved
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "what?"}]
+    if ours.template == OWN:  # which refuses one, as this tokenizer's own does
+        with pytest.raises(DataError, match="no system"):
+            ours.encoder().prompt("what?", False, "Be brief.")
+        with pytest.raises(TemplateError, match="no system"):
+            processor.apply_chat_template(asked, add_generation_prompt=True)
+        return
+    prefix, continuation = ours.encoder().prompt("what?", False, "Be brief.")
+    text = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    assert processor(text=text)["input_ids"][0] == prefix + continuation
+    assert ("Be brief." in ours.tokenizer.decode(prefix + continuation)) is True
+    conversation = (S("Be brief."), *PLAIN_CHAT)
+    whole = jinja_mask(processor.tokenizer, processor.chat_template, conversation)
+    tokens = ours.encoder().conversation(conversation, False)
+    assert whole == (tokens.ids, tokens.supervised)
+    assert answer_one(ours, "what?", None, system="Be brief.", max_new_tokens=3) is not None
+    with pytest.raises(TemplateError, match="Unsupported role"):
+        processor.apply_chat_template([{"role": "tool", "content": "x"}], tokenize=False)
+
+
+def test_own_template_survives_training_and_saving(saved, tmp_path):
+    processor, ours = saved
+    before = ours.encoder().conversation(PLAIN_CHAT, True)
+    checkpoint.save(ours, tmp_path / "again")
+    again = checkpoint.load(tmp_path / "again")
+    assert again.template == ours.template
+    assert again.encoder().conversation(PLAIN_CHAT, True) == before
+    assert saved_chat_template(again.chat_template(), again.tokenizer) == processor.chat_template
