@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from olivine.data.encoding import TemplateEncoder
-from olivine.data.template import TEMPLATES, PieceKind, independent_parts
+from olivine.data.template import TEMPLATES, PieceKind, independent_segments
 from olivine.errors import DataError, RequestError
 from olivine.model.build import image_token
 from olivine.records import Role, Sample, Turn
@@ -99,7 +99,7 @@ def test_supervised_tokens_are_the_replies_and_their_ends(kind, pairs, image):
 @given(pairs=CONVERSATIONS, image=st.booleans())
 @settings(max_examples=80, deadline=None)
 def test_text_never_becomes_a_marker(kind, pairs, image):
-    """However a text spells them: one beginning, one end a reply, exactly the picture's placeholders."""
+    """However a text spells them: one beginning, one end a reply, exactly the image's placeholders."""
     template, tokenizer = kind
     chosen = TOKENIZERS[tokenizer]
     ids = ENCODERS[kind].conversation(conversation(pairs), image).ids
@@ -125,7 +125,7 @@ def test_the_prompt_at_inference_is_what_training_put_before_the_reply(kind, pai
 @pytest.mark.parametrize("kind", ENCODERS, ids="-".join)
 @given(pairs=CONVERSATIONS, image=st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_independent_parts_are_single_questions_taken_apart(kind, pairs, image):
+def test_independent_segments_are_single_questions_taken_apart(kind, pairs, image):
     made = ENCODERS[kind]
     sample = Sample("s", conversation(pairs), "x.png" if image else None)
     whole = made.example(sample, independent=True)
@@ -168,7 +168,7 @@ def test_vicuna_string_is_llavas_v1():
     )
 
 
-def test_plain_is_picture_and_caption():
+def test_plain_is_image_and_caption():
     pieces = TEMPLATES["plain"].render(conversation([("Describe it.", "a dog")]), True)
     assert "".join(piece.text for piece in pieces) == "<bos><image>a dog\n"
     tokens = encoder("plain", "gemma").conversation(conversation([("Describe it.", "a dog")]), True)
@@ -203,8 +203,8 @@ def test_a_template_that_the_tokenizer_has_no_markers_for():
         encoder("gemma", "llama")
 
 
-def test_prefix_ends_with_the_picture():
-    parts = independent_parts(TEMPLATES["gemma"], conversation([("a", "b"), ("c", "d")]), True)
+def test_prefix_ends_with_the_image():
+    parts = independent_segments(TEMPLATES["gemma"], conversation([("a", "b"), ("c", "d")]), True)
     assert parts[0][-1].kind is PieceKind.IMAGE
     assert len(parts) == 3
 
@@ -244,7 +244,7 @@ def test_prismatics_base_prompt_has_no_place_for_a_system_turn():
 
 def test_independent_questions_share_the_system_turn():
     pairs = conversation([("Q", "A"), ("Q2", "A2")])
-    shared, *parts = independent_parts(TEMPLATES["gemma"], (SAID[0], *pairs), True)
+    shared, *parts = independent_segments(TEMPLATES["gemma"], (SAID[0], *pairs), True)
     assert "".join(piece.text for piece in shared) == "<bos><start_of_turn>user\nBe brief.\n\n<image>"
     assert [part[1].text for part in parts] == ["Q", "Q2"]
 

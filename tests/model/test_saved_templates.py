@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from olivine.data.encoding import TemplateEncoder
-from olivine.data.template import OWN, TEMPLATES, independent_parts
+from olivine.data.template import OWN, TEMPLATES, independent_segments
 from olivine.errors import DataError, RequestError
 from olivine.model import checkpoint
 from olivine.model.extra_tokens import make_markers_special
@@ -133,7 +133,7 @@ def test_the_quick_way_and_the_careful_one_agree(written):
 def test_independent_questions_are_conversations_of_one(written):
     encoder, _ = written
     for conversation in conversations(encoder.template.name, 40, seed=3):
-        shared, *parts = encoder.encode_parts(independent_parts(encoder.template, conversation, True))
+        shared, *parts = encoder.encode_segments(independent_segments(encoder.template, conversation, True))
         for number, part in enumerate(parts):
             alone = encoder.conversation(conversation[2 * number : 2 * number + 2], True)
             assert (shared.ids + part.ids, shared.supervised + part.supervised) == (alone.ids, alone.supervised)

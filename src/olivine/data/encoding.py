@@ -12,7 +12,7 @@ from tokenizers import Encoding
 
 from olivine.data.llava_json import ItemError
 from olivine.data.pieces import BOS, EOS, ChatTemplate, Piece, PieceKind
-from olivine.data.template import independent_parts, marker_names
+from olivine.data.template import independent_segments, marker_names
 from olivine.data.text_tokenizer import strip_beside, text_tokenizer
 from olivine.errors import DataError, RequestError, RunError
 from olivine.records import Conversation, Role, Sample, Turn
@@ -59,8 +59,8 @@ class TemplateEncoder:
     Args:
         template: how conversations are written.
         tokenizer: a `transformers` tokenizer (the fast kind, which all are from version 5 on).
-        image_token_id: the placeholder that stands for one patch of the picture.
-        image_tokens: how many of them a picture takes.
+        image_token_id: the placeholder that stands for one patch of the image.
+        image_tokens: how many of them an image takes.
 
     Raises:
         RequestError: the tokenizer lacks one of the template's markers, or does not read it as one special token.
@@ -107,7 +107,7 @@ class TemplateEncoder:
         """
         opening = () if system is None else (Turn(Role.SYSTEM, system),)
         conversation = (*opening, Turn(Role.USER, text))
-        prefix, continuation = self.encode_parts(independent_parts(self.template, conversation, image))
+        prefix, continuation = self.encode_segments(independent_segments(self.template, conversation, image))
         return prefix.ids, continuation.ids
 
     def example(self, sample: Sample, *, independent: bool = False) -> Example:
@@ -119,8 +119,8 @@ class TemplateEncoder:
         image = sample.image is not None
         try:
             if independent and sum(turn.role is Role.ASSISTANT for turn in sample.conversation) > 1:
-                parts = independent_parts(self.template, sample.conversation, image)
-                return Example(sample, self.encode_parts(parts))
+                parts = independent_segments(self.template, sample.conversation, image)
+                return Example(sample, self.encode_segments(parts))
             return Example(sample, (self.conversation(sample.conversation, image),))
         except DataError as error:
             raise ItemError("not the template's", f"item with id {sample.id!r}: {error}") from None
@@ -129,7 +129,7 @@ class TemplateEncoder:
         """Tokenise a whole conversation."""
         return self._encode(self.template.render(conversation, image))
 
-    def encode_parts(self, parts: Sequence[Sequence[Piece]]) -> tuple[Tokens, ...]:
+    def encode_segments(self, parts: Sequence[Sequence[Piece]]) -> tuple[Tokens, ...]:
         """Tokenise a shared prefix and what continues it; every boundary must lie beside a marker or a newline."""
         shared = parts[0]
         return (self._encode(shared), *(self._encode(part, behind=shared) for part in parts[1:]))
@@ -381,7 +381,7 @@ class TemplateEncoder:
 
 
 def _runs_of_text(pieces: Sequence[Piece]) -> list[list[Piece]]:
-    """Neighbouring text pieces together; markers and pictures alone; empty text left out."""
+    """Neighbouring text pieces together; markers and images alone; empty text left out."""
     runs: list[list[Piece]] = []
     for piece in pieces:
         if piece.kind is PieceKind.TEXT and not piece.text:

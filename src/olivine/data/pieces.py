@@ -19,7 +19,7 @@ class PieceKind(Enum):
     BEGINNING = auto()
     """The beginning of sequence where the tokenizer adds one by itself, else nothing."""
     IMAGE = auto()
-    """The place of the picture's tokens."""
+    """The place of the image's tokens."""
     TEXT = auto()
     """Ordinary text, in which no special token is recognised whatever it spells."""
 
@@ -51,7 +51,7 @@ class ChatTemplate:
 
     Attributes:
         name: as recipes call it.
-        render: pieces of a conversation (second argument: whether a picture comes first). A conversation that ends
+        render: pieces of a conversation (second argument: whether an image comes first). A conversation that ends
             with a user turn is rendered up to where the model's reply begins.
         stop: the marker that ends a reply.
         jinja: the same template for `transformers`, without the beginning-of-sequence token.

@@ -42,10 +42,10 @@ def marker_names(template: ChatTemplate) -> list[str]:
     return sorted({piece.text for piece in pieces if piece.kind is PieceKind.MARKER})
 
 
-def independent_parts(template: ChatTemplate, conversation: Conversation, image: bool) -> list[list[Piece]]:
+def independent_segments(template: ChatTemplate, conversation: Conversation, image: bool) -> list[list[Piece]]:
     """Each question with its reply on its own, behind what they share.
 
-    Returns `[shared prefix, continuation, continuation, ...]`: the prefix ends with the picture (or, without one,
+    Returns `[shared prefix, continuation, continuation, ...]`: the prefix ends with the image (or, without one,
     with the first marker), so that every boundary lies beside a special token and tokenising the parts apart gives
     the same tokens as tokenising them together.
     """

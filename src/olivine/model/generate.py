@@ -21,7 +21,7 @@ def answer_one(
     system: str | None = None,
     max_new_tokens: int = 64,
 ) -> str:
-    """Greedy answer to one question about one picture (or none), special tokens left out and stripped.
+    """Greedy answer to one question about one image (or none), special tokens left out and stripped.
 
     Args:
         vlm: the model.
@@ -31,7 +31,7 @@ def answer_one(
         max_new_tokens: where the answer is cut.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: the image cannot be read.
     """
     prefix, continuation = vlm.encoder().prompt(text, image is not None, system)
     ids = torch.tensor([prefix + continuation], device=vlm.device)
