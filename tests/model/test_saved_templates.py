@@ -258,9 +258,8 @@ def saved(request, tmp_path_factory):
 
 def test_the_saved_processor_marks_what_is_supervised_behind_an_image(saved):
     processor, ours = saved
-    messages = [{"role": turn.role.value, "content": turn.text} for turn in PLAIN_CHAT]
-    image = {"type": "image", "image": Image.new("RGB", (9, 9))}
-    messages[0]["content"] = [image, {"type": "text", "text": PLAIN_CHAT[0].text}]
+    messages = [{"role": turn.role.value, "content": [{"type": "text", "text": turn.text}]} for turn in PLAIN_CHAT]
+    messages[0]["content"].insert(0, {"type": "image", "image": Image.new("RGB", (9, 9))})
     found = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     tokens = ours.encoder().conversation(PLAIN_CHAT, True)
     assert found["input_ids"][0] == tokens.ids
