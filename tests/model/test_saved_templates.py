@@ -14,7 +14,7 @@ from encoded import (
 )
 from jinja2 import TemplateError
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, ProcessorMixin
 
 from olivine.data.encoding import TemplateEncoder
 from olivine.data.template import OWN, TEMPLATES, independent_segments
@@ -263,6 +263,8 @@ def test_the_saved_processor_marks_what_is_supervised_behind_an_image(saved):
     found = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     tokens = ours.encoder().conversation(PLAIN_CHAT, True)
     assert found["input_ids"][0] == tokens.ids
+    if not hasattr(ProcessorMixin, "_adjust_assistant_masks_indices"):
+        pytest.skip("this transformers counts the marks before it puts the image's tokens in")
     assert [bool(flag) for flag in found["assistant_masks"][0]] == tokens.supervised
 
 
