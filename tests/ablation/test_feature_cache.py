@@ -92,7 +92,7 @@ def test_they_are_kept_where_that_pays(tmp_path, monkeypatch):
     assert benefit.bytes == pytest.approx(20 * 0.8 * 36 * 128 * 4, rel=0.5)
     assert benefit.saved > 0.1
     assert benefit.kept
-    monkeypatch.setattr(feature_cache, "WORTH", benefit.saved + 0.01)
+    monkeypatch.setattr(feature_cache, "BENEFIT_FACTOR", benefit.saved + 0.01)
     assert not planned(path).features[0].kept
     assert all(step.features is None for step in steps_of(planned(path), StageStep))
     monkeypatch.undo()
@@ -105,7 +105,7 @@ def test_they_are_kept_where_that_pays(tmp_path, monkeypatch):
 
 
 def test_what_was_decided_stays_when_a_study_grows(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_cache, "WORTH", 2.0)  # nothing pays
+    monkeypatch.setattr(feature_cache, "BENEFIT_FACTOR", 2.0)  # nothing pays
     path = study(tmp_path)
     plan = planned(path)
     carry_out(plan, path, Console(quiet=True), Silent(), "local")

@@ -66,7 +66,7 @@ def estimate_benefit(
 
     Args:
         trainings: those stages, each with its recipe.
-        keep: what the study asks for; `auto` keeps what saves at least `WORTH` and takes at most `limit` bytes.
+        keep: what the study asks for; `auto` keeps what saves at least `BENEFIT_FACTOR` and takes at most `limit` bytes.
         decided: what was decided before, by key.
     """
     try:
