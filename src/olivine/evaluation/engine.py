@@ -66,7 +66,7 @@ class AnsweringEngine:
         self._budget = token_budget or held
         self._prefill = prefill_budget or (self._budget if on_gpu else run)
         self._readers = (image_threads() if on_gpu else 0) if image_readers is None else image_readers
-        self._decoder = decoder or decoder_for(vlm, self._encoder.stop_ids, max_new_tokens)
+        self._decoder = decoder or decoder_for(vlm, vlm.stop_ids(self._encoder), max_new_tokens)
 
     def answer(self, questions: Sequence[Question], images: Pictures | Path | None) -> Iterator[Answer]:
         """Answers as they come, grouped by picture; `images` is where those are, or the root of their paths.

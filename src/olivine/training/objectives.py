@@ -72,7 +72,8 @@ class RowLoss(nn.Module):
             embedded = embedded.to(stream)
             if torch.is_grad_enabled() and not embedded.requires_grad:
                 embedded.requires_grad_()
-        return labelled_loss(self._vlm.value.run(row, embedded), row.targets, self.head, row.labelled)
+        vlm = self._vlm.value
+        return labelled_loss(vlm.run(row, embedded), row.targets, self.head, row.labelled, vlm.traits.final_cap)
 
 
 class LanguageObjective(Objective):

@@ -336,7 +336,7 @@ class Stage:
     def _layout(self, source: DataRecipe) -> RowLayout:
         return RowLayout(
             image_token=self.vlm.model.config.image_token_id,
-            varlen=self.attention.varlen,
+            varlen=self.attention.by_spans,
             continuations=source.turns == "independent",
         )
 
