@@ -58,7 +58,7 @@ def _specimen(model_type: str, **particular: Any) -> dict[str, Any]:
     return {**_SIZES, "model_type": model_type, **particular}
 
 
-def tiny_language_vlm(language: Mapping[str, Any], *, seed: int = 0) -> VisionLanguageModel:
+def tiny_language_vlm(language: Mapping[str, Any], *, seed: int = 1) -> VisionLanguageModel:
     """Return a tiny CLIP with a specimen behind it, with a tokenizer and a template in Gemma's manner.
 
     Args:

@@ -35,4 +35,6 @@ class LanguageTraits:
 def language_traits(config: Any) -> LanguageTraits:
     """Return the traits of a configuration that its family has checked."""
     family = family_of(config)
-    return LanguageTraits(family.windows(config), family.attention_cap(config), family.final_cap(config), family.longest(config))
+    return LanguageTraits(
+        family.windows(config), family.attention_cap(config), family.final_cap(config), family.longest(config)
+    )
