@@ -70,11 +70,11 @@ def choose_attention(config: Any, device: torch.device, dtype: torch.dtype) -> A
         device: where it runs.
         dtype: of its matrix products: autocast's where that is on, whatever the weights' own.
     """
-    why_not = why_not_varlen(config, device, dtype)
     if getattr(config, "attn_logit_softcapping", None) is not None:
-        why_not = why_not_flex(config, device)
-        soft = "scores are softly capped"
-        return AttentionChoice(False, f"{soft}, and {why_not}" if why_not else soft, flex=why_not is None)
+        why_not_flexed = why_not_flex(config, device)
+        why = "scores are softly capped" + (f", and {why_not_flexed}" if why_not_flexed else "")
+        return AttentionChoice(False, why, flex=why_not_flexed is None)
+    why_not = why_not_varlen(config, device, dtype)
     return AttentionChoice(why_not is None, why_not or f"{str(dtype).removeprefix('torch.')} on {device.type}")
 
 
@@ -253,8 +253,8 @@ def varlen_attention(
         spans: the row's.
         scaling: the logits' multiplier.
         kernel: what computes it; None is torch's `varlen_attn`, `KERNEL`.
-        window: how many tokens a query sees, itself included: a span's keys lie in the order of their positions, without
-            gaps, so that places count them.
+        window: how many tokens a query sees, itself included: a span's keys lie in the order of their positions,
+            without gaps, so that places count them.
 
     Returns:
         `[1, tokens, heads, head_dim]`.

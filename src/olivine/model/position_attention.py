@@ -24,7 +24,8 @@ class CachedPositions:
 
     Args:
         queries: `[sequences, new tokens]` int64, positions.
-        mask: `[sequences, cached and new tokens]`, not 0 where a token is no padding; real tokens' positions count them.
+        mask: `[sequences, cached and new tokens]`, not 0 where a token is no padding; real tokens' positions
+            count them.
     """
 
     def __init__(self, queries: Tensor, mask: Tensor) -> None:

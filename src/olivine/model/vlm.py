@@ -214,7 +214,7 @@ def patch_features(tower: Any, layer: int, pixels: Tensor) -> Tensor:
 
 
 def stop_ids_of(settings: Any) -> list[int]:
-    """Return the tokens that end a reply by a transformers generation configuration, which may be one, several, none."""
+    """Return the tokens that end a reply by a transformers generation configuration: none, one or several."""
     ids = settings.eos_token_id
     if ids is None:
         return []

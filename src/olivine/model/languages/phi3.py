@@ -1,4 +1,4 @@
-"""Phi-3, Phi-3.5 and Phi-4: queries, keys and values in one layer, gate and up in another; one window for all layers."""
+"""Phi-3 to Phi-4: queries, keys and values in one linear layer, gate and up in another; one window for all layers."""
 
 from typing import Any
 
