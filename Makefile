@@ -6,13 +6,19 @@ READY := $(VENV)/.ready
 # An environment whose torch has CUDA; that of the tests has not, where it was made on a machine without a GPU.
 PYTHON_GPU ?= $(BIN)/python
 
-.PHONY: demo test lint types format gpu clean
+.PHONY: demo test test-core lint types format gpu clean
 
 demo: $(READY)
 	$(BIN)/olivine demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# The core stands without the embedded world: the suite in a copy of the checkout from which the world is deleted.
+test-core: $(READY)
+	core=$$(mktemp -d) && trap 'rm -rf "$$core"' EXIT && \
+	tar -cf - --exclude=./$(VENV) --exclude=./.git --exclude=./src/olivine/world . | tar -xf - -C "$$core" && \
+	cd "$$core" && PYTHONPATH="$$core/src" $(abspath $(BIN))/python -m pytest --ignore=tests/world $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

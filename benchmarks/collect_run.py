@@ -37,10 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help=f"a finished run directory (its last stage has a {CHECKPOINT})")
     parser.add_argument("--out", type=Path, help="write there instead of to stdout")
-    wanted = parser.parse_args()
-    result = collect(wanted.run)
-    if wanted.out:
-        write_json(wanted.out, result)
+    requested = parser.parse_args()
+    result = collect(requested.run)
+    if requested.out:
+        write_json(requested.out, result)
     else:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
 

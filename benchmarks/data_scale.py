@@ -165,7 +165,7 @@ def scale(folder: Path, items: int, images: int) -> list[dict[str, Any]]:
     )
     summary = json.loads(check.pop("output").splitlines()[-1])
     assert summary["items"] == summary["trainable"] == items, summary
-    rows.append({"what": "data check", "items": items, "images": summary["pictures"], "json_bytes": size, **check})
+    rows.append({"what": "data check", "items": items, "images": summary["images"], "json_bytes": size, **check})
     recipe = folder / "recipe.yaml"
     recipe.write_text(
         RECIPE.format(json=folder / "train.json", images=folder / "images", output=folder / "run"), encoding="utf-8"
@@ -194,7 +194,7 @@ def full(folder: Path, images: int, kill_after: float) -> list[dict[str, Any]]:
             summary = json.loads(output.splitlines()[-1])
             assert summary["trainable"] == images, summary
             row |= {
-                "images": summary["pictures"],
+                "images": summary["images"],
                 "kept": summary["images_kept"],
                 "decoded": shown - summary["images_kept"],
             }

@@ -2,8 +2,8 @@
 
     python benchmarks/evaluate.py [--quick] [--json] [--out benchmarks/results/evaluate-cpu.json]
 
-Two loads on one random model with 576 image tokens: GQA-shaped (31 questions a picture, about 30 text tokens, 3 answer
-tokens) and one question a picture. The three ways run in turn, round after round; ratios are medians over rounds.
+Two loads on one random model with 576 image tokens: GQA-shaped (31 questions an image, about 30 text tokens, 3 answer
+tokens) and one question an image. The three ways run in turn, round after round; ratios are medians over rounds.
 Then, in bf16, the flip rate: the share of answers (16 tokens) that another batch composition changes. In fp32 it is 0.
 """
 
@@ -27,7 +27,7 @@ from olivine.model.build import build
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ModelRecipe
 from olivine.records import Question
-from olivine.testing import CORPUS, write_pictures
+from olivine.testing import CORPUS, write_images
 
 NEW_TOKENS = 3
 #: Longer answers than those timed: one flipped token changes all that follow.
@@ -70,12 +70,12 @@ def make_model(hidden: int, layers: int) -> VisionLanguageModel:
     return vlm
 
 
-def make_questions(pictures: list[str], per_picture: int) -> list[Question]:
+def make_questions(images: list[str], per_image: int) -> list[Question]:
     """About thirty text tokens each, template included."""
     questions = []
-    for number in range(len(pictures) * per_picture):
+    for number in range(len(images) * per_image):
         text = " ".join(WORDS[(number * 5 + k * (1 + number % 3)) % len(WORDS)] for k in range(12 + number % 5)) + "?"
-        image = pictures[number // per_picture]
+        image = images[number // per_image]
         questions.append(Question(str(number), text, image, image))
     return questions
 
@@ -99,7 +99,7 @@ class Ways:
 
     @torch.inference_mode()
     def batched(self, questions: list[Question], size: int) -> dict[str, str]:
-        """`generate` as anybody would call it: left-padded, every question with its own picture."""
+        """`generate` as anybody would call it: left-padded, every question with its own image."""
         answers = {}
         for start in range(0, len(questions), size):
             some = questions[start : start + size]
@@ -132,13 +132,13 @@ def timed(way: Callable[[list[Question]], dict[str, str]], questions: list[Quest
 
 
 def token_bound(vlm: VisionLanguageModel, questions: list[Question]) -> float:
-    """How many times fewer tokens the language model has to run when each picture's prefix is run once."""
+    """How many times fewer tokens the language model has to run when each image's prefix is run once."""
     encoder = vlm.encoder()
     prefix, _ = encoder.prompt("", True)
     texts = [len(encoder.prompt(question.prompt, True)[1]) for question in questions]
-    pictures = len({question.image for question in questions})
+    images = len({question.image for question in questions})
     apart = sum(len(prefix) + text + NEW_TOKENS - 1 for text in texts)
-    shared = pictures * len(prefix) + sum(text + NEW_TOKENS - 1 for text in texts)
+    shared = images * len(prefix) + sum(text + NEW_TOKENS - 1 for text in texts)
     return apart / shared
 
 
@@ -206,20 +206,20 @@ def flips(
 
 
 def main() -> None:
-    wanted = arguments(__doc__).parse_args()
-    hidden, layers, rounds, pictures = (64, 2, 1, 2) if wanted.quick else (256, 8, 3, 4)
+    requested = arguments(__doc__).parse_args()
+    hidden, layers, rounds, images = (64, 2, 1, 2) if requested.quick else (256, 8, 3, 4)
     vlm = make_model(hidden, layers)
     with tempfile.TemporaryDirectory() as folder:
-        names = write_pictures(Path(folder), 16 if not wanted.quick else 4, side=336)
+        names = write_images(Path(folder), 16 if not requested.quick else 4, side=336)
         ways = Ways(vlm, Path(folder))
-        gqa = make_questions(names[:pictures], 31)
+        gqa = make_questions(names[:images], 31)
         single = make_questions(names, 1)
-        gqa_rows, gqa_ratios = measure(ways, gqa, rounds, "31 questions a picture")
-        single_rows, single_ratios = measure(ways, single, rounds, "1 question a picture")
+        gqa_rows, gqa_ratios = measure(ways, gqa, rounds, "31 questions an image")
+        single_rows, single_ratios = measure(ways, single, rounds, "1 question an image")
         vlm.cast(torch.bfloat16)
         flip_rows = flips(vlm, gqa, Path(folder))
     bound = token_bound(vlm, gqa)
-    reached = gqa_ratios["31 questions a picture: one at a time / engine"] / bound
+    reached = gqa_ratios["31 questions an image: one at a time / engine"] / bound
     ratios = {
         **gqa_ratios,
         **single_ratios,
@@ -228,7 +228,7 @@ def main() -> None:
         "bf16 flip rate": max(row["flip_rate"] for row in flip_rows),
     }
     model = {"hidden": hidden, "layers": layers, "image_tokens": vlm.image_tokens}
-    show(wanted, ratios, gqa_rows + single_rows + flip_rows, model=model)
+    show(requested, ratios, gqa_rows + single_rows + flip_rows, model=model)
 
 
 if __name__ == "__main__":

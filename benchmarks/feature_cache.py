@@ -78,7 +78,7 @@ def run(study: Path, keep: str, folder: Path) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"the study failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     plan = plan_study(path)
-    (worth,) = plan.features
+    (benefit,) = plan.features
     features = {step.key for step in plan.steps.values() if isinstance(step, FeatureStep)}
     seconds = {step.key: step.seconds for step in spent(plan)}
     first = plan.stages[next(iter(plan.stages))][-1]
@@ -87,23 +87,23 @@ def run(study: Path, keep: str, folder: Path) -> dict[str, Any]:
         "features": keep,
         "training_s": round(sum(s for key, s in seconds.items() if key.startswith("align")), 2),
         "computing_s": round(sum(seconds[key] for key in features), 2),
-        "plan_says_saved": round(worth.saved or 0.0, 3),
-        "megabytes": round((worth.bytes or 0.0) / 1e6, 1),
+        "plan_says_saved": round(benefit.saved or 0.0, 3),
+        "megabytes": round((benefit.bytes or 0.0) / 1e6, 1),
         "losses": [round(loss, 5) for loss in losses],
     }
 
 
 def main() -> None:
-    wanted = arguments(__doc__).parse_args()
+    requested = arguments(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name:
-        study = write_study(Path(name), wanted.quick)
+        study = write_study(Path(name), requested.quick)
         rows = [run(study, keep, Path(name)) for keep in ("never", "always")]
     never, always = rows
     apart = max(abs(a - b) for a, b in zip(never.pop("losses"), always.pop("losses"), strict=True))
     assert apart < 1e-3, f"losses are {apart} apart"
     saved = 1 - (always["training_s"] + always["computing_s"]) / never["training_s"]
     show(
-        wanted,
+        requested,
         {"share of the seconds saved": round(saved, 3), "share that the plan said": always["plan_says_saved"]},
         rows,
     )

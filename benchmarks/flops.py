@@ -35,11 +35,11 @@ def step_operations(
     size: ModelSize, samples: Iterable[SampleSize], *, trains_language: bool, tower_layers_run: int
 ) -> dict[str, float]:
     """Return the useful operations of a step by part; see `FORMULA`."""
-    chosen = list(samples)
+    selected = list(samples)
     tokens, labels, images = (
-        sum(getattr(sample, name) for sample in chosen) for name in ("tokens", "labels", "images")
+        sum(getattr(sample, name) for sample in selected) for name in ("tokens", "labels", "images")
     )
-    squares = sum(sample.tokens**2 for sample in chosen)
+    squares = sum(sample.tokens**2 for sample in selected)
     passes = 3 if trains_language else 2
     seen = size.patches + 1
     tower = size.tower * tower_layers_run / size.tower_layers

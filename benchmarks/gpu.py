@@ -88,8 +88,8 @@ def climb(bench: Bench, clock: Clock, peaks: tuple[float, float], keep: Callable
         keep(row)
 
 
-def ladder(wanted: argparse.Namespace, clock: Clock, peaks: tuple[float, float], keep: Any) -> None:
-    names = wanted.shapes.split(",") if not wanted.small else ["small", "small 7b"]
+def ladder(requested: argparse.Namespace, clock: Clock, peaks: tuple[float, float], keep: Any) -> None:
+    names = requested.shapes.split(",") if not requested.small else ["small", "small 7b"]
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             shape, vlm = SHAPES[name], None
@@ -102,9 +102,9 @@ def ladder(wanted: argparse.Namespace, clock: Clock, peaks: tuple[float, float],
                     keep({"shape": name, "stage": stage, "rung": "all", "skipped": reason})
                     continue
                 vlm = vlm or make_model(shape)
-                climb(Bench(name, shape, stage, vlm, Path(folder), small=wanted.small), clock, peaks, keep)
+                climb(Bench(name, shape, stage, vlm, Path(folder), small=requested.small), clock, peaks, keep)
             if vlm is not None and name == names[0] and clock.left > (40 if CUDA else 0):
-                for row in answering(vlm, Path(folder) / "asked", small=wanted.small):
+                for row in answering(vlm, Path(folder) / "asked", small=requested.small):
                     keep({"shape": name, **row})
             del vlm
             clean()
@@ -114,9 +114,9 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--shapes", default="2b,7b", help="of 2b and 7b, with commas between")
     parser.add_argument("--minutes", type=float, default=8.5, help="after which no rung is begun")
-    wanted = parser.parse_args()
-    wanted.small = wanted.quick or not CUDA
-    clock = Clock(wanted.minutes)
+    requested = parser.parse_args()
+    requested.small = requested.quick or not CUDA
+    clock = Clock(requested.minutes)
     arithmetic = choose_arithmetic("bf16", "cuda" if CUDA else "cpu")
     name, stated = device_peak()
     measured = matmul_peak()
@@ -129,13 +129,13 @@ def main() -> None:
 
     def keep(row: dict[str, Any]) -> None:
         rows.append(row)
-        show(wanted, _ratios(rows), rows, quiet=True, **more)
+        show(requested, _ratios(rows), rows, quiet=True, **more)
 
-    with compile_in_small(wanted.small):
-        for row in attention_rows(small=wanted.small):
+    with compile_in_small(requested.small):
+        for row in attention_rows(small=requested.small):
             keep(row)
-        ladder(wanted, clock, (stated, measured), keep)
-    show(wanted, _ratios(rows), rows, **more)
+        ladder(requested, clock, (stated, measured), keep)
+    show(requested, _ratios(rows), rows, **more)
     apart = [row["largest_difference"] for row in rows if "largest_difference" in row]
     assert max(apart) < 2e-2, "attention without padding says something else"
 

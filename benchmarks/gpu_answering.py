@@ -10,7 +10,7 @@ from evaluate import make_questions
 
 from olivine.evaluation.engine import AnsweringEngine
 from olivine.model.generate import answer_one
-from olivine.testing import write_pictures
+from olivine.testing import write_images
 
 CUDA = torch.cuda.is_available()
 
@@ -18,7 +18,7 @@ CUDA = torch.cuda.is_available()
 def answering(vlm: Any, images: Path, *, small: bool) -> Iterator[dict[str, Any]]:
     """Yield one row for the engine, once and again with its graphs made, and one for `generate`."""
     new_tokens = 6 if small else 32
-    names = write_pictures(images, 3 if small else 16, side=336)
+    names = write_images(images, 3 if small else 16, side=336)
     questions = make_questions(names, 4 if small else 16)
     vlm.model.to("cuda" if CUDA else "cpu")
     vlm.cast(torch.bfloat16 if CUDA else torch.float32)

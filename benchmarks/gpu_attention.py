@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from loads import Shape, instructions, make_model
 from torch import Tensor
 
-from olivine.data.packing import deal, pack
+from olivine.data.packing import balance, pack
 from olivine.model import attention
 
 CUDA = torch.cuda.is_available()
@@ -25,8 +25,8 @@ def attention_rows(*, small: bool) -> Iterator[dict[str, Any]]:
     vlm = make_model(Shape(4096, 64, 2, 128, 4, 1, 64, 2, image=112 if small else 336))
     examples = instructions(vlm, 6 if small else 24)
     device = torch.device("cuda" if CUDA else "cpu")
-    chosen = max(deal([e.length for e in examples], 4096), key=len)
-    row = pack([examples[i] for i in chosen], [0] * sum(examples[i].sample.image is not None for i in chosen))
+    selected = max(balance([e.length for e in examples], 4096), key=len)
+    row = pack([examples[i] for i in selected], [0] * sum(examples[i].sample.image is not None for i in selected))
     row = row.to(device)
     for heads, shared, width in HEADS_IN_SMALL if small else HEADS:
         found = {name: _measure(run, row, heads, shared, width) for name, run in _ways(row).items()}

@@ -15,13 +15,14 @@ from unittest import mock
 import torch
 from flops import SampleSize, device_peak, step_operations
 from gpu_data import write_samples
-from gpu_stage import Measured, look_at_a_step, run_stage
+from gpu_stage import Measured, profile_step, run_stage
 from loads import TRAINED, Plain, Shape, make_batches, make_pixels, model_recipe
 
 from olivine.cost.estimate import DEVICES, Lengths, StageEstimate, estimate
 from olivine.model import attention
 from olivine.model.size import model_size
 from olivine.recipe import Recipe
+from olivine.training import stage as stage_module
 
 CUDA = torch.cuda.is_available()
 BATCH = 128
@@ -98,7 +99,7 @@ class Bench:
         """What matters most first: time may run out."""
         yield "olivine", lambda: self.through_stage(compile=False)
         yield "layers compiled", lambda: self.through_stage(compile=True)
-        yield "what a step is made of", lambda: look_at_a_step(self.vlm, self.recipe(batch=4, steps=2))
+        yield "what a step is made of", lambda: profile_step(self.vlm, self.recipe(batch=4, steps=2))
         yield "padded, full logits", self.padded
 
         def grouped() -> dict[str, Any]:
@@ -106,6 +107,12 @@ class Bench:
                 return self.through_stage(compile=False)
 
         yield "attention by groups", grouped
+
+        def cast_by_autocast() -> dict[str, Any]:
+            with mock.patch.object(stage_module, "keeps_working_weights", return_value=False):
+                return self.through_stage(compile=False)
+
+        yield "weights cast by autocast", cast_by_autocast
         yield "activations checkpointed", lambda: self.through_stage(compile=False, checkpoint_activations=True)
 
 
@@ -166,7 +173,7 @@ def planned_of(recipe: Recipe, sizes: list[SampleSize]) -> StageEstimate:
         tokens=sum(s.tokens for s in sizes) / count,
         labels=sum(s.labels for s in sizes) / count,
         longest=max(s.tokens for s in sizes),
-        pictures=sum(s.images for s in sizes) / count,
+        images=sum(s.images for s in sizes) / count,
         source="measured",
     )
     name = device_peak()[0]

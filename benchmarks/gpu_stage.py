@@ -85,7 +85,7 @@ def run_stage(vlm: Any, recipe: Recipe, folder: Path, *, warm: int) -> Measured:
     )
 
 
-def look_at_a_step(vlm: Any, recipe: Recipe) -> dict[str, Any]:
+def profile_step(vlm: Any, recipe: Recipe) -> dict[str, Any]:
     """Which attention a stage takes, by the operations that it calls; and on a GPU, waits and the dearest kernels."""
     activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * CUDA
     with (

@@ -22,9 +22,9 @@ BRIEF = {"stages.align.steps": 6, "stages.instruct.steps": 8, "stages.instruct.v
 
 
 def brief_world(folder: Path, quick: bool) -> Path:
-    """The world study over a tenth of its benchmarks, with few steps and resume points every third; its path."""
+    """The world study over a tenth of its benchmarks, with few steps and training checkpoints every third; its path."""
     data = folder / "data"
-    written = [sys.executable, "-m", "olivine", "world", "write", str(data), "--pictures", "200", "--share", "0.1"]
+    written = [sys.executable, "-m", "olivine", "world", "write", str(data), "--images", "200", "--share", "0.1"]
     subprocess.run(written, check=True, stdout=subprocess.DEVNULL)
     values = yaml.safe_load(WORLD.read_text())
     values["base"] = str((WORLD.parent / values["base"]).resolve())
@@ -78,15 +78,15 @@ def main() -> None:
     parser.add_argument("study", type=Path, nargs="?")
     parser.add_argument("--kills", type=int, help="how many (default 20; 3 with --quick)")
     parser.add_argument("--seed", type=int, default=0)
-    wanted = parser.parse_args()
-    kills = wanted.kills or (3 if wanted.quick else 20)
-    draw = random.Random(wanted.seed)
+    requested = parser.parse_args()
+    kills = requested.kills or (3 if requested.quick else 20)
+    draw = random.Random(requested.seed)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name) / part for part in ("whole", "killed")]
         for folder in folders:
             folder.mkdir()
-        study = wanted.study or brief_world(Path(name), wanted.quick)
+        study = requested.study or brief_world(Path(name), requested.quick)
         whole, killed = (copy_of(study, folder) for folder in folders)
         began = time.monotonic()
         if start(whole).wait():
@@ -106,7 +106,7 @@ def main() -> None:
         code = start(killed).wait()
         tables = [(folder / "run" / "results.csv").read_bytes() for folder in folders]
     same = code == 0 and tables[0] == tables[1]
-    show(wanted, {"results.csv the same": float(same)}, rows, kills=len(rows), whole_run_s=round(seconds, 1))
+    show(requested, {"results.csv the same": float(same)}, rows, kills=len(rows), whole_run_s=round(seconds, 1))
     if not same:
         sys.exit(1)
 

@@ -4,7 +4,7 @@
 
 SIGKILL and SIGTERM in turn at random, `--kills` of them for each of the three. Nothing may be lost (logged steps, kept
 answers and finished steps never become fewer), nothing repeated (each step, sample and answer is there once), and what
-comes out must be the same byte for byte; a SIGTERM must end with exit code 75 and, in a stage, with a resume point of
+comes out must be the same byte for byte; a SIGTERM must end with exit code 75 and, in a stage, with a training checkpoint of
 its last step. Each command runs in a process forked from this one, so that instants fall on its work and not on
 PyTorch's import. Exit code 1 if anything differs.
 """
@@ -46,9 +46,9 @@ class Subject:
 
 
 def write_recipe(folder: Path, steps: int) -> Path:
-    """Two stages of a tiny model, a resume point every third step."""
+    """Two stages of a tiny model, a training checkpoint every third step."""
     dataset = write_dataset(folder / "data", items=60)
-    stage = {"data": "all", "batch": 6, "lr": 1e-2, "row_tokens": 160, "save_every": 3, "validate_every": 10}
+    stage = {"data": "all", "batch": 6, "lr": 1e-2, "sequence_tokens": 160, "save_every": 3, "validate_every": 10}
     recipe = {
         "name": "killed",
         "model": tiny_model_recipe().model_dump(by_alias=True, mode="json"),
@@ -107,7 +107,7 @@ def start(command: list[str], said: Path) -> int:
 
 
 def wait(process: int, seconds: float | None) -> int | None:
-    """The exit code (negative: the signal), or None if the process is still there after so many seconds."""
+    """The exit code (negative: the signal), or None if the process is still there after this many seconds."""
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
         found, status = os.waitpid(process, 0 if deadline is None else os.WNOHANG)
@@ -145,7 +145,9 @@ def saved_to_the_last_step(output: Path) -> str | None:
         rows = [row["step"] for row in read_json_lines(folder / "metrics.jsonl", allow_cut_end=True) if "loss" in row]
         points = [int(point.name.rpartition("-")[2]) for point in folder.glob("resume/step-*")]
         if rows and max(points, default=0) != rows[-1] + 1:
-            return f"{folder.name}: step {rows[-1]} is logged, the newest resume point is {max(points, default=0)}"
+            return (
+                f"{folder.name}: step {rows[-1]} is logged, the newest training checkpoint is {max(points, default=0)}"
+            )
     return None
 
 
@@ -271,15 +273,15 @@ def main() -> None:
     parser.add_argument("--kills", type=int, help="how many of each command (default 50; 4 with --quick)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("train", "evaluate", "study"), help="kill one of the three alone")
-    wanted = parser.parse_args()
+    requested = parser.parse_args()
     torch.set_num_threads(1)  # before any fork: threads do not come along
-    draw = random.Random(wanted.seed)
-    kills = wanted.kills or (4 if wanted.quick else 50)
+    draw = random.Random(requested.seed)
+    kills = requested.kills or (4 if requested.quick else 50)
     with tempfile.TemporaryDirectory() as name:
-        made = subjects(Path(name), wanted.quick)
-        rows = [killed(s, Path(name), kills if wanted.only in (None, s.name) else 0, draw) for s in made]
+        made = subjects(Path(name), requested.quick)
+        rows = [killed(s, Path(name), kills if requested.only in (None, s.name) else 0, draw) for s in made]
     share = sum(row["same_bytes"] for row in rows) / sum(row["runs"] for row in rows)
-    show(wanted, {"runs that ended in the same bytes": share}, rows)
+    show(requested, {"runs that ended in the same bytes": share}, rows)
     if share < 1 or any(row["problems"] for row in rows):
         sys.exit(1)
 

@@ -21,10 +21,10 @@ from torch import nn
 
 from olivine.data.batches import Batch
 from olivine.data.encoding import Example, Tokens
-from olivine.data.packing import IGNORED, deal, pack
+from olivine.data.packing import IGNORED, balance, pack
 from olivine.model.build import build
 from olivine.model.vlm import VisionLanguageModel
-from olivine.recipe import ModelRecipe, OptimizerRecipe, Part, StageRecipe
+from olivine.recipe import ModelRecipe, ModuleName, OptimizerRecipe, StageRecipe
 from olivine.records import Sample
 from olivine.testing import CORPUS
 from olivine.training.objectives import LanguageObjective
@@ -32,7 +32,7 @@ from olivine.training.optimizer import make_optimizer
 from olivine.training.stage import choose_trainable
 
 #: Shares of LLaVA-1.5's 665K mix (arXiv:2310.03744, table 7) and, assumed here, each part's median of text tokens, its
-#: spread (of the logarithm), the share of text that is labelled, and whether it has a picture.
+#: spread (of the logarithm), the share of text that is labelled, and whether it has an image.
 MIX = (
     ("llava-instruct", 158, 280, 0.5, 0.75, True),
     ("sharegpt", 40, 900, 0.7, 0.75, False),
@@ -100,19 +100,19 @@ def make_model(shape: Shape) -> VisionLanguageModel:
     return build(model_recipe(shape), seed=0, texts=lambda: CORPUS)
 
 
-def example(vlm: VisionLanguageModel, draw: np.random.Generator, text: int, labels: int, picture: bool) -> Example:
+def example(vlm: VisionLanguageModel, draw: np.random.Generator, text: int, labels: int, image: bool) -> Example:
     """Random ids below the tokenizer's size: what they are changes no cost."""
-    room = LONGEST - vlm.image_tokens * picture
+    room = LONGEST - vlm.image_tokens * image
     text = max(2, min(text, room))
     labels = max(1, min(labels, text - 1))
-    ids = [2] + [vlm.model.config.image_token_id] * (vlm.image_tokens if picture else 0)
+    ids = [2] + [vlm.model.config.image_token_id] * (vlm.image_tokens if image else 0)
     ids += draw.integers(10, 600, size=text - 1).tolist()
     supervised = [False] * (len(ids) - labels) + [True] * labels
-    return Example(Sample("s", (), "p" if picture else None), (Tokens(ids, supervised),))
+    return Example(Sample("s", (), "p" if image else None), (Tokens(ids, supervised),))
 
 
 def captions(vlm: VisionLanguageModel, count: int, seed: int = 0) -> list[Example]:
-    """Stage 1: a picture and a caption of about 20 tokens, all of it labelled, behind no question (LLaVA's `plain`)."""
+    """Stage 1: an image and a caption of about 20 tokens, all of it labelled, behind no question (LLaVA's `plain`)."""
     draw = np.random.default_rng(seed)
     lengths = np.clip(draw.lognormal(np.log(20), 0.4, count), 5, 77).astype(int)
     return [example(vlm, draw, int(n) + 2, int(n), True) for n in lengths]
@@ -124,16 +124,16 @@ def instructions(vlm: VisionLanguageModel, count: int, seed: int = 0) -> list[Ex
     weights = np.array([part[1] for part in MIX], float)
     made = []
     for kind in draw.choice(len(MIX), size=count, p=weights / weights.sum()):
-        _, _, median, spread, labelled, picture = MIX[kind]
+        _, _, median, spread, labelled, image = MIX[kind]
         text = int(draw.lognormal(np.log(median), spread))
-        made.append(example(vlm, draw, text, int(text * labelled), picture))
+        made.append(example(vlm, draw, text, int(text * labelled), image))
     return made
 
 
 class Way:
     """One way to take a training step; `step` returns the loss."""
 
-    def __init__(self, vlm: VisionLanguageModel, train: Sequence[Part], *, fused: bool) -> None:
+    def __init__(self, vlm: VisionLanguageModel, train: Sequence[ModuleName], *, fused: bool) -> None:
         self.vlm = vlm
         vlm.model.train()
         stage = StageRecipe(name="s", train=tuple(train), data="d", batch=1, lr=1e-4)
@@ -162,18 +162,18 @@ class Way:
 
 
 class Olivine(Way):
-    """Packed rows, loss at labelled places only, each picture through the tower once."""
+    """Packed rows, loss at labelled places only, each image through the tower once."""
 
-    def __init__(self, vlm: VisionLanguageModel, train: Sequence[Part], *, row_tokens: int = 4096) -> None:
+    def __init__(self, vlm: VisionLanguageModel, train: Sequence[ModuleName], *, sequence_tokens: int = 4096) -> None:
         super().__init__(vlm, train, fused=True)
         self.objective = LanguageObjective(vlm)
-        self.row_tokens = row_tokens
+        self.sequence_tokens = sequence_tokens
 
     def backward(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
-        shown = {index: place for place, index in enumerate(i for i, e in enumerate(examples) if e.sample.image)}
+        shown = {index: position for position, index in enumerate(i for i, e in enumerate(examples) if e.sample.image)}
         rows = tuple(
             pack([examples[i] for i in row], [shown[i] for i in row if i in shown])
-            for row in deal([e.length for e in examples], self.row_tokens)
+            for row in balance([e.length for e in examples], self.sequence_tokens)
         )
         batch = Batch(rows, pixels[: len(shown)] if shown else None, None, (), len(rows), (), {})
         measured = self.objective.measure(batch, backward=True)
@@ -183,7 +183,7 @@ class Olivine(Way):
 class Plain(Way):
     """`LlavaForConditionalGeneration` with a padded batch and its own `labels` loss."""
 
-    def __init__(self, vlm: VisionLanguageModel, train: Sequence[Part]) -> None:
+    def __init__(self, vlm: VisionLanguageModel, train: Sequence[ModuleName]) -> None:
         super().__init__(vlm, train, fused=False)
 
     def backward(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
@@ -201,12 +201,12 @@ class Plain(Way):
             tokens = e.parts[0]
             ids[row, : e.length], mask[row, : e.length] = torch.tensor(tokens.ids), 1
             labels[row, : e.length] = torch.where(torch.tensor(tokens.supervised), torch.tensor(tokens.ids), IGNORED)
-        pictures = sum(e.sample.image is not None for e in examples)
+        images = sum(e.sample.image is not None for e in examples)
         device = self.vlm.device
         inputs = {
             "input_ids": ids.to(device),
             "attention_mask": mask.to(device),
-            "pixel_values": pixels[:pictures].to(device) if pictures else None,
+            "pixel_values": pixels[:images].to(device) if images else None,
         }
         return inputs, labels.to(device)
 
@@ -240,7 +240,7 @@ class FusedLoss(Plain):
 WAYS: dict[str, type[Any]] = {"olivine": Olivine, "plain": Plain}
 if hasattr(nn, "LinearCrossEntropyOptions"):
     WAYS["fused"] = FusedLoss
-TRAINED: dict[str, tuple[Part, ...]] = {"stage 1": ("connector",), "stage 2": ("connector", "language")}
+TRAINED: dict[str, tuple[ModuleName, ...]] = {"stage 1": ("connector",), "stage 2": ("connector", "language")}
 
 
 def make_way(name: str, shape: Shape, stage: str) -> Way:

@@ -21,9 +21,9 @@ import torch
 from report import arguments, show
 from transformers import GemmaForCausalLM
 
-from olivine.world.language import Told, description
+from olivine.world.language import Mentions, description
 from olivine.world.pretraining.curriculum import Schedule
-from olivine.world.pretraining.gemma import SIZES, begin_calmly, gemma_config
+from olivine.world.pretraining.gemma import SIZES, gemma_config, scaled_init
 from olivine.world.pretraining.language import LanguagePretraining
 from olivine.world.pretraining.loop import muon, update
 from olivine.world.questions import ask
@@ -49,7 +49,7 @@ def right(job: LanguagePretraining, topic: str) -> float:
         shown = scene(0, "looking up", index, things=2)
         if len({thing.kind for thing in shown.things}) == 1:
             continue  # told apart by what is not told
-        told = description(shown, draw, Told(size=False, pattern=False, state=False), plainly=True)
+        told = description(shown, draw, Mentions(size=False, pattern=False, state=False), plainly=True)
         found = [asked for asked in ask(shown, draw, 8, (topic,)) if asked.structural in ("query", "choose")]
         stated = [(said, f" {asked.answer}") for asked in found if (said := before(asked.sentence, asked.answer))]
         if stated:
@@ -81,20 +81,20 @@ def made(lists: tuple[int, ...], looking_back: bool) -> LanguagePretraining:
     if not looking_back:
         torch.manual_seed(0)
         job.model = GemmaForCausalLM(gemma_config(SIZES["small"], len(job.tokenizer)))
-        begin_calmly(job.model)
+        scaled_init(job.model)
         job.trained, job.optimizers = job.model, muon(job.model, (job.model,), 0.05)
     return job
 
 
 def main() -> None:
-    wanted = arguments(__doc__).parse_args()
-    steps, look_every = (range(0, TOGETHER, 250), 3) if wanted.quick else (range(TOGETHER), 170)
+    requested = arguments(__doc__).parse_args()
+    steps, look_every = (range(0, TOGETHER, 250), 3) if requested.quick else (range(TOGETHER), 170)
     rows, shares = [], {}
     for name, (lists, looking_back) in WAYS.items():
         found = learn(made(lists, looking_back), steps, look_every)
         rows.append({"way": name, "found": found})
         shares |= {f"{name}: {topic}, % right": found[-1][topic] for topic in TOPICS}
-    show(wanted, shares, rows, steps=len(steps))
+    show(requested, shares, rows, steps=len(steps))
 
 
 if __name__ == "__main__":

@@ -51,20 +51,20 @@ def apart(way: str, stage: str, batch: int, sizes: dict[str, int]) -> dict[str, 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--measure", help="one measurement, in this process (used by the script itself)")
-    wanted = parser.parse_args()
-    if wanted.measure:
-        sys.stdout.write(json.dumps(measure(*json.loads(wanted.measure))))
+    requested = parser.parse_args()
+    if requested.measure:
+        sys.stdout.write(json.dumps(measure(*json.loads(requested.measure))))
         return
-    small = {"hidden": 64, "inter": 128, "layers": 2, "image": 112} if wanted.quick else {}
+    small = {"hidden": 64, "inter": 128, "layers": 2, "image": 112} if requested.quick else {}
     rows, ratios = [], {}
-    for vocabulary in (16_000,) if wanted.quick else (256_000, 32_000):
+    for vocabulary in (16_000,) if requested.quick else (256_000, 32_000):
         for stage in ("stage 1", "stage 2"):
             found = {way: apart(way, stage, 4, {**small, "vocabulary": vocabulary}) for way in WAYS}
             rows += list(found.values())
             for way in found.keys() - {"olivine"}:
                 label = f"{stage}, {vocabulary // 1000}k: {way} / olivine"
                 ratios[label] = round(found[way]["peak_mb"] / found["olivine"]["peak_mb"], 2)
-    show(wanted, ratios, rows)
+    show(requested, ratios, rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from olivine.available_cpus import cores
+from olivine.available_cpus import available_cpus
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -25,11 +25,11 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"cpu, {torch.get_num_threads()} threads of {cores()} cores"
+    return f"cpu, {torch.get_num_threads()} threads of {available_cpus()} cores"
 
 
 def show(
-    wanted: argparse.Namespace,
+    requested: argparse.Namespace,
     ratios: Mapping[str, float],
     rows: Sequence[Mapping[str, Any]],
     *,
@@ -41,17 +41,17 @@ def show(
         "ratios": dict(ratios),
         "rows": list(rows),
         **more,
-        "quick": wanted.quick,
+        "quick": requested.quick,
         "device": device_name(),
         "versions": {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()},
     }
     text = json.dumps(result, indent=2)
-    if wanted.out:
-        wanted.out.parent.mkdir(parents=True, exist_ok=True)
-        wanted.out.write_text(text + "\n", encoding="utf-8")
+    if requested.out:
+        requested.out.parent.mkdir(parents=True, exist_ok=True)
+        requested.out.write_text(text + "\n", encoding="utf-8")
     if quiet:
         return
-    if wanted.json:
+    if requested.json:
         sys.stdout.write(text + "\n")
         return
     for row in rows:

@@ -69,12 +69,12 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, help="what `olivine world write` wrote (default: drawn anew)")
     parser.add_argument("--rounds", type=int, default=3)
-    wanted = parser.parse_args()
+    requested = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = wanted.data or folder / "data"
-        if wanted.data is None:
-            share = ["--share", "0.05"] if wanted.quick else []
+        data = requested.data or folder / "data"
+        if requested.data is None:
+            share = ["--share", "0.05"] if requested.quick else []
             command = [sys.executable, "-m", "olivine", "world", "write", str(data), *share]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         path = write_study(folder, data)
@@ -88,13 +88,13 @@ def main() -> None:
                 base = 0.3 if step.control else 0.85 + sum(CHANCE.get(level, 0) for level in cell)
                 answer(step, base, seed)
         seconds = []
-        for _ in range(1 if wanted.quick else wanted.rounds):
+        for _ in range(1 if requested.quick else requested.rounds):
             began = time.monotonic()
             page = report(plan_study(path))
             seconds.append(round(time.monotonic() - began, 2))
         digest = hashlib.sha256(page.read_bytes()).hexdigest()
     rows = [{"round": number, "seconds": value} for number, value in enumerate(seconds, start=1)]
-    show(wanted, {}, rows, median_seconds=statistics.median(seconds), evaluations=len(plan.evaluations), page=digest)
+    show(requested, {}, rows, median_seconds=statistics.median(seconds), evaluations=len(plan.evaluations), page=digest)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ STEPS = 60
 
 
 def write_recipe(folder: Path) -> Path:
-    """Two stages, a resume point every third step, held-out samples looked at in between."""
+    """Two stages, a training checkpoint every third step, held-out samples looked at in between."""
     dataset = write_dataset(folder / "data", items=60)
-    stage = {"data": "all", "batch": 6, "lr": 1e-2, "row_tokens": 160, "save_every": 3, "validate_every": 10}
+    stage = {"data": "all", "batch": 6, "lr": 1e-2, "sequence_tokens": 160, "save_every": 3, "validate_every": 10}
     recipe = {
         "name": "killed",
         "model": tiny_model_recipe().model_dump(by_alias=True),
@@ -81,9 +81,9 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--kills", type=int, help="how many in all (default 50; 3 with --quick)")
     parser.add_argument("--seed", type=int, default=0)
-    wanted = parser.parse_args()
-    kills = wanted.kills or (3 if wanted.quick else 50)
-    draw = random.Random(wanted.seed)
+    requested = parser.parse_args()
+    kills = requested.kills or (3 if requested.quick else 50)
+    draw = random.Random(requested.seed)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -113,7 +113,7 @@ def main() -> None:
                 break
             same += bits(output) == expected and audit(output) == expected_audit
     show(
-        wanted,
+        requested,
         {"runs that ended in the same bits and took the same samples": same / runs},
         rows,
         kills=spent,

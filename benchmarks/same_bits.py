@@ -28,10 +28,10 @@ from olivine.recipe import Recipe, load
 QUICK_STEPS = 40
 
 
-def start(wanted: Any, overrides: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "olivine", "train", str(wanted.recipe), *overrides, f"output={output}"]
+def start(requested: Any, overrides: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "olivine", "train", str(requested.recipe), *overrides, f"output={output}"]
     # Threads that spin while they wait make a run many times slower on a machine that does anything else.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "OMP_NUM_THREADS": str(wanted.threads)}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "OMP_NUM_THREADS": str(requested.threads)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -41,11 +41,11 @@ def finish(process: subprocess.Popen[bytes]) -> None:
         sys.exit(f"a run failed by itself:\n{said.decode()}")
 
 
-def train_with_kills(wanted: Any, overrides: Sequence[str], output: Path, kills: int, whole: float) -> None:
+def train_with_kills(requested: Any, overrides: Sequence[str], output: Path, kills: int, whole: float) -> None:
     """Train to the end, killed at `kills` random instants of as long as an uninterrupted run takes."""
-    draw = random.Random(wanted.seed)
+    draw = random.Random(requested.seed)
     for _ in range(kills):
-        process = start(wanted, overrides, output)
+        process = start(requested, overrides, output)
         try:
             process.wait(draw.uniform(0, 2 * whole / (kills + 1)))
         except subprocess.TimeoutExpired:
@@ -54,7 +54,7 @@ def train_with_kills(wanted: Any, overrides: Sequence[str], output: Path, kills:
         else:
             finish(process)
             sys.exit(f"the run was through before {kills} kills; give more steps or fewer kills")
-    finish(start(wanted, overrides, output))
+    finish(start(requested, overrides, output))
 
 
 def hashes(recipe: Recipe, output: Path) -> dict[str, str]:
@@ -86,27 +86,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of each run (default 2)")
     parser.add_argument("--seed", type=int, default=0, help="of the instants of the kills")
     parser.add_argument("--folder", type=Path, help="keep the runs there (default: a temporary folder)")
-    wanted = parser.parse_args()
-    recipe = load(wanted.recipe, wanted.overrides)
-    quick = [f"stages.{stage.name}.steps={QUICK_STEPS}" for stage in recipe.stages] if wanted.quick else []
-    overrides = [*wanted.overrides, *quick]
+    requested = parser.parse_args()
+    recipe = load(requested.recipe, requested.overrides)
+    quick = [f"stages.{stage.name}.steps={QUICK_STEPS}" for stage in recipe.stages] if requested.quick else []
+    overrides = [*requested.overrides, *quick]
     with tempfile.TemporaryDirectory() as name:
-        folder = wanted.folder or Path(name)
+        folder = requested.folder or Path(name)
         rows: list[dict[str, Any]] = []
-        for number in range(1, wanted.runs + 1):
+        for number in range(1, requested.runs + 1):
             began = time.monotonic()
-            finish(start(wanted, overrides, folder / f"run-{number}"))
+            finish(start(requested, overrides, folder / f"run-{number}"))
             taken = time.monotonic() - began
             found = hashes(recipe, folder / f"run-{number}")
             rows.append({"run": number, "kills": 0, "seconds": round(taken, 1), **found})
-        if wanted.kills:
+        if requested.kills:
             output = folder / "run-killed"
-            train_with_kills(wanted, overrides, output, wanted.kills, rows[0]["seconds"])
-            rows.append({"run": "killed", "kills": wanted.kills, **hashes(recipe, output)})
+            train_with_kills(requested, overrides, output, requested.kills, rows[0]["seconds"])
+            rows.append({"run": "killed", "kills": requested.kills, **hashes(recipe, output)})
         steps = seconds_a_step(recipe, folder / "run-1")
     same = sum(all(row[stage] == rows[0][stage] for stage in steps) for row in rows)
     ratios = {"runs that ended in the first one's bits": same / len(rows)}
-    show(wanted, ratios, rows, seconds_a_step=steps, threads=wanted.threads, recipe=recipe.name)
+    show(requested, ratios, rows, seconds_a_step=steps, threads=requested.threads, recipe=recipe.name)
     if same != len(rows):
         sys.exit(1)
 

@@ -4,8 +4,9 @@
     python benchmarks/same_study.py --against before.json     # on the changed code: exit code 1 if a hash differs
 
 Two configurations of the embedded world (connector aligned or not), two benchmarks, one seed, eight steps a stage, one
-thread. Durations and dates that a report states are masked before hashing; every other byte counts. A change that is
-meant to alter the output (a renamed column) is shown by --against with the names of the files that differ.
+thread. Durations, dates and hashes in steps' names that a report states are masked before hashing; every other byte
+counts. A change that is meant to alter the output (a renamed column) is shown by --against with the names of the files
+that differ.
 """
 
 import hashlib
@@ -25,6 +26,8 @@ STEPS = {"stages.align.steps": 8, "stages.instruct.steps": 8, "stages.instruct.v
 TABLES = ("results.csv", "effects.csv")
 #: Seconds, minutes and hours as reports print them, in text and in the table of costs.
 _DURATION = re.compile(r"\d[\d,.]*(?=\s*(?:s|min|h)\b)|(?<=</code></th><td>)[\d,.]+|(?<=` \| )[\d,.]+(?= \|)")
+#: The hash in a step's name: it says what the code takes a step to be, not what the step left.
+_STEP_NAME = re.compile(r"(?<=-)[0-9a-f]{16}\b")
 
 
 def olivine(*arguments_: object) -> None:
@@ -42,9 +45,9 @@ def write_study(folder: Path) -> Path:
     values["seeds"] = [0]
     values["output"] = str(folder / "study")
     sources = {
-        f"data.{name}.{key}": str(data / "training" / place)
+        f"data.{name}.{key}": str(data / "training" / position)
         for name in ("captions", "instructions")
-        for key, place in (("json", f"{name}.json"), ("images", "images"))
+        for key, position in (("json", f"{name}.json"), ("images", "images"))
     }
     values["overrides"] = {**STEPS, **sources}
     path = folder / "study.yaml"
@@ -56,7 +59,7 @@ def _count_option() -> str:
     """How this version of the code calls the number of training images."""
     command = [sys.executable, "-m", "olivine", "world", "write", "--help"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return "--pictures" if "--pictures" in text else "--images"
+    return "--images" if "--images" in text else "--pictures"
 
 
 def hashes(study: Path, folder: Path) -> dict[str, str]:
@@ -66,8 +69,9 @@ def hashes(study: Path, folder: Path) -> dict[str, str]:
     found["models"] = _sha256("\n".join(sorted(_sha256(path.read_bytes()) for path in steps)).encode())
     for name in ("report.html", "report.md"):
         text = (study / name).read_text(encoding="utf-8")
-        for place in (folder, STUDY.resolve().parents[1]):  # where the study and the checkout lie
-            text = text.replace(str(place), "")
+        for position in (folder, STUDY.resolve().parents[1]):  # where the study and the checkout lie
+            text = text.replace(str(position), "")
+        text = _STEP_NAME.sub("#", text)
         found[name] = _sha256(_DURATION.sub("#", text).encode())
     return found
 
@@ -80,18 +84,18 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--against", type=Path, help="the JSON that an earlier run wrote with --out")
     parser.add_argument("--folder", type=Path, help="work there and keep the study (default: a temporary folder)")
-    wanted = parser.parse_args()
+    requested = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = wanted.folder or Path(name)
+        folder = requested.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         olivine("ablate", write_study(folder))
         found = hashes(folder / "study", folder)
     rows = [{"file": file, "sha256": digest} for file, digest in found.items()]
     different = []
-    if wanted.against:
-        before = {row["file"]: row["sha256"] for row in json.loads(wanted.against.read_text())["rows"]}
+    if requested.against:
+        before = {row["file"]: row["sha256"] for row in json.loads(requested.against.read_text())["rows"]}
         different = [file for file in found if before.get(file) != found[file]]
-    show(wanted, {"files that differ": len(different)}, rows, different=different)
+    show(requested, {"files that differ": len(different)}, rows, different=different)
     if different:
         sys.exit(1)
 

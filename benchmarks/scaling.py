@@ -86,7 +86,7 @@ def process_rows(quick: bool) -> list[dict[str, Any]]:
                     "batch": 48,
                     "lr": 1e-3,
                     "steps": steps,
-                    "row_tokens": 256,
+                    "sequence_tokens": 256,
                     "validate_every": 0,
                 }
             ],
@@ -171,10 +171,10 @@ def cost_of_unlabelled(rows: list[dict[str, Any]]) -> float:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--plot", type=Path, help="draw it there (needs matplotlib)")
-    wanted = parser.parse_args()
-    rows = sweep(wanted.quick) + process_rows(wanted.quick)
-    if wanted.plot:
-        plot(rows, wanted.plot)
+    requested = parser.parse_args()
+    rows = sweep(requested.quick) + process_rows(requested.quick)
+    if requested.plot:
+        plot(rows, requested.plot)
     ratios = {
         f"cost from the smallest {axis} to the largest": growth(rows, axis)
         for axis in ("labels", "vocabulary", "batch")
@@ -182,7 +182,7 @@ def main() -> None:
     ratios["unlabelled token: largest vocabulary / smallest"] = cost_of_unlabelled(rows)
     ratios["labels: R squared of a straight line"] = straightness(rows, "labels")
     ratios["one process / two"] = round(1 / growth(rows, "processes"), 2)
-    show(wanted, ratios, rows)
+    show(requested, ratios, rows)
 
 
 if __name__ == "__main__":

@@ -66,10 +66,10 @@ def compare(shape: Shape, stage: str, batch: int, turns: int) -> dict[str, Any]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--turns", type=int)
-    wanted = parser.parse_args()
-    turns = wanted.turns or (1 if wanted.quick else 5)
-    large, small = (4096, 2048) if wanted.quick else (256_000, 32_000)
-    sizes: dict[str, int] = {"hidden": 64, "inter": 128, "layers": 2, "image": 112} if wanted.quick else {}
+    requested = parser.parse_args()
+    turns = requested.turns or (1 if requested.quick else 5)
+    large, small = (4096, 2048) if requested.quick else (256_000, 32_000)
+    sizes: dict[str, int] = {"hidden": 64, "inter": 128, "layers": 2, "image": 112} if requested.quick else {}
     # Three conversations, since a fourth would take the plain way past 24 GB with the large vocabulary.
     rows = [
         compare(Shape(vocabulary=vocabulary, **sizes), stage, batch, turns)
@@ -83,7 +83,7 @@ def main() -> None:
     sweep = [
         compare(Shape(vocabulary=small, **sizes), stage, batch, turns)
         for stage in ("stage 1", "stage 2")
-        for batch in ((1, 2) if wanted.quick else (1, 2, 8))
+        for batch in ((1, 2) if requested.quick else (1, 2, 8))
     ]
     ratios = {
         f"{row['stage']}, {row['vocabulary'] // 1000}k: {name}": row[name]
@@ -94,7 +94,7 @@ def main() -> None:
     for name in ("plain / olivine", "fused / olivine"):
         if name in sweep[0]:
             ratios[f"lowest of the sweep: {name}"] = min(row[name] for row in sweep)
-    show(wanted, ratios, rows + sweep)
+    show(requested, ratios, rows + sweep)
 
 
 if __name__ == "__main__":

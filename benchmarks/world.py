@@ -1,9 +1,9 @@
-"""How fast the world is drawn: scenes, pictures, JPEG files and questions a second, on one core.
+"""How fast the world is drawn: scenes, images, JPEG files and questions a second, on one core.
 
     python benchmarks/world.py [--quick] [--json] [--out benchmarks/results/world-cpu.json]
 
 Each is timed over the same scenes, round after round in turn; figures are medians over rounds, in seconds of processor
-time, so that what else runs on the machine matters little. What is asked of it: 500 pictures a second a core.
+time, so that what else runs on the machine matters little. What is asked of it: 500 images a second a core.
 """
 
 import io
@@ -38,7 +38,7 @@ def drawn(shown: list[Scene]) -> None:
 
 
 def streamed(shown: list[Scene]) -> None:
-    """From the seed to the picture: what training on the fly would do."""
+    """From the seed to the image: what training on the fly would do."""
     for one in scenes(1, "speed", len(shown)):
         draw(one)
 
@@ -62,9 +62,9 @@ def asked(shown: list[Scene]) -> None:
 
 WAYS: dict[str, Callable[[list[Scene]], None]] = {
     "scenes sampled": sampled,
-    "pictures drawn": drawn,
-    "pictures from the seed": streamed,
-    "pictures as JPEG in memory": saved,
+    "images drawn": drawn,
+    "images from the seed": streamed,
+    "images as JPEG in memory": saved,
     "scenes captioned and described": told,
     f"scenes asked {QUESTIONS} questions": asked,
 }
@@ -86,12 +86,12 @@ def measure(count: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    wanted = arguments(__doc__).parse_args()
-    count, rounds = (50, 1) if wanted.quick else (1000, 5)
+    requested = arguments(__doc__).parse_args()
+    count, rounds = (50, 1) if requested.quick else (1000, 5)
     rows = measure(count, rounds)
-    rate = next(row["a_second"] for row in rows if row["way"] == "pictures from the seed")
-    ratios = {"pictures from the seed a second, of the 500 asked for": round(rate / ASKED_FOR, 2)}
-    show(wanted, ratios, rows, scenes=count, rounds=rounds)
+    rate = next(row["a_second"] for row in rows if row["way"] == "images from the seed")
+    ratios = {"images from the seed a second, of the 500 asked for": round(rate / ASKED_FOR, 2)}
+    show(requested, ratios, rows, scenes=count, rounds=rounds)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 
 from olivine import cli
 from olivine.model.vlm import VisionLanguageModel
-from olivine.testing import tiny_vlm, write_pictures
+from olivine.testing import tiny_vlm, write_images
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -33,9 +33,9 @@ def vlm() -> VisionLanguageModel:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    write_pictures(folder, 12)
+def image_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder, 12)
     return folder
 
 

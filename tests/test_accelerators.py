@@ -110,5 +110,5 @@ def test_doctor_tells_a_container_s_quota(monkeypatch):
 def test_images_are_read_by_this_gpu_s_share_of_the_cores(monkeypatch, allowed, gpus, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(accelerators, "cores", lambda: allowed)
+    monkeypatch.setattr(accelerators, "available_cpus", lambda: allowed)
     assert image_threads() == expected

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from olivine import available_cpus as processors
-from olivine.available_cpus import cgroup_quota, cores, limit_threads
+from olivine.available_cpus import available_cpus, cgroup_quota, limit_threads
 
 
 def group(root, path, **files):
@@ -66,7 +66,7 @@ def test_without_groups_there_is_no_quota(tmp_path):
 def test_cores(monkeypatch, allowed, quota, expected):
     monkeypatch.setattr(processors, "allowed_cores", lambda: allowed)
     monkeypatch.setattr(processors, "cgroup_quota", lambda: quota)
-    assert cores() == expected
+    assert available_cpus() == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone says which processors are allowed")
@@ -74,7 +74,7 @@ def test_affinity_counts():
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
-        assert cores() == 1
+        assert available_cpus() == 1
     finally:
         os.sched_setaffinity(0, before)
 

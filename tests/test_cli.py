@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from olivine.data.easy_vqa import convert
-from olivine.testing import llava_item, tiny_model_recipe, write_dataset, write_pictures
+from olivine.testing import llava_item, tiny_model_recipe, write_dataset, write_images
 
 
 @pytest.fixture
@@ -191,9 +191,9 @@ def test_data_check_and_show(run, tmp_path):
 
 
 def write_easy_vqa(folder):
-    """A folder in easy-VQA's layout: two pictures a split."""
+    """A folder in easy-VQA's layout: two images a split."""
     for split in ("train", "test"):
-        write_pictures(folder / split / "images", 2, side=64)
+        write_images(folder / split / "images", 2, side=64)
         rows = [
             ["what color is the shape?", "red", 0],
             ["is there not a circle?", "no", 0],
@@ -222,8 +222,8 @@ def test_easy_vqa_conversion_by_hand(run, tmp_path):
         "answer": "yes",
         "category": "yes/no",
     }
-    with Image.open(target / "images" / "test" / "1.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(target / "images" / "test" / "1.png") as image:
+        assert image.format == "PNG"
 
 
 def test_a_conversion_that_breaks_leaves_nothing(run, tmp_path):

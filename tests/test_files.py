@@ -9,9 +9,9 @@ from olivine.files import (
     LOCK,
     append_json_line,
     atomic_folder,
-    full_disk_told,
+    exclusive_lock,
+    full_disk_reported,
     keep_json_lines,
-    only_process_in,
     read_json,
     read_json_lines,
     write_json,
@@ -20,19 +20,19 @@ from olivine.files import (
 
 
 def test_a_folder_has_one_writer(tmp_path):
-    with only_process_in(tmp_path / "run"):
-        with pytest.raises(RequestError, match="another process is at work"), only_process_in(tmp_path / "run"):
+    with exclusive_lock(tmp_path / "run"):
+        with pytest.raises(RequestError, match="another process is at work"), exclusive_lock(tmp_path / "run"):
             pass
-        with only_process_in(tmp_path / "other"):
+        with exclusive_lock(tmp_path / "other"):
             pass
-    with only_process_in(tmp_path / "run"):
+    with exclusive_lock(tmp_path / "run"):
         assert (tmp_path / "run" / LOCK).is_file()
 
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_wrong_request_leaves_no_folder_but_never_takes_what_was_written(tmp_path, begun):
     def asked_wrongly():
-        with only_process_in(tmp_path / "run"):
+        with exclusive_lock(tmp_path / "run"):
             if begun:
                 (tmp_path / "run" / "recipe.yaml").write_text("begun")
             raise RequestError("wrong")
@@ -53,22 +53,25 @@ def test_what_a_kill_left_of_a_folder_is_gone_at_the_next_attempt(tmp_path):
 
 
 def test_a_full_disk_is_told_and_other_errors_are_left(tmp_path):
-    with pytest.raises(RunError, match=r"No space left.*make room and run the same command"), full_disk_told(tmp_path):
+    with (
+        pytest.raises(RunError, match=r"No space left.*make room and run the same command"),
+        full_disk_reported(tmp_path),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(InterruptedError), full_disk_told(tmp_path):
+    with pytest.raises(InterruptedError), full_disk_reported(tmp_path):
         raise InterruptedError(errno.EINTR, "interrupted")
 
 
 def test_other_writers_errors_of_a_full_disk_are_told_too(tmp_path):
     """The writers of safetensors and of tokenizers raise errors of their own."""
     for said in ("Error while serializing: I/O error: No space left on device (os error 28)", "(os error 27)"):
-        with pytest.raises(RunError, match="make room and run the same command"), full_disk_told(tmp_path):
+        with pytest.raises(RunError, match="make room and run the same command"), full_disk_reported(tmp_path):
             raise ValueError(said)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
 def test_a_folder_that_may_not_be_written_is_told(tmp_path, number):
-    with pytest.raises(RunError, match=r"there/x.*grant access, or give another output"), full_disk_told(tmp_path):
+    with pytest.raises(RunError, match=r"there/x.*grant access, or give another output"), full_disk_reported(tmp_path):
         raise OSError(number, "no", "there/x")
 
 

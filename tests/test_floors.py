@@ -1,11 +1,13 @@
 """Imports point down the floors of the design, and only `model`, `train` and `testing` know transformers."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "olivine"
+TESTS = Path(__file__).parent
+SOURCE = TESTS.parent / "src" / "olivine"
 FLOORS = [
     {"errors"},
     {"records", "text_formats", "wording", "printable"},
@@ -18,6 +20,7 @@ FLOORS = [
         "streams",
         "strict_yaml",
         "schema_mistakes",
+        "field_identity",
         "console",
         "contents",
     },
@@ -36,7 +39,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+HEIGHT = {room: height for height, packages in enumerate(FLOORS) for room in packages}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -66,7 +69,7 @@ def test_imports_point_down(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_transformers_stays_in_its_rooms(path):
+def test_transformers_stays_in_its_packages(path):
     if "transformers" in {name.split(".")[0] for name in _imports(path)}:
         assert _room(path) in {"model", "training", "testing", "world"} or path.name == "vocabulary.py"
 
@@ -74,3 +77,17 @@ def test_transformers_stays_in_its_rooms(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_modules_say_what_they_hold(path):
     assert ast.get_docstring(ast.parse(path.read_text())), f"{path}: no module docstring"
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda p: str(p.relative_to(TESTS)))
+def test_the_core_is_tested_without_the_world(path):
+    """`make test-core` runs the suite with the world deleted; a test that needs it belongs to `tests/world`."""
+    if path.parent.name == "world":
+        return
+    named = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert not {name for name in _imports(path) if f"{name}.".startswith(("olivine.world.", "olivine.demo."))}
+    assert not {text for text in named if re.match(r"world:\w", text)}, f"{path}: a part of the world"

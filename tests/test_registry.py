@@ -20,9 +20,11 @@ def installed(tmp_path, monkeypatch):
         (info / "entry_points.txt").write_text(f"[{SOURCES}]\n" + "\n".join(entries) + "\n")
         monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
         offered.cache_clear()
+        load.cache_clear()
 
     yield install
     offered.cache_clear()
+    load.cache_clear()
     sys.modules.pop("parts_elsewhere", None)
 
 

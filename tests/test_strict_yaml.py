@@ -86,7 +86,7 @@ NO_FILES = {
     "a pipe": (os.mkfifo, "not a regular file"),
     "a device": (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
     "a circle of links": (lambda path: path.symlink_to(path), "cannot be read"),
-    "a picture": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe"), "not UTF-8 text"),
+    "an image": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe"), "not UTF-8 text"),
     "UTF-16": (lambda path: path.write_text("name: x", encoding="utf-16"), "not UTF-8 text"),
     "far too large": (lambda path: path.write_bytes(b"#" * (MAX_BYTES + 1)), "Is it another file?"),
 }

@@ -8,7 +8,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Literal
 
-from olivine.available_cpus import cores
+from olivine.available_cpus import available_cpus
 
 #: Set to 1: only operations whose bits do not change from run to run (slower; on a CPU they never do).
 DETERMINISTIC = "OLIVINE_DETERMINISTIC"
@@ -76,4 +76,4 @@ def image_threads() -> int:
 
     if not torch.cuda.is_available():
         return 1
-    return max(1, min(8, cores() // max(1, torch.cuda.device_count()) - 1))
+    return max(1, min(8, available_cpus() // max(1, torch.cuda.device_count()) - 1))

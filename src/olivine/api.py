@@ -137,7 +137,7 @@ def evaluate(
     loaded = model if isinstance(model, Model) else load(model)
     values = checked_options(benchmarks.find(benchmark), options or {}, f"{benchmark}: option")
     name = benchmark + (f"-{control}" if control else "")
-    wanted = Evaluation(
+    requested = Evaluation(
         benchmark=benchmarks.get(benchmark, **values),
         data=Path(data),
         images=Path(images) if images is not None else None,
@@ -147,7 +147,7 @@ def evaluate(
         prompt=prompt,
         variant=variant,
     )
-    return run(loaded.vlm, loaded.folder, wanted, lambda _done, _total: None)
+    return run(loaded.vlm, loaded.folder, requested, lambda _done, _total: None)
 
 
 def score(
@@ -174,10 +174,10 @@ def score(
     from olivine.evaluation.benchmarks.options import checked_options
 
     values = checked_options(benchmarks.find(benchmark), options or {}, f"{benchmark}: option")
-    chosen = benchmarks.get(benchmark, **values)
-    questions = chosen.read(Path(annotations))
-    given = chosen.read_answers(Path(answers), questions) if isinstance(answers, str | Path) else answers
-    return chosen.score(questions, given, variant)
+    selected = benchmarks.get(benchmark, **values)
+    questions = selected.read(Path(annotations))
+    given = selected.read_answers(Path(answers), questions) if isinstance(answers, str | Path) else answers
+    return selected.score(questions, given, variant)
 
 
 def ablate(study: str | Path, *, launcher: str = "local", jobs: int = 1, quiet: bool = False) -> Path:
@@ -196,7 +196,7 @@ def ablate(study: str | Path, *, launcher: str = "local", jobs: int = 1, quiet: 
     from rich.console import Console
 
     from olivine.ablation.run import carry_out, plan_study, report
-    from olivine.ablation.show import StepLines
+    from olivine.ablation.terminal_lines import StepLines
     from olivine.errors import RunError
     from olivine.shipped_recipes import resolve
 

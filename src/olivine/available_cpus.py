@@ -15,7 +15,7 @@ _PROC, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def cores() -> int:
+def available_cpus() -> int:
     """Return the processors that this process may use: those it is allowed to run on, within its container's quota.
 
     A quota of one and a half processors counts as two, as other run-times round it.
@@ -46,8 +46,8 @@ def limit_threads(environment: MutableMapping[str, str] = os.environ) -> None:
     They count the processors that the scheduler allows; in a container with a quota, those many threads take turns on
     few and are stopped together whenever the quota is used up. It must be called before torch is imported.
     """
-    if cores() < allowed_cores() and not any(environment.get(name) for name in _THREADS):
-        environment["OMP_NUM_THREADS"] = str(cores())
+    if available_cpus() < allowed_cores() and not any(environment.get(name) for name in _THREADS):
+        environment["OMP_NUM_THREADS"] = str(available_cpus())
 
 
 def end_with_parent() -> None:

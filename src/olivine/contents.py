@@ -62,9 +62,9 @@ class Table:
             if found is not None:
                 return found
             number = np.uint64(int.from_bytes(key, "big"))
-            place = int(np.searchsorted(self._keys, number))
-            here = place < len(self._keys) and self._keys[place] == number
-            return self._values[place].tobytes() if here else None
+            position = int(np.searchsorted(self._keys, number))
+            here = position < len(self._keys) and self._keys[position] == number
+            return self._values[position].tobytes() if here else None
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set the value under a key; the system has it when this returns."""

@@ -1,6 +1,6 @@
 """`olivine demo`: the paper's question on the embedded world, from data to a report with intervals.
 
-Only what every user could type: write the world, run the study, open its report; one cell of it for the hurried.
+Only what every user could type: write the world, run the study, open its report; one configuration of it for the hurried.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from rich.console import Console
 from olivine.ablation.launch import Failure
 from olivine.ablation.measures import measures, title
 from olivine.ablation.run import carry_out, plan_study, report
-from olivine.ablation.show import StepLines
-from olivine.available_cpus import cores
+from olivine.ablation.terminal_lines import StepLines
+from olivine.available_cpus import available_cpus
 from olivine.evaluation import benchmarks
 from olivine.evaluation.run import Evaluation, evaluate
 from olivine.files import write_text
@@ -32,14 +32,14 @@ Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 #: The world that is drawn; the backbones were pretrained on another seed's.
 SEED = 1
-_PICTURES = 4000
+_IMAGES = 4000
 _RECIPES = Path(str(files("olivine") / "recipes"))
-#: What one cell is asked, seen and blind.
+#: What one configuration is asked, seen and blind.
 _ASKED_OF_ONE = ("gqa", "pope", "mme", "scienceqa")
 
 
 def run(output: Path, *, quick: bool, console: Console, bar: Bar, jobs: int = 0) -> list[Failure]:
-    """Write the world's data, then train and measure: the study's eight cells, or one of them if `quick`.
+    """Write the world's data, then train and measure: the study's eight configurations, or one of them if `quick`.
 
     `jobs` steps of the study at a time; 0 means one on each GPU, or on each processor up to four.
 
@@ -47,15 +47,15 @@ def run(output: Path, *, quick: bool, console: Console, bar: Bar, jobs: int = 0)
     """
     world = write_world(output / "world", bar)
     if quick:
-        _one_cell(world, output / "quick", console, bar)
+        _one_configuration(world, output / "quick", console, bar)
         return []
     return _study(world, output, console, jobs or _jobs())
 
 
 def write_world(world: Path, bar: Bar) -> Path:
     """The training data and the eight benchmarks, in the folder given."""
-    with bar("training data") as on_picture:
-        training_data.write(world / "training", SEED, _PICTURES, on_picture, workers=cores())
+    with bar("training data") as on_image:
+        training_data.write(world / "training", SEED, _IMAGES, on_image, workers=available_cpus())
     with bar("benchmarks") as on_benchmark:
         write_all(world, SEED, on_benchmark=on_benchmark)
     return world
@@ -89,22 +89,24 @@ def _study(world: Path, output: Path, console: Console, jobs: int) -> list[Failu
 
 def _jobs() -> int:
     # A process takes a gigabyte: a laptop with many processors need not have as many of those.
-    return torch.cuda.device_count() or min(cores(), 4)
+    return torch.cuda.device_count() or min(available_cpus(), 4)
 
 
-def _one_cell(world: Path, folder: Path, console: Console, bar: Bar) -> None:
+def _one_configuration(world: Path, folder: Path, console: Console, bar: Bar) -> None:
     sources = [f"{key}={value}" for key, value in _sources(world).items()]
     recipe = load(_RECIPES / "world" / "clip-s-aligned.yaml", [*sources, f"output={folder}"])
     checkpoint = train(recipe, console)
     vlm = load_checkpoint(checkpoint)
     controls: tuple[Control | None, ...] = (None, "blind")
     for name in _ASKED_OF_ONE:
-        places = {control: folder / "evaluation" / (name + (f"-{control}" if control else "")) for control in controls}
+        positions = {
+            control: folder / "evaluation" / (name + (f"-{control}" if control else "")) for control in controls
+        }
         scores = {}
-        for control, place in places.items():
-            wanted = Evaluation(benchmarks.get(name), world / name, None, place, str(checkpoint), control)
+        for control, position in positions.items():
+            requested = Evaluation(benchmarks.get(name), world / name, None, position, str(checkpoint), control)
             with bar(f"{name} {control or ''}") as on_answer:
-                scores[control] = evaluate(vlm, checkpoint, wanted, on_answer).metrics
+                scores[control] = evaluate(vlm, checkpoint, requested, on_answer).metrics
         shown = measures(name, [metrics.keys() for metrics in scores.values()])[0]
         seen, blind = (shown.scale * scores[control][shown.metric] for control in controls)
         console.print(

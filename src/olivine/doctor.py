@@ -5,7 +5,7 @@ import platform
 import sys
 
 from olivine.accelerators import choose_allocator, free_bytes
-from olivine.available_cpus import allowed_cores, cgroup_quota, cores
+from olivine.available_cpus import allowed_cores, available_cpus, cgroup_quota
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
 _EXTRAS = {"easy-vqa": "easy-vqa", "tensorboard": "tensorboard", "torchvision": "torchvision"}
@@ -19,7 +19,7 @@ def describe() -> dict[str, str]:
         "olivine": _version("olivine"),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "cores": f"{cores()}{_quota()} (torch uses {torch.get_num_threads()} threads)",
+        "cores": f"{available_cpus()}{_quota()} (torch uses {torch.get_num_threads()} threads)",
         **{name: _version(name) for name in _PACKAGES},
         **{f"extra {name}": _version(package) for name, package in _EXTRAS.items()},
     }

@@ -1,6 +1,6 @@
 """The typed recipe: what to build, what to read, what to train in which order, what to measure.
 
-Reading, overriding and checking only; nothing here opens a model or a picture.
+Reading, overriding and checking only; nothing here opens a model or an image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,17 @@ from types import NoneType
 from typing import Annotated, Any, Literal, TypeGuard
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from olivine.errors import RequestError, unknown_name
+from olivine.field_identity import IdentifiedSection, another_output, same_bits, same_mathematics
 from olivine.schema_mistakes import explain, types_of
 from olivine.strict_yaml import parse_yaml, read_yaml
 
 #: In a run directory: the recipe with every default stated, and what it was run with. In a study's step: what it is.
 RECIPE, PROVENANCE, STEP = "recipe.yaml", "provenance.json", "step.json"
 
-Part = Literal["vision", "connector", "language"]
+ModuleName = Literal["vision", "connector", "language"]
 ImageFit = Literal["pad", "crop", "squash", "letterbox"]
 TemplateName = Literal["gemma", "vicuna", "plain"]
 OnError = Literal["stop", "skip"]
@@ -26,7 +27,9 @@ OnError = Literal["stop", "skip"]
 Source = str | dict[str, Any]
 
 
-class _Section(BaseModel):
+class _Section(IdentifiedSection):
+    """Every field says what a change of it does: see `field_identity`."""
+
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
     )
@@ -43,39 +46,39 @@ class _Section(BaseModel):
 class VisionRecipe(_Section):
     """The vision tower. `layer` indexes `hidden_states`; -2 is LLaVA's choice (before the last block)."""
 
-    from_: Annotated[Source, Field(alias="from")]
-    layer: int = -2
-    image_fit: ImageFit = "pad"
+    from_: Annotated[Source, Field(alias="from"), another_output("the tower's weights")]
+    layer: Annotated[int, another_output("which features the tower gives")] = -2
+    image_fit: Annotated[ImageFit, another_output("what the tower sees of an image")] = "pad"
     #: Side of the square fed to the tower, in pixels; None takes the tower's own (DINOv2: 224 as its processor has).
-    image_size: Annotated[int, Field(gt=0)] | None = None
+    image_size: Annotated[Annotated[int, Field(gt=0)] | None, another_output("what the tower sees of an image")] = None
     #: Channel means and standard deviations in [0, 1]; None takes them from the tower's preprocessor file.
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: Annotated[tuple[float, float, float] | None, another_output("the pixels' values")] = None
+    std: Annotated[tuple[float, float, float] | None, another_output("the pixels' values")] = None
 
 
 class TokenizerRecipe(_Section):
     """A byte-pair tokenizer in Gemma's id layout, trained on the recipe's own texts (for random starts)."""
 
-    vocab_size: Annotated[int, Field(ge=512)] = 1024
+    vocab_size: Annotated[int, Field(ge=512), another_output("the tokens of every text")] = 1024
 
 
 class LanguageRecipe(_Section):
     """The language model, its tokenizer and its chat template."""
 
-    from_: Annotated[Source, Field(alias="from")]
+    from_: Annotated[Source, Field(alias="from"), another_output("the language model's first weights")]
     #: None takes the tokenizer that lies beside the model; a mapping trains one.
-    tokenizer: str | TokenizerRecipe | None = None
+    tokenizer: Annotated[str | TokenizerRecipe | None, another_output("the tokens of every text")] = None
     #: None follows the model type: gemma -> gemma, llama -> vicuna.
-    template: TemplateName | None = None
+    template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
 
 
 class ConnectorRecipe(_Section):
     """The projector from tower width to language-model width: `depth` linear layers with activations between."""
 
-    kind: Literal["mlp"] = "mlp"
-    depth: Annotated[int, Field(ge=1, le=8)] = 2
+    kind: Annotated[Literal["mlp"], another_output("the connector")] = "mlp"
+    depth: Annotated[int, Field(ge=1, le=8), another_output("the connector")] = 2
     #: A name from transformers' activations; "gelu" is the exact one that LLaVA trains with.
-    activation: str = "gelu"
+    activation: Annotated[str, another_output("the connector")] = "gelu"
 
 
 class ModelRecipe(_Section):
@@ -87,31 +90,35 @@ class ModelRecipe(_Section):
 
 
 class AugmentRecipe(_Section):
-    """Random changes to training pictures, drawn from the seed, the epoch and the sample's place."""
+    """Random changes to training images, drawn from the seed, the epoch and the sample's place."""
 
     #: Mirror left to right with probability one half (only where no text speaks of left and right).
-    flip: bool = False
+    flip: Annotated[bool, another_output("how training images are changed")] = False
     #: Shift by up to this many pixels in each direction; edges are repeated.
-    shift: Annotated[int, Field(ge=0)] = 0
+    shift: Annotated[int, Field(ge=0), another_output("how training images are changed")] = 0
 
 
 class DataRecipe(_Section):
     """One data source."""
 
-    #: "llava": one JSON file and a folder of pictures. "webdataset": a folder of .tar shards, or one of them.
+    #: "llava": one JSON file and a folder of images. "webdataset": a folder of .tar shards, or one of them.
     #: "huggingface": a folder of the datasets library, Arrow or Parquet.
-    format: Literal["llava", "webdataset", "huggingface"] = "llava"
+    format: Annotated[
+        Literal["llava", "webdataset", "huggingface"], another_output("which samples are read, in which order")
+    ] = "llava"
     #: The JSON file, the shards or the dataset's folder (which may also be written `path:`).
-    json_: Annotated[Path, Field(alias="json")]
+    json_: Annotated[Path, Field(alias="json"), same_bits("where the samples lie; they are known by their content")]
     #: Root of the image paths in the JSON.
-    images: Path | None = None
-    #: Several questions about one picture: as turns of one conversation, or as independent continuations of one
+    images: Annotated[Path | None, same_bits("where images lie; they are known by their content")] = None
+    #: Several questions about one image: as turns of one conversation, or as independent continuations of one
     #: shared image prefix (no question sees another's answer).
-    turns: Literal["together", "independent"] = "together"
+    turns: Annotated[Literal["together", "independent"], another_output("what each question sees")] = "together"
     #: What a broken item does: stop the run with its name, or be skipped and counted.
-    on_error: OnError = "stop"
+    on_error: Annotated[
+        OnError, same_mathematics("whether a broken item stops the run; of whole items the same is learnt")
+    ] = "stop"
     #: Longest sample in tokens, image tokens included; a longer one counts as broken (nothing is cut silently).
-    max_length: Annotated[int, Field(gt=0)] = 2048
+    max_length: Annotated[int, Field(gt=0), another_output("which samples are trained on")] = 2048
     augment: AugmentRecipe = AugmentRecipe()
 
     @model_validator(mode="before")
@@ -125,13 +132,13 @@ class DataRecipe(_Section):
 class LoraRecipe(_Section):
     """Low-rank updates of the language model (arXiv:2106.09685), merged into its weights when the stage ends."""
 
-    rank: Annotated[int, Field(ge=1)] = 16
+    rank: Annotated[int, Field(ge=1), another_output("the size of the updates")] = 16
     #: The update is scaled by alpha / rank.
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: Annotated[float, Field(gt=0), another_output("the size of the updates")] = 32.0
     #: Hold the linear layers' own weights in four bits meanwhile (QLoRA's NF4, arXiv:2305.14314); None leaves them.
-    quantize: Literal["nf4"] | None = None
+    quantize: Annotated[Literal["nf4"] | None, another_output("the weights that updates are added to")] = None
     #: Linear layers of each block, by name.
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    targets: Annotated[tuple[str, ...], Field(min_length=1), another_output("which layers are updated")] = (
         "q_proj",
         "k_proj",
         "v_proj",
@@ -145,34 +152,34 @@ class LoraRecipe(_Section):
 class StageRecipe(_Section):
     """One training stage: which parts train, on what, how long."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    train: Annotated[tuple[Part, ...], Field(min_length=1)]
-    data: str
-    #: "language": next token at labelled positions. "contrastive": picture against caption (CLIP), for a tower's
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), another_output("the order of samples")]
+    train: Annotated[tuple[ModuleName, ...], Field(min_length=1), another_output("which parts train")]
+    data: Annotated[str, another_output("which samples are trained on")]
+    #: "language": next token at labelled positions. "contrastive": image against caption (CLIP), for a tower's
     #: own first stage.
-    objective: Literal["language", "contrastive"] = "language"
+    objective: Annotated[Literal["language", "contrastive"], another_output("the loss")] = "language"
     #: None keeps the language model's template; LLaVA-1.5 aligns with "plain".
-    template: TemplateName | None = None
-    image_fit: ImageFit | None = None
+    template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
+    image_fit: Annotated[ImageFit | None, another_output("what the tower sees of an image")] = None
     #: Samples (items of the data source) per optimiser step, over all devices.
-    batch: Annotated[int, Field(gt=0)]
-    lr: Annotated[float, Field(gt=0)]
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    batch: Annotated[int, Field(gt=0), another_output("which samples make a step")]
+    lr: Annotated[float, Field(gt=0), another_output("the size of every step")]
+    epochs: Annotated[float, Field(gt=0), another_output("the number of steps")] = 1.0
     #: Optimiser steps; None follows from epochs. A number cuts the stage short or makes it longer.
-    steps: Annotated[int, Field(gt=0)] | None = None
+    steps: Annotated[Annotated[int, Field(gt=0)] | None, another_output("the number of steps")] = None
     #: Leave the stage out (the paper's "connector not pretrained").
-    skip: bool = False
+    skip: Annotated[bool, another_output("whether the stage trains")] = False
     #: Train low-rank updates of the language model, which must be among `train`, instead of its own weights.
-    lora: LoraRecipe | None = None
+    lora: Annotated[LoraRecipe | None, another_output("which weights train")] = None
     #: Tokens per packed row: what one forward pass holds.
-    row_tokens: Annotated[int, Field(gt=0)] = 4096
+    sequence_tokens: Annotated[int, Field(gt=0), same_mathematics("in which order the same terms are summed")] = 4096
     #: Held-out samples (kept out of training) and how often, in steps, they are looked at; 0 turns it off.
-    held_out: Annotated[int, Field(ge=0)] = 64
-    validate_every: Annotated[int, Field(ge=0)] = 200
-    #: Steps between resume points; 0 saves only at the end of the stage.
-    save_every: Annotated[int, Field(ge=0)] = 500
-    #: Resume points kept; the older serve where the newest is damaged.
-    keep: Annotated[int, Field(ge=1)] = 2
+    held_out: Annotated[int, Field(ge=0), another_output("which samples are trained on")] = 64
+    validate_every: Annotated[int, Field(ge=0), same_bits("how often the model is looked at")] = 200
+    #: Steps between training checkpoints; 0 saves only at the end of the stage.
+    save_every: Annotated[int, Field(ge=0), same_bits("what is kept")] = 500
+    #: Training checkpoints kept; the older serve where the newest is damaged.
+    keep: Annotated[int, Field(ge=1), same_bits("what is kept")] = 2
 
     @field_validator("data", mode="before")
     @classmethod
@@ -186,13 +193,13 @@ class StageRecipe(_Section):
 
     @field_validator("train")
     @classmethod
-    def _each_part_once(cls, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    def _each_module_once(cls, parts: tuple[ModuleName, ...]) -> tuple[ModuleName, ...]:
         if len(set(parts)) != len(parts):
             raise ValueError("each part may be named once")
         return parts
 
     @model_validator(mode="after")
-    def _parts_and_objective_agree(self) -> "StageRecipe":
+    def _modules_and_objective_agree(self) -> "StageRecipe":
         if self.lora and "language" not in self.train:
             raise ValueError("lora is for the language model; expected language in train")
         if self.objective == "contrastive" and self.train != ("vision",):
@@ -203,50 +210,50 @@ class StageRecipe(_Section):
 class OptimizerRecipe(_Section):
     """AdamW and its schedule, for every stage (LLaVA's values by default)."""
 
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Annotated[Literal["cosine", "constant"], another_output("the size of every step")] = "cosine"
     #: Share of the steps over which the learning rate rises from zero.
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    warmup: Annotated[float, Field(ge=0, lt=1), another_output("the size of every step")] = 0.03
     #: Not applied to biases, norms and other one-dimensional weights.
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0), another_output("every step")] = 0.0
     #: Largest gradient norm; 0 turns clipping off.
-    clip: Annotated[float, Field(ge=0)] = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    clip: Annotated[float, Field(ge=0), another_output("the size of large steps")] = 1.0
+    betas: Annotated[tuple[float, float], another_output("every step")] = (0.9, 0.999)
+    epsilon: Annotated[float, Field(gt=0), another_output("every step")] = 1e-8
     #: bf16: autocast over fp32 weights, frozen parts held in bf16.
-    precision: Literal["bf16", "fp32"] = "bf16"
-    #: A loss above so many times the running median of 64 stops the run before it changes a weight; None never does.
-    spike: Annotated[float, Field(gt=1)] | None = None
+    precision: Annotated[Literal["bf16", "fp32"], another_output("how everything is rounded")] = "bf16"
+    #: A loss above this many times the running median of 64 stops the run before it changes a weight; None never does.
+    spike: Annotated[Annotated[float, Field(gt=1)] | None, same_bits("what stops a run")] = None
     #: Keep each layer's input alone and run the layer again in the backward pass: less memory, a third more work.
-    checkpoint_activations: bool = False
+    checkpoint_activations: Annotated[bool, same_bits("what is computed again instead of kept")] = False
     #: Compile each layer (torch.compile); the first steps of a run then take minutes.
-    compile: bool = False
+    compile: Annotated[bool, same_mathematics("in which order the same terms are summed")] = False
 
 
 class ShardingRecipe(_Section):
-    """How a run under torchrun is spread over its processes; decides time and memory, not what is learnt."""
+    """How a run under torchrun is spread over its processes; decides time, memory and the last bits at most."""
 
     #: Whole copies of the model (HSDP): the number of nodes keeps gathering inside each; 1 cuts over all processes.
-    replicas: Annotated[int, Field(ge=1)] = 1
+    replicas: Annotated[int, Field(ge=1), same_mathematics("in which order processes are summed")] = 1
     #: Gather each layer's weights again for the backward pass (least memory) or keep them from the forward pass.
-    gather_twice: bool = True
+    gather_twice: Annotated[bool, same_bits("what is gathered again instead of kept")] = True
     #: Sum gradients after every row (less memory) instead of once a step (less communication).
-    sum_each_row: bool = False
+    sum_each_sequence: Annotated[bool, same_mathematics("in which order processes are summed")] = False
 
 
 class Recipe(_Section):
     """A whole experiment."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), same_bits("what the run is called")]
     model: ModelRecipe
-    data: dict[str, DataRecipe]
-    stages: Annotated[tuple[StageRecipe, ...], Field(min_length=1)]
+    data: Annotated[dict[str, DataRecipe], another_output("which samples can be read")]
+    stages: Annotated[tuple[StageRecipe, ...], Field(min_length=1), another_output("what trains, in which order")]
     optimizer: OptimizerRecipe = OptimizerRecipe()
     sharding: ShardingRecipe = ShardingRecipe()
     #: Benchmarks that `olivine evaluate` runs when none is named.
-    evaluate: tuple[str, ...] = ()
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    evaluate: Annotated[tuple[str, ...], same_bits("what a finished run is asked")] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**32), another_output("every random choice")] = 0
     #: The run directory; None is runs/NAME.
-    output: Path | None = None
+    output: Annotated[Path | None, same_bits("where everything is written")] = None
 
     @property
     def run_directory(self) -> Path:
@@ -316,6 +323,11 @@ def from_values(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         raise RequestError(f"{where}: not a valid recipe.\n" + explain(error, values, Recipe)) from None
 
 
+def without_overruled(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage's plain values without `epochs` where a number of steps takes its place."""
+    return {key: value for key, value in stage.items() if key != "epochs" or stage.get("steps") is None}
+
+
 def _of_run(path: Path) -> tuple[Path, Path | None]:
     """The recipe's file, and the run directory that it lies in if it is one's own record."""
     file = path / RECIPE if path.is_dir() else path
@@ -381,28 +393,28 @@ def change(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     Raises:
         RequestError: no such stage, or the key leads into a plain value; the message begins with `where`.
     """
-    place: Any = values
+    position: Any = values
     steps = key.split(".")
     for depth, step in enumerate(steps):
         last = depth == len(steps) - 1
-        if _is_named(place):
-            names = [entry["name"] for entry in place]
+        if _is_named(position):
+            names = [entry["name"] for entry in position]
             if step not in names:
                 raise RequestError(f"{where}: {unknown_name(step, names)}")
             index = names.index(step)
             if last:
-                place[index] = value
-            place = place[index]
-        elif isinstance(place, dict):
+                position[index] = value
+            position = position[index]
+        elif isinstance(position, dict):
             if last:
-                place[step] = value
-            elif step not in place and place and steps[:depth] == ["data"]:
+                position[step] = value
+            elif step not in position and position and steps[:depth] == ["data"]:
                 # It would be a new source that nothing reads; a whole one may be set: data.NAME={json: ...}.
-                raise RequestError(f"{where}: data: {unknown_name(step, place)}")
+                raise RequestError(f"{where}: data: {unknown_name(step, position)}")
             else:
-                if place.get(step) is None:  # a section that is turned off, as a run's own record has it
-                    place[step] = {}
-                place = place[step]
+                if position.get(step) is None:  # a section that is turned off, as a run's own record has it
+                    position[step] = {}
+                position = position[step]
         else:
             parent = ".".join(steps[:depth])
             raise RequestError(f"{where}: {parent} has no parts to set {step!r} in.")

@@ -33,9 +33,9 @@ Conversation = tuple[Turn, ...]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training item: a conversation about at most one picture.
+    """One training item: a conversation about at most one image.
 
-    `image` is relative to the source's image root, `None` for text-only items. The picture stands before the
+    `image` is relative to the source's image root, `None` for text-only items. The image stands before the
     first user turn's text wherever its mark stood in the file (LLaVA's `preprocess_multimodal`).
     """
 
@@ -46,7 +46,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One evaluation item. `prompt` is the whole user turn; `unit` the independent cluster for statistics.
+    """One evaluation item. `prompt` is the whole user turn; `cluster` the independent cluster for statistics.
 
     `references` are what counts as right, in the benchmark's own sense; `details` holds whatever else the
     benchmark's scorer reads (types, splits, choices).
@@ -55,7 +55,7 @@ class Question:
     id: str
     prompt: str
     image: str | None
-    unit: str
+    cluster: str
     references: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -80,10 +80,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One scored question: its independent unit and how right it was, in [0, 1]."""
+    """One scored question: its independent cluster and how right it was, in [0, 1]."""
 
     question_id: str
-    unit: str
+    cluster: str
     correct: float
 
 

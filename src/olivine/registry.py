@@ -43,6 +43,7 @@ def offered(group: str) -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group=group)}))
 
 
+@cache
 def load(group: str, name: str) -> Any:
     """Import and return what is offered under a name.
 

@@ -26,14 +26,14 @@ def explain(error: ValidationError, values: Any, root: type[BaseModel]) -> str:
 def _explain(detail: dict[str, Any], values: Any, root: type[BaseModel]) -> str:
     """One problem: stages by name, unions by their keys, the nearest valid name."""
     location: list[str] = []
-    place: Any = values
+    position: Any = values
     for step in detail["loc"]:
-        if isinstance(step, int) and isinstance(place, list | tuple):
-            place = place[step]
-            location.append(str(place.get("name", step)) if isinstance(place, dict) else str(step))
-        elif isinstance(place, Mapping) and step in place:
+        if isinstance(step, int) and isinstance(position, list | tuple):
+            position = position[step]
+            location.append(str(position.get("name", step)) if isinstance(position, dict) else str(step))
+        elif isinstance(position, Mapping) and step in position:
             location.append(str(step))
-            place = place[step]
+            position = position[step]
         elif detail["type"] in {"missing", "extra_forbidden"} and step == detail["loc"][-1]:
             location.append(str(step))
         # Any other step is pydantic's own name for a branch of a union.
@@ -53,7 +53,7 @@ def _unknown_key(name: str, section: Sequence[Any], root: type[BaseModel]) -> st
         below = [inner for kind in here for inner in _below(kind, step)]
         here = below or here  # nothing below: a union's branch by its name
     known = sorted({key for kind in here if _is_section(kind) for key in _keys(kind)})
-    elsewhere = [place for place, keys in _sections(root, "") if name in keys]
+    elsewhere = [position for position, keys in _sections(root, "") if name in keys]
     near = nearest_name(name, known)
     if elsewhere:
         hint = f" It is a key of {' and of '.join(elsewhere)}, not of this section."
@@ -64,15 +64,15 @@ def _unknown_key(name: str, section: Sequence[Any], root: type[BaseModel]) -> st
     return f"unknown name {name!r}.{hint} Valid: {', '.join(known)}."
 
 
-def _sections(model: type[BaseModel], place: str) -> Iterator[tuple[str, set[str]]]:
+def _sections(model: type[BaseModel], position: str) -> Iterator[tuple[str, set[str]]]:
     """Every section below a schema: its dotted place and its keys."""
-    yield place or "the file itself", set(_keys(model))
+    yield position or "the file itself", set(_keys(model))
     for key, field in _keys(model).items():
         for kind in types_of(field):
             many = get_origin(kind) in (dict, tuple, list)
             for inner in _elements(kind) if many else [kind]:
                 if _is_section(inner):
-                    yield from _sections(inner, f"{place}.{key}".lstrip(".") + (".NAME" if many else ""))
+                    yield from _sections(inner, f"{position}.{key}".lstrip(".") + (".NAME" if many else ""))
 
 
 def _below(kind: Any, step: Any) -> list[Any]:

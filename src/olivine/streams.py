@@ -1,4 +1,4 @@
-"""Standard error that never ends a run: what cannot be told is not told, and the work goes on.
+"""Standard error that never ends a run: what cannot be told is not told, and the work resumes.
 
 What is told is up to whoever prints.
 """

@@ -166,6 +166,6 @@ def _code(character: Any) -> str:
 
 
 def _mistake(where: str, mark: Any, problem: str) -> RequestError:
-    place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    location = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
     problem = "".join(c if c.isprintable() else _code(c) for c in problem)  # a tag may spell out any character
-    return RequestError(f"{where}: not valid YAML{place} ({problem}).")
+    return RequestError(f"{where}: not valid YAML{location} ({problem}).")

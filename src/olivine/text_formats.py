@@ -19,7 +19,7 @@ _BEGINNINGS = (
     (b"\x80\x04", "a Python pickle, which is never loaded. Write it as JSON"),
     (b"SQLite format 3", "an SQLite database. Write it as JSON"),
 )
-_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM")
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM")
 _UTF_16_OR_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
 
@@ -32,7 +32,7 @@ def foreign_format(head: bytes) -> str | None:
         return "UTF-16 or UTF-32 text. Write it as UTF-8: iconv -f UTF-16 -t UTF-8 FILE"
     if head[257:262] == b"ustar":
         return "a tar archive. In a recipe: format: webdataset, path: the file"
-    if head.startswith(_PICTURES):
+    if head.startswith(_IMAGES):
         return "an image file"
     if head.removeprefix(BOM).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page and not the file itself. Fetch it again, from where it may be downloaded"

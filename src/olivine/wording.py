@@ -13,5 +13,5 @@ OPTION_LETTER = "\nAnswer with the option's letter from the given choices direct
 
 def with_options(question: str, options: Sequence[str]) -> str:
     """The question with its options a line each, `A. red`, and the instruction to answer by letter."""
-    lines = [f"{chr(ord('A') + place)}. {option}" for place, option in enumerate(options)]
+    lines = [f"{chr(ord('A') + position)}. {option}" for position, option in enumerate(options)]
     return "\n".join([question, *lines]) + OPTION_LETTER

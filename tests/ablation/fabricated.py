@@ -29,25 +29,25 @@ SAY = {
 EFFECTS = {"large": 0.04, "dinov2": 0.10, "no": -0.15}
 
 
-def write_benchmarks(folder, pictures):
-    """POPE (one setting), MME (two tasks) and exact match over drawn pictures; folder by name."""
+def write_benchmarks(folder, images):
+    """POPE (one setting), MME (two tasks) and exact match over drawn images; folder by name."""
     random = np.random.default_rng(0)
     pope, mme, exact = (folder / name for name in ("pope", "mme", "exact"))
-    for place in (pope / "images", mme / "existence", mme / "color", exact / "images"):
-        place.mkdir(parents=True)
-    for number in range(pictures):
-        picture = Image.new("RGB", (160, 120), tuple(int(v) for v in random.integers(90, 240, 3)))
+    for position in (pope / "images", mme / "existence", mme / "color", exact / "images"):
+        position.mkdir(parents=True)
+    for number in range(images):
+        image = Image.new("RGB", (160, 120), tuple(int(v) for v in random.integers(90, 240, 3)))
         x, y = (int(v) for v in random.integers(10, 70, 2))
         colour = tuple(int(v) for v in random.integers(0, 160, 3))
-        ImageDraw.Draw(picture).ellipse((x, y, x + 45, y + 40), fill=colour)
-        for place in (pope / "images", exact / "images", mme / "existence", mme / "color"):
-            picture.save(place / f"{number}.png")
+        ImageDraw.Draw(image).ellipse((x, y, x + 45, y + 40), fill=colour)
+        for position in (pope / "images", exact / "images", mme / "existence", mme / "color"):
+            image.save(position / f"{number}.png")
         for task in ("existence", "color"):
             lines = ["Is there a ball? Please answer yes or no.\tYes", "Is there a cat? Please answer yes or no.\tNo"]
             (mme / task / f"{number}.txt").write_text("\n".join(lines) + "\n")
     rows = [
         {"question_id": n, "image": f"{n // 6}.png", "text": f"Is there a {thing} in the image?", "label": label}
-        for n in range(6 * pictures)
+        for n in range(6 * images)
         for thing, label in [(("ball", "yes"), ("cat", "no"))[n % 2]]
     ]
     write_json_lines(pope / "coco_pope_random.json", rows)
@@ -60,15 +60,15 @@ def write_benchmarks(folder, pictures):
             "answer": answer,
             "category": kind,
         }
-        for n in range(3 * pictures)
+        for n in range(3 * images)
         for kind, answer in [kinds[n % 3]]
     ]
     write_json_lines(exact / "questions.jsonl", rows)
     return {"pope": str(pope), "mme": str(mme), "exact-match": str(exact)}
 
 
-def write_finished(folder, *, pictures=24, seeds=(0,), wrong="something else", **more):
-    """The plan of a study of eight cells, every step done; `wrong` is what a wrong answer to an open question says."""
+def write_finished(folder, *, images=24, seeds=(0,), wrong="something else", **more):
+    """The plan of a study of eight configurations, every step done; `wrong` is what a wrong answer to an open question says."""
     path = write_study(
         folder,
         axes=AXES,
@@ -76,7 +76,7 @@ def write_finished(folder, *, pictures=24, seeds=(0,), wrong="something else", *
         name="drawn",
         title="Answers drawn by chance with known effects, to try the report on: nothing was trained.",
         say=SAY,
-        benchmarks=write_benchmarks(folder / "benchmarks", pictures),
+        benchmarks=write_benchmarks(folder / "benchmarks", images),
         **more,
     )
     plan = make_plan(load_study(path))
@@ -84,8 +84,8 @@ def write_finished(folder, *, pictures=24, seeds=(0,), wrong="something else", *
         if isinstance(step, StageStep):
             write_stage(step)
         else:
-            ((cell, seed), *_rest) = plan.used_by(key)
-            write_evaluation(step, cell, seed, wrong)
+            ((configuration, seed), *_rest) = plan.used_by(key)
+            write_evaluation(step, configuration, seed, wrong)
     return path, make_plan(load_study(path))
 
 
@@ -99,19 +99,19 @@ def write_stage(step):
     write_json(step.folder / "result.json", {"stage": step.kind, "steps": 200, "seconds": 10.0})
 
 
-def write_evaluation(step, cell, seed, wrong):
+def write_evaluation(step, configuration, seed, wrong):
     benchmark = benchmarks.get(step.benchmark)
     questions = benchmark.read(step.asked.data)
-    # The pictures' difficulty is the same for every cell and seed; luck is each one's own.
+    # The images' difficulty is the same for every configuration and seed; luck is each one's own.
     ease = np.random.default_rng(7)
-    of_unit = {unit: ease.normal(0, 0.12) for unit in dict.fromkeys(q.unit for q in questions)}
+    of_unit = {cluster: ease.normal(0, 0.12) for cluster in dict.fromkeys(q.cluster for q in questions)}
     # Named by what it is of, not by the step's key, which changes with everything that decides a real step's output.
-    drawn = f"{step.benchmark}/{step.control}/{cell}/{seed}"
+    drawn = f"{step.benchmark}/{step.control}/{configuration}/{seed}"
     luck = np.random.default_rng(int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16))
-    base = 0.62 + sum(EFFECTS.get(level, 0) for level in cell) if step.control is None else 0.5
+    base = 0.62 + sum(EFFECTS.get(level, 0) for level in configuration) if step.control is None else 0.5
     answers = []
     for question in questions:
-        right = luck.random() < np.clip(base + of_unit[question.unit], 0, 1)
+        right = luck.random() < np.clip(base + of_unit[question.cluster], 0, 1)
         truth = question.references[0]
         said = truth if right else {"yes": "no", "no": "yes"}.get(truth, wrong)
         answers.append(Answer(question.id, said))

@@ -17,7 +17,7 @@ def test_plan_run_and_report(run, tmp_path):
     code, out, err = run("ablate", study, "--plan", "--device", "cpu")
     assert code == 0, err
     lines = out.splitlines()
-    assert lines[0].startswith("small: 2 cells, 2 trainings, 7 steps")
+    assert lines[0].startswith("small: 2 configurations, 2 trainings, 7 steps")
     assert sum("to do" in line for line in lines) == 7
     assert not (tmp_path / "run").exists(), "a plan leaves nothing behind"
 
@@ -47,7 +47,7 @@ def test_plan_run_and_report(run, tmp_path):
 
 
 def test_a_failure_is_reported_and_the_exit_code_says_so(run, tmp_path, monkeypatch):
-    _, plan = write_finished(tmp_path, pictures=8)
+    _, plan = write_finished(tmp_path, images=8)
     key = plan.evaluations[("large", "clip", "no"), 0, "pope", None]
     (plan.steps[key].folder / "scores.json").unlink()
 
@@ -110,7 +110,7 @@ def test_a_wrong_device_or_launcher(run, tmp_path):
 
 
 def test_the_kept_study_is_the_one_that_ran(run, tmp_path):
-    path, _ = write_finished(tmp_path, pictures=8)
+    path, _ = write_finished(tmp_path, images=8)
     code, _, err = run("ablate", path)
     assert code == 0, err
     kept = yaml.safe_load((tmp_path / "run" / "study.yaml").read_text())

@@ -8,21 +8,24 @@ from rich.console import Console
 from studies import write_study
 
 from olivine.ablation import feature_cache
-from olivine.ablation.feature_cache import may_keep
+from olivine.ablation.feature_cache import cacheable
 from olivine.ablation.fingerprint import Fingerprints
 from olivine.ablation.launch_local import launch_here
 from olivine.ablation.plan import FeatureStep, StageStep, make_plan
 from olivine.ablation.run import carry_out
-from olivine.ablation.show import plan_lines
 from olivine.ablation.step_costs import plan_costs
 from olivine.ablation.study import load_study
+from olivine.ablation.terminal_lines import plan_lines
 from olivine.cost.estimate import named_device
 from olivine.testing import save_tower
 
 
 def tower(folder):
-    place = folder / "tower"
-    return {"model.vision.from": str(place if place.is_dir() else save_tower(place)), "model.vision.image_size": None}
+    position = folder / "tower"
+    return {
+        "model.vision.from": str(position if position.is_dir() else save_tower(position)),
+        "model.vision.image_size": None,
+    }
 
 
 class Silent:
@@ -45,7 +48,7 @@ def steps_of(plan, kind):
     return [step for step in plan.steps.values() if isinstance(step, kind)]
 
 
-def test_one_table_serves_all_cells_seeds_and_stages_that_show_the_same_pictures(tmp_path):
+def test_one_table_serves_all_configurations_seeds_and_stages_that_show_the_same_images(tmp_path):
     plan = planned(study(tmp_path, features="always", seeds=(0, 1)))
     (features,) = steps_of(plan, FeatureStep)
     stages = steps_of(plan, StageStep)
@@ -70,33 +73,33 @@ def test_one_table_serves_all_cells_seeds_and_stages_that_show_the_same_pictures
         {"model.vision.from": {"model_type": "clip_vision_model", "hidden_size": 32, "patch_size": 8}},
     ],
 )
-def test_only_what_a_frozen_pretrained_tower_makes_of_pictures_as_they_are(tmp_path, changes):
+def test_only_what_a_frozen_pretrained_tower_makes_of_images_as_they_are(tmp_path, changes):
     recipe = next(iter(load_study(study(tmp_path, overrides=tower(tmp_path) | changes)).recipes.values()))
     align, instruct = recipe.stages
-    assert not may_keep(recipe, instruct)
+    assert not cacheable(recipe, instruct)
     # A tower that trains later is still as it came when the connector is aligned.
-    assert may_keep(recipe, align) == ("stages.instruct.train" in changes)
+    assert cacheable(recipe, align) == ("stages.instruct.train" in changes)
     before = recipe.model_copy(update={"stages": (align.model_copy(update={"train": ("vision",)}), instruct)})
-    assert not may_keep(before, instruct)
+    assert not cacheable(before, instruct)
 
 
 def test_they_are_kept_where_that_pays(tmp_path, monkeypatch):
     path = study(tmp_path, axes={"rate": {str(n): {"stages.instruct.lr": n / 1000} for n in range(1, 6)}})
     plan = planned(path)
-    (worth,) = plan.features
+    (benefit,) = plan.features
     # One to align and five to instruct, each of eight samples; beside so small a language model the tower is much.
-    assert worth.trainings == 6
-    assert worth.bytes == pytest.approx(20 * 0.8 * 36 * 128 * 4, rel=0.5)
-    assert worth.saved > 0.1
-    assert worth.kept
-    monkeypatch.setattr(feature_cache, "WORTH", worth.saved + 0.01)
+    assert benefit.trainings == 6
+    assert benefit.bytes == pytest.approx(20 * 0.8 * 36 * 128 * 4, rel=0.5)
+    assert benefit.saved > 0.1
+    assert benefit.kept
+    monkeypatch.setattr(feature_cache, "WORTH", benefit.saved + 0.01)
     assert not planned(path).features[0].kept
     assert all(step.features is None for step in steps_of(planned(path), StageStep))
     monkeypatch.undo()
     values = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump({**values, "features_limit_gb": worth.bytes / 2e9}))
+    path.write_text(yaml.safe_dump({**values, "features_limit_gb": benefit.bytes / 2e9}))
     assert not planned(path).features[0].kept
-    line = next(line for line in plan_lines(planned(path), "cpu") if line.startswith(f"features of {worth.what}"))
+    line = next(line for line in plan_lines(planned(path), "cpu") if line.startswith(f"features of {benefit.what}"))
     assert "not kept" in line
     assert "6 trainings" in line
 

@@ -1,4 +1,4 @@
-"""Plans carried out: all cells, again for nothing, after a kill, with a step that dies, here and on Ray."""
+"""Plans carried out: all configurations, again for nothing, after a kill, with a step that dies, here and on Ray."""
 
 import errno
 import hashlib
@@ -20,7 +20,7 @@ from olivine.errors import RequestError, Stopped
 from olivine.files import write_json
 from olivine.registry import offered
 
-#: Two cells: one that aligns and one that does not.
+#: Two configurations: one that aligns and one that does not.
 AXES = {"align": {"yes": {}, "no": {"stages.align.skip": True}}}
 
 
@@ -57,17 +57,17 @@ def outputs(directory):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A study of two cells, carried out once."""
+    """A study of two configurations, carried out once."""
     path = write_study(tmp_path_factory.mktemp("study"), axes=AXES)
     plan = make_plan(load_study(path))
-    told = Told()
-    assert launch_here(plan, quiet(), told) == []
-    return path, plan, told
+    message = Told()
+    assert launch_here(plan, quiet(), message) == []
+    return path, plan, message
 
 
 def test_every_step_is_done_once_and_leaves_its_files(finished):
-    _, plan, told = finished
-    assert told.begun == told.ended == list(plan.steps)
+    _, plan, message = finished
+    assert message.begun == message.ended == list(plan.steps)
     for step in plan.steps.values():
         assert step.done
         assert (step.folder / "step.json").is_file()
@@ -79,9 +79,9 @@ def test_a_second_time_nothing_is_left(finished):
     path, *_ = finished
     again = make_plan(load_study(path))
     assert again.left() == []
-    told = Told()
-    assert launch_here(again, quiet(), told) == []
-    assert told.begun == []
+    message = Told()
+    assert launch_here(again, quiet(), message) == []
+    assert message.begun == []
 
 
 def test_a_killed_study_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
@@ -97,7 +97,7 @@ def test_a_killed_study_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch
 
     for killed in ("train_stage", "train_stage", "evaluate"):
         monkeypatch.setattr(steps_module, killed, kill)
-        # One step gets through for every kill: the launcher goes on where it was.
+        # One step gets through for every kill: the launcher resumes where it was.
         with pytest.raises(KilledError):
             launch_here(other, quiet(), Told())
         monkeypatch.undo()
@@ -126,8 +126,8 @@ def pretend(monkeypatch):
     def train_stage(recipe, stage, after, folder, console, features):
         write_json(folder / "result.json", {})
 
-    def evaluate(vlm, weights, wanted, on_answer):
-        write_json(wanted.folder / "scores.json", {"metrics": {}})
+    def evaluate(vlm, weights, requested, on_answer):
+        write_json(requested.folder / "scores.json", {"metrics": {}})
 
     monkeypatch.setattr(steps_module, "train_stage", train_stage)
     monkeypatch.setattr(steps_module, "evaluate", evaluate)
@@ -160,10 +160,10 @@ def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch, pretend):
         return real(recipe, stage, after, folder, console, features)
 
     monkeypatch.setattr(steps_module, "train_stage", flaky)
-    told = Told()
-    assert launch_here(plan, quiet(), told) == []
+    message = Told()
+    assert launch_here(plan, quiet(), message) == []
     assert died
-    assert told.failed == []
+    assert message.failed == []
     assert not (died[0] / ERROR).exists()
 
 
@@ -218,9 +218,9 @@ def test_ray_gives_the_same_bits(finished, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     _, plan, _ = finished
     other = small(tmp_path, resources={"cpus": 1})
-    told = Told()
-    assert launcher("ray")(other, quiet(), told) == []
-    assert sorted(told.ended) == sorted(other.steps)
+    message = Told()
+    assert launcher("ray")(other, quiet(), message) == []
+    assert sorted(message.ended) == sorted(other.steps)
     assert outputs(other.study.directory) == outputs(plan.study.directory)
 
 
@@ -253,7 +253,7 @@ def test_a_plan_knows_its_costs(finished):
     _, plan, _ = finished
     costs = plan_costs(plan, named_device("cpu"))
     assert all(cost is not None and cost.tokens > 0 for cost in costs.values())
-    # A blind question has no picture to read.
+    # A blind question has no image to read.
     keys = [plan.evaluations[("yes",), 0, "exact-match", control] for control in (None, "blind")]
     assert costs[keys[0]].tokens > costs[keys[1]].tokens
     assert total(costs.values()).operations == pytest.approx(sum(c.operations for c in costs.values()))

@@ -17,7 +17,7 @@ from olivine.ablation import launch_processes
 from olivine.ablation.launch import launch_over, launcher
 from olivine.ablation.launch_local import launch_here
 from olivine.ablation.plan import StageStep
-from olivine.ablation.show import StepLines
+from olivine.ablation.terminal_lines import StepLines
 from olivine.errors import RequestError, Stopped
 
 
@@ -33,7 +33,7 @@ class Listening(Told):
         super().begin(step)
         self._on_begin()
 
-    def says(self, step, text):
+    def log_line(self, step, text):
         self.said.append((step.key, text))
 
 
@@ -79,18 +79,18 @@ def plans(draw):
 @given(plans())
 def test_every_step_begins_once_after_what_it_needs_or_is_told_as_not_begun(drawn):
     steps, dying, workers, seed = drawn
-    told = Listening()
+    message = Listening()
     pool = PretendPool(workers, dying, random.Random(seed))
-    failures = launch_over(pool, SimpleNamespace(left=lambda: steps), told)
+    failures = launch_over(pool, SimpleNamespace(left=lambda: steps), message)
     lost = set(dying)
     for step in steps:
         if lost & set(step.needs):
             lost.add(step.key)
     assert {failure.step.key for failure in failures} == lost
-    assert sorted([*told.ended, *told.failed]) == sorted(step.key for step in steps)
-    held_up = {failure.step.key for failure in failures if not failure.begun}
-    assert sorted(told.begun) == sorted({step.key for step in steps} - held_up)
-    assert all(set(step.needs) & lost for step in steps if step.key in held_up)
+    assert sorted([*message.ended, *message.failed]) == sorted(step.key for step in steps)
+    blocked_by = {failure.step.key for failure in failures if not failure.begun}
+    assert sorted(message.begun) == sorted({step.key for step in steps} - blocked_by)
+    assert all(set(step.needs) & lost for step in steps if step.key in blocked_by)
 
 
 # In processes
@@ -101,11 +101,11 @@ def test_two_at_a_time_give_the_same_bits(tmp_path):
     (tmp_path / "two").mkdir()
     alone, beside = small(tmp_path / "one"), small(tmp_path / "two")
     assert launch_here(alone, quiet(), Told()) == []
-    told = Listening()
-    assert launcher("local", jobs=2)(beside, quiet(), told) == []
-    assert sorted(told.ended) == sorted(told.begun) == sorted(beside.steps)
+    message = Listening()
+    assert launcher("local", jobs=2)(beside, quiet(), message) == []
+    assert sorted(message.ended) == sorted(message.begun) == sorted(beside.steps)
     assert outputs(beside.study.directory) == outputs(alone.study.directory)
-    talkative = {key for key, text in told.said if "held-out loss" in text}
+    talkative = {key for key, text in message.said if "held-out loss" in text}
     assert talkative == {key for key, step in beside.steps.items() if isinstance(step, StageStep)}
     assert active_children() == []
 
@@ -166,7 +166,7 @@ def test_nothing_left_starts_no_process(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("jobs", "threads"), [(3, 2), (9, 1)])
 def test_threads_hang_on_what_was_asked_for_and_not_on_what_is_left(tmp_path, monkeypatch, jobs, threads):
     plan = small(tmp_path)
-    monkeypatch.setattr(launch_processes, "cores", lambda: 8)
+    monkeypatch.setattr(launch_processes, "available_cpus", lambda: 8)
     monkeypatch.setattr(type(plan), "left", lambda self: list(self.steps.values())[:2])
     given = []
     monkeypatch.setattr(launch_processes, "_WorkerProcess", lambda gpu, threads, width: given.append(threads))
@@ -195,16 +195,16 @@ def test_lines_of_several_steps_say_whose_they_are(tmp_path):
     console = Console(record=True, width=200, quiet=False, file=io.StringIO())
     lines = StepLines(plan, console)
     lines.begin(first)
-    lines.says(first, "a table\nof two lines\n")
+    lines.log_line(first, "a table\nof two lines\n")
     lines.begin(second)
-    lines.says(first, "loss 1")
+    lines.log_line(first, "loss 1")
     lines.end(second, None)
     lines.end(first, None)
-    told = [line.split(", about")[0] for line in console.export_text().splitlines()]
-    of_first, of_second = told[0], told[3]
+    message = [line.split(", about")[0] for line in console.export_text().splitlines()]
+    of_first, of_second = message[0], message[3]
     assert of_first.startswith("[1/")
     assert of_second.startswith("[2/")
-    assert told == [
+    assert message == [
         of_first,
         "a table",
         "of two lines",

@@ -1,4 +1,4 @@
-"""Values of units: means of items as they are, any other metric through the benchmark's own scoring."""
+"""Values of clusters: means of items as they are, any other metric through the benchmark's own scoring."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from olivine.ablation.measures import CORRECT, Asked, Evaluated, Measure, grouped, measures
+from olivine.errors import DataError
 from olivine.evaluation import benchmarks
 from olivine.evaluation.answers import to_row
 from olivine.evaluation.run import ANSWERS, write_score
@@ -14,8 +15,8 @@ from olivine.records import Answer
 from olivine.statistics import cluster_intervals, ratio_values
 
 
-def write_pope(folder, pictures, *, seed=0):
-    """POPE labels of one setting, six questions a picture."""
+def write_pope(folder, image_folder, *, seed=0):
+    """POPE labels of one setting, six questions an image."""
     random = np.random.default_rng(seed)
     rows = [
         {
@@ -24,7 +25,7 @@ def write_pope(folder, pictures, *, seed=0):
             "text": f"Is there a thing {number} in the image?",
             "label": str(random.choice(["yes", "no"])),
         }
-        for number in range(6 * pictures)
+        for number in range(6 * image_folder)
     ]
     path = folder / "coco_pope_random.json"
     write_json_lines(path, rows)
@@ -32,16 +33,18 @@ def write_pope(folder, pictures, *, seed=0):
 
 
 def evaluated(folder, name, data, *, right=0.7, seed=0):
-    """An evaluation whose answers are right with a probability that each picture has for itself."""
+    """An evaluation whose answers are right with a probability that each image has for itself."""
     benchmark = benchmarks.get(name)
     questions = benchmark.read(data)
     random = np.random.default_rng(seed)
-    chance = {unit: np.clip(random.normal(right, 0.2), 0, 1) for unit in dict.fromkeys(q.unit for q in questions)}
+    chance = {
+        cluster: np.clip(random.normal(right, 0.2), 0, 1) for cluster in dict.fromkeys(q.cluster for q in questions)
+    }
     answers = []
     for question in questions:
         truth = question.references[0]
         wrong = {"yes": "no", "no": "yes"}.get(truth, "something else")
-        answers.append(Answer(question.id, truth if random.random() < chance[question.unit] else wrong))
+        answers.append(Answer(question.id, truth if random.random() < chance[question.cluster] else wrong))
     score = benchmark.score(questions, answers)
     write_score(score, folder, questions, {})
     write_json_lines(folder / ANSWERS, [to_row(a, q, "m") for a, q in zip(answers, questions, strict=True)])
@@ -56,15 +59,19 @@ def test_f1_agrees_with_a_bootstrap_through_the_benchmark_itself(tmp_path):
     assert len(names) == 60
     assert values.mean() == pytest.approx(run.value(measure))
 
-    # Whole pictures are drawn again, their questions renamed so that the scorer takes them twice.
+    # Whole images are drawn again, their questions renamed so that the scorer takes them twice.
     benchmark, random = benchmarks.get("pope"), np.random.default_rng(1)
-    by_unit = {}
+    by_cluster = {}
     for question, answer in zip(questions, answers, strict=True):
-        by_unit.setdefault(question.unit, []).append((question, answer))
-    units = list(by_unit)
+        by_cluster.setdefault(question.cluster, []).append((question, answer))
+    clusters = list(by_cluster)
     scores = []
     for _ in range(400):
-        drawn = [pair for place in random.integers(0, len(units), len(units)) for pair in by_unit[units[place]]]
+        drawn = [
+            pair
+            for position in random.integers(0, len(clusters), len(clusters))
+            for pair in by_cluster[clusters[position]]
+        ]
         again = [
             (replace(q, id=f"{n}/{q.id}"), replace(a, question_id=f"{n}/{q.id}")) for n, (q, a) in enumerate(drawn)
         ]
@@ -92,7 +99,7 @@ def test_values_are_in_an_order_that_names_alone_decide(tmp_path):
     assert run.values(measure)[1] == pytest.approx(other.values(measure)[1])
 
 
-def test_mme_points_are_measured_over_pictures(tmp_path):
+def test_mme_points_are_measured_over_images(tmp_path):
     data = tmp_path / "mme"
     data.mkdir()
     for task in ("existence", "count"):
@@ -109,11 +116,11 @@ def test_mme_points_are_measured_over_pictures(tmp_path):
 
 
 def test_many_units_are_dealt_into_groups_alike_in_every_run():
-    units = [f"u{n}" for n in range(1000)]
-    groups = grouped(units)
+    clusters = [f"u{n}" for n in range(1000)]
+    groups = grouped(clusters)
     assert len(groups) == 250
-    assert sorted(u for g in groups for u in g) == sorted(units)
-    assert grouped(list(reversed(units))) == groups
+    assert sorted(u for g in groups for u in g) == sorted(clusters)
+    assert grouped(list(reversed(clusters))) == groups
     assert grouped(["b", "a"]) == [["a"], ["b"]]
 
 
@@ -121,6 +128,14 @@ def test_an_unknown_benchmark_shows_the_share_of_right_answers():
     assert [m.metric for m in measures("tomorrow's", [{"another"}])] == [CORRECT]
 
 
-def test_unequal_pictures_weigh_by_their_questions():
+def test_unequal_images_weigh_by_their_questions():
     values = ratio_values(np.array([9.0, 0.0, 1.0]), np.array([10.0, 1.0, 1.0]))
     assert values.mean() == pytest.approx(10 / 12)
+
+
+@pytest.mark.parametrize("line", ['{"question_id": "1", "cluster": "a", "correct": null}', '{"question_id": "1"}'])
+def test_a_line_that_is_no_scored_item_is_refused(tmp_path, line):
+    (tmp_path / "scores.json").write_text("{}")
+    (tmp_path / "items.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=r"items.jsonl: a line that is no scored item"):
+        Evaluated(tmp_path, Asked(benchmarks.get("pope"), tmp_path))

@@ -9,7 +9,7 @@ import yaml
 from studies import write_study
 
 from olivine.ablation import launch_processes
-from olivine.files import only_process_in
+from olivine.files import exclusive_lock
 from olivine.training import stage as stage_module
 
 AXES = {"align": {"yes": {}, "no": {"stages.align.skip": True}}}
@@ -103,7 +103,7 @@ def test_a_study_of_ones_own_still_goes_where_it_says(run, study_once, tmp_path)
 
 def test_a_second_command_on_one_study_is_refused_at_its_start(run, tmp_path):
     path = write_study(tmp_path, axes=AXES)
-    with only_process_in(tmp_path / "run"):
+    with exclusive_lock(tmp_path / "run"):
         code, _, err = run("ablate", path)
     assert code == 2
     assert f"{tmp_path / 'run'}: another process is at work there" in err
@@ -142,7 +142,7 @@ def test_a_study_in_processes_ends_with_75(run, tmp_path, monkeypatch, number):
     assert code == 75
     assert "Run the same command to resume." in err
     monkeypatch.setattr(launch_processes._ProcessPool, "outcome", original)
-    with only_process_in(tmp_path / "run"):
+    with exclusive_lock(tmp_path / "run"):
         pass  # nobody is left in there
 
 

@@ -1,4 +1,4 @@
-"""Plans: cells share what they share, and a change gives new names to the steps that depend on it and to no others."""
+"""Plans: configurations share what they share, and a change gives new names to the steps that depend on it and to no others."""
 
 import shutil
 from pathlib import Path
@@ -10,6 +10,7 @@ from studies import write_study
 from olivine.ablation.fingerprint import Fingerprints, digest
 from olivine.ablation.plan import StageStep, make_plan
 from olivine.ablation.study import load_study
+from olivine.field_identity import Identity, decides
 from olivine.recipe import DataRecipe, OptimizerRecipe, Recipe, StageRecipe
 
 
@@ -19,7 +20,7 @@ def study_path(tmp_path):
 
 
 def keys(path, change=None):
-    """(cell -> keys of its steps by kind) after a change of the base recipe."""
+    """(configuration -> keys of its steps by kind) after a change of the base recipe."""
     base = path.parent / "base.yaml"
     before = base.read_text()
     if change is not None:
@@ -31,19 +32,20 @@ def keys(path, change=None):
     finally:
         base.write_text(before)
     return {
-        cell: {
+        configuration: {
             **{plan.steps[key].kind: key for key in chain},
-            **{f"{n}/{c}": key for (k, s, n, c), key in plan.evaluations.items() if (k, s) == (cell, seed)},
+            **{f"{n}/{c}": key for (k, s, n, c), key in plan.evaluations.items() if (k, s) == (configuration, seed)},
         }
-        for (cell, seed), chain in plan.stages.items()
+        for (configuration, seed), chain in plan.stages.items()
     }
 
 
 def changed(path, change):
-    """Kinds of the steps that a change renames, in a cell that aligns (all cells must agree with it)."""
+    """Kinds of the steps that a change renames, in a configuration that aligns (all configurations must agree with it)."""
     before, after = keys(path), keys(path, change)
     return {
-        cell: {kind for kind, key in steps.items() if after[cell].get(kind) != key} for cell, steps in before.items()
+        configuration: {kind for kind, key in steps.items() if after[configuration].get(kind) != key}
+        for configuration, steps in before.items()
     }
 
 
@@ -51,7 +53,7 @@ ALL = {"align", "instruct", "exact-match/None", "exact-match/blind"}
 FROM_INSTRUCT = ALL - {"align"}
 
 
-def test_cells_share_what_they_share(tmp_path):
+def test_configurations_share_what_they_share(tmp_path):
     path = write_study(
         tmp_path,
         axes={
@@ -100,6 +102,10 @@ SPECIAL = {
 }
 
 
+def keeps_bits(model, name):
+    return decides(model, name).identity is Identity.SAME_BITS
+
+
 def mutation(model, name):
     if name in SPECIAL:
         return SPECIAL[name]
@@ -110,8 +116,8 @@ def mutation(model, name):
 @pytest.mark.parametrize("name", StageRecipe.model_fields)
 def test_a_stage_field_renames_that_stage_and_what_follows(study_path, name):
     value = mutation(StageRecipe, name)
-    if name in ("save_every", "keep", "skip", "epochs"):
-        expected = set()  # decides nothing: resuming gives the same bits; `steps` is given and overrides epochs
+    if name in ("skip", "epochs") or keeps_bits(StageRecipe, name):
+        expected = set()  # `steps` is given and overrules epochs; a stage that is skipped is no step
         value = value if name != "skip" else False
     elif value is None:
         pytest.skip("no other value that fits this study")
@@ -127,7 +133,7 @@ def test_a_stage_field_renames_that_stage_and_what_follows(study_path, name):
 @pytest.mark.parametrize(
     # lora is for the language model, which does not train in align
     "name",
-    [n for n in StageRecipe.model_fields if n not in ("save_every", "keep", "skip", "epochs", "lora")],
+    [n for n in StageRecipe.model_fields if n not in ("skip", "epochs", "lora") and not keeps_bits(StageRecipe, n)],
 )
 def test_an_align_field_renames_nothing_where_align_is_skipped(study_path, name):
     value = mutation(StageRecipe, name)
@@ -148,10 +154,10 @@ def test_epochs_count_where_steps_do_not(study_path):
             stage["epochs"] = epochs
 
     one, two = keys(study_path, without_steps), keys(study_path, lambda v: without_steps(v, 2.0))
-    assert all(one[cell]["instruct"] != two[cell]["instruct"] for cell in one)
+    assert all(one[configuration]["instruct"] != two[configuration]["instruct"] for configuration in one)
 
 
-@pytest.mark.parametrize("name", [n for n in OptimizerRecipe.model_fields if n != "spike"])
+@pytest.mark.parametrize("name", [n for n in OptimizerRecipe.model_fields if not keeps_bits(OptimizerRecipe, n)])
 def test_an_optimizer_field_renames_every_step(study_path, name):
     value = mutation(OptimizerRecipe, name) if name != "precision" else "bf16"
 
@@ -162,9 +168,10 @@ def test_an_optimizer_field_renames_every_step(study_path, name):
         assert kinds == (ALL if align == "yes" else ALL - {"align"})
 
 
-def test_what_can_only_stop_a_run_renames_nothing(study_path):
+@pytest.mark.parametrize(("name", "value"), [("spike", 5.0), ("checkpoint_activations", True)])
+def test_what_can_only_stop_a_run_or_spares_memory_renames_nothing(study_path, name, value):
     def change(values):
-        values["optimizer"]["spike"] = 5.0
+        values["optimizer"][name] = value
 
     assert all(kinds == set() for kinds in changed(study_path, change).values())
 
@@ -221,7 +228,7 @@ def test_the_remaining_fields_rename_nothing_but_by_the_seed(study_path, name):
         "evaluate": ["gqa"],
         "seed": 5,
         "output": "elsewhere",
-        "sharding": {"replicas": 2},  # decides time and memory, not what is learnt
+        "sharding": {"replicas": 2},  # a step is one process, which has nothing to shard
     }
     if name not in values:
         pytest.fail(f"recipe.{name} is new: say here what it decides")
@@ -240,9 +247,9 @@ def test_another_benchmark_or_control_leaves_training_alone(study_path):
     values["controls"] = ["shuffled"]
     study_path.write_text(yaml.safe_dump(values, sort_keys=False))
     after = keys(study_path)
-    for cell, steps in before.items():
-        assert steps["instruct"] == after[cell]["instruct"]
-        assert steps["exact-match/None"] == after[cell]["exact-match/None"]
+    for configuration, steps in before.items():
+        assert steps["instruct"] == after[configuration]["instruct"]
+        assert steps["exact-match/None"] == after[configuration]["exact-match/None"]
 
 
 def test_files_are_known_by_content_not_by_place(tmp_path):
@@ -259,13 +266,17 @@ def test_files_are_known_by_content_not_by_place(tmp_path):
     assert keys(path, elsewhere) != first
 
 
-def test_a_picture_that_grew_is_noticed(tmp_path):
+def test_a_image_that_grew_is_noticed(tmp_path):
     path = write_study(tmp_path)
     first = keys(path)
     with (tmp_path / "data" / "images" / "0.png").open("ab") as file:
         file.write(b"more")
     second = keys(path)
-    assert all(first[cell][kind] != second[cell][kind] for cell in first for kind in first[cell])
+    assert all(
+        first[configuration][kind] != second[configuration][kind]
+        for configuration in first
+        for kind in first[configuration]
+    )
 
 
 def test_a_local_backbone_is_known_by_its_content(study_path, tmp_path):
@@ -323,3 +334,75 @@ def test_shards_are_known_without_reading_them_through(tmp_path, monkeypatch):
 
     monkeypatch.setattr("olivine.ablation.fingerprint.sha256_of_file", lambda path: pytest.fail(f"read {path}"))
     assert write("a word") != write("some more words")
+
+
+NOT_DEFAULT = [
+    lambda values: values["stages"][0].update(validate_every=7),
+    lambda values: values["stages"][1].update(validate_every=7),
+    lambda values: values["optimizer"].update(checkpoint_activations=True),
+]
+
+
+def stands_as_before(values):
+    """What the identities of earlier versions counted, at its default."""
+    for stage in values["stages"]:
+        stage["validate_every"] = 200
+
+
+def as_named_before(recipe, step, after):
+    """The rule of earlier versions, word for word: everything but what these sets name."""
+    dumped = recipe.model_dump(mode="json", by_alias=True)
+    apart = {"name", "output", "evaluate", "model", "data", "stages", "sharding"}
+    shared = {key: value for key, value in dumped.items() if key not in apart}
+    shared["optimizer"] = {key: value for key, value in shared["optimizer"].items() if key != "spike"}
+    free = {"save_every", "keep", "skip", "epochs"}  # steps are given
+    stage = {key: v for key, v in step.stage.model_dump(mode="json", by_alias=True).items() if key not in free}
+    source = recipe.data[step.stage.data]
+    data = {k: v for k, v in source.model_dump(mode="json", by_alias=True).items() if k not in ("json", "images")}
+    content = {key: step.identity["data"][key] for key in ("json", "images")}
+    start = {"after": after} if after else {key: step.identity[key] for key in ("model", "texts")}
+    about = {"format": 2, "kind": "stage", **start, "stage": stage, "data": data | content, **shared}
+    return f"{step.stage.name}-{digest(about)}"
+
+
+@pytest.mark.parametrize("change", [stands_as_before, *NOT_DEFAULT])
+def test_earlier_names_are_those_that_the_earlier_rule_gave(study_path, change):
+    base = study_path.parent / "base.yaml"
+    values = yaml.safe_load(base.read_text())
+    stands_as_before(values)
+    change(values)
+    base.write_text(yaml.safe_dump(values))
+    study = load_study(study_path)
+    plan = make_plan(study, Fingerprints())
+    for used, keys_ in plan.stages.items():
+        after = None
+        for key in keys_:
+            after = as_named_before(study.recipes[used], plan.steps[key], after)
+            assert plan.steps[key].earlier == after
+    if change is stands_as_before:  # all that earlier versions counted has its default: the names are the same
+        assert all(step.earlier == step.key for step in plan.steps.values() if isinstance(step, StageStep))
+
+
+@pytest.mark.parametrize("change", NOT_DEFAULT)
+def test_steps_under_the_names_of_earlier_versions_are_found(study_path, change):
+    base = study_path.parent / "base.yaml"
+    values = yaml.safe_load(base.read_text())
+    stands_as_before(values)
+    base.write_text(yaml.safe_dump(values))
+    before = make_plan(load_study(study_path), Fingerprints())
+    change(values)
+    base.write_text(yaml.safe_dump(values))
+    plan = make_plan(load_study(study_path), Fingerprints())
+    assert plan.steps.keys() == before.steps.keys()  # same bits: the same steps
+    stages = [step for step in plan.steps.values() if isinstance(step, StageStep)]
+    earlier = {step.key: step for step in stages if step.earlier != step.key}
+    assert earlier
+    for step in earlier.values():
+        folder = step.folder.with_name(step.earlier)
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text("{}")
+    found = make_plan(load_study(study_path), Fingerprints())
+    assert all(found.steps[key].done and found.steps[key].folder.name == step.earlier for key, step in earlier.items())
+    for key, step in earlier.items():
+        step.folder.mkdir()
+        assert make_plan(load_study(study_path), Fingerprints()).steps[key].folder == step.folder

@@ -20,12 +20,12 @@ def test_main_effects_are_those_of_figure_1(in_figure):
 
 def test_the_table_holds_what_was_printed():
     paper = table("llava-gemma")
-    assert len(paper.cells) == 8
-    assert len(set(paper.cells)) == 8
-    by_key = {m.key: dict(zip(paper.cells, m.values, strict=True)) for m in paper.metrics}
+    assert len(paper.configurations) == 8
+    assert len(set(paper.configurations)) == 8
+    by_key = {m.key: dict(zip(paper.configurations, m.values, strict=True)) for m in paper.metrics}
     assert by_key["mme_cognition"]["gemma-2b-it", "clip", "no"] == 249
     assert by_key["pope_f1"]["gemma-7b-it", "dinov2", "no"] == pytest.approx(56.7)
-    # Pair accuracies are so many of 150, to three decimals.
+    # Pair accuracies are this many of 150, to three decimals.
     assert all(abs(value * 1.5 - round(value * 1.5)) < 0.08 for value in by_key["mmvp"].values())
     assert "arXiv:2404.01331" in paper.source
 

@@ -11,7 +11,7 @@ import pytest
 from fabricated import AXES, read_csv, write_finished
 
 from olivine.ablation.agreement import compare
-from olivine.ablation.gallery import partings
+from olivine.ablation.disagreements import disagreements
 from olivine.ablation.published import table
 from olivine.ablation.report import _markdown_cell, headlines, plain, report_context, signed, write_report
 from olivine.ablation.results import collect, effects_csv, results_csv
@@ -27,7 +27,7 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    path, plan = write_finished(tmp_path_factory.mktemp("finished"), pictures=60, wrong=HOSTILE)
+    path, plan = write_finished(tmp_path_factory.mktemp("finished"), images=60, wrong=HOSTILE)
     return path, plan, collect(plan)
 
 
@@ -66,7 +66,7 @@ def test_the_same_answers_give_the_same_bytes(finished, tmp_path):
     again = collect(plan)
     assert results_csv(collect(plan)) == results_csv(again)
     assert effects_csv(results) == effects_csv(again)
-    _, elsewhere = write_finished(tmp_path, pictures=60, wrong=HOSTILE)
+    _, elsewhere = write_finished(tmp_path, images=60, wrong=HOSTILE)
     assert results_csv(collect(elsewhere)) == results_csv(collect(plan))
     assert effects_csv(collect(elsewhere)) == effects_csv(results)
 
@@ -93,11 +93,11 @@ def test_results_hold_every_metric_of_every_evaluation(finished, tmp_path):
 
 
 def test_seeds_are_shown_beside_questions(tmp_path):
-    _, plan = write_finished(tmp_path, seeds=(0, 1, 2), pictures=12)
+    _, plan = write_finished(tmp_path, seeds=(0, 1, 2), images=12)
     results = collect(plan)
     effect = results.outcomes[0].effects[0]
     assert effect.estimate.seeds == 3
-    assert effect.estimate.spread.seeds is not None
+    assert effect.estimate.standard_errors.seeds is not None
     page = write_report(results, tmp_path / "out").read_text()
     assert "Intervals cover other questions and other trainings" in page
     assert "unknown, not zero" not in page
@@ -105,15 +105,15 @@ def test_seeds_are_shown_beside_questions(tmp_path):
 
 def test_gallery_shows_what_each_said(finished):
     _, _, results = finished
-    found = partings(results)
+    found = disagreements(results)
     assert [(p.axis, p.level) for p in found] == [("language", "large"), ("vision", "dinov2"), ("align", "no")]
     for parting in found:
         assert parting.shown
         for shown in parting.shown:
             assert [right for *_, right in shown.said].count(True) == 1
-            assert shown.picture is not None
-            assert shown.picture.startswith("data:image/png;base64,")
-    assert partings(results) == found
+            assert shown.image is not None
+            assert shown.image.startswith("data:image/png;base64,")
+    assert disagreements(results) == found
 
 
 class Tags(HTMLParser):
@@ -148,12 +148,12 @@ def test_the_page_needs_nothing_from_outside(finished, tmp_path):
     assert "@import" not in page
 
 
-def test_markdown_cells_cannot_be_left():
+def test_markdown_configurations_cannot_be_left():
     assert _markdown_cell("a | b\n*c* <script>") == "a \\| b \\*c\\* \\<script\\>"
 
 
 def test_an_unfinished_study_reports_what_there_is(tmp_path):
-    _, plan = write_finished(tmp_path, pictures=8)
+    _, plan = write_finished(tmp_path, images=8)
     gone = plan.steps[plan.evaluations[("large", "dinov2", "no"), 0, "pope", None]]
     shutil.rmtree(gone.folder)
     results = collect(plan)
@@ -167,14 +167,14 @@ def test_an_unfinished_study_reports_what_there_is(tmp_path):
 
 
 def test_nothing_finished_is_said(tmp_path):
-    _, plan = write_finished(tmp_path, pictures=8)
+    _, plan = write_finished(tmp_path, images=8)
     shutil.rmtree(plan.study.directory)
     with pytest.raises(RunError, match="no evaluation is finished"):
         collect(plan)
 
 
-def test_cells_asked_other_questions_are_not_paired(tmp_path):
-    _, plan = write_finished(tmp_path, pictures=8)
+def test_configurations_asked_other_questions_are_not_paired(tmp_path):
+    _, plan = write_finished(tmp_path, images=8)
     step = plan.steps[plan.evaluations[("large", "clip", "no"), 0, "exact-match", None]]
     items = (step.folder / "items.jsonl").read_text().splitlines()
     (step.folder / "items.jsonl").write_text("\n".join(items[3:]) + "\n")

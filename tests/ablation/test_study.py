@@ -1,4 +1,4 @@
-"""Studies: shipped ones read, cells are what was asked for, and a mistake is answered in the file's own words."""
+"""Studies: shipped ones read, configurations are what was asked for, and a mistake is answered in the file's own words."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_shipped_studies_are_valid(path):
 
 def test_the_papers_study_is_its_eight_models():
     study = load_study(next(p for p in SHIPPED if p.stem == "llava-gemma"))
-    assert len(study.cells) == 8
+    assert len(study.configurations) == 8
     recipe = study.recipes[("gemma-7b-it", "dinov2", "no"), 0]
     assert recipe.model.language.from_ == "google/gemma-7b-it"
     assert recipe.model.vision.from_ == "facebook/dinov2-giant"
@@ -37,9 +37,12 @@ def test_the_papers_study_is_its_eight_models():
 
 def test_prismatic_changes_one_choice_at_a_time():
     study = load_study(next(p for p in SHIPPED if p.stem == "prismatic"))
-    assert len(study.cells) == 6
-    first = study.cells[0]
-    assert all(sum(a != b for a, b in zip(cell, first, strict=True)) == 1 for cell in study.cells[1:])
+    assert len(study.configurations) == 6
+    first = study.configurations[0]
+    assert all(
+        sum(a != b for a, b in zip(configuration, first, strict=True)) == 1
+        for configuration in study.configurations[1:]
+    )
 
 
 def edited(tmp_path, change):
@@ -56,12 +59,12 @@ def test_bare_yes_and_no_are_names(tmp_path):
     assert load_study(path).axes["align"] == ("yes", "no")
 
 
-def test_exclude_leaves_cells_out(tmp_path):
+def test_exclude_leaves_configurations_out(tmp_path):
     study = load_study(edited(tmp_path, lambda v: v.update(exclude=[{"depth": "one", "align": False}])))
-    assert study.cells == (("two", "yes"), ("two", "no"), ("one", "yes"))
+    assert study.configurations == (("two", "yes"), ("two", "no"), ("one", "yes"))
 
 
-def test_overrides_reach_every_cell(tmp_path):
+def test_overrides_reach_every_configuration(tmp_path):
     path = edited(tmp_path, lambda v: v.update(overrides={"stages.instruct.lr": 0.5}))
     study = load_study(path, {"stages.instruct.steps": 7})
     assert {recipe.stages[1].lr for recipe in study.recipes.values()} == {0.5}
@@ -79,7 +82,7 @@ def test_overrides_reach_every_cell(tmp_path):
         (lambda v: v.update(say={"align": {"on": "x"}}), "Did you mean 'no'"),
         (lambda v: v["axes"]["align"].update(no={"stages.allign.skip": True}), "axes.align.no: unknown name 'allign'"),
         (lambda v: v["axes"]["align"].update(no={"stages.align.skipp": True}), "Did you mean 'skip'"),
-        (lambda v: v["axes"]["align"].update(no={"optimizer.lr": 1}), "cell depth=two, align=no"),
+        (lambda v: v["axes"]["align"].update(no={"optimizer.lr": 1}), "configuration depth=two, align=no"),
         (lambda v: v["axes"].update(align={"yes": {}}), "axes.align"),
         (lambda v: v.update(grid="half"), "three or more axes"),
         (lambda v: v.update(grid="all"), "'full', 'one-at-a-time' or 'half'"),

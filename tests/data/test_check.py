@@ -14,7 +14,7 @@ from olivine.data.template import TEMPLATES
 from olivine.errors import RequestError, RunError
 from olivine.model.build import image_token
 from olivine.recipe import DataRecipe
-from olivine.testing import gemma_tokenizer, llava_item, write_dataset, write_pictures
+from olivine.testing import gemma_tokenizer, llava_item, write_dataset, write_images
 
 TRANSFORM = ImageTransform(16, "pad", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -48,7 +48,7 @@ def opened(monkeypatch):
 def test_each_image_is_opened_once_however_many_items_show_it(data, monkeypatch):
     names = opened(monkeypatch)
     report = full(data)
-    assert len(names) == len(set(names)) == report.pictures < report.items - report.text_only
+    assert len(names) == len(set(names)) == report.images < report.items - report.text_only
 
 
 def test_a_full_check_that_was_killed_repeats_nothing(data, limit, monkeypatch):
@@ -60,9 +60,9 @@ def test_a_full_check_that_was_killed_repeats_nothing(data, limit, monkeypatch):
     names = opened(monkeypatch)
     resumed = full(data, limit)
     assert resumed.kept == 16
-    assert len(names) == whole["pictures"] - 16
+    assert len(names) == whole["images"] - 16
     again = full(data, limit)
-    assert len(names) == whole["pictures"] - 16, "nothing was opened the third time"
+    assert len(names) == whole["images"] - 16, "nothing was opened the third time"
     for report in (resumed, again):
         assert {**report.summary(), "images_kept": 0, "seconds": 0} == {**whole, "seconds": 0}
     keys = [json.loads(line)["key"] for line in journal.read_text().splitlines()[1:]]
@@ -128,7 +128,7 @@ def test_a_process_that_is_killed_is_told(data, monkeypatch):
 
 
 def test_an_item_is_broken_once_whatever_is_wrong_with_it(tmp_path, limit):
-    names = write_pictures(tmp_path / "images", 2)
+    names = write_images(tmp_path / "images", 2)
     (tmp_path / "images" / names[0]).write_bytes(b"\x89PNG\r\n\x1a\n cut")
     rows = [
         llava_item("a", [("b", "c " * 3000)], names[0]),
@@ -148,7 +148,7 @@ def test_an_item_is_broken_once_whatever_is_wrong_with_it(tmp_path, limit):
 def test_headers_alone_find_what_is_no_image_and_what_is_too_large(tmp_path):
     (tmp_path / "images").mkdir()
     contents = {"text.png": b"hello", "huge.png": None, "cut.png": b"\x89PNG\r\n\x1a\n", "none.png": b""}
-    names = write_pictures(tmp_path / "images", 1)
+    names = write_images(tmp_path / "images", 1)
     whole = (tmp_path / "images" / names[0]).read_bytes()
     for name, content in contents.items():
         huge = whole[:16] + (90_000).to_bytes(4, "big") * 2 + whole[24:]
@@ -200,7 +200,7 @@ def test_the_command_checks_in_full(run, data):
     assert told["images_read"] == "full"
     assert told["longest"] > 0
     code, out, _ = run("data", "check", data, "--images", data.parent / "images", "--full", "--jobs", 1, "--json")
-    assert json.loads(out)["images_kept"] == told["pictures"]
+    assert json.loads(out)["images_kept"] == told["images"]
 
 
 def test_a_wrong_option_is_named(run, data):

@@ -322,8 +322,8 @@ def test_damage_anywhere_gives_an_image_or_a_named_error(kind, tmp_path):
         warnings.simplefilter("ignore")
         for _ in range(60):
             broken = bytearray(content)
-            for place in draw.integers(0, min(len(broken), 400), size=draw.integers(1, 5)):
-                broken[place] = draw.integers(0, 256)
+            for position in draw.integers(0, min(len(broken), 400), size=draw.integers(1, 5)):
+                broken[position] = draw.integers(0, 256)
             broken = broken[: draw.integers(1, len(broken) + 1)] if draw.random() < 0.5 else broken
             outcomes.add(outcome(bytes(broken)))
     assert outcomes <= {"RGB", "refused"}

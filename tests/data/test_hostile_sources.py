@@ -11,10 +11,10 @@ from olivine.data import huggingface, parquet_size, shard_index
 from olivine.data.image_lookup import ImageLookup
 from olivine.data.item_error import ItemError
 from olivine.data.shards import INDEX, ShardSamples
-from olivine.data.sources import Skipped, detect_format, open_picture, read_samples
+from olivine.data.sources import Skipped, detect_format, open_sample_image, read_samples
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
-from olivine.testing import write_pictures
+from olivine.testing import write_images
 
 
 def text(reply="red", **more):
@@ -80,7 +80,7 @@ def test_a_hostile_json_member_breaks_its_sample_alone(tmp_path, content):
 
 
 def test_several_images_of_a_sample_are_refused_and_other_members_counted(tmp_path):
-    (name,) = write_pictures(tmp_path, 1)
+    (name,) = write_images(tmp_path, 1)
     png = (tmp_path / name).read_bytes()
     mark = json.dumps(
         {"conversations": [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "a"}]}
@@ -101,7 +101,7 @@ def test_images_of_every_format_that_is_read_are_found_in_shards(tmp_path):
     write_shard(tmp_path / "a.tar", [("1.gif", content.getvalue()), ("1.txt", b"a thing")])
     source = DataRecipe.model_validate({"format": "webdataset", "path": tmp_path})
     (sample,) = read_samples(source, Skipped())
-    assert open_picture(sample, source).getpixel((0, 0)) == (255, 0, 0)
+    assert open_sample_image(sample, source).getpixel((0, 0)) == (255, 0, 0)
 
 
 def damaged(index, change):
@@ -174,7 +174,7 @@ def test_an_index_that_names_another_place_is_found_out(tmp_path):
 @pytest.mark.parametrize("listed", [False, True])
 def test_a_hostile_image_path_is_named(tmp_path, name, message, listed):
     lookup = ImageLookup(tmp_path)
-    names = write_pictures(tmp_path, 3)
+    names = write_images(tmp_path, 3)
     for _ in range(70 if listed else 1):
         lookup.is_listed(names[0])
     with pytest.raises(DataError, match=message) as error:
@@ -300,7 +300,7 @@ def test_ordinary_repetition_is_accepted(tmp_path):
 
 
 def png(folder):
-    (name,) = write_pictures(folder, 1)
+    (name,) = write_images(folder, 1)
     return (folder / name).read_bytes()
 
 
@@ -311,7 +311,7 @@ def test_images_without_the_librarys_metadata_are_understood(tmp_path, kind):
     folder = write_parquet(tmp_path / "set", {"conversations": [TURNS], "image": [cell]})
     source = DataRecipe.model_validate({"format": "huggingface", "path": folder})
     (sample,) = read_samples(source, Skipped())
-    assert open_picture(sample, source).size == (16, 16)
+    assert open_sample_image(sample, source).size == (16, 16)
 
 
 def test_image_paths_as_text_are_named(tmp_path):
@@ -327,8 +327,8 @@ def test_an_image_that_is_only_a_path_is_never_opened(tmp_path):
         {"format": "huggingface", "path": write_parquet(tmp_path / "set", {"conversations": [TURNS], "image": [cell]})}
     )
     (sample,) = read_samples(source, Skipped())
-    with pytest.raises(ItemError, match="names a picture but does not hold it"):
-        open_picture(sample, source)
+    with pytest.raises(ItemError, match="names an image but does not hold it"):
+        open_sample_image(sample, source)
 
 
 def test_turns_kept_as_lists_in_a_dict_are_understood(tmp_path):

@@ -1,4 +1,4 @@
-"""Hugging Face datasets on disk: the same from Arrow and from Parquet, pictures from the rows, rows read late."""
+"""Hugging Face datasets on disk: the same from Arrow and from Parquet, images from the rows, rows read late."""
 
 import io
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 from olivine.data import huggingface
 from olivine.data.llava_json import ItemError
-from olivine.data.sources import Skipped, fingerprint, open_picture, read_samples
+from olivine.data.sources import Skipped, fingerprint, open_sample_image, read_samples
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 
@@ -30,8 +30,8 @@ def png(colour):
 def row(name, reply, colour=None):
     question = "<image>\nwhat is it?" if colour else "what is it?"
     turns = [{"from": "human", "value": question}, {"from": "gpt", "value": reply}]
-    picture = {"bytes": png(colour), "path": None} if colour else None
-    return {"id": name, "conversations": turns, "image": picture}
+    image = {"bytes": png(colour), "path": None} if colour else None
+    return {"id": name, "conversations": turns, "image": image}
 
 
 def table(rows, column="image", kind=None):
@@ -53,26 +53,26 @@ def saved(folder, made, layout):
 
 
 @pytest.mark.parametrize("layout", ["arrow", "parquet"])
-def test_samples_and_their_pictures(rows, tmp_path, layout):
+def test_samples_and_their_images(rows, tmp_path, layout):
     source = saved(tmp_path / "set", table(rows), layout)
     samples = read_samples(source, Skipped())
     assert [sample.id for sample in samples] == ["first#0", "second#1", "third#2"]
     assert [sample.conversation[1].text for sample in samples] == ["red", "nothing", "lime"]
     assert samples[1].image is None
-    assert open_picture(samples[0], source).getpixel((1, 1)) == (255, 0, 0)
-    assert open_picture(samples[2], source).getpixel((1, 1)) == (0, 255, 0)
+    assert open_sample_image(samples[0], source).getpixel((1, 1)) == (255, 0, 0)
+    assert open_sample_image(samples[2], source).getpixel((1, 1)) == (0, 255, 0)
     assert [sample.id for sample in samples[1:]] == ["second#1", "third#2"]
     assert len(fingerprint(source)) == 64
 
 
 def test_the_cauldrons_columns(tmp_path):
     texts = [{"user": "what is it?", "assistant": "a lamp"}, {"user": "sure?", "assistant": "yes"}]
-    picture = {"bytes": png("blue"), "path": None}
-    made = table([{"texts": texts, "images": [picture]}], "images", datasets.List(datasets.Image()))
+    image = {"bytes": png("blue"), "path": None}
+    made = table([{"texts": texts, "images": [image]}], "images", datasets.List(datasets.Image()))
     source = saved(tmp_path / "set", made, "arrow")
     (sample,) = read_samples(source, Skipped())
     assert [turn.text for turn in sample.conversation][1:] == ["a lamp", "sure?", "yes"]
-    assert open_picture(sample, source).getpixel((0, 0)) == (0, 0, 255)
+    assert open_sample_image(sample, source).getpixel((0, 0)) == (0, 0, 255)
 
 
 def test_broken_rows_are_named_when_they_are_asked_for(tmp_path):
@@ -82,7 +82,7 @@ def test_broken_rows_are_named_when_they_are_asked_for(tmp_path):
         [{"texts": texts, "images": two}, {"texts": [], "images": []}], "images", datasets.List(datasets.Image())
     )
     samples = read_samples(saved(tmp_path / "set", made, "arrow"), Skipped())
-    with pytest.raises(ItemError, match="2 pictures"):
+    with pytest.raises(ItemError, match="2 images"):
         samples[0]
     with pytest.raises(ItemError, match="row 1: no turn in conversations"):
         samples[1]

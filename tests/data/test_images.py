@@ -1,4 +1,4 @@
-"""Pictures: fitted as transformers does, opened safely, found by stem."""
+"""ImageSource: fitted as transformers does, opened safely, found by stem."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from olivine.recipe import AugmentRecipe
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def picture(width, height, seed=0):
+def make_image(width, height, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -21,13 +21,13 @@ def picture(width, height, seed=0):
 @pytest.mark.parametrize("fit", ["pad", "crop", "squash"])
 def test_equal_to_the_saved_processor(fit, size):
     transform = ImageTransform(32, fit, MEAN, STD)
-    image = picture(*size)
+    image = make_image(*size)
     theirs = image_processor(transform)(image, return_tensors="np")["pixel_values"][0]
     np.testing.assert_allclose(transform(image), theirs, atol=2e-6)
 
 
 def test_letterbox_differs_from_padding_at_the_edges_alone():
-    image = picture(64, 32)
+    image = make_image(64, 32)
     letterbox = ImageTransform(32, "letterbox", MEAN, STD)
     padded = ImageTransform(32, "pad", MEAN, STD)
     difference = np.abs(letterbox(image) - padded(image)).max(axis=(0, 2))
@@ -38,18 +38,18 @@ def test_letterbox_differs_from_padding_at_the_edges_alone():
 @pytest.mark.parametrize("fit", ["pad", "crop", "squash", "letterbox"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
 def test_extreme_shapes_give_a_square(fit, size):
-    assert ImageTransform(16, fit, MEAN, STD)(picture(*size)).shape == (3, 16, 16)
+    assert ImageTransform(16, fit, MEAN, STD)(make_image(*size)).shape == (3, 16, 16)
 
 
 def test_padding_uses_the_mean_colour():
-    top = np.asarray(ImageTransform(32, "pad", MEAN, STD).fitted(picture(64, 8)))[0]
+    top = np.asarray(ImageTransform(32, "pad", MEAN, STD).fitted(make_image(64, 8)))[0]
     assert top.tolist() == [[122, 116, 104]] * 32
 
 
 def test_augmentation_follows_its_draw():
     transform = ImageTransform(32, "pad", MEAN, STD)
     augment = AugmentRecipe(flip=True, shift=4)
-    image = picture(32, 32)
+    image = make_image(32, 32)
     pixels = np.asarray(transform.fitted(image))
     first = moved(pixels, augment, np.random.default_rng(5))
     assert np.array_equal(first, moved(pixels, augment, np.random.default_rng(5)))
@@ -68,13 +68,13 @@ def test_shift_moves_and_repeats_the_edge():
     assert seen == {0, 255, 510}
 
 
-def test_truncated_damaged_and_missing_pictures_are_named(tmp_path):
+def test_truncated_damaged_and_missing_images_are_named(tmp_path):
     good = tmp_path / "good.png"
-    picture(40, 40).save(good)
+    make_image(40, 40).save(good)
     cut = tmp_path / "cut.png"
     cut.write_bytes(good.read_bytes()[:-600])
     text = tmp_path / "text.png"
-    text.write_text("no picture")
+    text.write_text("no image")
     for path in (cut, text, tmp_path / "none.png"):
         with pytest.raises(DataError, match=path.name):
             open_image(path)
@@ -82,7 +82,7 @@ def test_truncated_damaged_and_missing_pictures_are_named(tmp_path):
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     path = tmp_path / "large.png"
-    picture(40, 40).save(path)
+    make_image(40, 40).save(path)
     monkeypatch.setattr(image_files, "MAX_PIXELS", 1000)
     with pytest.raises(DataError, match="40x40 pixels"):
         open_image(path)
@@ -95,13 +95,13 @@ def test_paths_cannot_leave_the_root(tmp_path, name):
 
 
 def test_found_by_stem_under_another_suffix(tmp_path):
-    picture(4, 4).save(tmp_path / "a.png")
+    make_image(4, 4).save(tmp_path / "a.png")
     assert find_image(tmp_path, "a.jpg").name == "a.png"
     with pytest.raises(DataError, match=r"b\.jpg"):
         find_image(tmp_path, "b.jpg")
 
 
-def test_grey_and_transparent_pictures_become_rgb(tmp_path):
+def test_grey_and_transparent_images_become_rgb(tmp_path):
     for mode in ("L", "RGBA", "P", "1", "CMYK"):
         path = tmp_path / f"{mode}.tiff"
         Image.new(mode, (5, 5)).save(path)

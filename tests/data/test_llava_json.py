@@ -16,7 +16,7 @@ from olivine.errors import DataError
 from olivine.model.build import image_token
 from olivine.recipe import DataRecipe
 from olivine.records import Role
-from olivine.testing import gemma_tokenizer, llava_item, write_dataset, write_pictures
+from olivine.testing import gemma_tokenizer, llava_item, write_dataset, write_images
 
 
 def turn(role, text):
@@ -129,7 +129,7 @@ def test_nothing_usable_is_an_error_under_either_policy(tmp_path):
 def test_check_counts_everything_and_changes_nothing(tmp_path):
     path = write_dataset(tmp_path, items=12)
     rows = json.loads(path.read_text()) + list(BROKEN.values())
-    names = write_pictures(tmp_path / "images" / "more", 3)
+    names = write_images(tmp_path / "images" / "more", 3)
     rows.append(llava_item("cut", [("a", "b")], f"more/{names[0]}"))
     cut = tmp_path / "images" / "more" / names[0]
     cut.write_bytes(cut.read_bytes()[:-200])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from olivine.data.batches import BatchMaker, SampleOrder, ahead
 from olivine.data.encoding import Example, Tokens
-from olivine.data.packing import IGNORED, deal, pack
+from olivine.data.packing import IGNORED, balance, pack
 from olivine.data.sources import Skipped, encode_samples, read_samples
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
@@ -22,15 +22,15 @@ from olivine.testing import write_dataset
 @given(lengths=st.lists(st.integers(1, 50), max_size=60), capacity=st.integers(1, 60))
 @settings(max_examples=200)
 def test_dealing_loses_nothing_and_keeps_to_the_capacity(lengths, capacity):
-    rows = deal(lengths, capacity)
-    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    for row in rows:
-        assert sum(lengths[i] for i in row) <= capacity or len(row) == 1
-    assert rows == deal(lengths, capacity)
+    sequences = balance(lengths, capacity)
+    assert sorted(i for sequence in sequences for i in sequence) == list(range(len(lengths)))
+    for sequence in sequences:
+        assert sum(lengths[i] for i in sequence) <= capacity or len(sequence) == 1
+    assert sequences == balance(lengths, capacity)
 
 
 def test_first_fit_decreasing_by_hand():
-    assert deal([3, 7, 5, 2], 10) == [[1, 0], [2, 3]]
+    assert balance([3, 7, 5, 2], 10) == [[1, 0], [2, 3]]
 
 
 @pytest.fixture(scope="module")
@@ -42,46 +42,46 @@ def source(dataset, **more):
     return DataRecipe.model_validate({"json": dataset, "images": dataset.parent / "images", **more})
 
 
-def maker(vlm, dataset, *, row_tokens=200, **more):
+def maker(vlm, dataset, *, sequence_tokens=200, **more):
     recipe = source(dataset, **more)
     samples = read_samples(recipe, Skipped())
-    return BatchMaker(samples, recipe, vlm.encoder(), vlm.transform, row_tokens=row_tokens), len(samples)
+    return BatchMaker(samples, recipe, vlm.encoder(), vlm.transform, sequence_tokens=sequence_tokens), len(samples)
 
 
 @pytest.mark.parametrize("turns", ["together", "independent"])
 def test_a_row_is_its_samples_end_to_end(vlm, dataset, turns):
     recipe = source(dataset, turns=turns)
     examples = encode_samples(read_samples(recipe, Skipped())[:6], vlm.encoder(), recipe, Skipped())
-    row = pack(examples, [])
-    assert row.ids.tolist() == [i for e in examples for part in e.parts for i in part.ids]
-    assert row.labels == sum(example.labels for example in examples)
+    sequence = pack(examples, [])
+    assert sequence.ids.tolist() == [i for e in examples for part in e.parts for i in part.ids]
+    assert sequence.labels == sum(example.labels for example in examples)
     start = 0
     for example in examples:
         shared = len(example.parts[0])
         for number, part in enumerate(example.parts):
             offset = shared if number else 0
-            assert row.positions[start : start + len(part)].tolist() == list(range(offset, offset + len(part)))
-            targets = row.targets[start : start + len(part)]
+            assert sequence.positions[start : start + len(part)].tolist() == list(range(offset, offset + len(part)))
+            targets = sequence.targets[start : start + len(part)]
             assert targets[-1] == IGNORED
-            for place, target in enumerate(targets[:-1].tolist()):
-                assert target == (part.ids[place + 1] if part.supervised[place + 1] else IGNORED)
+            for position, target in enumerate(targets[:-1].tolist()):
+                assert target == (part.ids[position + 1] if part.supervised[position + 1] else IGNORED)
             start += len(part)
 
 
 def test_groups_cover_every_place_once(vlm, dataset):
     recipe = source(dataset, turns="independent")
     examples = encode_samples(read_samples(recipe, Skipped()), vlm.encoder(), recipe, Skipped())
-    row = pack(examples, [])
-    places = torch.cat([group.places for group in row.groups])
-    assert sorted(places.tolist()) == list(range(len(row.ids)))
-    for group in row.groups:
-        assert torch.equal(group.queries.flatten()[group.kept], group.places)
+    sequence = pack(examples, [])
+    token_positions = torch.cat([group.token_positions for group in sequence.groups])
+    assert sorted(token_positions.tolist()) == list(range(len(sequence.ids)))
+    for group in sequence.groups:
+        assert torch.equal(group.queries.flatten()[group.kept], group.token_positions)
 
 
-def seen(row):
+def seen(sequence):
     """`[tokens, tokens]` bool: which places of a row each place sees, as its groups have it."""
-    sees = torch.zeros(len(row.ids), len(row.ids), dtype=torch.bool)
-    for group in row.groups:
+    sees = torch.zeros(len(sequence.ids), len(sequence.ids), dtype=torch.bool)
+    for group in sequence.groups:
         most_queries, most_keys = group.queries.shape[1], group.keys.shape[1]
         is_real = torch.zeros(group.queries.numel(), dtype=torch.bool).index_fill(0, group.kept, True)
         for number, real in enumerate(is_real.view_as(group.queries)):
@@ -90,9 +90,9 @@ def seen(row):
                 mask = torch.ones(most_queries, most_keys, dtype=torch.bool).tril()
             else:
                 mask = group.mask[number, 0]
-            for place, keys in zip(group.queries[number][real].tolist(), mask[real], strict=True):
-                assert not sees[place].any(), "a place is a query once"
-                sees[place, group.keys[number][keys]] = True
+            for position, keys in zip(group.queries[number][real].tolist(), mask[real], strict=True):
+                assert not sees[position].any(), "a place is a query once"
+                sees[position, group.keys[number][keys]] = True
                 assert len(set(group.keys[number][keys].tolist())) == keys.sum(), "no key counts twice"
     return sees
 
@@ -102,10 +102,10 @@ def supposed(examples):
     part = torch.tensor(
         [(e, p) for e, ex in enumerate(examples) for p, tokens in enumerate(ex.parts) for _ in range(len(tokens))]
     )
-    place = torch.arange(len(part))
+    position = torch.arange(len(part))
     same_example = part[:, None, 0] == part[None, :, 0]
     visible = (part[:, None, 1] == part[None, :, 1]) | (part[None, :, 1] == 0)
-    return same_example & visible & (place[:, None] >= place[None, :])
+    return same_example & visible & (position[:, None] >= position[None, :])
 
 
 def example(*lengths):
@@ -129,15 +129,17 @@ def test_the_cost_of_attention_grows_with_the_number_of_questions_not_with_its_s
     assert many == 4 * few
 
 
-def test_a_batch_encodes_each_picture_once_and_loses_no_sample(vlm, dataset):
+def test_a_batch_encodes_each_image_once_and_loses_no_sample(vlm, dataset):
     batches, count = maker(vlm, dataset)
     batch = batches.make([(0, index) for index in range(count)])
-    assert sorted(i for row in batch.rows for i in row.sample_ids) == sorted(f"s{n}" for n in range(count))
-    pictures = {s["image"] for s in json.loads(dataset.read_text()) if "image" in s}
-    assert len(batch.pixels) == len(pictures)
-    assert all(len(row.ids) <= 200 for row in batch.rows)
-    shown = sum(int((row.ids == vlm.model.config.image_token_id).sum()) for row in batch.rows)
-    assert shown == vlm.image_tokens * sum(len(row.pictures) for row in batch.rows)
+    assert sorted(i for sequence in batch.sequences for i in sequence.sample_ids) == sorted(
+        f"s{n}" for n in range(count)
+    )
+    image_folder = {s["image"] for s in json.loads(dataset.read_text()) if "image" in s}
+    assert len(batch.pixels) == len(image_folder)
+    assert all(len(sequence.ids) <= 200 for sequence in batch.sequences)
+    shown = sum(int((sequence.ids == vlm.model.config.image_token_id).sum()) for sequence in batch.sequences)
+    assert shown == vlm.image_tokens * sum(len(sequence.images) for sequence in batch.sequences)
 
 
 def test_order_is_each_epoch_a_new_permutation():
@@ -179,11 +181,13 @@ def test_prepared_ahead_gives_the_same_as_one_by_one(vlm, dataset):
     for step, batch in ahead(batches, order, 3):
         alone = batches.make(order.at(step), order)
         assert torch.equal(batch.pixels, alone.pixels)
-        assert [row.sample_ids for row in batch.rows] == [row.sample_ids for row in alone.rows]
+        assert [sequence.sample_ids for sequence in batch.sequences] == [
+            sequence.sample_ids for sequence in alone.sequences
+        ]
     assert step == order.steps - 1
 
 
-def test_a_damaged_picture_stops_or_is_skipped(vlm, tmp_path):
+def test_a_damaged_image_stops_or_is_skipped(vlm, tmp_path):
     path = write_dataset(tmp_path)
     (tmp_path / "images" / "0.png").write_bytes(b"\x89PNG cut")
     batches, count = maker(vlm, path)
@@ -197,7 +201,7 @@ def test_a_damaged_picture_stops_or_is_skipped(vlm, tmp_path):
 
 
 def batch_loss(path, image):
-    return sum(row.get("image") == image for row in json.loads(path.read_text()))
+    return sum(sequence.get("image") == image for sequence in json.loads(path.read_text()))
 
 
 def test_a_sample_too_long_is_never_cut(vlm, dataset):

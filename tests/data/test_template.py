@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from olivine.data.encoding import TemplateEncoder
-from olivine.data.template import TEMPLATES, PieceKind, independent_parts
+from olivine.data.template import TEMPLATES, PieceKind, independent_segments
 from olivine.errors import DataError, RequestError
 from olivine.model.build import image_token
 from olivine.records import Role, Sample, Turn
@@ -30,8 +30,10 @@ CONVERSATIONS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4)
 
 
 def encoder(template: str, tokenizer: str) -> TemplateEncoder:
-    chosen = TOKENIZERS[tokenizer]
-    return TemplateEncoder(TEMPLATES[template], chosen, image_token_id=image_token(chosen), image_tokens=IMAGE_TOKENS)
+    selected = TOKENIZERS[tokenizer]
+    return TemplateEncoder(
+        TEMPLATES[template], selected, image_token_id=image_token(selected), image_tokens=IMAGE_TOKENS
+    )
 
 
 ENCODERS = {
@@ -68,24 +70,24 @@ def test_supervised_tokens_are_the_replies_and_their_ends(kind, pairs, image):
     lead = " " if template == "vicuna" else ""
     supervised = [i for i, flag in zip(tokens.ids, tokens.supervised, strict=True) if flag]
     # The metaspace itself stands for a space in these tokenizers: they cannot tell the two apart.
-    wanted = "".join(lead + a.replace("▁", " ") + end for _, a in pairs)
-    assert exact_text(TOKENIZERS[tokenizer], supervised) == wanted
+    requested = "".join(lead + a.replace("▁", " ") + end for _, a in pairs)
+    assert exact_text(TOKENIZERS[tokenizer], supervised) == requested
 
 
 @pytest.mark.parametrize("kind", ENCODERS, ids="-".join)
 @given(pairs=CONVERSATIONS, image=st.booleans())
 @settings(max_examples=80, deadline=None)
 def test_text_never_becomes_a_marker(kind, pairs, image):
-    """However a text spells them: one beginning, one end a reply, exactly the picture's placeholders."""
+    """However a text spells them: one beginning, one end a reply, exactly the image's placeholders."""
     template, tokenizer = kind
-    chosen = TOKENIZERS[tokenizer]
+    selected = TOKENIZERS[tokenizer]
     ids = ENCODERS[kind].conversation(conversation(pairs), image).ids
-    assert ids.count(chosen.bos_token_id) == 1
-    assert ids[0] == chosen.bos_token_id
-    assert ids.count(image_token(chosen)) == (IMAGE_TOKENS if image else 0)
+    assert ids.count(selected.bos_token_id) == 1
+    assert ids[0] == selected.bos_token_id
+    assert ids.count(image_token(selected)) == (IMAGE_TOKENS if image else 0)
     end = {"gemma": "<end_of_turn>", "vicuna": "</s>"}[template]
     turns = {"gemma": 2, "vicuna": 1}[template] * len(pairs)
-    assert ids.count(chosen.convert_tokens_to_ids(end)) == turns
+    assert ids.count(selected.convert_tokens_to_ids(end)) == turns
 
 
 @pytest.mark.parametrize("kind", ENCODERS, ids="-".join)
@@ -144,7 +146,7 @@ def test_vicuna_string_is_llavas_v1():
     )
 
 
-def test_plain_is_picture_and_caption():
+def test_plain_is_image_and_caption():
     pieces = TEMPLATES["plain"].render(conversation([("Describe it.", "a dog")]), True)
     assert "".join(piece.text for piece in pieces) == "<bos><image>a dog\n"
     tokens = encoder("plain", "gemma").conversation(conversation([("Describe it.", "a dog")]), True)
@@ -179,7 +181,7 @@ def test_a_template_that_the_tokenizer_has_no_markers_for():
         encoder("gemma", "llama")
 
 
-def test_prefix_ends_with_the_picture():
-    parts = independent_parts(TEMPLATES["gemma"], conversation([("a", "b"), ("c", "d")]), True)
+def test_prefix_ends_with_the_image():
+    parts = independent_segments(TEMPLATES["gemma"], conversation([("a", "b"), ("c", "d")]), True)
     assert parts[0][-1].kind is PieceKind.IMAGE
     assert len(parts) == 3

@@ -22,8 +22,8 @@ def _pope(number):
 
 def _mme(number):
     task = ("existence", "count", "code_reasoning")[number // 2 % 3]
-    unit = f"{task}/{number // 2}"
-    return Question(str(number), "?", "x.png", unit, (("yes", "no")[number % 2],), {"task": task, "question": "?"})
+    cluster = f"{task}/{number // 2}"
+    return Question(str(number), "?", "x.png", cluster, (("yes", "no")[number % 2],), {"task": task, "question": "?"})
 
 
 def _mmvp(number):
@@ -57,7 +57,7 @@ def test_leaving_clusters_out_of_counts_is_scoring_the_rest(name, variant):
     questions = [make(number) for number in range(60)]
     random = np.random.default_rng(3)
     answers = [Answer(q.id, texts[random.integers(len(texts))]) for q in questions]
-    clusters = list(dict.fromkeys(q.unit for q in questions))
+    clusters = list(dict.fromkeys(q.cluster for q in questions))
     groups = [{clusters[0]}, set(clusters[1:3]), {clusters[-1]}, set(clusters[::2])]
     try:
         expected = Benchmark.score_without(benchmark, questions, answers, variant, groups)

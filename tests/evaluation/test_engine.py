@@ -12,16 +12,16 @@ from olivine.evaluation.engine import AnsweringEngine
 from olivine.evaluation.run import controlled
 from olivine.model.generate import answer_one
 from olivine.records import Answer, AnswerState, Question
-from olivine.testing import tiny_vlm, write_pictures
+from olivine.testing import tiny_vlm, write_images
 
 WORDS = ("what", "color", "is it", "a red circle", "or", "no", "é😀", "shape")
 
 
-def make_questions(count, pictures):
+def make_questions(count, image_folder):
     questions = []
     for number in range(count):
         text = " ".join(WORDS[(number * 7 + k) % len(WORDS)] for k in range(1 + number % 6)) + f" {number}?"
-        image = None if number % 11 == 10 else f"{number * 7 % pictures}.png"
+        image = None if number % 11 == 10 else f"{number * 7 % image_folder}.png"
         questions.append(Question(str(number), text, image, image or str(number)))
     return questions
 
@@ -40,9 +40,9 @@ COUNT, PICTURES, NEW_TOKENS = 500, 60, 5
 
 @pytest.fixture(scope="module", params=[("clip", "gemma"), ("dinov2", "llama")], ids="-".join)
 def model(request, tmp_path_factory):
-    """A model, its pictures, 500 questions, and what `generate` says to each alone."""
+    """A model, its images, 500 questions, and what `generate` says to each alone."""
     folder = tmp_path_factory.mktemp("model")
-    write_pictures(folder / "images", PICTURES)
+    write_images(folder / "images", PICTURES)
     vlm = tiny_vlm(tower=request.param[0], language=request.param[1], folder=folder / "tokenizer")
     questions = make_questions(COUNT, PICTURES)
     expected = {
@@ -54,7 +54,7 @@ def model(request, tmp_path_factory):
 
 
 def budget_of(vlm, questions, together):
-    """The token budget that lets at least so many of these questions into one lot (of one, exactly one)."""
+    """The token budget that lets at least this many of these questions into one lot (of one, exactly one)."""
     longest = max(sum(map(len, vlm.encoder().prompt(q.prompt, q.image is not None))) for q in questions)
     return 1 if together == 1 else together * longest
 
@@ -85,16 +85,16 @@ def test_same_answers_as_one_at_a_time_whatever_the_batch_and_order(model, monke
 def test_how_much_is_run_at_once_changes_no_answer(model, monkeypatch):
     vlm, images, questions, expected = model
     questions = questions[:120]
-    pictures_at_once = []
+    images_at_once = []
     original = type(vlm).patch_features
     monkeypatch.setattr(
-        type(vlm), "patch_features", lambda self, pixels: pictures_at_once.append(len(pixels)) or original(self, pixels)
+        type(vlm), "patch_features", lambda self, pixels: images_at_once.append(len(pixels)) or original(self, pixels)
     )
     for bound in (1, 200):
         engine = AnsweringEngine(vlm, max_new_tokens=NEW_TOKENS, prefill_budget=bound)
         answers = {a.question_id: a.text for a in engine.answer(questions, images)}
         assert answers == {q.id: expected[q.id] for q in questions}
-        assert (max(pictures_at_once) == 1) is (bound == 1)
+        assert (max(images_at_once) == 1) is (bound == 1)
 
 
 def test_questions_that_share_no_prefix_are_run_in_one_pass(model, monkeypatch):
@@ -106,7 +106,7 @@ def test_questions_that_share_no_prefix_are_run_in_one_pass(model, monkeypatch):
     assert {a.question_id: a.text for a in answers} == {q.id: expected[q.id] for q in alone}
 
 
-def test_blind_is_asking_without_the_picture(model):
+def test_blind_is_asking_without_the_image(model):
     vlm, _, questions, expected = model
     questions = questions[:30]
     asked = controlled(questions, "blind")
@@ -115,20 +115,20 @@ def test_blind_is_asking_without_the_picture(model):
     assert blind != {q.id: expected[q.id] for q in questions}
 
 
-def test_shuffled_shows_every_question_another_picture(model):
+def test_shuffled_shows_every_question_another_image(model):
     _, _, questions, _ = model
     asked = controlled(questions, "shuffled")
     pairs = {(q.image, a.image) for q, a in zip(questions, asked, strict=True)}
     assert (None, None) in pairs
     assert all(one != other for one, other in pairs if one is not None)
     assert len({one for one, _ in pairs}) == len({other for _, other in pairs}) == len(pairs)
-    with pytest.raises(RequestError, match="single picture"):
+    with pytest.raises(RequestError, match="single image"):
         controlled(questions[:1], "shuffled")
 
 
-def test_a_broken_picture_fails_its_questions_and_no_others(model, tmp_path):
+def test_a_broken_image_fails_its_questions_and_no_others(model, tmp_path):
     vlm, _, questions, expected = model
-    names = write_pictures(tmp_path, PICTURES)
+    names = write_images(tmp_path, PICTURES)
     (tmp_path / names[0]).write_bytes(b"broken")
     answers = list(AnsweringEngine(vlm, max_new_tokens=NEW_TOKENS).answer(questions, tmp_path))
     failed = {a.question_id for a in answers if a.state is AnswerState.FAILED}

@@ -19,7 +19,7 @@ from olivine.files import read_json, read_json_lines, write_json
 from olivine.model import checkpoint
 from olivine.model.generate import answer_one
 from olivine.records import Question
-from olivine.testing import tiny_vlm, write_pictures
+from olivine.testing import tiny_vlm, write_images
 
 COUNT, PICTURES = 20, 6
 
@@ -30,11 +30,11 @@ def say_nothing(done, total):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A saved model, its questions file (the answer to question 3 is wrong) and pictures."""
+    """A saved model, its questions file (the answer to question 3 is wrong) and images."""
     folder = tmp_path_factory.mktemp("made")
     vlm = tiny_vlm()
     checkpoint.save(vlm, folder / "checkpoint")
-    names = write_pictures(folder / "images", PICTURES)
+    names = write_images(folder / "images", PICTURES)
     rows = []
     for number in range(COUNT):
         image = None if number == 7 else names[number % PICTURES]
@@ -75,16 +75,16 @@ def asked(monkeypatch):
 
 
 def test_files_and_score(saved):
-    vlm, weights, wanted = saved
+    vlm, weights, requested = saved
     calls = []
-    score = evaluate(vlm, weights, wanted, lambda done, total: calls.append((done, total)))
+    score = evaluate(vlm, weights, requested, lambda done, total: calls.append((done, total)))
     assert score.metrics == {"accuracy": 95.0, "accuracy/all": 95.0}
-    items = read_json_lines(wanted.folder / "items.jsonl")
+    items = read_json_lines(requested.folder / "items.jsonl")
     assert [i["question_id"] for i in items] == [str(n) for n in range(COUNT)]
     assert [i["correct"] for i in items] == [float(n != 3) for n in range(COUNT)]
-    assert items[0].keys() == {"question_id", "image_id", "unit", "correct"}
-    assert read_json(wanted.folder / "scores.json")["metrics"]["accuracy"] == 95.0
-    answers = read_json_lines(wanted.folder / "answers.jsonl")
+    assert items[0].keys() == {"question_id", "image_id", "cluster", "correct"}
+    assert read_json(requested.folder / "scores.json")["metrics"]["accuracy"] == 95.0
+    answers = read_json_lines(requested.folder / "answers.jsonl")
     assert [a["question_id"] for a in answers] == [str(n) for n in range(COUNT)]
     assert {"question_id", "prompt", "text", "answer_id", "model_id", "metadata"} <= answers[0].keys()
     assert calls[0] == (0, COUNT)
@@ -105,59 +105,59 @@ def killed_after(count):
 
 @pytest.mark.parametrize("cut", [b'{"question_id": "9", "te', '{"question_id": "9", "text": "é'.encode()[:-1]])
 def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(saved, asked, cut):
-    vlm, weights, wanted = saved
+    vlm, weights, requested = saved
     with pytest.raises(KilledError):
-        evaluate(vlm, weights, wanted, killed_after(7))
-    with (wanted.folder / "answers.jsonl").open("ab") as file:
+        evaluate(vlm, weights, requested, killed_after(7))
+    with (requested.folder / "answers.jsonl").open("ab") as file:
         file.write(cut)
     asked.clear()
-    assert evaluate(vlm, weights, wanted, say_nothing).metrics["accuracy"] == 95.0
+    assert evaluate(vlm, weights, requested, say_nothing).metrics["accuracy"] == 95.0
     assert len(asked) == 1
     assert len(asked[0]) == COUNT - 7
 
 
 def test_answers_of_another_model_are_not_gone_on_with(made, saved, tmp_path):
-    vlm, weights, wanted = saved
-    evaluate(vlm, weights, wanted, say_nothing)
+    vlm, weights, requested = saved
+    evaluate(vlm, weights, requested, say_nothing)
     other = tiny_vlm(seed=5)
     checkpoint.save(other, tmp_path / "other")
-    before = {file.name: file.read_bytes() for file in wanted.folder.iterdir()}
+    before = {file.name: file.read_bytes() for file in requested.folder.iterdir()}
     with pytest.raises(RequestError, match="the checkpoint's files") as refused:
-        evaluate(other, tmp_path / "other", replace(wanted, model_id="other"), killed_after(0))
+        evaluate(other, tmp_path / "other", replace(requested, model_id="other"), killed_after(0))
     for said in (str(weights), "now of other", "--output", "--replace"):
         assert said in str(refused.value)
-    assert {file.name: file.read_bytes() for file in wanted.folder.iterdir()} == before
-    wanted = replace(wanted, replace=True)
+    assert {file.name: file.read_bytes() for file in requested.folder.iterdir()} == before
+    requested = replace(requested, replace=True)
     with pytest.raises(KilledError):
-        evaluate(other, tmp_path / "other", wanted, killed_after(0))
-    assert not read_json_lines(wanted.folder / "answers.jsonl")
-    assert not (wanted.folder / "scores.json").exists(), "a score without the answers that it is of"
-    assert not (wanted.folder / "items.jsonl").exists()
+        evaluate(other, tmp_path / "other", requested, killed_after(0))
+    assert not read_json_lines(requested.folder / "answers.jsonl")
+    assert not (requested.folder / "scores.json").exists(), "a score without the answers that it is of"
+    assert not (requested.folder / "items.jsonl").exists()
 
 
 def test_failed_answers_are_asked_again_alone_then_named_and_never_scored(saved, asked, tmp_path):
-    vlm, weights, wanted = saved
-    broken = evaluation(weights.parent, wanted.folder, tmp_path / "pictures")
-    write_pictures(tmp_path / "pictures", PICTURES)
-    (tmp_path / "pictures" / "5.png").unlink()
+    vlm, weights, requested = saved
+    broken = evaluation(weights.parent, requested.folder, tmp_path / "images")
+    write_images(tmp_path / "images", PICTURES)
+    (tmp_path / "images" / "5.png").unlink()
     with pytest.raises(RunError, match="3 of 20 questions could not be answered") as caught:
         evaluate(vlm, weights, broken, say_nothing)
     about = ["5", "11", "17"]
     assert asked[1:] == [[key] for key in about]
     for key in about:
         assert f"question '{key}': image '5.png' not found" in str(caught.value)
-    assert not (wanted.folder / "scores.json").exists()
-    states = {a["question_id"]: a["state"] for a in read_json_lines(wanted.folder / "answers.jsonl")}
+    assert not (requested.folder / "scores.json").exists()
+    states = {a["question_id"]: a["state"] for a in read_json_lines(requested.folder / "answers.jsonl")}
     assert {key for key, state in states.items() if state == "failed"} == set(about)
     assert len(states) == COUNT
 
     asked.clear()
-    assert evaluate(vlm, weights, wanted, say_nothing).metrics["accuracy"] == 95.0
+    assert evaluate(vlm, weights, requested, say_nothing).metrics["accuracy"] == 95.0
     assert asked == [about]
 
 
 def test_what_fails_in_company_may_succeed_alone(saved, asked, monkeypatch):
-    vlm, weights, wanted = saved
+    vlm, weights, requested = saved
     original = AnsweringEngine._decode
 
     def decode(self, prompts):
@@ -166,8 +166,8 @@ def test_what_fails_in_company_may_succeed_alone(saved, asked, monkeypatch):
         return original(self, prompts)
 
     monkeypatch.setattr(AnsweringEngine, "_decode", decode)
-    assert evaluate(vlm, weights, wanted, say_nothing).metrics["accuracy"] == 95.0
-    assert len(asked) == 1 + COUNT - 1  # all at once, then all but the one without a picture
+    assert evaluate(vlm, weights, requested, say_nothing).metrics["accuracy"] == 95.0
+    assert len(asked) == 1 + COUNT - 1  # all at once, then all but the one without an image
 
 
 def test_questions_without_a_text_are_refused_with_the_file_to_give(saved, tmp_path):
@@ -176,17 +176,17 @@ def test_questions_without_a_text_are_refused_with_the_file_to_give(saved, tmp_p
     row = {"question_id": 1, "image_id": 2, "question_type": "what", "answer_type": "other", "answers": human}
     annotations = tmp_path / "v2_mscoco_val2014_annotations.json"
     write_json(annotations, {"data_subtype": "val2014", "annotations": [row]})
-    wanted = Evaluation(get("vqav2"), annotations, tmp_path, tmp_path / "out", "tiny")
+    requested = Evaluation(get("vqav2"), annotations, tmp_path, tmp_path / "out", "tiny")
     with pytest.raises(RequestError, match=r"no text to ask.*v2_OpenEnded_mscoco_val2014_questions\.json.*--questions"):
-        evaluate(vlm, weights, wanted, say_nothing)
+        evaluate(vlm, weights, requested, say_nothing)
     write_json(tmp_path / "dict.json", {"validation_Art_1": {"question_type": "open", "ground_truth": "red"}})
-    wanted = Evaluation(get("mmmu"), tmp_path / "dict.json", tmp_path, tmp_path / "out", "tiny")
+    requested = Evaluation(get("mmmu"), tmp_path / "dict.json", tmp_path, tmp_path / "out", "tiny")
     with pytest.raises(RequestError, match=r"no text to ask.*published questions"):
-        evaluate(vlm, weights, wanted, say_nothing)
+        evaluate(vlm, weights, requested, say_nothing)
     assert not (tmp_path / "out").exists()
 
 
-def test_shares_keep_pictures_together_and_are_about_equal():
+def test_shares_keep_images_together_and_are_about_equal():
     questions = [Question(str(n), "?", f"{n % 7}.png" if n % 4 else None, "u") for n in range(100)]
     for count in (1, 2, 3, 8):
         parts = shares(questions, count)
@@ -201,7 +201,7 @@ def test_shares_keep_pictures_together_and_are_about_equal():
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from olivine.evaluation.processes import joined
+from olivine.evaluation.answering_processes import joined
 from olivine.evaluation.run import evaluate
 from olivine.model.checkpoint import load
 sys.path.insert(0, {tests!r})
@@ -246,9 +246,9 @@ def killed(made, tmp_path_factory):
 @pytest.fixture
 def whole(saved):
     """The files of the same evaluation by one process, never killed."""
-    vlm, weights, wanted = saved
-    evaluate(vlm, weights, wanted, say_nothing)
-    return contents(wanted.folder)
+    vlm, weights, requested = saved
+    evaluate(vlm, weights, requested, say_nothing)
+    return contents(requested.folder)
 
 
 def test_killed_under_torchrun_one_process_goes_on_to_the_same_bytes(made, killed, whole, asked, tmp_path):
@@ -275,7 +275,7 @@ def test_two_processes_give_the_bytes_of_one(made, whole, tmp_path):
 
 def test_a_failure_in_one_process_ends_all_and_is_told_once(made, tmp_path):
     _, folder = made
-    write_pictures(tmp_path / "images", PICTURES)
+    write_images(tmp_path / "images", PICTURES)
     (tmp_path / "images" / "1.png").write_bytes(b"broken")
     data = ("--benchmarks", "exact-match", "--data", folder / "questions.jsonl", "--images", tmp_path / "images")
     done = torchrun(

@@ -31,10 +31,10 @@ def read(folder: Path, rows: dict[str, Any], benchmark: GQA | None = None) -> li
     return (benchmark or GQA()).read(folder / "testdev_balanced_questions.json")
 
 
-def test_a_question_carries_llavas_wording_and_its_picture(tmp_path: Path) -> None:
+def test_a_question_carries_llavas_wording_and_its_image(tmp_path: Path) -> None:
     (question,) = read(tmp_path, {"1": row()})
     assert question.prompt == "What color is it?\nAnswer the question using a single word or phrase."
-    assert (question.id, question.image, question.unit, question.references) == ("1", "n1.jpg", "n1", ("red",))
+    assert (question.id, question.image, question.cluster, question.references) == ("1", "n1.jpg", "n1", ("red",))
 
 
 def test_official_predictions_are_compared_as_they_stand(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_published_figures_of_llava_13b(llava_13b: tuple[list[Question], list[An
     metrics = {name: round(score.metrics[name], 2) for name in ("accuracy", "binary", "open", "distribution")}
     assert metrics == {"accuracy": 63.31, "binary": 80.60, "open": 48.64, "distribution": 1.80}
     assert len(score.items) == 12578
-    assert len({item.unit for item in score.items}) == 398
+    assert len({item.cluster for item in score.items}) == 398
     assert "consistency" not in score.metrics  # most entailed questions lie outside the balanced set
 
 

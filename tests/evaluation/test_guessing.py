@@ -6,12 +6,12 @@ from PIL import Image
 
 from olivine.errors import RequestError
 from olivine.evaluation.benchmarks import get
-from olivine.evaluation.gallery import Shelf, write_page
-from olivine.evaluation.majority import guessing, majority
+from olivine.evaluation.example_page import Shelf, write_page
+from olivine.evaluation.majority_baseline import majority, majority_baseline_answers
 from olivine.evaluation.rule_judge import RULE, RuleJudge
 from olivine.files import write_json, write_json_lines
 from olivine.records import Answer
-from olivine.testing import write_pictures
+from olivine.testing import write_images
 
 
 @pytest.mark.parametrize(
@@ -82,19 +82,19 @@ def test_the_majority_is_counted_for_each_kind_of_question(tmp_path):
     assert score.metrics["random/accuracy"] == pytest.approx(2 / 3)
     assert score.metrics["random/yes_ratio"] == 0
     assert score.metrics["popular/yes_ratio"] == 1
-    assert guessing("pope", tmp_path) == {"majority": dict(score.metrics)}
-    assert guessing("mmvet", mmvet(tmp_path / "vet"))["majority"]["total"] == 50.0
+    assert majority_baseline_answers("pope", tmp_path) == {"majority": dict(score.metrics)}
+    assert majority_baseline_answers("mmvet", mmvet(tmp_path / "vet"))["majority"]["total"] == 50.0
 
 
-def test_a_page_shows_pictures_questions_and_what_is_right(tmp_path):
-    names = write_pictures(tmp_path / "images", 3, side=20)
+def test_a_page_shows_images_questions_and_what_is_right(tmp_path):
+    names = write_images(tmp_path / "images", 3, side=20)
     rows = [
         {"question_id": n, "image": names[n // 2], "text": "a | b\nc <i>", "answer": f"answer {n}"} for n in range(6)
     ]
     write_json_lines(tmp_path / "questions.jsonl", rows)
     page = tmp_path / "docs" / "page.md"
-    pictures = [Image.new("RGB", (96, 96))] * 9
-    write_page(page, "Title", "Opening.", pictures, [Shelf(get("exact-match"), tmp_path / "questions.jsonl")])
+    image_folder = [Image.new("RGB", (96, 96))] * 9
+    write_page(page, "Title", "Opening.", image_folder, [Shelf(get("exact-match"), tmp_path / "questions.jsonl")])
     text = page.read_text()
     assert text.startswith("# Title\n\nOpening.\n\n![scenes](page/scenes.jpg)\n\n## exact-match")
     assert "| 1 | a \\| b<br>c &lt;i>" in text

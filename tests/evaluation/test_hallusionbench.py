@@ -43,7 +43,7 @@ def read(folder: Path) -> list[Question]:
 
 def test_questions(tmp_path: Path) -> None:
     first, *_, unseen, _ = read(tmp_path)
-    assert (first.id, first.unit, first.references) == ("VD_chart_0_0_0", "VD_chart_0", ("yes",))
+    assert (first.id, first.cluster, first.references) == ("VD_chart_0_0_0", "VD_chart_0", ("yes",))
     assert (first.image, unseen.image) == ("VD/chart/0_0.png", None)
     assert first.prompt == "Is it?\nAnswer the question using a single word or phrase."
     assert HallusionBench().read(tmp_path, "original")[0].prompt == "Is it?"

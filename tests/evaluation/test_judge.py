@@ -296,6 +296,42 @@ def test_other_addresses_are_refused(tmp_path: Path, url: str) -> None:
         Judge(url, "m", tmp_path)
 
 
+@pytest.mark.parametrize("proxy", ["ftp://me:secret@proxy:1", "http://me:secret@proxy:port"])
+def test_an_unusable_proxy_is_refused_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(RequestError, match="HTTP_PROXY") as caught:
+        Judge("http://host/v1", "m", tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_proxy_of_the_environment_is_asked(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", endpoint.url.removesuffix("/v1"))
+    assert Judge("http://judge.invalid/v1", "m", tmp_path, retries=0).ask(JudgeRequest("x")).text == "1.0"
+    assert endpoint.paths == ["http://judge.invalid/v1/chat/completions"]
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "5000")
+    handler.end_headers()
+    for _ in range(12):
+        handler.wfile.write(b" ")
+        time.sleep(0.1)
+
+
+def test_a_reply_that_comes_drop_by_drop_is_given_up(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.script = [drip]
+    with pytest.raises(RunError, match=r"not whole after 0\.3 seconds"):
+        judge(endpoint, tmp_path, timeout=0.3, retries=0).ask(JudgeRequest("x"))
+
+
 def test_a_password_in_the_address_is_refused_and_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="does not belong there") as caught:
         Judge("https://user:secret@host/v1", "m", tmp_path)

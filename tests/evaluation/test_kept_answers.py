@@ -19,7 +19,7 @@ from olivine.evaluation.run import Evaluation, evaluate, read_questions
 from olivine.files import read_json, read_json_lines, write_json
 from olivine.model import checkpoint
 from olivine.records import Answer
-from olivine.testing import tiny_vlm, write_pictures
+from olivine.testing import tiny_vlm, write_images
 
 COUNT = 6
 
@@ -29,14 +29,14 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     vlm = tiny_vlm()
     checkpoint.save(vlm, folder / "checkpoint")
-    write_pictures(folder / "images", COUNT)
+    write_images(folder / "images", COUNT)
     rows = [{"question_id": n, "image": f"{n}.png", "text": f"what? {n}", "answer": "x"} for n in range(COUNT)]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return vlm, folder
 
 
 @pytest.fixture
-def place(made, tmp_path, monkeypatch):
+def position(made, tmp_path, monkeypatch):
     """A copy of everything; what the engine was asked is in the list."""
     vlm, folder = made
     shutil.copytree(folder, tmp_path / "made")
@@ -52,10 +52,10 @@ def place(made, tmp_path, monkeypatch):
     def run(**more):
         asked.clear()
         data = tmp_path / "made"
-        wanted = Evaluation(
+        requested = Evaluation(
             get("exact-match"), data / "questions.jsonl", data / "images", tmp_path / "out", "the model", **more
         )
-        evaluate(vlm, data / "checkpoint", wanted, lambda *_: None)
+        evaluate(vlm, data / "checkpoint", requested, lambda *_: None)
         return list(asked)
 
     return tmp_path / "made", run
@@ -106,8 +106,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_answers_to_anything_else_are_not_taken_and_not_wiped(place, tmp_path, what):
-    folder, run = place
+def test_answers_to_anything_else_are_not_taken_and_not_wiped(position, tmp_path, what):
+    folder, run = position
     assert len(run()) == COUNT
     assert run() == []
     kept = (tmp_path / "out" / "answers.jsonl").read_bytes()
@@ -121,8 +121,8 @@ def test_answers_to_anything_else_are_not_taken_and_not_wiped(place, tmp_path, w
     assert run() == []
 
 
-def test_the_same_under_another_path_or_name_is_the_same(place):
-    folder, run = place
+def test_the_same_under_another_path_or_name_is_the_same(position):
+    folder, run = position
     run()
     for file in (folder / "images").iterdir():
         content = file.read_bytes()
@@ -131,8 +131,8 @@ def test_the_same_under_another_path_or_name_is_the_same(place):
     assert run() == []
 
 
-def test_answers_without_a_request_are_not_wiped(place, tmp_path):
-    _, run = place
+def test_answers_without_a_request_are_not_wiped(position, tmp_path):
+    _, run = position
     run()
     (tmp_path / "out" / "request.json").unlink()
     with pytest.raises(RequestError, match="holds answers of the model, asked"):
@@ -140,8 +140,8 @@ def test_answers_without_a_request_are_not_wiped(place, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"benchmark": "exact-match"}', "{"])
-def test_a_request_of_another_version_or_a_damaged_one_is_told(place, tmp_path, content):
-    _, run = place
+def test_a_request_of_another_version_or_a_damaged_one_is_told(position, tmp_path, content):
+    _, run = position
     run()
     (tmp_path / "out" / "request.json").write_text(content)
     with pytest.raises(RequestError, match="another version"):
@@ -149,8 +149,8 @@ def test_a_request_of_another_version_or_a_damaged_one_is_told(place, tmp_path, 
     assert len(read_json_lines(tmp_path / "out" / "answers.jsonl")) == COUNT
 
 
-def test_the_model_before_is_named_too(place, tmp_path):
-    _, run = place
+def test_the_model_before_is_named_too(position, tmp_path):
+    _, run = position
     run()
     path = tmp_path / "out" / "request.json"
     write_json(path, {**read_json(path), "model_id": "runs/one", "checkpoint": {}})
@@ -158,9 +158,9 @@ def test_the_model_before_is_named_too(place, tmp_path):
         run()
 
 
-def test_images_are_read_once(place, tmp_path, monkeypatch):
+def test_images_are_read_once(position, tmp_path, monkeypatch):
     monkeypatch.setattr("olivine.contents.SETTLED", -1.0)
-    folder, run = place
+    folder, run = position
     run()
     index = ContentIndex(tmp_path / "out" / INDEX)
     names = [f"{n}.png" for n in range(COUNT)]
@@ -215,12 +215,12 @@ def test_no_reader_lets_a_wrong_kind_out_as_a_stack_trace(tmp_path, benchmark, k
 
 @pytest.mark.skipif(os.name == "nt", reason="locks of one system")
 def test_two_evaluations_on_one_folder_are_refused_at_the_start(run, made, tmp_path, monkeypatch):
-    from olivine.files import only_process_in
+    from olivine.files import exclusive_lock
 
     _, folder = made
     monkeypatch.setattr("olivine.model.checkpoint.load", lambda *_: pytest.fail("loaded a model first"))
     command = ("evaluate", folder / "checkpoint", "--benchmarks", "exact-match", "--data", folder)
-    with only_process_in(tmp_path / "out" / "exact-match"):
+    with exclusive_lock(tmp_path / "out" / "exact-match"):
         code, _, err = run(*command, "--output", tmp_path / "out")
     assert code == 2
     assert "another process is at work there" in err

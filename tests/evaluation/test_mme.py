@@ -77,13 +77,13 @@ def test_points_are_accuracy_and_accuracy_plus(tmp_path: Path) -> None:
     questions = MME().read(tool_file(tmp_path, "OCR", *rows))
     score = scored(MME(), questions, ["Yes", "No", "Yes", "Yes", "No", "Yes", "Yes", "other"])
     assert score.metrics["OCR/acc"] == 50  # 4 of 8
-    assert score.metrics["OCR/acc_plus"] == 25  # 1 of 4 pictures
+    assert score.metrics["OCR/acc_plus"] == 25  # 1 of 4 images
     assert score.metrics["OCR"] == 75
     assert score.metrics["total"] == 75
     assert "perception" not in score.metrics  # nine of its ten sub-tasks are not here
     assert score.metrics["perception-1-of-10"] == score.metrics["total"]
     assert not any(name.startswith("cognition") for name in score.metrics)
-    assert [item.unit for item in score.items[:3]] == ["OCR/0.jpg", "OCR/0.jpg", "OCR/1.jpg"]
+    assert [item.cluster for item in score.items[:3]] == ["OCR/0.jpg", "OCR/0.jpg", "OCR/1.jpg"]
 
 
 def test_cognition_sums_its_four_tasks(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_cognition_sums_its_four_tasks(tmp_path: Path) -> None:
     assert "perception" not in metrics
 
 
-def test_one_picture_may_come_twice(tmp_path: Path) -> None:
+def test_one_image_may_come_twice(tmp_path: Path) -> None:
     rows = [("1.jpg", f"{n}?", gold) for n, gold in enumerate(("Yes", "No", "Yes", "No"))]
     questions = MME().read(tool_file(tmp_path, "count", *rows))
     assert len({question.id for question in questions}) == 4
@@ -204,7 +204,7 @@ def test_lavins_responses_in_llavas_format_score_the_same(tmp_path: Path) -> Non
     official = MME().read_answers(folder, questions)
     texts = {answer.question_id: answer.text for answer in official}
     rows = [
-        {"question_id": question.unit, "prompt": question.prompt, "text": texts[question.id]}
+        {"question_id": question.cluster, "prompt": question.prompt, "text": texts[question.id]}
         for question in reversed(questions)
     ]
     write_json_lines(tmp_path / "llava.jsonl", rows)

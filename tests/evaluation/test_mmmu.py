@@ -85,14 +85,14 @@ def test_the_official_open_answers(tmp_path: Path, gold: str, text: str, right: 
     assert corrects(scored(MMMU(), read(tmp_path, opened(gold)), [text])) == [right]
 
 
-def test_prompts_and_pictures(tmp_path: Path) -> None:
-    plain, pictured, question = read(
+def test_prompts_and_images(tmp_path: Path) -> None:
+    plain, imaged, question = read(
         tmp_path, choice(), choice("validation_Math_2", "A", "['<image 1>', '<image 2>']"), opened("3")
     )
     assert plain.prompt == (
         "Which ?\n(A) cat\n(B) dog\n(C) cow\n\nAnswer with the option's letter from the given choices directly."
     )
-    assert (plain.image, pictured.image) == ("validation_Math_1_1.png", None)
+    assert (plain.image, imaged.image) == ("validation_Math_1_1.png", None)
     assert question.prompt == "How many?\n\nAnswer the question using a single word or phrase."
 
 

@@ -63,7 +63,7 @@ def grade(*scores: float) -> dict[str, list[Any]]:
 def test_the_prompt_is_the_bare_question(tmp_path: Path) -> None:
     (question,) = MMVet().read(write(tmp_path, v1_0=row()))
     assert question.prompt == "What is x?"
-    assert question.image == question.unit == "v1_0.png"
+    assert question.image == question.cluster == "v1_0.png"
     assert MMVet.max_new_tokens == 1024
 
 

@@ -24,11 +24,11 @@ def wings(folder: Path, first: int = 1) -> list[Question]:
     return MMVP().read(questions_csv(folder, *rows))
 
 
-def test_a_row_is_read_with_its_pair_and_picture(tmp_path: Path) -> None:
+def test_a_row_is_read_with_its_pair_and_image(tmp_path: Path) -> None:
     first, second = wings(tmp_path)
     assert first.prompt == "Are the wings open, or closed? (a) Open (b) Closed"
     assert (first.id, first.image, first.references) == ("1", "MMVP Images/1.jpg", ("A",))
-    assert first.unit == second.unit
+    assert first.cluster == second.cluster
     assert second.references == ("B",)
     assert (second.details["question"], second.details["answer"]) == (second.prompt, "(b)")
     lettered = MMVP().read(tmp_path, "letters")[0].prompt
@@ -65,10 +65,10 @@ RULES = {
 
 @pytest.mark.parametrize("text", RULES)
 @pytest.mark.parametrize(
-    ("place", "variant"), list(enumerate(("letter", "cambrian", "s-vco", "lmms-eval", "vlmevalkit")))
+    ("position", "variant"), list(enumerate(("letter", "cambrian", "s-vco", "lmms-eval", "vlmevalkit")))
 )
-def test_each_grader_names_the_option_it_should(tmp_path: Path, text: str, place: int, variant: str) -> None:
-    named = RULES[text][place]
+def test_each_grader_names_the_option_it_should(tmp_path: Path, text: str, position: int, variant: str) -> None:
+    named = RULES[text][position]
     assert corrects(scored(MMVP(), wings(tmp_path), [text, text], variant)) == [named == "A", named == "B"]
 
 

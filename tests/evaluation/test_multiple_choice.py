@@ -15,7 +15,7 @@ from olivine.evaluation.benchmarks.parsing import (
     named_option,
     read_rows,
     read_table,
-    unpack_pictures,
+    unpack_images,
     vlmevalkit_option,
     vlmevalkit_yes_no,
 )
@@ -108,15 +108,15 @@ def test_files_are_told_apart_by_content(tmp_path: Path) -> None:
         read_rows(tmp_path / "none")
 
 
-def test_pictures_are_taken_out_of_a_table(tmp_path: Path) -> None:
-    picture = b"\xff\xd8" * 200_000  # beyond csv's default limit for a cell
+def test_images_are_taken_out_of_a_table(tmp_path: Path) -> None:
+    image = b"\xff\xd8" * 200_000  # beyond csv's default limit for a cell
     table = tmp_path / "t.tsv"
-    table.write_text(f"index\timage\n1\t{base64.b64encode(picture).decode()}\n1000001\t1\n")
-    assert unpack_pictures(table, tmp_path / "pictures") == 1
-    assert (tmp_path / "pictures" / "1.jpg").read_bytes() == picture
+    table.write_text(f"index\timage\n1\t{base64.b64encode(image).decode()}\n1000001\t1\n")
+    assert unpack_images(table, tmp_path / "images") == 1
+    assert (tmp_path / "images" / "1.jpg").read_bytes() == image
     table.write_text("index\timage\n1\t!!\n")
-    with pytest.raises(DataError, match="row 1: the picture is not base64"):
-        unpack_pictures(table, tmp_path)
+    with pytest.raises(DataError, match="row 1: the image is not base64"):
+        unpack_images(table, tmp_path)
     table.write_text("a\tb\n1\t2\t3\n")
     with pytest.raises(DataError, match="row 1 has more cells"):
         read_table(table, "\t")
@@ -150,7 +150,7 @@ def test_circular_needs_every_rotation_and_vanilla_the_first(tmp_path: Path) -> 
     assert score.metrics["vanilla"] == 100
     assert (score.metrics["category/ocr"], score.metrics["category/scene"]) == (100, 50)
     assert score.metrics["l2-category/perception"] == score.metrics["split/dev"] == score.metrics["accuracy"]
-    assert [item.unit for item in score.items] == ["1", "1", "2", "2", "3"]
+    assert [item.cluster for item in score.items] == ["1", "1", "2", "2", "3"]
     assert {question.image for question in questions} == {"1.jpg", "2.jpg", "3.jpg"}
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face's parquet copies: the same questions as from the official files, pictures without unpacking them."""
+"""Hugging Face's parquet copies: the same questions as from the official files, images without unpacking them."""
 
 import io
 import json
@@ -12,17 +12,17 @@ from PIL import Image
 from olivine.errors import DataError, RequestError
 from olivine.evaluation.benchmarks import get
 from olivine.evaluation.benchmarks.base import Benchmark
-from olivine.evaluation.benchmarks.parquet import ParquetPictures
+from olivine.evaluation.benchmarks.parquet import ParquetImages
 from olivine.evaluation.engine import AnsweringEngine
 from olivine.model.vlm import VisionLanguageModel
 from olivine.records import AnswerState, Question
-from olivine.testing import write_pictures
+from olivine.testing import write_images
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
-def picture(colour: int, path: str | None = None) -> dict[str, Any]:
+def image(colour: int, path: str | None = None) -> dict[str, Any]:
     """A one-colour PNG as the copies hold it."""
     content = io.BytesIO()
     Image.new("RGB", (4, 4), (colour, 0, 0)).save(content, "PNG")
@@ -36,10 +36,10 @@ def write(path: Path, rows: list[dict[str, Any]], group: int = 2) -> Path:
 
 
 def colours(benchmark: Benchmark, path: Path, questions: list[Question]) -> list[int | None]:
-    """What colour each question's picture is."""
-    pictures = benchmark.images(path)
-    assert isinstance(pictures, ParquetPictures)
-    return [q.image and pictures.open(q.image).getpixel((0, 0))[0] for q in questions]
+    """What colour each question's image is."""
+    image_folder = benchmark.images(path)
+    assert isinstance(image_folder, ParquetImages)
+    return [q.image and image_folder.open(q.image).getpixel((0, 0))[0] for q in questions]
 
 
 HUMANS = [{"answer": "red", "answer_confidence": "yes", "answer_id": n} for n in range(1, 11)]
@@ -55,7 +55,7 @@ def test_vqav2_over_two_shards(tmp_path: Path) -> None:
             "answer_type": "other",
             "multiple_choice_answer": "red",
             "answers": HUMANS,
-            "image": picture(10 * (n // 2)),
+            "image": image(10 * (n // 2)),
         }
         for n in range(7)
     ]
@@ -74,7 +74,7 @@ def test_vqav2_over_two_shards(tmp_path: Path) -> None:
         benchmark.read(tmp_path)
 
 
-def test_gqa_joins_pictures_from_the_other_configuration(tmp_path: Path) -> None:
+def test_gqa_joins_images_from_the_other_configuration(tmp_path: Path) -> None:
     row = {
         "id": "201",
         "imageId": "n16",
@@ -88,8 +88,8 @@ def test_gqa_joins_pictures_from_the_other_configuration(tmp_path: Path) -> None
     }
     rows = [row, row | {"id": "202", "imageId": "n17", "answer": "no", "entailed": None}]
     write(tmp_path / "testdev_balanced_instructions" / "testdev-00000-of-00001.parquet", rows)
-    pictures = [{"id": "n17", "image": picture(17)}, {"id": "n16", "image": picture(16)}]
-    write(tmp_path / "testdev_balanced_images" / "testdev-00000-of-00001.parquet", pictures)
+    image_folder = [{"id": "n17", "image": image(17)}, {"id": "n16", "image": image(16)}]
+    write(tmp_path / "testdev_balanced_images" / "testdev-00000-of-00001.parquet", image_folder)
     benchmark = get("gqa")
     for path in (tmp_path, tmp_path / "testdev_balanced_instructions"):
         questions = benchmark.read(path)
@@ -103,14 +103,14 @@ def test_gqa_joins_pictures_from_the_other_configuration(tmp_path: Path) -> None
     assert get("gqa").read(official) == questions[:1]
 
 
-def test_mme_pairs_by_picture(tmp_path: Path) -> None:
+def test_mme_pairs_by_image(tmp_path: Path) -> None:
     rows = [
         {
             "question_id": f"code_reasoning/{n // 2:04d}.png",
             "question": f"Is it {n}? Please answer yes or no.",
             "answer": ("Yes", "No")[n % 2],
             "category": "code_reasoning",
-            "image": picture(n // 2),
+            "image": image(n // 2),
         }
         for n in range(4)
     ]
@@ -125,7 +125,7 @@ def test_mme_pairs_by_picture(tmp_path: Path) -> None:
         benchmark.read(tmp_path)
 
 
-def test_mmvet_shares_pictures_by_their_name(tmp_path: Path) -> None:
+def test_mmvet_shares_images_by_their_name(tmp_path: Path) -> None:
     rows = [
         {
             "question_id": f"v1_{n}",
@@ -133,14 +133,14 @@ def test_mmvet_shares_pictures_by_their_name(tmp_path: Path) -> None:
             "answer": "-1<AND>-5",
             "image_source": "web",
             "capability": "ocr,math",
-            "image": picture(n // 2, f"v1_{n // 2}.png"),
+            "image": image(n // 2, f"v1_{n // 2}.png"),
         }
         for n in range(3)
     ]
     write(tmp_path / "data" / "test-00000-of-00001.parquet", rows)
     benchmark = get("mmvet")
     questions = benchmark.read(tmp_path)
-    assert [(q.id, q.unit) for q in questions] == [("v1_0", "v1_0.png"), ("v1_1", "v1_0.png"), ("v1_2", "v1_1.png")]
+    assert [(q.id, q.cluster) for q in questions] == [("v1_0", "v1_0.png"), ("v1_1", "v1_0.png"), ("v1_2", "v1_1.png")]
     assert questions[0].details == {"capabilities": frozenset({"ocr", "math"})}
     assert colours(benchmark, tmp_path, questions) == [0, 0, 1]
 
@@ -149,15 +149,15 @@ def test_mmvet_shares_pictures_by_their_name(tmp_path: Path) -> None:
 def test_pope_in_either_configuration(tmp_path: Path, config: str) -> None:
     rows = [
         {
-            "id": str(10 * place + n),
+            "id": str(10 * position + n),
             "question_id": str(n + 1),
             "question": "Is there a car in the image?",
             "answer": "yes" if n else "no",
             "image_source": f"COCO_val2014_{n:012d}",
             "category": setting,
-            "image": picture(n),
+            "image": image(n),
         }
-        for place, setting in enumerate(("adversarial", "popular", "random"))
+        for position, setting in enumerate(("adversarial", "popular", "random"))
         for n in range(2)
     ]
     if config == "data":
@@ -182,10 +182,10 @@ def test_pope_in_either_configuration(tmp_path: Path, config: str) -> None:
     assert colours(benchmark, tmp_path, questions) == [0, 1] * 3
 
 
-def test_scienceqa_with_and_without_a_picture(tmp_path: Path) -> None:
+def test_scienceqa_with_and_without_a_image(tmp_path: Path) -> None:
     rows = [
         {
-            "image": picture(n) if n != 1 else None,
+            "image": image(n) if n != 1 else None,
             "question": f"Which {n}?",
             "choices": ["one", "two"],
             "answer": n % 2,
@@ -211,7 +211,7 @@ def test_scienceqa_with_and_without_a_picture(tmp_path: Path) -> None:
 
 def test_textvqa_brings_its_hints(tmp_path: Path) -> None:
     row = {"question_id": 7, "image_id": "ab", "question": "what brand?", "answers": ["nokia"] * 10}
-    row |= {"ocr_tokens": ["NOKIA", "3310"], "image": picture(5)}
+    row |= {"ocr_tokens": ["NOKIA", "3310"], "image": image(5)}
     write(tmp_path / "data" / "validation-00000-of-00001.parquet", [row])
     benchmark = get("textvqa")
     (question,) = benchmark.read(tmp_path)
@@ -222,7 +222,7 @@ def test_textvqa_brings_its_hints(tmp_path: Path) -> None:
 
 def test_vizwiz(tmp_path: Path) -> None:
     row = {"question_id": "VizWiz_val_00000000.jpg", "question": "what is it?", "answers": ["a can"] * 10}
-    row |= {"category": "other", "image": picture(6)}
+    row |= {"category": "other", "image": image(6)}
     write(tmp_path / "data" / "val-00000-of-00001.parquet", [row])
     benchmark = get("vizwiz")
     (question,) = benchmark.read(tmp_path)
@@ -234,17 +234,17 @@ def test_vizwiz(tmp_path: Path) -> None:
 
 def test_mmstar_and_mmbench(tmp_path: Path) -> None:
     row = {"index": 3, "question": "Q? A: x B: y", "answer": "B", "category": "c", "l2_category": "l"}
-    write(tmp_path / "star" / "val-00000-of-00001.parquet", [row | {"image": picture(3)}])
+    write(tmp_path / "star" / "val-00000-of-00001.parquet", [row | {"image": image(3)}])
     (question,) = get("mmstar").read(tmp_path / "star")
     assert (question.id, question.image, question.references) == ("3", "3.jpg", ("B",))
     assert colours(get("mmstar"), tmp_path / "star", [question]) == [3]
 
     row = {"question": "Q?", "hint": None, "A": "x", "B": "y", "C": None, "D": "nan", "answer": "B", "category": "c"}
-    rows = [row | {"index": index, "L2-category": "l", "split": "dev", "image": picture(4)} for index in (4, 1_000_004)]
+    rows = [row | {"index": index, "L2-category": "l", "split": "dev", "image": image(4)} for index in (4, 1_000_004)]
     write(tmp_path / "bench" / "en" / "dev-00000-of-00001.parquet", rows)
     write(tmp_path / "bench" / "cn" / "dev-00000-of-00001.parquet", rows)
     questions = get("mmbench").read(tmp_path / "bench")
-    assert [(q.id, q.unit, q.image) for q in questions] == [("4", "4", "4.jpg"), ("1000004", "4", "4.jpg")]
+    assert [(q.id, q.cluster, q.image) for q in questions] == [("4", "4", "4.jpg"), ("1000004", "4", "4.jpg")]
     assert questions[0].details["options"] == {"A": "x", "B": "y"}
     assert colours(get("mmbench"), tmp_path / "bench", questions) == [4, 4]
 
@@ -252,7 +252,7 @@ def test_mmstar_and_mmbench(tmp_path: Path) -> None:
 def test_mmmu_reads_every_subject(tmp_path: Path) -> None:
     for number, subject in enumerate(("Accounting", "Art")):
         row = {"id": f"validation_{subject}_1", "question": "See <image 1>. Q?", "options": "['x', 'y']", "answer": "B"}
-        row |= {"question_type": "multiple-choice", "image_1": picture(number), "image_2": None}
+        row |= {"question_type": "multiple-choice", "image_1": image(number), "image_2": None}
         write(tmp_path / subject / "validation-00000-of-00001.parquet", [row])
         write(tmp_path / subject / "dev-00000-of-00001.parquet", [row])
     questions = get("mmmu").read(tmp_path)
@@ -262,15 +262,15 @@ def test_mmmu_reads_every_subject(tmp_path: Path) -> None:
 
 def test_ai2d_and_seed(tmp_path: Path) -> None:
     row = {"question": "Which?", "options": ["p", "q"], "answer": "1"}
-    write(tmp_path / "ai2d" / "test-00000-of-00001.parquet", [row | {"image": picture(n)} for n in range(3)])
+    write(tmp_path / "ai2d" / "test-00000-of-00001.parquet", [row | {"image": image(n)} for n in range(3)])
     questions = get("ai2d").read(tmp_path / "ai2d")
     assert [(q.id, q.references) for q in questions] == [("0", ("B",)), ("1", ("B",)), ("2", ("B",))]
     assert colours(get("ai2d"), tmp_path / "ai2d", questions) == [0, 1, 2]
 
     row = {f"choice_{letter}": letter for letter in "abcd"} | {"question": "Q?", "answer": "A", "question_type_id": 10}
     rows = [
-        row | {"question_id": "1", "data_id": "5_6", "data_type": "image", "image": [picture(1)]},
-        row | {"question_id": "v2", "data_id": "7", "data_type": "video", "image": [picture(n) for n in (2, 3, 4)]},
+        row | {"question_id": "1", "data_id": "5_6", "data_type": "image", "image": [image(1)]},
+        row | {"question_id": "v2", "data_id": "7", "data_type": "video", "image": [image(n) for n in (2, 3, 4)]},
     ]
     write(tmp_path / "seed" / "test-00000-of-00001.parquet", rows)
     questions = get("seed").read(tmp_path / "seed")
@@ -280,21 +280,21 @@ def test_ai2d_and_seed(tmp_path: Path) -> None:
 
 def star(folder: Path, rows: int = 5, **more: Any) -> Path:
     row = {"question": "Q?", "answer": "B", "category": "c", "l2_category": "l"} | more
-    values = [row | {"index": n, "image": more.get("image", picture(n))} for n in range(rows)]
+    values = [row | {"index": n, "image": more.get("image", image(n))} for n in range(rows)]
     return write(folder / "data" / "val-00000-of-00001.parquet", values)
 
 
-def test_pictures_in_any_order_out_of_many_row_groups(tmp_path: Path) -> None:
+def test_images_in_any_order_out_of_many_row_groups(tmp_path: Path) -> None:
     file = star(tmp_path, rows=9)
-    pictures = get("mmstar").images(file)
+    image_folder = get("mmstar").images(file)
     for n in (8, 0, 4, 4, 1, 7, 3, 0):
-        assert pictures.open(f"{n}.jpg").getpixel((0, 0)) == (n, 0, 0)
+        assert image_folder.open(f"{n}.jpg").getpixel((0, 0)) == (n, 0, 0)
     with pytest.raises(DataError, match=r"'9\.jpg': not in the parquet"):
-        pictures.open("9.jpg")
+        image_folder.open("9.jpg")
 
 
 def test_the_engine_answers_about_them_as_about_files(vlm: VisionLanguageModel, tmp_path: Path) -> None:
-    names = write_pictures(tmp_path / "files", 4)
+    names = write_images(tmp_path / "files", 4)
     contents = [{"bytes": (tmp_path / "files" / name).read_bytes(), "path": None} for name in names]
     row = {"question": "Q?", "answer": "B", "category": "c", "l2_category": "l"}
     rows = [
@@ -312,7 +312,7 @@ def test_the_engine_answers_about_them_as_about_files(vlm: VisionLanguageModel, 
 
 
 def test_a_converted_copy_names_its_splits_by_folders(tmp_path: Path) -> None:
-    row = {"index": 3, "question": "Q?", "answer": "B", "category": "c", "l2_category": "l", "image": picture(3)}
+    row = {"index": 3, "question": "Q?", "answer": "B", "category": "c", "l2_category": "l", "image": image(3)}
     write(tmp_path / "default" / "val" / "0000.parquet", [row])
     write(tmp_path / "default" / "test" / "0000.parquet", [row])
     assert [q.id for q in get("mmstar").read(tmp_path)] == ["3"]
@@ -327,7 +327,7 @@ def test_a_folder_above_copies_is_no_copy(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_a_copy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = star(tmp_path, image={"bytes": None, "path": "elsewhere.png"})
-    with pytest.raises(DataError, match=r"row 1: the picture '0\.jpg' is not in column 'image'"):
+    with pytest.raises(DataError, match=r"row 1: the image '0\.jpg' is not in column 'image'"):
         get("mmstar").images(tmp_path).open("0.jpg")
     file = star(tmp_path, image={"bytes": b"broken", "path": None})
     with pytest.raises(DataError, match=r"0\.jpg \(.*row 1\): not an image"):

@@ -74,7 +74,7 @@ def test_the_mean_weighs_settings_equally(tmp_path: Path) -> None:
     score = scored(POPE(), questions, ["Yes", "No", "Yes", "Yes", "Yes"])
     assert score.metrics["mean/accuracy"] == pytest.approx((1 + 2 / 3 + 0) / 3)
     assert score.metrics["mean/f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
-    assert {item.unit for item in score.items} == {"1.jpg"}
+    assert {item.cluster for item in score.items} == {"1.jpg"}
 
 
 def test_lmms_eval_wants_the_bare_word_and_counts_labels_as_yes_ratio(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_llavas_answers_are_joined_through_its_question_file(tmp_path: Path) -> 
     score = benchmark.score(questions, benchmark.read_answers(said, questions))
     assert {item.question_id: item.correct for item in score.items} == {"10000001": 0, "10000002": 1, "20000001": 0}
     only = benchmark.read(tmp_path / "coco_pope_random.json")
-    assert len(benchmark.read_answers(said, only)) == 2  # those of the other setting are passed over
+    assert len(benchmark.read_answers(said, only)) == 2  # those of the other setting are ignored
     with pytest.raises(DataError, match="does not ask"):
         benchmark.read_answers(llava_lines(tmp_path / "b.jsonl", {"1": "Yes"}), questions)
 

@@ -87,7 +87,7 @@ def test_overlap_of_pixels() -> None:
 
 
 def test_the_four_box_formats_name_the_same_pixels() -> None:
-    # A picture of 200 x 100 stands in a square of 200, 50 from its top.
+    # An image of 200 x 100 stands in a square of 200, 50 from its top.
     given = {
         "xyxy": Box(0.05, 0.2, 0.25, 0.8),
         "xyxy-padded": Box(0.05, 0.35, 0.25, 0.65),
@@ -131,7 +131,7 @@ def test_reads_a_data_sets_folder(tmp_path: Path, plain: bool) -> None:
     questions = RefCOCO().read(dataset(tmp_path / "refcoco+", refs, plain=plain))
     assert [question.id for question in questions] == ["refcoco+-10", "refcoco+-11", "refcoco+-30"]
     assert questions[1].prompt == PROMPT + "cat ü"
-    assert questions[0].image == questions[0].unit == "COCO_train2014_000000000007.jpg"
+    assert questions[0].image == questions[0].cluster == "COCO_train2014_000000000007.jpg"
     assert questions[0].details == {
         "box": Box(10, 20, 50, 80),
         "size": (200, 100),
@@ -295,7 +295,7 @@ def ocid(folder: Path, *rows: Mapping[str, Any], gold: str | None = None) -> lis
 
 
 def test_the_gold_format_is_told_by_the_boxes(tmp_path: Path) -> None:
-    corners = ocid(tmp_path, sentence([320, 240, 640, 480]))  # 320 + 640 would leave the picture
+    corners = ocid(tmp_path, sentence([320, 240, 640, 480]))  # 320 + 640 would leave the image
     assert corners[0].details["box"] == Box(320, 240, 640, 480)
     sized = ocid(tmp_path, sentence([320, 240, 100, 100]))  # 320 to 100 would be no box
     assert sized[0].details["box"] == Box(320, 240, 420, 340)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from olivine.records import Question
-from olivine.testing import tiny_vlm, write_pictures
+from olivine.testing import tiny_vlm, write_images
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "evaluate.py"
 
@@ -21,7 +21,7 @@ def script():
 
 
 def test_flip_rate_is_measured_and_nought_in_fp32(script, tmp_path):
-    names = write_pictures(tmp_path, 4)
+    names = write_images(tmp_path, 4)
     questions = [Question(str(n), "what color " * (1 + n % 4) + str(n), names[n % 4], names[n % 4]) for n in range(40)]
     vlm = tiny_vlm()
     rows = script.flips(vlm, questions, tmp_path, new_tokens=8)

@@ -17,10 +17,10 @@ from olivine.evaluation.budgets import budgets, bytes_per_token
 from olivine.evaluation.decoding import ShrinkingDecoder
 from olivine.evaluation.engine import AnsweringEngine, decoder_for
 from olivine.evaluation.opened_images import reading
-from olivine.evaluation.static_decoding import LOOK_EVERY, WARM_UP, StaticDecoder
+from olivine.evaluation.static_decoding import CHECK_EVERY, WARM_UP, StaticDecoder
 from olivine.model.generate import answer_one
 from olivine.records import AnswerState, Question
-from olivine.testing import tiny_vlm, write_pictures
+from olivine.testing import tiny_vlm, write_images
 
 WORDS = ("what", "color", "is it", "a red circle", "or", "no", "é😀", "shape")
 COUNT, IMAGES, NEW_TOKENS = 80, 12, 11
@@ -38,7 +38,7 @@ def _one_thread():
 def model(request, tmp_path_factory):
     """A model, its images, questions with and without, and what `generate` says to each alone."""
     folder = tmp_path_factory.mktemp("model")
-    write_pictures(folder / "images", IMAGES)
+    write_images(folder / "images", IMAGES)
     vlm = tiny_vlm(tower=request.param[0], language=request.param[1], folder=folder / "tokenizer")
     questions = []
     for number in range(COUNT):
@@ -150,7 +150,7 @@ def test_no_token_is_waited_for(model):
     static_waits, same = waits_of(vlm, static(vlm, None, new_tokens), questions, images)
     assert tokens == same == new_tokens
     assert plain >= 6 * tokens, "the way of the CPU asks after every token"
-    assert 1 <= static_waits <= tokens // LOOK_EVERY + 1, "a look now and then, and the tokens at the end"
+    assert 1 <= static_waits <= tokens // CHECK_EVERY + 1, "a look now and then, and the tokens at the end"
 
 
 def test_decoding_ends_soon_after_all_sequences_have_ended(model, monkeypatch):
@@ -171,7 +171,7 @@ def test_decoding_ends_soon_after_all_sequences_have_ended(model, monkeypatch):
     monkeypatch.setattr(static_decoding._Batch, "step", lambda self: steps.append(1) or step(self))
     answers = list(engine.answer([q for q in questions if q.image][:5], images))
     assert {a.state for a in answers} == {AnswerState.EMPTY}
-    assert len(steps) == LOOK_EVERY
+    assert len(steps) == CHECK_EVERY
 
 
 def test_a_graph_is_made_when_a_shape_comes_again_and_only_then(model):
@@ -216,7 +216,7 @@ def test_out_of_memory_while_a_graph_is_made_fails_the_batch_alone(model):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_images_read_ahead_change_no_answer_and_a_broken_one_fails_its_own(model, tmp_path, threads):
     vlm, _, questions, expected = model
-    names = write_pictures(tmp_path, IMAGES)
+    names = write_images(tmp_path, IMAGES)
     (tmp_path / names[3]).write_bytes(b"broken")
     engine = AnsweringEngine(vlm, max_new_tokens=NEW_TOKENS, token_budget=100, image_readers=threads)
     answers = list(engine.answer(questions, tmp_path))

@@ -32,7 +32,7 @@ def read(folder: Path, *rows: Mapping[str, Any], prompt: str | None = None) -> l
 def test_prompts(tmp_path: Path) -> None:
     (question,) = read(tmp_path, row(1, 4))
     assert question.prompt == "How many cats?\nAnswer the question using a single word or phrase."
-    assert question.image == question.unit == "VG_100K/1.jpg"
+    assert question.image == question.cluster == "VG_100K/1.jpg"
     (lettered,) = read(tmp_path, row(1, 4), prompt="prismatic")
     assert lettered.prompt.startswith("How many cats?\nA. 0\nB. 1\n")
     assert "\nP. 15\n" in lettered.prompt

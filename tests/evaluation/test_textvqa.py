@@ -44,10 +44,10 @@ def test_hints_are_llavas_default_where_there_are_any(tmp_path: Path) -> None:
     assert hinted.prompt == f"what is the Brand?\nReference OCR token: NOKIA, 5{SHORT}"
     assert bare.prompt == f"what is the Brand?\nReference OCR token: {SHORT}"
     assert hinted.image == "003a.jpg"
-    assert hinted.unit == "003a"
+    assert hinted.cluster == "003a"
 
 
-def test_pictures_lie_where_textvqa_puts_them(tmp_path: Path) -> None:
+def test_images_lie_where_textvqa_puts_them(tmp_path: Path) -> None:
     path = write(tmp_path, row(1))
     assert TextVQA().images(path) == tmp_path
     (tmp_path / "train_images").mkdir()
@@ -99,7 +99,7 @@ def test_the_soft_score(tmp_path: Path, said: str, humans: list[str], correct: f
     assert corrects(scored(TextVQA(), questions, [said])) == [pytest.approx(correct, abs=1e-15)]
 
 
-def test_llavas_answers_are_joined_by_picture_and_question(tmp_path: Path) -> None:
+def test_llavas_answers_are_joined_by_image_and_question(tmp_path: Path) -> None:
     questions = read(tmp_path, row(1, "What brand?"), row(2, "what colour?", answers=["blue"] * 10), row(3, image="b"))
     lines = tmp_path / "answers.jsonl"
     write_json_lines(
@@ -144,7 +144,7 @@ def test_official_results_and_answers_by_question_id(tmp_path: Path) -> None:
 def test_an_answer_to_no_question_is_named(tmp_path: Path) -> None:
     questions = read(tmp_path, row(1))
     lines = llava_lines(tmp_path / "answers.jsonl", {"003a": "red"}, {"003a": "what else?\nAnswer."})
-    with pytest.raises(DataError, match=r"'003a', 'what else.*no such picture and question"):
+    with pytest.raises(DataError, match=r"'003a', 'what else.*no such image and question"):
         TextVQA().read_answers(lines, questions)
 
 

@@ -30,7 +30,7 @@ def read(folder: Path, *rows: Mapping[str, Any], prompt: str | None = None) -> l
 
 def test_the_prompt_names_the_way_out(tmp_path: Path) -> None:
     (question,) = read(tmp_path, row(7, *["can"] * 10))
-    assert question.id == question.image == question.unit == "VizWiz_val_00000007.jpg"
+    assert question.id == question.image == question.cluster == "VizWiz_val_00000007.jpg"
     assert question.prompt == (
         "what IS this?\nWhen the provided information is insufficient, respond with 'Unanswerable'."
         "\nAnswer the question using a single word or phrase."

@@ -60,7 +60,7 @@ def test_reads_the_official_pair_of_files(tmp_path: Path) -> None:
     assert question.id == "42001"
     assert question.prompt == "What is 42001?\nAnswer the question using a single word or phrase."
     assert question.image == "COCO_val2014_000000004200.jpg"
-    assert question.unit == "4200"
+    assert question.cluster == "4200"
     assert question.references == ("red",) * 10
     for path in (tmp_path, tmp_path / QUESTIONS):
         assert VQAv2().read(path) == [question]
@@ -171,7 +171,7 @@ def test_per_type_and_rounding(tmp_path: Path) -> None:
         "question_type/what color": 50.0,
     }
     assert [item.correct for item in score.items] == pytest.approx([1.0, 0.0, 0.3, 1.0])
-    assert {item.unit for item in score.items} == {"1"}
+    assert {item.cluster for item in score.items} == {"1"}
 
 
 def test_answers_of_both_formats_are_recognised(tmp_path: Path) -> None:

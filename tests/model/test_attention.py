@@ -8,8 +8,8 @@ from olivine.model.attention import packed_attention
 
 
 def _group(tokens: int) -> AttentionGroup:
-    places = torch.arange(tokens)
-    return AttentionGroup(places[None], places[None], None, places, places)
+    token_positions = torch.arange(tokens)
+    return AttentionGroup(token_positions[None], token_positions[None], None, token_positions, token_positions)
 
 
 def test_on_a_processor_attention_is_computed_in_fp32_whatever_autocast_says() -> None:

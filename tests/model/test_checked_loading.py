@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from model_folders import WEIGHTS, backbone, built, built_with, edit_json, edit_tensors
+from model_folders import WEIGHTS, backbone, built, built_with, edit_json, edit_tensors, published
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
@@ -61,14 +61,14 @@ def test_a_llava_folder_gives_its_own_language_model_and_template(tmp_path):
     vlm = tiny_vlm()
     vlm.template = "plain"
     checkpoint.save(vlm, tmp_path / "llava")
-    loaded = built("world:tiny-clip", str(tmp_path / "llava"))
+    loaded = built(published("clip"), str(tmp_path / "llava"))
     assert same(loaded.language.state_dict(), vlm.language.state_dict())
     assert loaded.template == "plain"
 
 
 @pytest.mark.parametrize("naming", NAMINGS)
 def test_every_naming_of_a_llava_folder_is_read(tmp_path, naming):
-    vlm = built("world:tiny-clip", "world:tiny-gemma-s")
+    vlm = built(published("clip"), published("gemma"))
     folder = tmp_path / "llava"
     checkpoint.save(vlm, folder)
     edit_tensors(folder, lambda tensors: renamed(tensors, NAMINGS[naming]))
@@ -118,7 +118,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", ["tiny-clip", "tiny-dinov2", "tiny-gemma-s"])
+@pytest.mark.parametrize("name", ["clip", "dinov2", "gemma"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_incomplete_or_foreign_weights_are_refused_by_name(tmp_path, name, damage):
     folder = backbone(name, tmp_path / "part")
@@ -130,14 +130,14 @@ def test_incomplete_or_foreign_weights_are_refused_by_name(tmp_path, name, damag
 
 
 def test_a_head_that_is_not_tied_must_be_there(tmp_path):
-    folder = backbone("tiny-gemma-s", tmp_path / "part")
+    folder = backbone("gemma", tmp_path / "part")
     edit_json(folder / "config.json", tie_word_embeddings=False)
     with pytest.raises(RequestError, match=r"1 weights are missing .*lm_head"):
         built_with(folder)
 
 
 def test_two_different_tables_that_should_be_tied_are_refused(tmp_path):
-    folder = backbone("tiny-gemma-s", tmp_path / "part")
+    folder = backbone("gemma", tmp_path / "part")
     edit_tensors(folder, lambda t: {**t, "lm_head.weight": t["model.embed_tokens.weight"] + 1})
     with pytest.raises(RequestError, match=r"tie_word_embeddings"):
         built_with(folder)
@@ -156,13 +156,13 @@ def test_a_checkpoint_without_some_of_its_weights_is_refused(tmp_path, dropped):
 
 
 def test_buffers_that_older_versions_saved_are_no_fault(tmp_path):
-    folder = backbone("tiny-clip", tmp_path / "part")
+    folder = backbone("clip", tmp_path / "part")
     edit_tensors(folder, lambda t: {**t, "vision_model.embeddings.position_ids": torch.arange(37)[None]})
     built_with(folder)
 
 
 def test_sharded_weights_are_read(tmp_path):
-    folder = backbone("tiny-gemma-s", tmp_path / "part")
+    folder = backbone("gemma", tmp_path / "part")
     whole = built_with(folder).language.state_dict()
     shard(folder)
     assert same(built_with(folder).language.state_dict(), whole)
@@ -171,31 +171,31 @@ def test_sharded_weights_are_read(tmp_path):
 def shard(folder):
     """Two files and an index in the place of one file."""
     tensors = load_file(folder / WEIGHTS)
-    names, places = sorted(tensors), {}
+    names, positions = sorted(tensors), {}
     for number, part in enumerate((names[::2], names[1::2])):
         file = f"model-0000{number + 1}-of-00002.safetensors"
         save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
-        places |= dict.fromkeys(part, file)
+        positions |= dict.fromkeys(part, file)
     (folder / WEIGHTS).unlink()
     (folder / "model.safetensors.index.json").write_text("{}")
-    edit_json(folder / "model.safetensors.index.json", metadata={}, weight_map=places)
-    return places
+    edit_json(folder / "model.safetensors.index.json", metadata={}, weight_map=positions)
+    return positions
 
 
 def index(folder, change):
-    places = shard(folder)
-    edit_json(folder / "model.safetensors.index.json", weight_map=change(places))
+    positions = shard(folder)
+    edit_json(folder / "model.safetensors.index.json", weight_map=change(positions))
 
 
 def twice(folder):
-    index(folder, lambda places: places)
+    index(folder, lambda positions: positions)
     file = folder / "model-00001-of-00002.safetensors"
     save_file(load_file(folder / "model-00002-of-00002.safetensors") | load_file(file), file, metadata={"format": "pt"})
 
 
 INDEXES = {
     "a file that is not there": (
-        lambda folder: index(folder, lambda places: {**places, "x": "model-00003-of-00003.safetensors"}),
+        lambda folder: index(folder, lambda positions: {**positions, "x": "model-00003-of-00003.safetensors"}),
         "model-00003-of-00003.safetensors, which is not there",
     ),
     "a path outside": (lambda f: index(f, lambda p: {**p, "x": "../tiny/model.safetensors"}), "no file of the folder"),
@@ -208,7 +208,7 @@ INDEXES = {
 
 @pytest.mark.parametrize("kind", INDEXES)
 def test_an_index_that_lies_is_refused(tmp_path, kind):
-    folder = backbone("tiny-gemma-s", tmp_path / "part")
+    folder = backbone("gemma", tmp_path / "part")
     change, message = INDEXES[kind]
     change(folder)
     with pytest.raises(RequestError, match=message):

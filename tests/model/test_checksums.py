@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from model_folders import WEIGHTS, built, edit_json, edit_tensors
+from model_folders import WEIGHTS, built, edit_json, edit_tensors, published
 from transformers import LlavaForConditionalGeneration
 
 from olivine.errors import DataError
@@ -96,8 +96,8 @@ def test_an_empty_list_of_checksums_vouches_for_nothing(folder):
 def test_a_flipped_bit_is_named_where_the_folder_gives_a_part(folder, part):
     flip(folder / ("tokenizer.json" if part == "tokenizer" else WEIGHTS))
     uses = {
-        "tower": lambda: built(str(folder), "world:tiny-gemma-s"),
-        "language model": lambda: built("world:tiny-clip", str(folder)),
+        "tower": lambda: built(str(folder), published("gemma")),
+        "language model": lambda: built(published("clip"), str(folder)),
         "tokenizer": lambda: load_tokenizer(str(folder), "key"),
     }
     with pytest.raises(DataError, match="content differs from the checksum"):

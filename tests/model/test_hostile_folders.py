@@ -7,7 +7,7 @@ import struct
 
 import pytest
 import torch
-from model_folders import WEIGHTS, backbone, built, built_with, edit_json
+from model_folders import WEIGHTS, backbone, built, built_with, edit_json, published
 from safetensors.torch import load_file
 
 from olivine.errors import DataError, OlivineError, RequestError
@@ -15,8 +15,7 @@ from olivine.files import atomic_folder
 from olivine.model import checkpoint
 from olivine.model.pickled import convert
 from olivine.model.tokenizers import load_tokenizer
-from olivine.testing import tiny_vlm
-from olivine.world.backbones import shipped
+from olivine.testing import llama_tokenizer, tiny_vlm
 
 
 class Touch:
@@ -29,7 +28,7 @@ class Touch:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("name", ["tiny-clip", "tiny-gemma-s"])
+@pytest.mark.parametrize("name", ["clip", "gemma"])
 @pytest.mark.parametrize("write", ["pickle", "torch"])
 def test_pickled_backbones_are_never_opened(tmp_path, name, write):
     folder, ran = backbone(name, tmp_path / "part"), tmp_path / "ran"
@@ -55,7 +54,7 @@ def test_a_pickled_checkpoint_is_refused(tmp_path):
 
 
 def test_pickled_tensors_are_converted_on_request(tmp_path):
-    folder = backbone("tiny-clip", tmp_path / "part")
+    folder = backbone("clip", tmp_path / "part")
     before = built_with(folder).tower.state_dict()
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
@@ -103,7 +102,7 @@ SAFETENSORS = {
 
 @pytest.mark.parametrize("damage", SAFETENSORS)
 def test_damaged_safetensors_are_named(tmp_path, damage):
-    folder = backbone("tiny-gemma-s", tmp_path / "part")
+    folder = backbone("gemma", tmp_path / "part")
     SAFETENSORS[damage](folder / WEIGHTS)
     with pytest.raises(RequestError, match=r"damaged or cut short|no weights there") as caught:
         built_with(folder)
@@ -114,7 +113,7 @@ def test_damaged_safetensors_are_named(tmp_path, damage):
 def test_code_in_a_folder_is_never_run(tmp_path, model_type, monkeypatch):
     """Nor is anybody asked whether to: an answer would be read from the terminal."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
-    folder, ran = backbone("tiny-gemma-s", tmp_path / "part"), tmp_path / "ran"
+    folder, ran = backbone("gemma", tmp_path / "part"), tmp_path / "ran"
     (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nfrom transformers import GemmaConfig as Config\n")
     own = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     edit_json(folder / "config.json", auto_map=own, **({"model_type": model_type} if model_type else {}))
@@ -144,24 +143,24 @@ CONFIGURATIONS = {
 
 @pytest.mark.parametrize("kind", CONFIGURATIONS)
 def test_impossible_configurations_are_refused_before_memory_is_asked_for(tmp_path, kind):
-    folder = backbone("tiny-gemma-s", tmp_path / "part")
+    folder = backbone("gemma", tmp_path / "part")
     values, message = CONFIGURATIONS[kind]
     edit_json(folder / "config.json", **values)
     with pytest.raises(RequestError, match=message) as caught:
-        built("world:tiny-clip", str(folder))
+        built(published("clip"), str(folder))
     assert "model.language.from" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", "", "\x00\x01", '"text"'])
 def test_a_configuration_that_is_none_is_refused(tmp_path, text):
-    folder = backbone("tiny-gemma-s", tmp_path / "part")
+    folder = backbone("gemma", tmp_path / "part")
     (folder / "config.json").write_text(text)
     with pytest.raises(RequestError, match=r"config.json"):
-        built("world:tiny-clip", str(folder))
+        built(published("clip"), str(folder))
 
 
 def test_an_adapter_is_no_model(tmp_path):
-    folder = backbone("tiny-gemma-s", tmp_path / "part")
+    folder = backbone("gemma", tmp_path / "part")
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "somewhere/else", "peft_type": "LORA"}')
     with pytest.raises(RequestError, match=r"adapter"):
         built_with(folder)
@@ -188,7 +187,7 @@ PREPROCESSORS = {
 
 @pytest.mark.parametrize("kind", PREPROCESSORS)
 def test_bad_preprocessor_values_are_refused(tmp_path, kind):
-    folder = backbone("tiny-clip", tmp_path / "part")
+    folder = backbone("clip", tmp_path / "part")
     (folder / "preprocessor_config.json").write_text(PREPROCESSORS[kind])
     with pytest.raises(RequestError, match=r"preprocessor_config.json"):
         built_with(folder)
@@ -210,18 +209,18 @@ TOKENIZERS = {
 
 @pytest.mark.parametrize("damage", TOKENIZERS)
 def test_damaged_tokenizers_are_refused(tmp_path, damage):
-    folder = backbone("tiny-gemma-s", tmp_path / "part")
+    folder = backbone("gemma", tmp_path / "part")
     TOKENIZERS[damage](folder)
     with pytest.raises(OlivineError, match=r"tokenizer"):
         built_with(folder)
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
-    tokenizer = load_tokenizer(str(shipped() / "tiny-gemma-s"), "key")
+    tokenizer = load_tokenizer(published("gemma"), "key")
     tokenizer.add_tokens([f"new{number}" for number in range(40)])
     tokenizer.save_pretrained(tmp_path / "larger")
     with pytest.raises(RequestError, match=r"model.language.tokenizer: .* embedding has .* rows"):
-        built("world:tiny-clip", "world:tiny-gemma-s", str(tmp_path / "larger"))
+        built(published("clip"), published("gemma"), str(tmp_path / "larger"))
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +266,9 @@ def test_the_tokenizer_of_another_model_is_refused(tmp_path):
     folder = tmp_path / "llava"
     checkpoint.save(tiny_vlm(), folder)
     edit_json(folder / "olivine.json", files=None)
+    llama_tokenizer().save_pretrained(tmp_path / "other")
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        backbone("tiny-gemma-s", tmp_path / name)
-        (folder / name).write_bytes((tmp_path / name / name).read_bytes())
+        (folder / name).write_bytes((tmp_path / "other" / name).read_bytes())
     with pytest.raises(OlivineError, match=r"tokenizer"):
         checkpoint.load(folder)
 

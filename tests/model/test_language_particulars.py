@@ -10,7 +10,7 @@ from olivine.cost.estimate import _seen
 from olivine.errors import RequestError, RunError
 from olivine.evaluation.engine import AnsweringEngine
 from olivine.model import checkpoint
-from olivine.model.activation_memory import kept_per_token
+from olivine.model.activation_memory import saved_bytes_per_token
 from olivine.model.build import build
 from olivine.model.generate import answer_one
 from olivine.model.languages.registry import language_family, language_types
@@ -46,7 +46,7 @@ def test_the_plan_knows_every_family(name):
     model = AutoModelForCausalLM.from_config(config_of(name))
     assert size.language == sum(p.numel() for p in model.parameters())
     assert (size.heads, size.layers) == (4, 2)
-    assert kept_per_token(size.config, trains=True, bf16=False) > 32 * 4
+    assert saved_bytes_per_token(size.config, trains=True, bf16=False) > 32 * 4
 
 
 def test_a_window_leaves_fewer_pairs_to_attend():
@@ -123,7 +123,7 @@ def saved_language(folder, *, stop, pad, begin):
     return folder
 
 
-def test_no_pad_token_and_several_stop_tokens(tmp_path, pictures):
+def test_no_pad_token_and_several_stop_tokens(tmp_path, image_folder):
     """A token that the generation settings alone call a stop ends an answer, here and in the saved folder."""
     first = build(recipe_for(str(saved_language(tmp_path / "a", stop=2, pad=False, begin=True))), seed=0, texts=tuple)
     assert first.tokenizer.pad_token is None
@@ -144,8 +144,10 @@ def test_no_pad_token_and_several_stop_tokens(tmp_path, pictures):
     checkpoint.save(vlm, tmp_path / "saved")
     for one in (vlm, checkpoint.load(tmp_path / "saved")):
         assert one.stop_ids(one.encoder()) == tuple(sorted([2, stop]))
-        answers = {a.question_id: a.text for a in AnsweringEngine(one, max_new_tokens=8).answer(questions, pictures)}
+        answers = {
+            a.question_id: a.text for a in AnsweringEngine(one, max_new_tokens=8).answer(questions, image_folder)
+        }
         for question in questions:
-            image = pictures / question.image if question.image else None
+            image = image_folder / question.image if question.image else None
             assert answers[question.id] == answer_one(one, question.prompt, image, max_new_tokens=8)
         assert len(tokens_of(one, "hello")) <= 4

@@ -43,13 +43,13 @@ SAMPLES = [
 ]
 
 
-def pixels_of(vlm, pictures, name):
-    return torch.from_numpy(vlm.transform(open_image(pictures / name)))[None]
+def pixels_of(vlm, image_folder, name):
+    return torch.from_numpy(vlm.transform(open_image(image_folder / name)))[None]
 
 
-def plain_logits(vlm, pictures, tokens, image):
+def plain_logits(vlm, image_folder, tokens, image):
     ids = torch.tensor([tokens])
-    pixels = pixels_of(vlm, pictures, image) if image else None
+    pixels = pixels_of(vlm, image_folder, image) if image else None
     return vlm.model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).logits[0]
 
 
@@ -58,27 +58,27 @@ def assert_equal_logits(ours, theirs):
 
 
 @torch.no_grad()
-def packed_logits(vlm, pictures, examples):
+def packed_logits(vlm, image_folder, examples):
     names = sorted({e.sample.image for e in examples if e.sample.image})
     row = pack(examples, [names.index(e.sample.image) for e in examples if e.sample.image])
-    features = vlm.project(vlm.patch_features(torch.cat([pixels_of(vlm, pictures, name) for name in names])))
+    features = vlm.project(vlm.patch_features(torch.cat([pixels_of(vlm, image_folder, name) for name in names])))
     with packed(vlm.language):
-        return vlm.logits(vlm.hidden_states(row, features[list(row.pictures)]))
+        return vlm.logits(vlm.hidden_states(row, features[list(row.images)]))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("independent", [False, True], ids=["together", "independent"])
-def test_packed_equals_one_by_one(model, pictures, independent):
+def test_packed_equals_one_by_one(model, image_folder, independent):
     examples = [model.encoder().example(s, independent=independent) for s in SAMPLES]
     assert min(len(part.ids) + len(e.parts[0].ids) for e in examples for part in e.parts[1:] or e.parts) > 2 * WINDOW
-    logits = packed_logits(model, pictures, examples)
+    logits = packed_logits(model, image_folder, examples)
     start = 0
     for example in examples:
         shared = example.parts[0].ids
         several = len(example.parts) > 1
         place = start + (len(shared) if several else 0)
         for prefix, ids in [(shared, part.ids) for part in example.parts[1:]] if several else [([], shared)]:
-            alone = plain_logits(model, pictures, prefix + ids, example.sample.image)[len(prefix) :]
+            alone = plain_logits(model, image_folder, prefix + ids, example.sample.image)[len(prefix) :]
             assert_equal_logits(logits[place : place + len(ids)], alone)
             place += len(ids)
         start += example.length
@@ -123,10 +123,10 @@ QUESTIONS = [
 ]
 
 
-def test_the_engine_answers_as_generate(model, pictures):
+def test_the_engine_answers_as_generate(model, image_folder):
     encoder = model.encoder()
     expected = {
-        q.id: answer_one(model, q.prompt, pictures / q.image if q.image else None, max_new_tokens=NEW_TOKENS)
+        q.id: answer_one(model, q.prompt, image_folder / q.image if q.image else None, max_new_tokens=NEW_TOKENS)
         for q in QUESTIONS
     }
     assert len(set(expected.values())) > 2, "the model must say different things for this to mean anything"
@@ -135,10 +135,10 @@ def test_the_engine_answers_as_generate(model, pictures):
     for together, decoder in [(1, None), (2, None), (7, None), (7, fixed), (2, fixed)]:
         budget = 1 if together == 1 else together * longest
         engine = AnsweringEngine(model, max_new_tokens=NEW_TOKENS, token_budget=budget, decoder=decoder)
-        assert {a.question_id: a.text for a in engine.answer(QUESTIONS, pictures)} == expected, (together, decoder)
+        assert {a.question_id: a.text for a in engine.answer(QUESTIONS, image_folder)} == expected, (together, decoder)
 
 
-def test_three_steps_lower_the_loss(model, pictures):
+def test_three_steps_lower_the_loss(model, image_folder):
     vlm = copy.deepcopy(model)
     row = pack([vlm.encoder().example(s, independent=True) for s in SAMPLES if s.image is None], [])
     optimizer = torch.optim.AdamW(vlm.part("language").values(), lr=3e-3)
@@ -154,7 +154,7 @@ def test_three_steps_lower_the_loss(model, pictures):
     assert losses[3] < losses[0]
 
 
-def test_saved_it_answers_the_same_in_plain_transformers_alone_and_in_a_padded_batch(model, pictures, tmp_path):
+def test_saved_it_answers_the_same_in_plain_transformers_alone_and_in_a_padded_batch(model, image_folder, tmp_path):
     checkpoint.save(model, tmp_path / "saved")
     plain = LlavaForConditionalGeneration.from_pretrained(tmp_path / "saved")
     processor = AutoProcessor.from_pretrained(tmp_path / "saved")
@@ -167,11 +167,11 @@ def test_saved_it_answers_the_same_in_plain_transformers_alone_and_in_a_padded_b
         )
         for q in asked
     ]
-    images = [Image.open(pictures / q.image).convert("RGB") for q in asked]
-    expected = [answer_one(model, q.prompt, pictures / q.image, max_new_tokens=NEW_TOKENS) for q in asked]
+    images = [Image.open(image_folder / q.image).convert("RGB") for q in asked]
+    expected = [answer_one(model, q.prompt, image_folder / q.image, max_new_tokens=NEW_TOKENS) for q in asked]
 
-    def answers(texts, pictures_of):
-        inputs = processor(text=texts, images=pictures_of, return_tensors="pt", padding=True)
+    def answers(texts, images):
+        inputs = processor(text=texts, images=images, return_tensors="pt", padding=True)
         out = plain.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
         return [
             text.strip()
@@ -181,7 +181,7 @@ def test_saved_it_answers_the_same_in_plain_transformers_alone_and_in_a_padded_b
     assert [answers([text], [image])[0] for text, image in zip(prompts, images, strict=True)] == expected
     assert answers(prompts, images) == expected
     again = checkpoint.load(tmp_path / "saved")
-    assert [answer_one(again, q.prompt, pictures / q.image, max_new_tokens=NEW_TOKENS) for q in asked] == expected
+    assert [answer_one(again, q.prompt, image_folder / q.image, max_new_tokens=NEW_TOKENS) for q in asked] == expected
 
 
 REFUSED = {
@@ -219,7 +219,7 @@ class Olmo2(LanguageFamily):
 
 
 @torch.no_grad()
-def test_a_package_outside_adds_a_family_with_one_file(tmp_path, monkeypatch, pictures):
+def test_a_package_outside_adds_a_family_with_one_file(tmp_path, monkeypatch, image_folder):
     (tmp_path / "olmo_elsewhere.py").write_text(OUTSIDE)
     info = tmp_path / "olmo_elsewhere-1.0.dist-info"
     info.mkdir()
@@ -236,6 +236,6 @@ def test_a_package_outside_adds_a_family_with_one_file(tmp_path, monkeypatch, pi
         row = pack(examples, [])
         with packed(vlm.language):
             logits = vlm.logits(vlm.hidden_states(row, None))
-        assert_equal_logits(logits, plain_logits(vlm, pictures, examples[0].parts[0].ids, None))
+        assert_equal_logits(logits, plain_logits(vlm, image_folder, examples[0].parts[0].ids, None))
     finally:
         offered.cache_clear()

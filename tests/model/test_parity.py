@@ -13,7 +13,7 @@ from olivine.data.packing import IGNORED, pack
 from olivine.model import checkpoint
 from olivine.model.attention import PACKED, packed
 from olivine.model.generate import answer_one
-from olivine.model.loss import CHUNK_ON_CPU, contrastive_loss, labelled_loss, rows_at_once
+from olivine.model.loss import CHUNK_ON_CPU, contrastive_loss, labelled_loss, logit_rows_at_once
 from olivine.records import Role, Sample, Turn
 from olivine.testing import tiny_vlm
 
@@ -46,14 +46,14 @@ SAMPLES = [
 ]
 
 
-def pixels_of(vlm, pictures, name):
-    return torch.from_numpy(vlm.transform(open_image(pictures / name)))[None]
+def pixels_of(vlm, image_folder, name):
+    return torch.from_numpy(vlm.transform(open_image(image_folder / name)))[None]
 
 
-def plain_logits(vlm, pictures, tokens, image):
+def plain_logits(vlm, image_folder, tokens, image):
     """One conversation alone, the way anybody would run it."""
     ids = torch.tensor([tokens])
-    pixels = pixels_of(vlm, pictures, image) if image else None
+    pixels = pixels_of(vlm, image_folder, image) if image else None
     return vlm.model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).logits[0]
 
 
@@ -63,64 +63,64 @@ def assert_equal_logits(ours, theirs):
 
 
 @torch.no_grad()
-def packed_logits(vlm, pictures, examples):
+def packed_logits(vlm, image_folder, examples):
     names = sorted({e.sample.image for e in examples if e.sample.image})
     row = pack(examples, [names.index(e.sample.image) for e in examples if e.sample.image])
-    pixels = torch.cat([pixels_of(vlm, pictures, name) for name in names])
-    features = vlm.project(vlm.patch_features(pixels))[list(row.pictures)]
+    pixels = torch.cat([pixels_of(vlm, image_folder, name) for name in names])
+    features = vlm.project(vlm.patch_features(pixels))[list(row.images)]
     with packed(vlm.language):
         return row, vlm.logits(vlm.hidden_states(row, features))
 
 
 @torch.no_grad()
-def test_packed_equals_one_by_one(any_vlm, pictures):
+def test_packed_equals_one_by_one(any_vlm, image_folder):
     encoder = any_vlm.encoder()
     examples = [encoder.example(s) for s in SAMPLES]
-    _, logits = packed_logits(any_vlm, pictures, examples)
+    _, logits = packed_logits(any_vlm, image_folder, examples)
     start = 0
     for example in examples:
-        alone = plain_logits(any_vlm, pictures, example.parts[0].ids, example.sample.image)
+        alone = plain_logits(any_vlm, image_folder, example.parts[0].ids, example.sample.image)
         assert_equal_logits(logits[start : start + example.length], alone)
         start += example.length
 
 
 @torch.no_grad()
-def test_independent_questions_equal_separate_conversations(any_vlm, pictures):
+def test_independent_questions_equal_separate_conversations(any_vlm, image_folder):
     encoder = any_vlm.encoder()
     examples = [encoder.example(s, independent=True) for s in SAMPLES]
-    _, logits = packed_logits(any_vlm, pictures, examples)
+    _, logits = packed_logits(any_vlm, image_folder, examples)
     start = 0
     for example in examples:
         shared = example.parts[0].ids
         ends = [(shared, part.ids) for part in example.parts[1:]] or [([], shared)]
-        place = start + (len(shared) if len(example.parts) > 1 else 0)
+        position = start + (len(shared) if len(example.parts) > 1 else 0)
         for prefix, ids in ends:
-            alone = plain_logits(any_vlm, pictures, prefix + ids, example.sample.image)[len(prefix) :]
-            assert_equal_logits(logits[place : place + len(ids)], alone)
-            place += len(ids)
+            alone = plain_logits(any_vlm, image_folder, prefix + ids, example.sample.image)[len(prefix) :]
+            assert_equal_logits(logits[position : position + len(ids)], alone)
+            position += len(ids)
         start += example.length
 
 
 @torch.no_grad()
-def test_no_question_sees_anothers_answer(vlm, pictures):
+def test_no_question_sees_anothers_answer(vlm, image_folder):
     encoder = vlm.encoder()
     first = encoder.example(sample("x", [("one?", "red"), ("two?", "yes")], "0.png"), independent=True)
     other = encoder.example(sample("x", [("one?", "teal"), ("two?", "yes")], "0.png"), independent=True)
     second = len(first.parts[2])
-    a, b = (packed_logits(vlm, pictures, [e])[1][-second:] for e in (first, other))
+    a, b = (packed_logits(vlm, image_folder, [e])[1][-second:] for e in (first, other))
     assert_equal_logits(a, b)
-    together = [packed_logits(vlm, pictures, [encoder.example(e.sample)])[1][-second:] for e in (first, other)]
+    together = [packed_logits(vlm, image_folder, [encoder.example(e.sample)])[1][-second:] for e in (first, other)]
     assert (together[0] - together[1]).abs().max() > 1e-2, "as turns of one conversation they do see each other"
 
 
 @pytest.mark.parametrize("rows", [None, 3])
-def test_loss_and_gradients_equal_the_models_own(vlm, pictures, rows, monkeypatch):
+def test_loss_and_gradients_equal_the_models_own(vlm, image_folder, rows, monkeypatch):
     if rows is not None:
         monkeypatch.setattr("olivine.model.loss.CHUNK_ON_CPU", rows * vlm.model.lm_head.out_features)
     example = vlm.encoder().example(SAMPLES[0])
     ids = torch.tensor([example.parts[0].ids])
     labels = torch.where(torch.tensor([example.parts[0].supervised]), ids, IGNORED)
-    pixels = pixels_of(vlm, pictures, "0.png")
+    pixels = pixels_of(vlm, image_folder, "0.png")
     weights = {name: p for name, p in vlm.model.named_parameters() if "vision_tower" not in name}
 
     theirs = vlm.model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids), labels=labels).loss
@@ -155,13 +155,13 @@ def test_a_loss_in_chunks_is_the_loss_in_one(head_trains, states_train, monkeypa
     targets = torch.randint(0, 50, (40,)).masked_fill(torch.rand(40) < 0.3, IGNORED)
     labels = int((targets != IGNORED).sum())
     head = Counted(8, 50).requires_grad_(head_trains)
-    wanted = [*([hidden] if states_train else []), *([head.weight] if head_trains else [])]
+    requested = [*([hidden] if states_train else []), *([head.weight] if head_trains else [])]
 
     def measured():
         head.rows.clear()
         loss = labelled_loss(hidden, targets, head)
-        assert loss.requires_grad == bool(wanted)
-        return loss, torch.autograd.grad(0.25 * loss, wanted) if wanted else ()
+        assert loss.requires_grad == bool(requested)
+        return loss, torch.autograd.grad(0.25 * loss, requested) if requested else ()
 
     whole, of_whole = measured()
     assert head.rows == [labels]
@@ -175,23 +175,23 @@ def test_a_loss_in_chunks_is_the_loss_in_one(head_trains, states_train, monkeypa
 
 
 def test_a_chunk_is_as_many_rows_as_its_logits_allow():
-    assert rows_at_once(256_000, on_gpu=False) == CHUNK_ON_CPU // 256_000 == 262
-    assert rows_at_once(256_000, on_gpu=True) == 1048
-    assert rows_at_once(10**9, on_gpu=False) == 1
+    assert logit_rows_at_once(256_000, on_gpu=False) == CHUNK_ON_CPU // 256_000 == 262
+    assert logit_rows_at_once(256_000, on_gpu=True) == 1048
+    assert logit_rows_at_once(10**9, on_gpu=False) == 1
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "squash"])
-def test_the_saved_folder_answers_the_same_in_plain_transformers(any_vlm, pictures, tmp_path, fit):
+def test_the_saved_folder_answers_the_same_in_plain_transformers(any_vlm, image_folder, tmp_path, fit):
     transform = any_vlm.transform.with_fit(fit)
     checkpoint.save(any_vlm, tmp_path / "saved", transform=transform)
     again = checkpoint.load(tmp_path / "saved")
     processor = AutoProcessor.from_pretrained(tmp_path / "saved")
     for name, question in [("0.png", "what color is it?"), ("5.png", "is there a circle? é😀"), (None, "hello")]:
-        ours = answer_one(again, question, pictures / name if name else None, max_new_tokens=12)
+        ours = answer_one(again, question, image_folder / name if name else None, max_new_tokens=12)
         content = [{"type": "image"}] if name else []
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
         prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        images = Image.open(pictures / name) if name else None
+        images = Image.open(image_folder / name) if name else None
         inputs = processor(text=prompt, images=images, return_tensors="pt")
         assert (inputs.input_ids == processor.tokenizer.bos_token_id).sum() == 1
         out = again.model.generate(**inputs, max_new_tokens=12)
@@ -212,7 +212,7 @@ def test_saved_configuration_is_whole(vlm, tmp_path):
     assert not list((tmp_path).glob(".*")), "nothing half-written is left"
 
 
-def test_a_new_process_with_transformers_alone_loads_it(vlm, pictures, tmp_path):
+def test_a_new_process_with_transformers_alone_loads_it(vlm, image_folder, tmp_path):
     """Nothing of ours is imported: no registration, no remote code."""
     checkpoint.save(vlm, tmp_path / "saved")
     code = (
@@ -230,47 +230,47 @@ def test_a_new_process_with_transformers_alone_loads_it(vlm, pictures, tmp_path)
         "assert not any(name.startswith('olivine') for name in sys.modules)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "saved"), str(pictures / "0.png")],
+        [sys.executable, "-c", code, str(tmp_path / "saved"), str(image_folder / "0.png")],
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == answer_one(vlm, "what color is it?", pictures / "0.png", max_new_tokens=12)
+    assert done.stdout.strip() == answer_one(vlm, "what color is it?", image_folder / "0.png", max_new_tokens=12)
 
 
 @torch.no_grad()
-def test_gemma_scales_tokens_and_not_pictures(vlm, pictures):
+def test_gemma_scales_tokens_and_not_images(vlm, image_folder):
     """transformers >= 5.4: what leaves the connector enters the first layer as it is."""
     ids = torch.tensor([[vlm.model.config.image_token_id] * vlm.image_tokens + [5]])
-    features = vlm.project(vlm.patch_features(pixels_of(vlm, pictures, "0.png")))
+    features = vlm.project(vlm.patch_features(pixels_of(vlm, image_folder, "0.png")))
     embedded = vlm.embed(ids, features)
     assert torch.equal(embedded[:, :-1], features)
     raw = vlm.model.get_input_embeddings().weight[5]
     torch.testing.assert_close(embedded[0, -1], raw * 32**0.5)
     captured = []
     handle = vlm.language.layers[0].register_forward_pre_hook(lambda module, args: captured.append(args[0]))
-    vlm.model(input_ids=ids, pixel_values=pixels_of(vlm, pictures, "0.png"))
+    vlm.model(input_ids=ids, pixel_values=pixels_of(vlm, image_folder, "0.png"))
     handle.remove()
     torch.testing.assert_close(captured[0], embedded)
 
 
 @torch.no_grad()
-def test_features_are_the_chosen_hidden_state_without_the_class_token(any_vlm, pictures):
-    pixels = pixels_of(any_vlm, pictures, "0.png")
+def test_features_are_the_chosen_hidden_state_without_the_class_token(any_vlm, image_folder):
+    pixels = pixels_of(any_vlm, image_folder, "0.png")
     expected = any_vlm.model.get_image_features(
         pixel_values=pixels, vision_feature_layer=-2, vision_feature_select_strategy="default"
     ).pooler_output
     torch.testing.assert_close(any_vlm.project(any_vlm.patch_features(pixels)), torch.stack(list(expected)))
 
 
-def test_depth_one_is_a_single_linear_layer(pictures):
+def test_depth_one_is_a_single_linear_layer(image_folder):
     vlm = tiny_vlm(depth=1)
-    patches = vlm.patch_features(pixels_of(vlm, pictures, "0.png"))
+    patches = vlm.patch_features(pixels_of(vlm, image_folder, "0.png"))
     single = vlm.connector.linear_1
     torch.testing.assert_close(vlm.project(patches), patches @ single.weight.T + single.bias)
 
 
 def test_contrast_by_hand():
-    """Two captions, three pictures, the first and last captioned alike: their targets are shared."""
+    """Two captions, three images, the first and last captioned alike: their targets are shared."""
     eye = torch.eye(3)
     loss = contrastive_loss(eye, eye, torch.tensor(2.0), ["a", "b", "a"])
     log_z = torch.log(torch.tensor(2.0).exp() + 2)

@@ -46,8 +46,8 @@ def plain(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def images(pictures):
-    return [open_image(pictures / f"{number}.png") for number in range(len(QUESTIONS))]
+def images(image_folder):
+    return [open_image(image_folder / f"{number}.png") for number in range(len(QUESTIONS))]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_pad_token_is_rather_not_the_end_of_sequence(tmp_path):
 
 
 @pytest.mark.parametrize("spelled", ["<image>", "what does <image> mean?", "<image><image>\n<image>"])
-def test_image_typed_in_a_question_is_text(plain, images, spelled, pictures):
+def test_image_typed_in_a_question_is_text(plain, images, spelled, image_folder):
     model, processor, ours = plain
     image_id = model.config.image_token_id
     # In training and in the engine, exactly the text.
@@ -123,8 +123,8 @@ def test_image_typed_in_a_question_is_text(plain, images, spelled, pictures):
     assert (prefix + continuation).count(image_id) == ours.image_tokens
     if ours.template != "plain":
         assert spelled.replace(" ", "") in ours.tokenizer.decode(continuation).replace(" ", "")
-    question = Question(id="q", image="0.png", prompt=spelled, unit="0")
-    [answer] = AnsweringEngine(ours, max_new_tokens=TOKENS).answer([question], pictures)
+    question = Question(id="q", image="0.png", prompt=spelled, cluster="0")
+    [answer] = AnsweringEngine(ours, max_new_tokens=TOKENS).answer([question], image_folder)
     assert answer.text == answer_one(ours, spelled, images[0], max_new_tokens=TOKENS)
     # In plain transformers text too, with a space in it.
     for content in (spelled, [{"type": "text", "text": spelled}]):
@@ -200,11 +200,11 @@ def test_llama_tokenizers_keep_a_pad_token_that_they_have(tmp_path):
 def test_image_is_text_where_the_tokenizer_forgot_that_it_is_special():
     vlm = tiny_vlm()
     tokenizer = gemma_tokenizer()
-    tokenizer.add_tokens(["<picture>"])  # an ordinary added token, as some published tokenizers have theirs
-    token_id = tokenizer.convert_tokens_to_ids("<picture>")
-    assert token_id in tokenizer("a <picture>").input_ids
+    tokenizer.add_tokens(["<image>"])  # an ordinary added token, as some published tokenizers have theirs
+    token_id = tokenizer.convert_tokens_to_ids("<image>")
+    assert token_id in tokenizer("a <image>").input_ids
     encoder = TemplateEncoder(TEMPLATES["gemma"], tokenizer, image_token_id=token_id, image_tokens=vlm.image_tokens)
-    prefix, continuation = encoder.prompt("what does <picture> mean?", True)
+    prefix, continuation = encoder.prompt("what does <image> mean?", True)
     assert (prefix + continuation).count(token_id) == vlm.image_tokens
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from olivine.data.encoding import Example, Tokens
-from olivine.data.packing import RowLayout, pack
+from olivine.data.packing import SequenceLayout, pack
 from olivine.data.visibility import Spans
 from olivine.errors import RunError
 from olivine.model.attention import choose_attention, packed_attention, varlen_attention
@@ -65,7 +65,7 @@ def test_groups_say_what_the_formula_says(window, cap, heads):
 @pytest.mark.parametrize("window", WINDOWS)
 def test_flex_attention_says_what_the_formula_says(window, heads):
     """Forward alone: torch's flex_attention has no backward pass on a CPU."""
-    row = pack(examples(), [], RowLayout(varlen=True))
+    row = pack(examples(), [], SequenceLayout(varlen=True))
     given = states(len(row.ids), heads)
     flexed = packed_attention(
         None, *given, None, scaling=0.3, sliding_window=window, softcap=1.5,
@@ -91,7 +91,7 @@ def varlen_by_hand(q, k, v, ends_q, ends_k, _longest_q, _longest_k, *, scale, wi
 @pytest.mark.parametrize("heads", [4, 2])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_spans_say_what_the_formula_says(window, heads):
-    row = pack(examples(), [], RowLayout(varlen=True))
+    row = pack(examples(), [], SequenceLayout(varlen=True))
     given = states(len(row.ids), heads)
     spans = varlen_attention(*given, row.spans, 0.3, kernel=varlen_by_hand, window=window)
     torch.testing.assert_close(spans, by_formula(*given, row, window, None))
@@ -101,7 +101,7 @@ def test_spans_say_what_the_formula_says(window, heads):
 @pytest.mark.parametrize("cap", [None, 1.5])
 @pytest.mark.parametrize("window", WINDOWS)
 def test_on_a_gpu_kernels_and_their_gradients_agree_within_bf16(window, cap):
-    row = pack(examples(), [], RowLayout(varlen=True)).to(torch.device("cuda"))
+    row = pack(examples(), [], SequenceLayout(varlen=True)).to(torch.device("cuda"))
     grouped = pack(examples(), []).to(torch.device("cuda"))
     found = []
     for one in (row, grouped):

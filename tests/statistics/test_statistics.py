@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from olivine.statistics import (
-    all_cells,
+    all_configurations,
     cluster_intervals,
     contrasts,
     detectable_effect,
@@ -17,7 +17,7 @@ from olivine.statistics import (
     pseudo_values,
     ratio_values,
     sign_flip,
-    spread,
+    standard_errors,
     t_cumulative,
     t_quantile,
 )
@@ -25,24 +25,26 @@ from olivine.statistics import (
 REPLICATES = 3000
 
 
-def simulate(random, units, *, effect=0.0, sizes=(1, 20)):
-    """Two cells answering the same questions about `units` pictures of different difficulty: `[units, replicates]`.
+def simulate(random, clusters, *, effect=0.0, sizes=(1, 20)):
+    """Two configurations answering the same questions about `clusters` images of different difficulty: `[clusters, replicates]`.
 
-    Returns right answers of each cell and answers asked. A picture has its own difficulty and each cell its own luck
-    with it, so that answers about one picture hang together.
+    Returns right answers of each configuration and answers asked. An image has its own difficulty and each configuration its own luck
+    with it, so that answers about one image hang together.
     """
-    asked = random.integers(*sizes, units)[:, None] * np.ones((1, REPLICATES))
-    difficulty = random.uniform(0.2, 0.7, (units, REPLICATES))
-    luck = random.uniform(-0.2, 0.2, (2, units, REPLICATES))
+    asked = random.integers(*sizes, clusters)[:, None] * np.ones((1, REPLICATES))
+    difficulty = random.uniform(0.2, 0.7, (clusters, REPLICATES))
+    luck = random.uniform(-0.2, 0.2, (2, clusters, REPLICATES))
     first, second = random.binomial(asked.astype(int), difficulty + luck + np.array([0, effect])[:, None, None])
     return first, second, asked
 
 
-@pytest.mark.parametrize("units", [30, 100])
-def test_intervals_of_paired_differences_cover(units):
-    random = np.random.default_rng(units)
-    low_cell, high_cell, asked = simulate(random, units, effect=0.05)
-    low, high = cluster_intervals(ratio_values(high_cell, asked) - ratio_values(low_cell, asked), random)
+@pytest.mark.parametrize("clusters", [30, 100])
+def test_intervals_of_paired_differences_cover(clusters):
+    random = np.random.default_rng(clusters)
+    low_configuration, high_configuration, asked = simulate(random, clusters, effect=0.05)
+    low, high = cluster_intervals(
+        ratio_values(high_configuration, asked) - ratio_values(low_configuration, asked), random
+    )
     covered = np.mean((low <= 0.05) & (high >= 0.05))
     assert 0.93 <= covered <= 0.97
 
@@ -59,10 +61,10 @@ def test_intervals_of_scores_cover_and_naive_ones_do_not():
     assert np.mean(np.abs(share - 0.45) <= naive) < 0.90, "independent answers assumed: the interval must fail here"
 
 
-@pytest.mark.parametrize("units", [40, 120])
-def test_permutation_test_raises_five_false_alarms_in_a_hundred(units):
-    random = np.random.default_rng(units)
-    one, other, asked = simulate(random, units)
+@pytest.mark.parametrize("clusters", [40, 120])
+def test_permutation_test_raises_five_false_alarms_in_a_hundred(clusters):
+    random = np.random.default_rng(clusters)
+    one, other, asked = simulate(random, clusters)
     p_values = sign_flip(ratio_values(other, asked) - ratio_values(one, asked), random, flips=1999)
     assert 0.04 <= np.mean(p_values <= 0.05) <= 0.06
 
@@ -79,7 +81,7 @@ def test_permutation_test_sees_what_is_there():
 
 
 def test_few_units_are_tested_exactly():
-    # All of 4 units up: two of the 16 patterns of signs reach it.
+    # All of 4 clusters up: two of the 16 patterns of signs reach it.
     assert sign_flip(np.ones((4, 1)), np.random.default_rng(0)) == pytest.approx(2 / 16)
 
 
@@ -89,8 +91,8 @@ def test_intervals_with_seeds_cover_other_trainings(seeds, between):
     hits = 0
     for _ in range(2000):
         values = random.normal(0, 2, (1, 50)) + random.normal(0, between, (seeds, 1)) + random.normal(0, 1, (seeds, 50))
-        about = spread(values)
-        hits += abs(values.mean()) <= t_quantile(0.975, round(about.freedom, 1)) * about.total
+        about = standard_errors(values)
+        hits += abs(values.mean()) <= t_quantile(0.975, round(about.degrees_of_freedom, 1)) * about.total
     assert 0.93 <= hits / 2000 <= 0.97
 
 
@@ -100,11 +102,11 @@ def test_questions_alone_do_not_cover_other_trainings():
     found = estimates(values, random)
     assert np.mean([e.over_questions.holds(0) for e in found]) < 0.7
     assert np.mean([e.interval.holds(0) for e in found]) > 0.92
-    assert all(e.spread.seeds is not None for e in found)
+    assert all(e.standard_errors.seeds is not None for e in found)
 
 
 def test_one_seed_says_that_seeds_are_unknown():
-    about = spread(np.random.default_rng(0).normal(size=(1, 20)))
+    about = standard_errors(np.random.default_rng(0).normal(size=(1, 20)))
     assert about.seeds is None
 
 
@@ -139,14 +141,14 @@ def test_holm_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("probability", "freedom", "expected"),
+    ("probability", "degrees_of_freedom", "expected"),
     # Student (1908) and any table of t.
     [(0.975, 1, 12.7062), (0.975, 2, 4.30265), (0.975, 10, 2.22814), (0.95, 30, 1.69726), (0.975, 1e7, 1.95996)],
 )
-def test_quantiles_of_t(probability, freedom, expected):
-    assert t_quantile(probability, freedom) == pytest.approx(expected, abs=2e-5)
-    assert t_quantile(1 - probability, freedom) == pytest.approx(-expected, abs=2e-5)
-    assert t_cumulative(expected, freedom) == pytest.approx(probability, abs=1e-5)
+def test_quantiles_of_t(probability, degrees_of_freedom, expected):
+    assert t_quantile(probability, degrees_of_freedom) == pytest.approx(expected, abs=2e-5)
+    assert t_quantile(1 - probability, degrees_of_freedom) == pytest.approx(-expected, abs=2e-5)
+    assert t_cumulative(expected, degrees_of_freedom) == pytest.approx(probability, abs=1e-5)
 
 
 AXES = {"language": ["small", "large"], "vision": ["clip", "dino"], "align": ["yes", "no"]}
@@ -154,7 +156,7 @@ AXES = {"language": ["small", "large"], "vision": ["clip", "dino"], "align": ["y
 
 def test_effects_find_what_was_put_in():
     random = np.random.default_rng(3)
-    cells = all_cells(AXES)
+    configurations = all_configurations(AXES)
     truth = {"vision=dino": 4.0, "align=no": -6.0, "vision=dino × align=no": 3.0}
     ability = random.normal(50, 20, 300)
     values = np.stack(
@@ -165,23 +167,23 @@ def test_effects_find_what_was_put_in():
             + 3 * (vision == "dino" and align == "no")
             - 1.5 * (vision == "dino")
             + random.normal(0, 5, (2, 300))
-            for _, vision, align in cells
+            for _, vision, align in configurations
         ]
     )
-    found = {effect.contrast.name: effect for effect in effects(values, contrasts(AXES, cells), random)}
+    found = {effect.contrast.name: effect for effect in effects(values, contrasts(AXES, configurations), random)}
     assert len(found) == 7
     for name, expected in truth.items():
         assert found[name].estimate.interval.holds(expected), name
         assert found[name].p_questions < 0.001
     assert found["language=large"].estimate.interval.holds(0)
     assert found["language=large"].p_holm >= found["language=large"].p
-    # Pictures differ by 20 points; pairing takes that out of the standard error.
-    assert found["align=no"].estimate.spread.questions < 1
+    # ImageSource differ by 20 points; pairing takes that out of the standard error.
+    assert found["align=no"].estimate.standard_errors.questions < 1
 
 
 def test_detectable_effect_is_detected_four_times_in_five():
     random = np.random.default_rng(4)
-    about = spread(random.normal(0, 10, (1, 2000)))
+    about = standard_errors(random.normal(0, 10, (1, 2000)))
     effect = detectable_effect(about)
     values = random.normal(effect, 10, (2000, 1500))
     assert np.mean(sign_flip(values, random, flips=999) <= 0.05) == pytest.approx(0.8, abs=0.06)

@@ -7,7 +7,7 @@ from torch import nn
 
 from olivine.errors import RunError
 from olivine.training.processes import Processes
-from olivine.training.resume import ResumePoints, TrainingState
+from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState
 
 
 def state(width=3, *, names=("a", "b")):
@@ -24,7 +24,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_training_checkpoint_of_another_model_is_refused_by_name(tmp_path, change):
-    points = ResumePoints(tmp_path, keep=2, processes=Processes(), console=Console(quiet=True), background=False)
+    points = TrainingCheckpoints(tmp_path, keep=2, processes=Processes(), console=Console(quiet=True), background=False)
     points.save(4, state())
     assert points.load(state()) == 4
     values, message = CHANGES[change]

@@ -7,7 +7,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from olivine.data.encoding import Example, Tokens
-from olivine.data.packing import RowLayout, pack
+from olivine.data.packing import SequenceLayout, pack
 from olivine.model import attention
 from olivine.model.attention import compile_layers, packed
 from olivine.model.loss import labelled_loss
@@ -59,7 +59,7 @@ def compiled(monkeypatch):
     attention.AttentionInterface.register(attention.PACKED, attention.packed_attention)
 
 
-def _rows(independent: bool):
+def _sequences(independent: bool):
     """Twenty of different make: from one sample to many, of one part or of a shared one with continuations."""
     draw = np.random.default_rng(0)
     for _ in range(20):
@@ -70,7 +70,7 @@ def _rows(independent: bool):
                 Tokens(draw.integers(10, 600, size=n).tolist(), [False] + [True] * (n - 1)) for n in lengths.tolist()
             )
             examples.append(Example(Sample("s", (), None), parts))
-        yield pack(examples, [], RowLayout(varlen=True, continuations=independent))
+        yield pack(examples, [], SequenceLayout(varlen=True, continuations=independent))
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -80,8 +80,10 @@ def test_twenty_packed_sequences_of_different_make_share_one_graph(compiled, ind
     vlm.model.train()
     losses = set()
     with packed(vlm.language), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        for row in _rows(independent):
-            loss = labelled_loss(vlm.hidden_states(row, None), row.targets, vlm.model.lm_head, row.labelled)
+        for sequence in _sequences(independent):
+            loss = labelled_loss(
+                vlm.hidden_states(sequence, None), sequence.targets, vlm.model.lm_head, sequence.labelled
+            )
             loss.backward()
             losses.add(float(loss))
     assert len(losses) == 20

@@ -7,7 +7,7 @@ from tiny_runs import QUIET, make_recipe
 from olivine.data import features as table_module
 from olivine.data.features import CONTENTS, FEATURES, FeatureTable
 from olivine.data.llava_json import ItemError
-from olivine.data.sources import Skipped, open_picture, read_samples
+from olivine.data.sources import Skipped, open_sample_image, read_samples
 from olivine.errors import DataError, RunError
 from olivine.files import read_json, read_json_lines, write_json
 from olivine.model.build import build
@@ -44,10 +44,10 @@ def test_they_are_the_towers_own(recipe, tmp_path):
     assert len(table) == len({s.image for s in samples}) > 1
     vlm = build(recipe.model, seed=0, texts=lambda: ["a b c"])
     for sample in samples[:5]:
-        pixels = torch.from_numpy(vlm.transform(open_picture(sample, recipe.data["all"])))[None]
+        pixels = torch.from_numpy(vlm.transform(open_sample_image(sample, recipe.data["all"])))[None]
         with torch.no_grad():
             expected = vlm.patch_features(pixels)[0]
-        (kept_one,) = table.rows([table.place(sample.image)])
+        (kept_one,) = table.sequences([table.position(sample.image)])
         assert kept_one.dtype == torch.float32
         torch.testing.assert_close(kept_one, expected, rtol=1e-4, atol=1e-5)
 
@@ -59,21 +59,21 @@ def test_a_training_that_reads_them_learns_the_same(recipe, tmp_path, precision)
     (stage, *_) = recipe.stages
     for name, features in (("without", None), ("with", table)):
         train_stage(recipe, stage, None, tmp_path / name, QUIET, features)
-    rows = {
+    sequences = {
         name: [r for r in read_json_lines(tmp_path / name / "metrics.jsonl") if "loss" in r]
         for name in ("with", "without")
     }
-    assert len(rows["with"]) == stage.steps
-    for ours, theirs in zip(rows["with"], rows["without"], strict=True):
+    assert len(sequences["with"]) == stage.steps
+    for ours, theirs in zip(sequences["with"], sequences["without"], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4 if precision == "fp32" else 2e-2)
         assert ours["labels"] == theirs["labels"]
     for log in ("audit.jsonl",):
         assert (tmp_path / "with" / log).read_bytes() == (tmp_path / "without" / log).read_bytes()
 
 
-def test_no_picture_is_opened_that_is_kept(recipe, tmp_path, monkeypatch):
+def test_no_image_is_opened_that_is_kept(recipe, tmp_path, monkeypatch):
     table = kept(recipe, tmp_path / "features")
-    monkeypatch.setattr("olivine.data.batches.open_picture", lambda *_, **__: pytest.fail("opened a picture"))
+    monkeypatch.setattr("olivine.data.batches.open_sample_image", lambda *_, **__: pytest.fail("opened an image"))
     monkeypatch.setattr("olivine.model.vlm.VisionLanguageModel.patch_features", lambda *_: pytest.fail("ran the tower"))
     train_stage(recipe, recipe.stages[0].model_copy(update={"held_out": 2}), None, tmp_path / "run", QUIET, table)
 
@@ -101,7 +101,7 @@ def killed_at(monkeypatch, name, call):
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(recipe, tmp_path, monkeypatch, name, call):
     source = recipe.data["all"]
     for broken in ("1.png", "7.png"):
-        (source.images / broken).write_bytes(b"no picture")
+        (source.images / broken).write_bytes(b"no image")
     lenient = recipe.model_copy(update={"data": {"all": source.model_copy(update={"on_error": "skip"})}})
     monkeypatch.setattr(features_module, "CHUNK", 2)
     kept(lenient, tmp_path / "whole")
@@ -133,7 +133,7 @@ def test_a_cut_chunk_is_written_again(recipe, tmp_path, monkeypatch):
             compute_features(recipe, recipe.stages[0], tmp_path / "cut", cut)
         with (tmp_path / "cut" / "features.bin.partial").open("ab") as file:
             file.write(b"half a row")
-    assert calls == [4, 8], "each goes on behind the last whole chunk"
+    assert calls == [4, 8], "each resumes behind the last whole chunk"
     kept(recipe, tmp_path / "cut")
     for name in (FEATURES, CONTENTS):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -141,31 +141,31 @@ def test_a_cut_chunk_is_written_again(recipe, tmp_path, monkeypatch):
 
 def test_a_table_larger_than_memory_is_opened(tmp_path):
     """What is mapped is not counted: a sparse file of a terabyte stands for features that fill a disk."""
-    pictures, shape = 2**20, (2**9, 2**10)
+    image_folder, shape = 2**20, (2**9, 2**10)
     with (tmp_path / FEATURES).open("wb") as file:
         try:
-            file.truncate(pictures * shape[0] * shape[1] * 2)
+            file.truncate(image_folder * shape[0] * shape[1] * 2)
         except OSError as error:
             pytest.skip(f"no sparse file of a terabyte here: {error}")
     write_json(
         tmp_path / CONTENTS,
-        {"names": [str(n) for n in range(pictures)], "broken": {}, "shape": shape, "dtype": "bfloat16"},
+        {"names": [str(n) for n in range(image_folder)], "broken": {}, "shape": shape, "dtype": "bfloat16"},
     )
-    rows = FeatureTable(tmp_path).rows([5, pictures - 1])
-    assert rows.shape == (2, *shape)
-    assert rows.dtype == torch.bfloat16
-    assert not rows.any()
+    sequences = FeatureTable(tmp_path).sequences([5, image_folder - 1])
+    assert sequences.shape == (2, *shape)
+    assert sequences.dtype == torch.bfloat16
+    assert not sequences.any()
 
 
-def test_a_broken_picture_stops_or_is_skipped_as_its_source_says(recipe, tmp_path):
+def test_a_broken_image_stops_or_is_skipped_as_its_source_says(recipe, tmp_path):
     source = recipe.data["all"]
-    (source.images / "3.png").write_bytes(b"no picture")
+    (source.images / "3.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"3\.png.*on_error: skip"):
         kept(recipe, tmp_path / "stopped")
     lenient = recipe.model_copy(update={"data": {"all": source.model_copy(update={"on_error": "skip"})}})
     table = kept(lenient, tmp_path / "skipped")
     with pytest.raises(ItemError, match=r"3\.png") as caught:
-        table.place("3.png")
+        table.position("3.png")
     assert caught.value.kind == "unreadable image"
     for name, features in (("without", None), ("with", table)):
         train_stage(lenient, lenient.stages[0], None, tmp_path / name, QUIET, features)
@@ -183,11 +183,11 @@ def test_what_is_not_whole_is_refused(recipe, tmp_path):
         FeatureTable(tmp_path / "features")
     kept(recipe, tmp_path / "other")
     with pytest.raises(ItemError, match=r"nowhere\.png"):
-        FeatureTable(tmp_path / "other").place("nowhere.png")
+        FeatureTable(tmp_path / "other").position("nowhere.png")
 
 
 def test_text_alone_has_no_features(recipe, tmp_path):
     path = recipe.data["all"].json_
     path.write_text("[" + ",".join(__import__("json").dumps(llava_item(f"t{n}", [("a", "b")])) for n in range(3)) + "]")
-    with pytest.raises(RunError, match="no sample has a picture"):
+    with pytest.raises(RunError, match="no sample has an image"):
         kept(recipe, tmp_path / "features")

@@ -8,7 +8,7 @@ from tiny_runs import QUIET, interrupt_at, make_recipe, same, weights
 
 from olivine.data import huggingface
 from olivine.data.image_record import ImageRecord
-from olivine.data.sources import Skipped, open_picture, read_samples
+from olivine.data.sources import Skipped, open_sample_image, read_samples
 from olivine.errors import RunError
 from olivine.recipe import DataRecipe
 from olivine.testing import write_dataset
@@ -109,7 +109,7 @@ def test_an_image_that_changes_while_the_run_trains_stops_it(own_data, tmp_path,
 
 def test_an_image_that_changes_between_two_stages_stops_the_run(own_data, tmp_path, monkeypatch):
     stages = [{**STAGE, "name": "one", "train": ["connector"]}, {**STAGE, "name": "two"}]
-    monkeypatch.setattr("olivine.training.run._finish_stage", lambda *_, **__: exchange_all(own_data))
+    monkeypatch.setattr("olivine.training.engine.finish_stage", lambda *_, **__: exchange_all(own_data))
     with pytest.raises(RunError, match="has changed since this run first opened it"):
         train(make_recipe(own_data, tmp_path / "run", stages=stages), QUIET)
 
@@ -121,10 +121,10 @@ def test_an_image_that_is_gone_stops_the_run_even_where_broken_ones_are_skipped(
     )
     sample = next(s for s in read_samples(source, Skipped()) if s.image)
     record = ImageRecord(tmp_path / "run").of("all")
-    open_picture(sample, source, record)
+    open_sample_image(sample, source, record)
     (dataset.parent / "images" / sample.image).unlink()
     with pytest.raises(RunError, match=r"image '\d+\.png' has changed .*cannot be read any more"):
-        open_picture(sample, source, record)
+        open_sample_image(sample, source, record)
 
 
 def test_images_removed_from_the_record_are_taken_as_they_are(own_data, tmp_path, monkeypatch):
@@ -165,7 +165,7 @@ def test_images_exchanged_while_features_are_computed_stop_it(own_data, tmp_path
     exchange_all(own_data)
     sample = next(s for s in read_samples(source, Skipped()) if s.image)
     with pytest.raises(RunError, match="has changed"):
-        open_picture(sample, source, record)
+        open_sample_image(sample, source, record)
 
 
 def test_images_in_a_dataset_are_compared_too(tmp_path):
@@ -176,15 +176,15 @@ def test_images_in_a_dataset_are_compared_too(tmp_path):
         path = tmp_path / "a.png"
         Image.new("RGB", (8, 8), colour).save(path)
         turns = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "red"}]
-        row = {"id": "x", "conversations": turns, "image": {"bytes": path.read_bytes(), "path": None}}
+        sequence = {"id": "x", "conversations": turns, "image": {"bytes": path.read_bytes(), "path": None}}
         folder = tmp_path / colour
-        datasets.Dataset.from_list([row]).cast_column("image", datasets.Image()).save_to_disk(str(folder))
+        datasets.Dataset.from_list([sequence]).cast_column("image", datasets.Image()).save_to_disk(str(folder))
         return DataRecipe.model_validate({"path": folder, "format": "huggingface"})
 
     record = ImageRecord(tmp_path / "run").of("all")
     source = write("red")
     for _ in range(2):
-        open_picture(read_samples(source, Skipped())[0], source, record)
+        open_sample_image(read_samples(source, Skipped())[0], source, record)
     source = write("blue")
     with pytest.raises(RunError, match="has changed"):
-        open_picture(read_samples(source, Skipped())[0], source, record)
+        open_sample_image(read_samples(source, Skipped())[0], source, record)

@@ -13,7 +13,7 @@ from rich.console import Console
 from tiny_runs import make_recipe
 
 from olivine.data.encoding import Example, Tokens
-from olivine.data.packing import RowLayout, filler, pack
+from olivine.data.packing import SequenceLayout, pack, padding_sequence
 from olivine.data.sending import packed_bytes, unpacked
 from olivine.files import read_json_lines, write_text
 from olivine.model.attention import choose_attention, why_not_varlen
@@ -47,7 +47,7 @@ def test_every_packed_sequence_takes_it(dataset, tmp_path, monkeypatch, name):
     assert not stand_in.calls["groups"]
     assert said.getvalue().count("attention without padding") == 1
     losses = [
-        [row["loss"] for row in read_json_lines(run.parent / "metrics.jsonl") if "loss" in row]
+        [sequence["loss"] for sequence in read_json_lines(run.parent / "metrics.jsonl") if "loss" in sequence]
         for run in (by_groups, varlen)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=2e-2), "as by groups, within half precision"
@@ -119,26 +119,26 @@ def _two_parts():
 
 def test_a_row_brings_what_its_attention_needs_and_no_more():
     plain = Example(Sample("s", (), None), (Tokens([2, 5, 6], [False, True, True]),))
-    by_groups, varlen = (pack([_two_parts(), plain], [3], RowLayout(600, varlen=v)) for v in (False, True))
+    by_groups, varlen = (pack([_two_parts(), plain], [3], SequenceLayout(600, varlen=v)) for v in (False, True))
     assert by_groups.groups
     assert not varlen.groups
-    assert varlen.image_places.tolist() == [1, 2]
+    assert varlen.image_positions.tolist() == [1, 2]
     assert torch.equal(varlen.labelled, (varlen.targets != -100).nonzero()[:, 0])
-    assert (varlen.shown.tolist(), varlen.shown_order.tolist()) == ([3], [0])
+    assert (varlen.shown.tolist(), varlen.image_order.tolist()) == ([3], [0])
     # Rows of one kind, whatever is in them: a compiled block is made once.
     for continuations in (True, False):
-        layout = RowLayout(600, varlen=True, continuations=continuations)
-        for row in (pack([plain], [], layout), filler(layout=layout)):
-            assert (row.spans.gather is not None) is continuations
+        layout = SequenceLayout(600, varlen=True, continuations=continuations)
+        for sequence in (pack([plain], [], layout), padding_sequence(layout=layout)):
+            assert (sequence.spans.gather is not None) is continuations
 
 
 def test_a_row_is_sent_as_one_buffer():
-    row = pack([_two_parts()], [3], RowLayout(600))
+    sequence = pack([_two_parts()], [3], SequenceLayout(600))
     given = []
-    row._with(lambda tensor: given.append(tensor) or tensor)
+    sequence._with(lambda tensor: given.append(tensor) or tensor)
     assert {t.dtype for t in given} == {torch.int64, torch.int32, torch.bool}
     buffer = packed_bytes(given, pinned=False)
     assert buffer.dtype == torch.uint8
     back = unpacked(buffer, given)
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(given, back, strict=True))
-    assert row.to(torch.device("meta")).groups[0].kept.shape == row.groups[0].kept.shape
+    assert sequence.to(torch.device("meta")).groups[0].kept.shape == sequence.groups[0].kept.shape

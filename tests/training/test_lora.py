@@ -7,7 +7,7 @@ import torch
 from tiny_runs import QUIET, make_recipe, same, weights
 
 from olivine.cost.estimate import Lengths, estimate
-from olivine.data.packing import filler
+from olivine.data.packing import padding_sequence
 from olivine.errors import RequestError
 from olivine.files import read_json_lines
 from olivine.model import checkpoint
@@ -39,9 +39,9 @@ def trained(dataset, tmp_path_factory):
 
 @torch.no_grad()
 def states(vlm):
-    row = filler(24)
+    sequence = padding_sequence(24)
     with packed(vlm.language):
-        return vlm.run(row, torch.randn(1, 24, 32, generator=torch.Generator().manual_seed(0)))
+        return vlm.run(sequence, torch.randn(1, 24, 32, generator=torch.Generator().manual_seed(0)))
 
 
 def test_an_adapter_changes_nothing_at_first_and_merged_computes_what_it_did_apart():
@@ -173,7 +173,7 @@ def test_in_four_bits_a_killed_run_goes_on_to_the_same_bits(dataset, tmp_path, m
     whole = train(recipe_of(dataset, tmp_path / "whole", **four), QUIET)
     folder = killed_and_gone_on_with(recipe_of(dataset, tmp_path / "cut", **four), monkeypatch)
     assert same(weights(whole), weights(folder))
-    losses = [row["loss"] for row in read_json_lines(whole.parent / "metrics.jsonl") if "loss" in row]
+    losses = [sequence["loss"] for sequence in read_json_lines(whole.parent / "metrics.jsonl") if "loss" in sequence]
     assert losses[-1] < losses[0]
 
 

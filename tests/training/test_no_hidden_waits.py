@@ -63,7 +63,7 @@ def counted(request, monkeypatch):
     def step(self, number, batch, waited, log):
         with Waits() as waits:
             loss = original(self, number, batch, waited, log)
-        steps.append((len(batch.rows), waits.found))
+        steps.append((len(batch.sequences), waits.found))
         return loss
 
     monkeypatch.setattr(Stage, "_step", step)
@@ -82,7 +82,7 @@ def test_a_step_waits_at_most_ten_times(dataset, tmp_path, counted, name):
     stages = [{"name": "a", "train": STAGES[name], "steps": 3, "batch": 12, "held_out": 0}]
     train(make_recipe(dataset, tmp_path / "run", stages=stages, optimizer={"precision": "bf16"}), QUIET)
     assert len(counted) == 3
-    for rows, waits in counted:
-        assert rows >= 3, "several packed sequences"
+    for sequences, waits in counted:
+        assert sequences >= 3, "several packed sequences"
         assert waits, "the loss is read, so that a counter of nothing would be seen"
         assert waits.total() <= MOST, waits

@@ -5,9 +5,10 @@ import torch
 from tiny_runs import QUIET
 from torch.distributed.checkpoint.staging import StagingOptions
 
-from olivine.training import resume, staging
+from olivine.training import staging
+from olivine.training import training_checkpoints as resume
 from olivine.training.processes import Processes
-from olivine.training.resume import ResumePoints, TrainingState
+from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState
 
 
 class StandIn:
@@ -31,7 +32,7 @@ def make_state(value):
 
 
 def points_in(folder, *, background=False):
-    return ResumePoints(folder, keep=2, processes=Processes(), console=QUIET, background=background)
+    return TrainingCheckpoints(folder, keep=2, processes=Processes(), console=QUIET, background=background)
 
 
 def written(folder, *, on_gpu):

@@ -17,12 +17,12 @@ from tiny_runs import QUIET, interrupt_at, make_recipe, same, weights
 
 from olivine.data.batches import SampleOrder
 from olivine.errors import RequestError, RunError, Stopped
-from olivine.files import keep_json_lines, only_process_in, read_json, read_json_lines, write_text
+from olivine.files import exclusive_lock, keep_json_lines, read_json, read_json_lines, write_text
 from olivine.recipe import Recipe
+from olivine.training.loss_spikes import FEWEST, LossSpikeDetector
 from olivine.training.processes import Processes
-from olivine.training.resume import ResumePoints, TrainingState, what_is_wrong
 from olivine.training.run import train
-from olivine.training.watch import FEWEST, LossWatch
+from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState, find_corruption
 
 STEPS = 8
 
@@ -106,7 +106,7 @@ def test_a_damaged_point_is_refused_with_a_message_and_the_one_before_used(
 ):
     folder = killed_run(dataset, tmp_path / "run", monkeypatch)
     newest = folder / "resume" / "step-00000006"
-    assert what_is_wrong(newest) is None
+    assert find_corruption(newest) is None
     DAMAGES[said](newest)
     console = Console(record=True, width=400, file=io.StringIO())
     assert same(expected, weights(train(recipe_of(dataset, tmp_path / "run"), console)))
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_the_point_before(dataset, tmp_path, monkeypatch, exp
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     interrupt_at(monkeypatch, 5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))
     try:
-        with pytest.raises(RunError, match=r"resume point of step 6 cannot be written \(.*step 4 is whole"):
+        with pytest.raises(RunError, match=r"training checkpoint of step 6 cannot be written \(.*step 4 is whole"):
             train(recipe_of(dataset, tmp_path / "run"), QUIET)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -151,18 +151,20 @@ def test_a_full_disk_at_the_end_is_told_and_gone_on_from(dataset, tmp_path, monk
 def test_no_sample_is_lost_or_repeated(dataset, tmp_path, monkeypatch):
     folder = killed_run(dataset, tmp_path / "run", monkeypatch, step=5)
     train(recipe_of(dataset, tmp_path / "run"), QUIET)
-    rows = read_json_lines(folder / "audit.jsonl")
-    assert [row["step"] for row in rows] == list(range(STEPS))
+    sequences = read_json_lines(folder / "audit.jsonl")
+    assert [sequence["step"] for sequence in sequences] == list(range(STEPS))
     order = SampleOrder(27, batch=6, epochs=1, steps=STEPS, seed=0, key="a")
     training = [f"s{number}" for number in range(30)]
-    held_out = set(training) - {name for row in rows for name in row["samples"]}
+    held_out = set(training) - {name for sequence in sequences for name in sequence["samples"]}
     assert len(held_out) == 3
     kept = [name for name in training if name not in held_out]
-    assert [row["samples"] for row in rows] == [[kept[i] for _, i in order.at(step)] for step in range(STEPS)]
+    assert [sequence["samples"] for sequence in sequences] == [
+        [kept[i] for _, i in order.at(step)] for step in range(STEPS)
+    ]
 
 
 def test_a_process_killed_outright_goes_on_to_the_same_bits(dataset, tmp_path, expected):
-    """SIGKILL to a real process, as soon as it has left a resume point behind."""
+    """SIGKILL to a real process, as soon as it has left a training checkpoint behind."""
     recipe = recipe_of(dataset, tmp_path / "run", stage={"save_every": 1})
     write_text(tmp_path / "recipe.yaml", recipe.to_yaml())
     command = [sys.executable, "-m", "olivine", "train", str(tmp_path / "recipe.yaml")]
@@ -182,7 +184,7 @@ def test_a_point_written_in_the_background_is_what_stood_when_it_was_asked_for(t
     weight = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
     optimizer = torch.optim.AdamW([weight])
     state = TrainingState({"w": weight}, optimizer)
-    made = ResumePoints(tmp_path, keep=1, processes=Processes(), console=QUIET, background=True)
+    made = TrainingCheckpoints(tmp_path, keep=1, processes=Processes(), console=QUIET, background=True)
     made.save(3, state)
     with torch.no_grad():
         weight.zero_()
@@ -204,9 +206,9 @@ def test_a_spike_stops_before_the_step_and_may_be_let_pass(dataset, tmp_path, mo
         seen.append(loss)
         return original(self, loss * 100 if len(seen) == 6 else loss, norm)
 
-    original = LossWatch.problem
-    monkeypatch.setattr(LossWatch, "problem", problem)
-    monkeypatch.setattr("olivine.training.watch.FEWEST", 3)
+    original = LossSpikeDetector.problem
+    monkeypatch.setattr(LossSpikeDetector, "problem", problem)
+    monkeypatch.setattr("olivine.training.loss_spikes.FEWEST", 3)
     strict = recipe_of(dataset, tmp_path / "run", optimizer={"spike": 20.0})
     with pytest.raises(RunError, match=r"times the running median .*bad_batch\.json.*optimizer\.spike"):
         train(strict, QUIET)
@@ -214,42 +216,42 @@ def test_a_spike_stops_before_the_step_and_may_be_let_pass(dataset, tmp_path, mo
     assert bad["step"] == 5
     assert len(bad["samples"]) == 6
     logged = read_json_lines(tmp_path / "run" / "a" / "metrics.jsonl")
-    assert [row["step"] for row in logged] == list(range(5))
+    assert [sequence["step"] for sequence in logged] == list(range(5))
     lenient = recipe_of(dataset, tmp_path / "run", optimizer={"spike": 1e9})
     train(lenient, QUIET)
 
 
 def test_spikes_by_hand():
-    watch = LossWatch(3.0, [1.0] * (FEWEST - 1))
+    watch = LossSpikeDetector(3.0, [1.0] * (FEWEST - 1))
     assert watch.problem(50.0, 1.0) is None, "too few losses are known"
     assert "3.1 times the running median 1" in watch.problem(3.1, 1.0)
     assert watch.problem(2.9, 1.0) is None
     assert watch.problem(float("nan"), 1.0) == "loss nan, gradient norm 1.0"
     assert watch.problem(1.0, float("inf")) == "loss 1.0, gradient norm inf"
-    off = LossWatch(None, [1.0] * 64)
+    off = LossSpikeDetector(None, [1.0] * 64)
     assert off.problem(1e9, 1.0) is None
 
 
 def test_logs_are_cut_where_they_are_to_be_gone_on_with(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
-    keep_json_lines(log, lambda row: row["step"] < 5)
+    keep_json_lines(log, lambda sequence: sequence["step"] < 5)
     assert log.read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
-    keep_json_lines(log, lambda row: row["step"] < 1)
+    keep_json_lines(log, lambda sequence: sequence["step"] < 1)
     assert log.read_text() == '{"step": 0}\n'
 
 
 def test_shards_train_as_the_same_samples_in_json_do(dataset, tmp_path, expected):
-    """The same samples and pictures in two .tar files, held-out ones included."""
-    rows = read_json(dataset)
+    """The same samples and images in two .tar files, held-out ones included."""
+    sequences = read_json(dataset)
     for number in range(2):
         with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:
-            for place, row in enumerate(rows[number * 15 : number * 15 + 15]):
-                members = [("json", json.dumps({k: v for k, v in row.items() if k != "image"}).encode())]
-                if "image" in row:
-                    members.append(("png", (dataset.parent / "images" / row["image"]).read_bytes()))
+            for position, sequence in enumerate(sequences[number * 15 : number * 15 + 15]):
+                members = [("json", json.dumps({k: v for k, v in sequence.items() if k != "image"}).encode())]
+                if "image" in sequence:
+                    members.append(("png", (dataset.parent / "images" / sequence["image"]).read_bytes()))
                 for suffix, content in members:
-                    info = tarfile.TarInfo(f"{place:03d}.{suffix}")
+                    info = tarfile.TarInfo(f"{position:03d}.{suffix}")
                     info.size = len(content)
                     archive.addfile(info, io.BytesIO(content))
     values = recipe_of(dataset, tmp_path / "run").model_dump(by_alias=True)
@@ -257,7 +259,7 @@ def test_shards_train_as_the_same_samples_in_json_do(dataset, tmp_path, expected
     # The tokenizer is trained on the texts of every source; the same texts give the same one.
     recipe = Recipe.model_validate({**values, "data": {"all": source}})
     found = weights(train(recipe, QUIET))
-    # Here each sample brings its own copy of a picture that several show, so products have other sizes.
+    # Here each sample brings its own copy of an image that several show, so products have other sizes.
     assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-4
 
 
@@ -267,18 +269,20 @@ def test_a_stage_stopped_in_its_last_step_reports_all_of_it(dataset, tmp_path, m
         train(recipe_of(dataset, tmp_path), QUIET)
     train(recipe_of(dataset, tmp_path), QUIET)
     told = read_json(tmp_path / "a" / "result.json")
-    rows = [row for row in read_json_lines(tmp_path / "a" / "metrics.jsonl") if "loss" in row]
-    assert told["loss"] == rows[-1]["loss"]
-    assert told["steps"] == len(rows) == STEPS
-    assert told["seconds"] == pytest.approx(sum(row["seconds"] + row["waited"] for row in rows), abs=0.06)
+    sequences = [sequence for sequence in read_json_lines(tmp_path / "a" / "metrics.jsonl") if "loss" in sequence]
+    assert told["loss"] == sequences[-1]["loss"]
+    assert told["steps"] == len(sequences) == STEPS
+    assert told["seconds"] == pytest.approx(
+        sum(sequence["seconds"] + sequence["waited"] for sequence in sequences), abs=0.06
+    )
 
 
 def test_skipped_samples_are_counted_once_whatever_the_runs_and_epochs(tmp_path, monkeypatch):
     from olivine.testing import write_dataset
 
     dataset = write_dataset(tmp_path / "data")
-    (tmp_path / "data" / "images" / "0.png").write_bytes(b"no picture")
-    broken = sum(row.get("image") == "0.png" for row in json.loads(dataset.read_text()))
+    (tmp_path / "data" / "images" / "0.png").write_bytes(b"no image")
+    broken = sum(sequence.get("image") == "0.png" for sequence in json.loads(dataset.read_text()))
 
     def lenient(output):
         recipe = recipe_of(dataset, output, stage={"steps": 16, "held_out": 0})
@@ -295,5 +299,5 @@ def test_skipped_samples_are_counted_once_whatever_the_runs_and_epochs(tmp_path,
 
 
 def test_a_run_that_another_process_is_at_is_refused(dataset, tmp_path):
-    with only_process_in(tmp_path), pytest.raises(RequestError, match="another process is at work"):
+    with exclusive_lock(tmp_path), pytest.raises(RequestError, match="another process is at work"):
         train(recipe_of(dataset, tmp_path), QUIET)

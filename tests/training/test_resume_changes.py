@@ -12,8 +12,12 @@ from tiny_runs import QUIET, interrupt_at, make_recipe, same, weights
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import read_json, read_json_lines
 from olivine.recipe import from_values, load
+from olivine.stop import StopSignal
+from olivine.training import engine
 from olivine.training.out_of_memory import is_out_of_memory
-from olivine.training.run import find_checkpoint, train
+from olivine.training.processes import Processes
+from olivine.training.recipe_data import RecipeData
+from olivine.training.run import find_checkpoint, train, train_stage
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +45,10 @@ def test_what_keeps_the_bits_may_change(dataset, tmp_path, monkeypatch, expected
 
 def test_row_tokens_may_change_and_are_recorded(dataset, tmp_path, monkeypatch, expected):
     killed_run(dataset, tmp_path / "run", monkeypatch)
-    found = weights(train(recipe_of(dataset, tmp_path / "run", stage={"row_tokens": 80}), QUIET))
+    found = weights(train(recipe_of(dataset, tmp_path / "run", stage={"sequence_tokens": 80}), QUIET))
     assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-3
     provenance = read_json(tmp_path / "run" / "provenance.json")
-    assert provenance["changes"] == [{"stages.a.row_tokens": {"before": 160, "now": 80}}]
+    assert provenance["changes"] == [{"stages.a.sequence_tokens": {"before": 160, "now": 80}}]
 
 
 ANOTHER_OUTPUT = {
@@ -61,7 +65,7 @@ ANOTHER_OUTPUT = {
 def test_what_decides_the_output_is_refused_by_name_with_both_values(dataset, tmp_path, monkeypatch, field):
     killed_run(dataset, tmp_path / "run", monkeypatch)
     before = (tmp_path / "run" / "recipe.yaml").read_bytes()
-    with pytest.raises(RequestError, match=rf"another recipe; different: .*{field} \(.* -> .*\)\. These decide"):
+    with pytest.raises(RequestError, match=rf"another recipe; different: .*{field} \(.* -> .*\), which decides \w+"):
         train(recipe_of(dataset, tmp_path / "run", **ANOTHER_OUTPUT[field]), QUIET)
     assert (tmp_path / "run" / "recipe.yaml").read_bytes() == before
 
@@ -83,6 +87,30 @@ def test_data_may_move_but_not_change(dataset, tmp_path, monkeypatch, expected):
     assert same(expected, weights(train(at(elsewhere), QUIET)))
 
 
+def test_images_may_move_but_not_change(tmp_path, monkeypatch):
+    from olivine.testing import write_dataset
+
+    dataset = write_dataset(tmp_path / "data", items=30)
+    whole = weights(train(recipe_of(dataset, tmp_path / "whole"), QUIET))
+    for run in ("run", "other"):
+        killed_run(dataset, tmp_path / run, monkeypatch)
+        monkeypatch.undo()
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "data" / "images").rename(elsewhere)
+
+    def at(run):
+        recipe = recipe_of(dataset, tmp_path / run)
+        source = recipe.data["all"].model_copy(update={"images": elsewhere})
+        return recipe.model_copy(update={"data": {"all": source}})
+
+    assert same(whole, weights(train(at("run"), QUIET)))
+    assert "changes" not in read_json(tmp_path / "run" / "provenance.json")
+    for image in elsewhere.iterdir():
+        image.write_bytes(image.read_bytes() + b"more")
+    with pytest.raises(RunError, match="has changed since this run first opened it"):
+        train(at("other"), QUIET)
+
+
 def test_the_advice_to_skip_broken_items_can_be_followed(tmp_path):
     from olivine.testing import write_dataset
 
@@ -95,8 +123,34 @@ def test_the_advice_to_skip_broken_items_can_be_followed(tmp_path):
     source = recipe.data["all"].model_copy(update={"on_error": "skip"})
     train(recipe.model_copy(update={"data": {"all": source}}), QUIET)
     assert "unreadable image" in read_json(tmp_path / "run" / "a" / "result.json")["skipped"]
-    rows = read_json_lines(tmp_path / "run" / "a" / "audit.jsonl")
-    assert [row["step"] for row in rows] == list(range(8))
+    sequences = read_json_lines(tmp_path / "run" / "a" / "audit.jsonl")
+    assert [sequence["step"] for sequence in sequences] == list(range(8))
+
+
+def test_skipping_from_a_later_step_on_is_recorded_and_ends_in_the_bits_of_skipping_from_the_first(tmp_path):
+    from olivine.testing import llava_item, write_images
+
+    names = write_images(tmp_path / "images", 48)
+    items = [llava_item(str(n), [("what?", "a circle")], name) for n, name in enumerate(names)]
+    dataset = tmp_path / "data.json"
+    dataset.write_text(json.dumps(items))
+    asked = {"stage": {"held_out": 0, "save_every": 1}}
+
+    def skipping(run):
+        recipe = recipe_of(dataset, tmp_path / run, **asked)
+        source = recipe.data["all"].model_copy(update={"on_error": "skip"})
+        return recipe.model_copy(update={"data": {"all": source}})
+
+    train(recipe_of(dataset, tmp_path / "sound", **asked), QUIET)
+    (late,) = [r for r in read_json_lines(tmp_path / "sound" / "a" / "audit.jsonl") if r["step"] == 5]
+    broken = items[int(late["samples"][0])]["image"]
+    (tmp_path / "images" / broken).write_bytes(b"no image")
+    with pytest.raises(DataError, match="on_error: skip"):
+        train(recipe_of(dataset, tmp_path / "run", **asked), QUIET)
+    resumed = weights(train(skipping("run"), QUIET))
+    changes = read_json(tmp_path / "run" / "provenance.json")["changes"]
+    assert changes == [{"data.all.on_error": {"before": "stop", "now": "skip"}}]
+    assert same(resumed, weights(train(skipping("skipped"), QUIET)))
 
 
 def test_a_refused_lora_target_leaves_nothing_behind_and_can_be_corrected(dataset, tmp_path):
@@ -123,10 +177,48 @@ def test_a_later_stages_lora_target_is_refused_before_the_first_trains(dataset, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_later_stage_that_its_data_do_not_allow_is_refused_before_the_first_trains(tmp_path):
+    from olivine.testing import llava_item
+
+    dataset = tmp_path / "data.json"
+    (tmp_path / "images").mkdir()
+    dataset.write_text(json.dumps([llava_item(str(n), [("what?", "a circle")]) for n in range(12)]))
+    stages = [
+        {"name": "a", "train": ["connector", "language"], "steps": 1, "held_out": 0},
+        {"name": "b", "train": ["vision"], "objective": "contrastive", "steps": 1},
+    ]
+    with pytest.raises(RequestError, match=r"stages\.b: objective contrastive needs an image in every sample"):
+        train(make_recipe(dataset, tmp_path / "run", stages=stages), QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_studys_step_that_is_refused_leaves_no_record(dataset, tmp_path):
+    pytest.importorskip("peft")
+    stages = [
+        {"name": "a", "train": ["connector"], "steps": 1},
+        {"name": "b", "train": ["language"], "steps": 1, "lora": {"targets": ["qproj"]}},
+    ]
+    recipe = make_recipe(dataset, tmp_path / "run", stages=stages)
+    for stage in recipe.stages:  # of the second one too: the step before has its model already
+        with pytest.raises(RequestError, match=r"stages\.b\.lora\.targets qproj"):
+            train_stage(recipe, stage, None, tmp_path / stage.name, QUIET)
+        assert not (tmp_path / stage.name).exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_process_chooses_its_arithmetic(dataset, tmp_path, monkeypatch, rank):
+    selected = []
+    monkeypatch.setattr(engine, "choose_arithmetic", lambda *asked: selected.append(asked) or {})
+    recipe = recipe_of(dataset, tmp_path / "run")
+    with StopSignal() as stop:
+        engine.open_run(recipe, RecipeData(recipe, QUIET), QUIET, Processes(rank, 2, rank), stop, tmp_path)
+    assert selected == [("fp32", "cuda" if torch.cuda.is_available() else "cpu")]
+
+
 def test_a_stage_that_has_not_begun_may_change(dataset, tmp_path, monkeypatch):
     first = {"name": "a", "train": ["connector"], "steps": 2, "validate_every": 0}
     second = {"name": "b", "steps": 2, "validate_every": 0}
-    monkeypatch.setattr("olivine.training.run._finish_stage", lambda *_, **__: die())
+    monkeypatch.setattr("olivine.training.engine.finish_stage", lambda *_, **__: die())
     with pytest.raises(KilledError):
         train(make_recipe(dataset, tmp_path / "run", stages=[first, second]), QUIET)
     monkeypatch.undo()
@@ -154,16 +246,18 @@ def test_out_of_memory_says_what_to_lower_and_the_run_takes_it(dataset, tmp_path
 
     interrupt_at(monkeypatch, 4, fails)
     with pytest.raises(RunError, match="stage a: out of memory") as error:
-        train(recipe_of(dataset, tmp_path / "run", stage={"row_tokens": 600}), QUIET)
+        train(recipe_of(dataset, tmp_path / "run", stage={"sequence_tokens": 600}), QUIET)
     monkeypatch.undo()
-    for setting in ("optimizer.checkpoint_activations=true", "stages.a.row_tokens=300", "more processes"):
+    for setting in ("optimizer.checkpoint_activations=true", "stages.a.sequence_tokens=300", "more processes"):
         assert setting in str(error.value)
     assert "In a new run (output=DIR)" in str(error.value)
     assert "stages.a.lora={rank: 16}" in str(error.value)
-    lower = {"stage": {"row_tokens": 300}, "optimizer": {"checkpoint_activations": True}}
+    lower = {"stage": {"sequence_tokens": 300}, "optimizer": {"checkpoint_activations": True}}
     train(recipe_of(dataset, tmp_path / "run", **lower), QUIET)
-    rows = [row["step"] for row in read_json_lines(tmp_path / "run" / "a" / "metrics.jsonl") if "loss" in row]
-    assert rows == list(range(8))
+    sequences = [
+        sequence["step"] for sequence in read_json_lines(tmp_path / "run" / "a" / "metrics.jsonl") if "loss" in sequence
+    ]
+    assert sequences == list(range(8))
 
 
 def test_other_errors_are_not_called_memory():
@@ -216,7 +310,7 @@ def test_a_damaged_line_of_a_log_takes_no_other_with_it(dataset, tmp_path, monke
     said = capsys.readouterr().out
     assert "metrics.jsonl: line 3 (Expecting value" in said
     assert "all other rows are kept" in said
-    steps = [row["step"] for row in read_json_lines(folder / "metrics.jsonl") if "loss" in row]
+    steps = [sequence["step"] for sequence in read_json_lines(folder / "metrics.jsonl") if "loss" in sequence]
     assert steps == [0, 1, 3, 4, 5, 6, 7]
-    assert [row["step"] for row in read_json_lines(folder / "audit.jsonl")] == steps
+    assert [sequence["step"] for sequence in read_json_lines(folder / "audit.jsonl")] == steps
     assert (folder / "metrics.jsonl.damaged").read_text().startswith("#")

@@ -65,6 +65,6 @@ def test_the_command_prints_both(run, runs):
     assert code == 0
     assert f"stages.{stage}.lr" in out
     code, out, _ = run("diff", first, second, "--json")
-    assert {row["section"] for row in json.loads(out)} == {"recipe", "results"}
+    assert {sequence["section"] for sequence in json.loads(out)} == {"recipe", "results"}
     code, _, err = run("diff", first, first)
     assert "no difference" in err

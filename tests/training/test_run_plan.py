@@ -1,6 +1,7 @@
 """What a plan says, against the models that are really built and the tensors that are really kept."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from typer.testing import CliRunner
 
 from olivine.cli import app
 from olivine.cost.estimate import Lengths, estimate
-from olivine.data.packing import filler
+from olivine.cost.table import lines
+from olivine.data.packing import padding_sequence
 from olivine.errors import RequestError
 from olivine.files import write_text
-from olivine.model.activation_memory import kept_per_token
+from olivine.model.activation_memory import saved_bytes_per_token
 from olivine.model.attention import packed
 from olivine.model.build import build, skeleton
 from olivine.recipe import ModelRecipe
@@ -31,7 +33,7 @@ CLIP_L = {
 
 def large(dataset, tmp_path, stages=None, **more):
     model = {"vision": {"from": CLIP_L}, "language": {"from": GEMMA_2B, "tokenizer": "unread"}}
-    stages = stages or [{"name": "a", "batch": 128, "row_tokens": 4096}]
+    stages = stages or [{"name": "a", "batch": 128, "sequence_tokens": 4096}]
     more = {"optimizer": {"precision": "bf16"}, **more}
     return make_recipe(dataset, tmp_path, stages=stages, model=ModelRecipe.model_validate(model), **more)
 
@@ -68,14 +70,14 @@ def test_what_a_block_is_said_to_keep_is_what_it_keeps(trains):
             seen[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
             return tensor
 
-        row = filler(tokens)
-        embedded = vlm.embed(row.ids[None], None).detach().requires_grad_()
+        sequence = padding_sequence(tokens)
+        embedded = vlm.embed(sequence.ids[None], None).detach().requires_grad_()
         with packed(vlm.language), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            vlm.run(row, embedded)
+            vlm.run(sequence, embedded)
         sizes[tokens] = sum(size for storage, size in seen.items() if storage not in own)
     layers = len(vlm.layers)
     measured = (sizes[1200] - sizes[600]) / 600 / layers
-    planned = kept_per_token(vlm.model.config.text_config, trains=trains, bf16=False)
+    planned = saved_bytes_per_token(vlm.model.config.text_config, trains=trains, bf16=False)
     assert planned == pytest.approx(measured, rel=0.2)
 
 
@@ -97,10 +99,10 @@ def test_memory_moves_as_the_recipe_does(dataset, tmp_path):
     one = memory()
     language = 2_506_303_488
     assert one["optimizer"] == pytest.approx(8 * language, rel=0.01)
-    assert one["logits"] > 5 * memory(stages=[{"name": "a", "batch": 128, "row_tokens": 600}])["logits"] / 4
+    assert one["logits"] > 5 * memory(stages=[{"name": "a", "batch": 128, "sequence_tokens": 600}])["logits"] / 4
     spared = memory(optimizer={"precision": "bf16", "checkpoint_activations": True})
     assert spared["activations"] < one["activations"] / 5
-    eight = memory(8, sharding={"sum_each_row": True})
+    eight = memory(8, sharding={"sum_each_sequence": True})
     assert eight["optimizer"] == pytest.approx(one["optimizer"] / 8, rel=0.03)  # the connector stays whole
     assert eight["gradients"] < one["gradients"] / 7
     assert memory(8)["gradients"] > one["gradients"], "until the last row each holds them all"
@@ -122,6 +124,24 @@ def test_what_does_not_fit_is_said_with_what_would(dataset, tmp_path):
     )
     with pytest.raises(RequestError, match="h100"):
         estimate(large(dataset, tmp_path), "h1000", lengths=LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("suggestion", "said"),
+    [
+        ("optimizer.checkpoint_activations=true", " (a begun run may be resumed so: the same bits)"),
+        (
+            "optimizer.checkpoint_activations=true, stages.a.sequence_tokens=9",
+            " (a begun run may be resumed so: the same mathematics, perhaps rounded otherwise)",
+        ),
+        ("stages.a.lora.rank=4, stages.a.sequence_tokens=9: smaller", " (in a new run)"),
+        ("a device with more memory, or LoRA", ""),
+    ],
+)
+def test_a_suggestion_says_whether_a_begun_run_may_take_it(dataset, tmp_path, suggestion, said):
+    made = estimate(large(dataset, tmp_path), "l4", 1, lengths=LENGTHS)
+    stage = replace(made.stages[0], suggestions=(suggestion,))
+    assert f"  try: {suggestion}{said}" in lines(replace(made, stages=(stage,)))
 
 
 def test_the_command_reads_the_data_and_prints_one_object(dataset, tmp_path):

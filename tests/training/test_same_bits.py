@@ -4,15 +4,11 @@ PyTorch adds the gradient of an index with duplicates by atomic additions as soo
 with several threads; sizes here are beyond that, and threads are two, as `conftest` sets them.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
 from tiny_runs import QUIET, make_recipe, same, weights
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from olivine.data.encoding import Example, Tokens
 from olivine.data.packing import pack
@@ -20,35 +16,13 @@ from olivine.model.attention import packed, packed_attention
 from olivine.model.loss import contrastive_loss, labelled_loss
 from olivine.recipe import ModelRecipe
 from olivine.records import Sample
-from olivine.testing import llava_item, tiny_model_recipe, tiny_vlm, write_pictures
+from olivine.testing import llava_item, tiny_model_recipe, tiny_vlm, write_images
 from olivine.training.objectives import LanguageObjective
 from olivine.training.run import train
-from olivine.world.pretraining.clip import ClipPretraining
-from olivine.world.pretraining.curriculum import Schedule
-from olivine.world.pretraining.dinov2 import Dinov2Pretraining, koleo
-from olivine.world.pretraining.gemma import SIZES
-from olivine.world.pretraining.language import LanguagePretraining
+from repeated_bits import bits, different, no_shared_additions
 
 #: Numbers beyond which PyTorch adds by index with several threads.
 THRESHOLD = 32_768
-
-
-class _SharedAdditions(TorchDispatchMode):
-    """Collects the additions by an index with duplicates, which are atomic with several threads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        if "index_put" in name and (args[3] if len(args) > 3 else (kwargs or {}).get("accumulate")):
-            where = [index for index in args[1] if index is not None]
-            if where[0].dtype not in (torch.bool, torch.uint8):
-                places = torch.stack([index.flatten() for index in torch.broadcast_tensors(*where)], 1)
-                if len(places.unique(dim=0)) < len(places):
-                    self.found.append(f"{name} of {tuple(args[2].shape)}")
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(autouse=True)
@@ -58,23 +32,6 @@ def _two_threads():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-@contextmanager
-def no_shared_additions() -> Iterator[None]:
-    with _SharedAdditions() as mode:
-        yield
-    assert not mode.found
-
-
-def bits(*tensors) -> str:
-    return hashlib.sha256(b"".join(t.detach().contiguous().numpy().tobytes() for t in tensors)).hexdigest()
-
-
-def different(compute, times: int = 25) -> int:
-    """How many different results there are."""
-    assert torch.get_num_threads() == 2
-    return len({compute() for _ in range(times)})
 
 
 def _shared_prefix(prefix: int, continuations: int, length: int) -> Example:
@@ -100,15 +57,15 @@ def test_the_danger_is_real():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_of_shared_keys(dtype):
-    row = pack([_shared_prefix(64, 400, 12), _shared_prefix(100, 20, 9), _shared_prefix(33, 1, 40)], ())
+    sequence = pack([_shared_prefix(64, 400, 12), _shared_prefix(100, 20, 9), _shared_prefix(33, 1, 40)], ())
     generator = torch.Generator().manual_seed(0)
-    query = torch.randn(1, 4, len(row.ids), 32, generator=generator).to(dtype)
-    key, value = torch.randn(2, 1, 2, len(row.ids), 32, generator=generator).to(dtype)
-    assert max(group.keys.numel() for group in row.groups) * 2 * 32 > THRESHOLD
+    query = torch.randn(1, 4, len(sequence.ids), 32, generator=generator).to(dtype)
+    key, value = torch.randn(2, 1, 2, len(sequence.ids), 32, generator=generator).to(dtype)
+    assert max(group.keys.numel() for group in sequence.groups) * 2 * 32 > THRESHOLD
 
     def gradients():
         leaves = [state.clone().requires_grad_() for state in (query, key, value)]
-        out, _ = packed_attention(None, *leaves, None, packed_groups=row.groups)
+        out, _ = packed_attention(None, *leaves, None, packed_groups=sequence.groups)
         (out.float() * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
         return bits(*(leaf.grad.float() for leaf in leaves))
 
@@ -119,26 +76,13 @@ def test_gradients_of_images_that_several_samples_show():
     vlm = tiny_vlm()
     objective = LanguageObjective(vlm)
     patches = torch.randn(3, vlm.image_tokens, 32, generator=torch.Generator().manual_seed(0))
-    row = pack([_shared_prefix(2, 1, 2)] * 400, [number % 3 for number in range(400)])
+    sequence = pack([_shared_prefix(2, 1, 2)] * 400, [number % 3 for number in range(400)])
     factors = torch.randn(400, vlm.image_tokens, 32, generator=torch.Generator().manual_seed(1))
     assert factors.numel() > THRESHOLD
 
     def gradient():
         leaf = patches.clone().requires_grad_()
-        (objective._features(row, row, None, leaf) * factors).sum().backward()
-        return bits(leaf.grad)
-
-    assert different(gradient) == 1
-
-
-def test_gradients_of_nearest_neighbours():
-    """A state may be the nearest of many."""
-    states = 1 + torch.randn(1200, 96, generator=torch.Generator().manual_seed(0))
-    states[0] = 1
-
-    def gradient():
-        leaf = states.clone().requires_grad_()
-        koleo(leaf).backward()
+        (objective._features(sequence, sequence, None, leaf) * factors).sum().backward()
         return bits(leaf.grad)
 
     assert different(gradient) == 1
@@ -160,11 +104,11 @@ def test_gradients_of_the_loss_and_of_token_embeddings():
 
 
 def test_gradients_of_the_contrastive_loss():
-    pictures, texts = torch.randn(2, 512, 128, generator=torch.Generator().manual_seed(0))
+    image_folder, texts = torch.randn(2, 512, 128, generator=torch.Generator().manual_seed(0))
     captions = [str(number % 90) for number in range(512)]
 
     def gradients():
-        leaves = [state.clone().requires_grad_() for state in (pictures, texts)]
+        leaves = [state.clone().requires_grad_() for state in (image_folder, texts)]
         contrastive_loss(*leaves, torch.tensor(9.0), captions).backward()
         return bits(*(leaf.grad for leaf in leaves))
 
@@ -175,7 +119,7 @@ def test_gradients_of_the_contrastive_loss():
 def many_questions(tmp_path_factory):
     """Every image in three samples, with a dozen questions in each."""
     folder = tmp_path_factory.mktemp("many questions")
-    names = write_pictures(folder / "images", 8, side=48)
+    names = write_images(folder / "images", 8, side=48)
     questions = [(f"is there a red circle? {turn}", ("yes", "no")[turn % 2]) for turn in range(12)]
     items = [llava_item(f"s{number}", questions, name) for number, name in enumerate(names * 3)]
     path = folder / "train.json"
@@ -187,7 +131,14 @@ def _stages(folder, output, stages):
     model = tiny_model_recipe(image_size=48).model_dump(by_alias=True)
     model["vision"]["from"] |= {"image_size": 48, "hidden_size": 48}
     model["language"]["from"] |= {"hidden_size": 64, "head_dim": 32}
-    base = {"train": ["connector", "language"], "batch": 24, "lr": 1e-3, "row_tokens": 4096, "steps": 2, "held_out": 0}
+    base = {
+        "train": ["connector", "language"],
+        "batch": 24,
+        "lr": 1e-3,
+        "sequence_tokens": 4096,
+        "steps": 2,
+        "held_out": 0,
+    }
     return make_recipe(folder, output, model=ModelRecipe.model_validate(model), stages=[{**base, **s} for s in stages])
 
 
@@ -210,35 +161,14 @@ def test_a_stage_beyond_the_threshold_ends_in_the_same_bits(many_questions, tmp_
     assert same(first, again)
 
 
-BACKBONES = {
-    "clip": lambda: ClipPretraining(2, 24, 0, variants=2),
-    "dinov2": lambda: Dinov2Pretraining(2, 24, 0, local_crops=2),
-    "language": lambda: LanguagePretraining(SIZES["small"], 640, Schedule(2, 1e-3, tokens=2500, questions=12), 0),
-}
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_pretraining_a_backbone_gives_the_same_gradients(name):
-    def gradients():
-        job = BACKBONES[name]()
-        job.trained.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
-            job.step(1)
-        return bits(*(p.grad for p in job.trained.parameters() if p.grad is not None))
-
-    with no_shared_additions():
-        first = gradients()
-    assert gradients() == first
-
-
 def test_hidden_states_beyond_the_threshold(vlm):
     """What a model answers follows from them."""
-    row = pack([_shared_prefix(64, 40, 12)], ())
-    states = torch.randn(1, len(row.ids), 32, generator=torch.Generator().manual_seed(0))
+    sequence = pack([_shared_prefix(64, 40, 12)], ())
+    states = torch.randn(1, len(sequence.ids), 32, generator=torch.Generator().manual_seed(0))
 
     @torch.inference_mode()
     def hidden():
         with packed(vlm.language):
-            return bits(vlm.run(row, states))
+            return bits(vlm.run(sequence, states))
 
     assert different(hidden, 8) == 1

@@ -1,4 +1,4 @@
-"""Two processes over gloo against one: the same losses and samples, and resume points that either can go on from."""
+"""Two processes over gloo against one: the same losses and samples, and training checkpoints that either can go on from."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_runs import QUIET, make_recipe, same, weights
 
-from olivine.data.packing import deal, spread
+from olivine.data.packing import balance, distribute
 from olivine.errors import RequestError
 from olivine.files import read_json_lines, write_text
 from olivine.model import checkpoint
@@ -70,7 +70,7 @@ def two_processes(folder, *arguments):
 
 
 def stages(**more):
-    """The tower trains too, so that whole and cut weights, pictures and text alone are all there."""
+    """The tower trains too, so that whole and cut weights, images and text alone are all there."""
     base = {"validate_every": 25, "batch": 8, "lr": 1e-3}
     return [{**base, "name": "a", "train": ["vision", "connector", "language"], "steps": STEPS, **more}]
 
@@ -82,7 +82,7 @@ def recipe_file(folder, dataset, name, output=None, **more):
 
 
 def losses(folder):
-    return [row["loss"] for row in read_json_lines(folder / "metrics.jsonl") if "loss" in row]
+    return [sequence["loss"] for sequence in read_json_lines(folder / "metrics.jsonl") if "loss" in sequence]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def runs(dataset, tmp_path_factory):
         "frozen": {"stages": frozen},
         "bf16": {"stages": frozen, "optimizer": {"precision": "bf16"}},
         "replicas": {"stages": frozen, "sharding": {"replicas": 2}},
-        "eager": {"stages": frozen, "sharding": {"gather_twice": False, "sum_each_row": True}},
+        "eager": {"stages": frozen, "sharding": {"gather_twice": False, "sum_each_sequence": True}},
     }.items():
         short[name], recipe = recipe_file(folder, dataset, name, **more)
         if name in {"frozen", "bf16"}:
@@ -175,14 +175,14 @@ def test_bf16_learns_nearly_the_same_and_is_written_in_bf16(runs):
 
 def test_rows_go_round_evenly():
     lengths = [100, 90, 60, 50, 40, 30, 20, 10]
-    assert spread(lengths, 100, 1) == deal(lengths, 100)
+    assert distribute(lengths, 100, 1) == balance(lengths, 100)
     for ranks in (2, 3, 4):
-        rows = spread(lengths, 100, ranks)
-        assert len(rows) % ranks == 0
-        assert sorted(i for row in rows for i in row) == list(range(8))
-        assert max(sum(lengths[i] for i in row) for row in rows) <= 100
-    assert spread([50], 100, 4) == [[0]], "one sample cannot be spread"
-    assert spread([], 100, 2) == []
+        sequences = distribute(lengths, 100, ranks)
+        assert len(sequences) % ranks == 0
+        assert sorted(i for sequence in sequences for i in sequence) == list(range(8))
+        assert max(sum(lengths[i] for i in sequence) for sequence in sequences) <= 100
+    assert distribute([50], 100, 4) == [[0]], "one sample cannot be spread"
+    assert distribute([], 100, 2) == []
 
 
 def test_replicas_must_divide_the_processes():

@@ -7,7 +7,7 @@ from tiny_runs import QUIET, make_recipe, same, weights
 
 from olivine.data.batches import BatchMaker
 from olivine.data.llava_json import parse_item
-from olivine.data.packing import filler, pack
+from olivine.data.packing import pack, padding_sequence
 from olivine.files import read_json
 from olivine.model.attention import packed_attention, varlen_attention, why_not_varlen
 from olivine.recipe import DataRecipe
@@ -52,15 +52,15 @@ def test_spans_say_what_groups_say(vlm, dataset, turns):
     items = read_json(dataset)
     samples = [parse_item(item, number) for number, item in enumerate(items)]
     source = DataRecipe.model_validate({"json": dataset, "images": dataset.parent / "images", "turns": turns})
-    maker = BatchMaker(samples, source, vlm.encoder(), vlm.transform, row_tokens=160)
-    rows = maker.make([(0, number) for number in range(12)]).rows
-    assert any((row.spans.gather is not None) == (turns == "independent") for row in rows)
-    for row in [*rows, filler()]:
+    maker = BatchMaker(samples, source, vlm.encoder(), vlm.transform, sequence_tokens=160)
+    sequences = maker.make([(0, number) for number in range(12)]).sequences
+    assert any((sequence.spans.gather is not None) == (turns == "independent") for sequence in sequences)
+    for sequence in [*sequences, padding_sequence()]:
         torch.manual_seed(0)
-        query = torch.randn(1, 4, len(row.ids), 16)
-        key, value = torch.randn(2, 1, 2, len(row.ids), 16)
-        grouped, _ = packed_attention(None, query, key, value, None, scaling=0.3, packed_groups=row.groups)
-        spans = varlen_attention(query, key, value, row.spans, 0.3, kernel=varlen_by_hand)
+        query = torch.randn(1, 4, len(sequence.ids), 16)
+        key, value = torch.randn(2, 1, 2, len(sequence.ids), 16)
+        grouped, _ = packed_attention(None, query, key, value, None, scaling=0.3, packed_groups=sequence.groups)
+        spans = varlen_attention(query, key, value, sequence.spans, 0.3, kernel=varlen_by_hand)
         torch.testing.assert_close(grouped, spans)
 
 
@@ -72,10 +72,10 @@ def test_the_kernel_without_padding_is_not_asked_on_the_cpu(vlm):
 def test_the_kernel_without_padding_agrees_within_bf16(vlm, dataset):
     encoder = vlm.encoder()
     examples = [encoder.example(parse_item(item, 0), independent=True) for item in read_json(dataset)[:8]]
-    row = pack(examples, []).to(torch.device("cuda"))
-    query = torch.randn(1, 4, len(row.ids), 64, device="cuda", dtype=torch.bfloat16)
-    key, value = torch.randn(2, 1, 2, len(row.ids), 64, device="cuda", dtype=torch.bfloat16)
+    sequence = pack(examples, []).to(torch.device("cuda"))
+    query = torch.randn(1, 4, len(sequence.ids), 64, device="cuda", dtype=torch.bfloat16)
+    key, value = torch.randn(2, 1, 2, len(sequence.ids), 64, device="cuda", dtype=torch.bfloat16)
     assert why_not_varlen(vlm.language.config, torch.device("cuda"), torch.bfloat16) is None
-    grouped, _ = packed_attention(None, query, key, value, None, packed_groups=row.groups)
-    spans, _ = packed_attention(None, query, key, value, None, packed_spans=row.spans)
+    grouped, _ = packed_attention(None, query, key, value, None, packed_groups=sequence.groups)
+    spans, _ = packed_attention(None, query, key, value, None, packed_spans=sequence.spans)
     torch.testing.assert_close(grouped, spans, atol=2e-2, rtol=2e-2)

@@ -9,7 +9,7 @@ from olivine.errors import DataError
 from olivine.model.build import build
 from olivine.recipe import StageRecipe
 from olivine.testing import CORPUS, tiny_vlm
-from olivine.training import run as run_module
+from olivine.training import engine
 from olivine.training.run import train, train_stage
 from olivine.training.stage import Stage, _set_precision
 from olivine.training.trained_weights import TRAINED, load_to_train, put_trained
@@ -47,16 +47,16 @@ def test_the_second_stage_begins_where_the_first_ended(dataset, tmp_path, starte
 
 def test_a_run_killed_between_its_stages_ends_in_the_same_bits(dataset, tmp_path, monkeypatch):
     whole = weights(train(bf16_recipe(dataset, tmp_path / "whole"), QUIET))
-    finish = run_module._finish_stage
+    finish = engine.finish_stage
 
     def killed(*arguments, followed):
         finish(*arguments, followed=followed)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "_finish_stage", killed)
+    monkeypatch.setattr(engine, "finish_stage", killed)
     with pytest.raises(KeyboardInterrupt):
         train(bf16_recipe(dataset, tmp_path / "run"), QUIET)
-    monkeypatch.setattr(run_module, "_finish_stage", finish)
+    monkeypatch.setattr(engine, "finish_stage", finish)
     assert same(whole, weights(train(bf16_recipe(dataset, tmp_path / "run"), QUIET)))
 
 

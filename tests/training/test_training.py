@@ -1,4 +1,4 @@
-"""Training a tiny model for a few steps: what trains moves, the same seed gives the same bits, a killed run goes on."""
+"""Training a tiny model for a few steps: what trains moves, the same seed gives the same bits, a killed run resumes."""
 
 import json
 import math
@@ -43,11 +43,11 @@ def test_the_run_directory_has_what_reproduces_it(whole_run, dataset):
     assert {"torch", "transformers", "olivine"} <= provenance["packages"].keys()
     assert len(provenance["data"]["all"]["sha256"]) == 64
     assert provenance["data"]["all"]["samples"] == 30
-    rows = read_json_lines(whole_run / "instruct" / "metrics.jsonl")
-    losses = [row["loss"] for row in rows if "loss" in row]
+    sequences = read_json_lines(whole_run / "instruct" / "metrics.jsonl")
+    losses = [sequence["loss"] for sequence in sequences if "loss" in sequence]
     assert len(losses) == 6
-    assert all(row["labels"] > 0 for row in rows if "labels" in row)
-    assert rows[-1]["held_out_loss"] > 0
+    assert all(sequence["labels"] > 0 for sequence in sequences if "labels" in sequence)
+    assert sequences[-1]["held_out_loss"] > 0
     assert losses[-1] < losses[0]
     assert find_checkpoint(whole_run) == whole_run / "instruct" / "checkpoint"
     assert find_checkpoint(whole_run / "align") == whole_run / "align" / "checkpoint"
@@ -66,7 +66,7 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("at", [2, 4, 5, 8])
 def test_a_killed_run_goes_on_to_the_same_bits(whole_run, dataset, tmp_path, monkeypatch, at):
-    """Killed in the middle of stage 1, just behind a resume point, and twice in stage 2."""
+    """Killed in the middle of stage 1, just behind a training checkpoint, and twice in stage 2."""
     stages = [
         {"name": "align", "train": ["connector"], "steps": 3, "save_every": 1},
         {"name": "instruct", "steps": 6, "save_every": 2},
@@ -86,8 +86,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole_run, dataset, tmp_path, mon
         train(recipe, QUIET)
     folder = train(recipe, QUIET)
     assert same(weights(whole_run / "instruct" / "checkpoint"), weights(folder))
-    rows = read_json_lines(folder.parent / "metrics.jsonl")
-    assert [row["step"] for row in rows if "loss" in row] == list(range(6))
+    sequences = read_json_lines(folder.parent / "metrics.jsonl")
+    assert [sequence["step"] for sequence in sequences if "loss" in sequence] == list(range(6))
     assert not (folder.parent / "resume").exists()
 
 
@@ -122,8 +122,8 @@ def test_another_recipe_or_other_data_in_the_same_directory_is_refused(dataset, 
     train(make_recipe(own, tmp_path / "run", stages=stages), QUIET)
     with pytest.raises(RequestError, match=r"different: seed \(.*\), stages\.align\.lr"):
         train(make_recipe(own, tmp_path / "run", stages=[{**stages[0], "lr": 1e-4}], seed=9), QUIET)
-    rows = json.loads(own.read_text())
-    own.write_text(json.dumps(rows[1:]))
+    sequences = json.loads(own.read_text())
+    own.write_text(json.dumps(sequences[1:]))
     with pytest.raises(RequestError, match="has changed since this run began"):
         train(make_recipe(own, tmp_path / "run", stages=stages), QUIET)
 
@@ -148,15 +148,15 @@ def test_a_batch_without_labels_stops_and_says_why(dataset, tmp_path, monkeypatc
 def test_how_a_batch_is_dealt_to_rows_does_not_change_the_gradient(dataset, tmp_path):
     """One long row or many short ones: the loss is weighted by labels, not by rows."""
 
-    def first_step(row_tokens, name):
-        stages = [{"name": "a", "steps": 1, "row_tokens": row_tokens, "batch": 20, "held_out": 0}]
+    def first_step(sequence_tokens, name):
+        stages = [{"name": "a", "steps": 1, "sequence_tokens": sequence_tokens, "batch": 20, "held_out": 0}]
         train(make_recipe(dataset, tmp_path / name, stages=stages), QUIET)
-        row = read_json_lines(tmp_path / name / "a" / "metrics.jsonl")[0]
-        return row["loss"], row["grad_norm"]
+        sequence = read_json_lines(tmp_path / name / "a" / "metrics.jsonl")[0]
+        return sequence["loss"], sequence["grad_norm"]
 
     loss, norm = first_step(4096, "long")
-    for row_tokens in (30, 150):
-        other_loss, other_norm = first_step(row_tokens, f"short{row_tokens}")
+    for sequence_tokens in (30, 150):
+        other_loss, other_norm = first_step(sequence_tokens, f"short{sequence_tokens}")
         assert math.isclose(loss, other_loss, rel_tol=1e-6)
         assert math.isclose(norm, other_norm, rel_tol=1e-5)
 
@@ -164,8 +164,8 @@ def test_how_a_batch_is_dealt_to_rows_does_not_change_the_gradient(dataset, tmp_
 def test_validation_writes_loss_and_two_answers(dataset, tmp_path):
     stages = [{"name": "a", "steps": 4, "validate_every": 2}]
     folder = train(make_recipe(dataset, tmp_path / "run", stages=stages), QUIET).parent
-    rows = [row for row in read_json_lines(folder / "metrics.jsonl") if "held_out_loss" in row]
-    assert [row["step"] for row in rows] == [1, 3, 4]
+    sequences = [sequence for sequence in read_json_lines(folder / "metrics.jsonl") if "held_out_loss" in sequence]
+    assert [sequence["step"] for sequence in sequences] == [1, 3, 4]
     samples = read_json_lines(folder / "samples.jsonl")
     assert len(samples) == 4
     assert samples[0].keys() == {"step", "sample", "question", "answer", "truth"}
@@ -177,29 +177,29 @@ def test_validating_changes_no_bit_of_the_training(dataset, tmp_path):
     assert same(weights(train(plain, QUIET)), weights(train(looked, QUIET)))
 
 
-def test_contrastive_trains_the_tower_and_needs_pictures(dataset, tmp_path):
+def test_contrastive_trains_the_tower_and_needs_images(dataset, tmp_path):
     stages = [{"name": "look", "train": ["vision"], "objective": "contrastive", "steps": 2}]
-    with pytest.raises(RequestError, match="needs a picture in every sample"):
+    with pytest.raises(RequestError, match="needs an image in every sample"):
         train(make_recipe(dataset, tmp_path / "refused", stages=stages), QUIET)
     own = tmp_path / "own" / "train.json"
     write_dataset(own.parent, items=30)
-    own.write_text(json.dumps([row for row in json.loads(own.read_text()) if "image" in row]))
+    own.write_text(json.dumps([sequence for sequence in json.loads(own.read_text()) if "image" in sequence]))
     result = train(make_recipe(own, tmp_path / "run", stages=stages), QUIET)
     before, after = build(tiny_model_recipe(), seed=0, texts=lambda: ()).model.state_dict(), weights(result)
     moved = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"vision_tower"}
 
 
-def test_a_broken_held_out_picture_does_not_stop_a_run_that_skips(tmp_path):
+def test_a_broken_held_out_image_does_not_stop_a_run_that_skips(tmp_path):
     own = write_dataset(tmp_path / "own", items=30)
-    rows = [row for row in json.loads(own.read_text()) if "image" in row]
-    own.write_text(json.dumps(rows))
+    sequences = [sequence for sequence in json.loads(own.read_text()) if "image" in sequence]
+    own.write_text(json.dumps(sequences))
     stages = [{"name": "a", "steps": 2, "validate_every": 1}]
     values = make_recipe(own, tmp_path / "run", stages=stages).model_dump(by_alias=True)
     values["data"]["all"]["on_error"] = "skip"
-    held_out = split_held_out(rows, 64, 0, "all")[1]
-    for row in held_out:
-        (own.parent / "images" / row["image"]).write_bytes(b"\x89PNG broken")
+    held_out = split_held_out(sequences, 64, 0, "all")[1]
+    for sequence in held_out:
+        (own.parent / "images" / sequence["image"]).write_bytes(b"\x89PNG broken")
     folder = train(Recipe.model_validate(values), QUIET)
     assert read_json(folder.parent / "result.json")["held_out_loss"] is None
 

@@ -12,14 +12,14 @@ QUIET = Console(quiet=True)
 
 
 def make_recipe(dataset, output, *, stages=None, depth=2, model=None, **more):
-    base = {"train": ["connector", "language"], "data": "all", "batch": 6, "lr": 1e-2, "row_tokens": 160}
-    chosen = stages or [{"name": "align", "train": ["connector"], "steps": 3}, {"name": "instruct", "steps": 6}]
+    base = {"train": ["connector", "language"], "data": "all", "batch": 6, "lr": 1e-2, "sequence_tokens": 160}
+    selected = stages or [{"name": "align", "train": ["connector"], "steps": 3}, {"name": "instruct", "steps": 6}]
     return Recipe.model_validate(
         {
             "name": "tiny",
             "model": (model or tiny_model_recipe(depth=depth)).model_dump(by_alias=True),
             "data": {"all": {"json": dataset, "images": dataset.parent / "images", "turns": "independent"}},
-            "stages": [{**base, **stage} for stage in chosen],
+            "stages": [{**base, **stage} for stage in selected],
             "optimizer": {"precision": "fp32", **more.pop("optimizer", {})},
             "output": output,
             **more,

@@ -52,12 +52,12 @@ def test_the_full_sentence_agrees_with_the_answer():
 
 def unlit(shown, x, y):
     """The colour at a pixel as it would be in even daylight."""
-    picture = drawing.draw(shown).astype(float)
+    image = drawing.draw(shown).astype(float)
     angle, strength = shown.light
     across, down = (2 * part / 95 - 1 for part in (x, y))
     light = 1 + 0.16 * strength * (math.cos(angle) * across + math.sin(angle) * down)
     night = np.array([0.80, 0.80, 0.86]) if shown.time == "night" else 1.0
-    return picture[y, x] / light / night
+    return image[y, x] / light / night
 
 
 def test_every_thing_shows_its_colour_where_its_probe_is():
@@ -78,9 +78,9 @@ def upscaled(character):
 
 def read_sign(shown, thing):
     """What template matching reads on a sign, character by character."""
-    picture = drawing.draw(shown).astype(float)
+    image = drawing.draw(shown).astype(float)
     x, y = (int(part) for part in shapes.probe(thing))
-    contrast = np.pad(np.linalg.norm(picture - picture[y, x], axis=2), 4, constant_values=np.nan)
+    contrast = np.pad(np.linalg.norm(image - image[y, x], axis=2), 4, constant_values=np.nan)
     read = ""
     for place in range(len(thing.writing)):
         left = round(thing.x - (6 * len(thing.writing) - 1) + 12 * place)

@@ -1,4 +1,4 @@
-"""The backbones' pretraining: it learns, goes on to the same bits, and leaves ordinary transformers folders."""
+"""The backbones' pretraining: it learns, resumes to the same bits, and leaves ordinary transformers folders."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +17,13 @@ from olivine.world.backbones import BACKBONES, locate, shipped
 from olivine.world.conversations import conversation
 from olivine.world.language import description
 from olivine.world.pretraining import loop, run
-from olivine.world.pretraining.cells import embedded, told_by_cells
 from olivine.world.pretraining.clip import ClipPretraining
 from olivine.world.pretraining.curriculum import Curriculum, Schedule
 from olivine.world.pretraining.dinov2 import Dinov2Pretraining
-from olivine.world.pretraining.gemma import SIZES, Size, begin_calmly, begin_looking_back, gemma_config, grown
+from olivine.world.pretraining.gemma import SIZES, Size, begin_looking_back, expanded, gemma_config, scaled_init
 from olivine.world.pretraining.language import LanguagePretraining
 from olivine.world.pretraining.run import JOBS
+from olivine.world.pretraining.symbolic_patches import embedded, symbolic_patch_captions
 from olivine.world.pretraining.towers import SHAPE, as_pixels, covered, patches_of, probe
 from olivine.world.questions import ask
 from olivine.world.sampling import scene, scenes
@@ -54,7 +54,7 @@ def quick_figures(monkeypatch):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_goes_on_to_the_same_bits(name, tmp_path, quick_figures):
-    """A run that is cut off between two resume points ends as one that was not."""
+    """A run that is cut off between two training checkpoints ends as one that was not."""
     loop.pretrain(MAKERS[name](), tmp_path / "whole", save_every=2, on_step=lambda *_: None)
 
     def stop(step, _steps):
@@ -145,7 +145,7 @@ def test_the_first_heads_begin_by_looking_back(size):
     def attention(looking_back):
         torch.manual_seed(0)
         model = GemmaForCausalLM._from_config(gemma_config(SIZES[size], 640), attn_implementation="eager")
-        begin_calmly(model)
+        scaled_init(model)
         if looking_back:
             begin_looking_back(model, (1, 2))
         ids = torch.randint(300, 640, (4, 48), generator=torch.Generator().manual_seed(1))
@@ -162,7 +162,7 @@ def test_a_grown_model_computes_what_the_smaller_one_does():
     """Net2Net: a larger model begins where the smaller one ended, and all of it can learn."""
     torch.manual_seed(0)
     smaller = GemmaForCausalLM(gemma_config(SIZES["small"], 300))
-    larger = grown(smaller, SIZES["large"])
+    larger = expanded(smaller, SIZES["large"])
     ids = torch.randint(0, 300, (2, 40))
     torch.testing.assert_close(larger(ids).logits, smaller(ids).logits, rtol=1e-5, atol=1e-5)
     assert larger.num_parameters() > 2 * smaller.num_parameters()
@@ -172,7 +172,7 @@ def test_a_grown_model_computes_what_the_smaller_one_does():
     larger(ids, labels=ids).loss.backward()
     assert all(bool(p.grad.abs().sum() > 0) for p in larger.parameters())
     with pytest.raises(ValueError, match="cannot be grown"):
-        grown(smaller, Size(128, 6, 640, 4))
+        expanded(smaller, Size(128, 6, 640, 4))
 
 
 def test_a_grown_model_goes_on_with_what_comes_next():
@@ -267,13 +267,13 @@ def test_reading_shares_the_description_and_hides_questions_from_one_another():
     assert whole.ids == together.parts[0].ids + together.parts[1].ids
 
 
-def test_cells_stand_where_a_picture_would():
+def test_cells_stand_where_a_image_would():
     job = _language(200, 1024)
     shown, draw = scene(0, "t", 0), Random(1)
     pairs = [(asked.text, asked.answer) for asked in ask(shown, draw, 3)]
     text = job.curriculum.asked_of_cells(shown, pairs, draw)
-    of_a_picture = Sample("t", conversation(pairs), "t.png")
-    assert text.example.parts == job.curriculum.encoders["gemma"].example(of_a_picture, independent=True).parts
+    of_a_image = Sample("t", conversation(pairs), "t.png")
+    assert text.example.parts == job.curriculum.encoders["gemma"].example(of_a_image, independent=True).parts
     assert text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.cells) == SHAPE.grid**2
 
 
@@ -282,7 +282,7 @@ def test_cells_tell_what_lies_in_them():
     for shown in scenes(0, "t", 30):
         cells = [
             [job.tokenizer.convert_ids_to_tokens(token) for token in cell]
-            for cell in told_by_cells(shown, job.tokenizer, Random(0), kept=1.0)
+            for cell in symbolic_patch_captions(shown, job.tokenizer, Random(0), kept=1.0)
         ]
         nearest = {place: thing for thing in shown.things for place in covered(thing)}
         for place, words in enumerate(cells):
@@ -385,7 +385,7 @@ def test_shipped_backbones_are_ordinary_folders(name):
 
 def test_the_shipped_clip_shows_kinds_and_colours():
     tower = AutoModel.from_pretrained(shipped() / "tiny-clip").eval()
-    found = probe(lambda pictures: patches_of(tower, as_pixels(pictures, STATISTICS["clip_vision_model"])), 0, 400, 100)
+    found = probe(lambda images: patches_of(tower, as_pixels(images, STATISTICS["clip_vision_model"])), 0, 400, 100)
     assert found["of_patches"]["kind"] > 95
     assert found["of_their_mean"]["kind"] > 90
     assert found["of_their_mean"]["colour"] > 97

@@ -13,7 +13,7 @@ from olivine.world.sampling import scenes
 STEPS = 6
 
 
-def test_half_of_the_crops_are_seen_whole_and_half_of_the_pictures_as_they_are():
+def test_half_of_the_crops_are_seen_whole_and_half_of_the_images_as_they_are():
     drawn = np.random.default_rng(0)
     hidden = dinov2._hide(drawn, 20, 5)
     assert sorted(row.any() for row in hidden) == [False] * 10 + [True] * 10
@@ -25,7 +25,7 @@ def test_half_of_the_crops_are_seen_whole_and_half_of_the_pictures_as_they_are()
 
 
 @pytest.mark.parametrize(("index", "side"), [(0, dinov2._CLOSE_UP_SIDE), (STEPS - 1, dinov2._GLOBAL_SIDE)])
-def test_crops_of_half_of_the_pictures_are_recoloured(index, side, monkeypatch):
+def test_crops_of_half_of_the_images_are_recoloured(index, side, monkeypatch):
     monkeypatch.setattr(dinov2, "_recoloured", lambda crop, drawn: np.zeros_like(crop))
     job = Dinov2Pretraining(STEPS, 4, 0)
     whole, parts = job._crops(index, np.random.default_rng(0))
@@ -37,7 +37,7 @@ def test_crops_of_half_of_the_pictures_are_recoloured(index, side, monkeypatch):
         assert job._is_recoloured(crops).tolist() == recoloured
 
 
-def test_views_are_told_by_the_other_crops_of_their_picture():
+def test_views_are_told_by_the_other_crops_of_their_image():
     job = Dinov2Pretraining(STEPS, 2, 0, local_crops=1)
     pairs = []
 
@@ -61,10 +61,10 @@ def test_recoloured_crops_have_targets_of_their_own():
             torch.testing.assert_close(targets[some], sinkhorn(head(crops[some])))
 
 
-def test_a_crop_is_found_by_its_own_picture():
-    pictures = F.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
-    right = dinov2._found(pictures, pictures)
-    assert right < dinov2._found(pictures, pictures.roll(1, 0))
+def test_a_crop_is_found_by_its_own_image():
+    images = F.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    right = dinov2._found(images, images)
+    assert right < dinov2._found(images, images.roll(1, 0))
 
 
 def test_sinkhorn_uses_every_prototype_alike():

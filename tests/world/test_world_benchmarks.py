@@ -10,14 +10,14 @@ from scene_checker import KINDS, NUMBERS, answer, scene_in
 
 from olivine.errors import DataError, RequestError
 from olivine.evaluation import benchmarks
-from olivine.evaluation.majority import guessing, majority
+from olivine.evaluation.majority_baseline import majority, majority_baseline_answers
 from olivine.evaluation.rule_judge import RuleJudge
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer
 from olivine.world import benchmarks as world_benchmarks
 from olivine.world import training_data
 from olivine.world.benchmarks import WRITERS, pope, write_all
-from olivine.world.pictures import save_all
+from olivine.world.image_files import save_all
 from olivine.world.sampling import HELD_OUT, VERSION, scenes
 
 SEED = 11
@@ -26,7 +26,7 @@ SEED = 11
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    write_all(folder, SEED, share=0.15, measure=guessing)
+    write_all(folder, SEED, share=0.15, measure=majority_baseline_answers)
     return folder
 
 
@@ -61,8 +61,8 @@ def test_official_readers_take_them_and_gold_gets_full_marks(world, name):
     root = reader.images(world / name)
     for question in questions:
         if question.image is not None:
-            with Image.open(root / question.image) as picture:
-                assert picture.size == (96, 96)
+            with Image.open(root / question.image) as image:
+                assert image.size == (96, 96)
     gold = [Answer(question.id, most_common(question.references)) for question in questions]
     metrics = reader.score(questions, gold).metrics
     assert {key: metrics[key] for key in FULL[name]} == pytest.approx(FULL[name], abs=1.0 if name == "vqav2" else 1e-9)
@@ -150,13 +150,13 @@ def test_pope_follows_its_own_rule(world):
     frequency = Counter(kind for scene in shown.values() for kind in {t["kind"] for t in scene["things"]})
     for setting in pope.SETTINGS:
         rows = read_json_lines(world / "pope" / f"coco_pope_{setting}.json")
-        by_picture = {}
+        by_image = {}
         for row in rows:
             scene = shown[f"images/{row['image']}"]
             assert answer(row["text"], scene) == row["label"]
             kind = row["text"].split()[3]
-            by_picture.setdefault(row["image"], {"yes": [], "no": []})[row["label"]].append(kind)
-        for image, asked in by_picture.items():
+            by_image.setdefault(row["image"], {"yes": [], "no": []})[row["label"]].append(kind)
+        for image, asked in by_image.items():
             assert len(set(asked["yes"])) == len(set(asked["no"])) == 3
             there = {t["kind"] for t in shown[f"images/{image}"]["things"]}
             left = [frequency[kind] for kind in KINDS - there - set(asked["no"])]
@@ -178,7 +178,7 @@ def seen_together(shown, asked, there):
     return company[asked["no"][0]] == max(company[kind] for kind in KINDS - there)
 
 
-def test_mme_asks_two_of_each_picture(world):
+def test_mme_asks_two_of_each_image(world):
     shown = truths(world / "mme")
     for image, scene in shown.items():
         lines = [line.split("\t") for line in (world / "mme" / image).with_suffix(".txt").read_text().splitlines()]
@@ -236,7 +236,7 @@ def test_mmvet_elements(world):
                 assert {element[0] for element in elements} == {t["kind"] for t in scene["things"]}
 
 
-def test_scienceqa_with_and_without_pictures(world):
+def test_scienceqa_with_and_without_images(world):
     shown = truths(world / "scienceqa")
     problems = read_json(world / "scienceqa" / "problems.json")
     seen = read = 0
@@ -290,7 +290,7 @@ def test_the_same_seed_gives_the_same_bytes_and_what_is_there_is_left(tmp_path, 
 
 
 def test_a_writer_that_breaks_leaves_no_folder_and_keeps_the_others(tmp_path, monkeypatch):
-    def broken(folder, seed, pictures):
+    def broken(folder, seed, images):
         (folder / "half").touch()
         raise OSError("disk full")
 
@@ -312,15 +312,15 @@ def test_many_processes_draw_what_one_draws(tmp_path):
     one, two = ({tmp_path / name / f"{s.id}.jpg": s for s in scenes(1, "many", 130)} for name in ("one", "two"))
     told = []
     save_all(one, processes=1)
-    save_all(two, processes=2, on_picture=lambda done, total: told.append((done, total)))
+    save_all(two, processes=2, on_image=lambda done, total: told.append((done, total)))
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     assert sorted(told)[-1] == (130, 130)
 
 
-def test_pictures_are_jpeg_without_chroma_subsampling(world):
-    with Image.open(next((world / "gqa" / "images").iterdir())) as picture:
-        assert picture.format == "JPEG"
-        assert {component[1:3] for component in picture.layer} == {(1, 1)}
+def test_images_are_jpeg_without_chroma_subsampling(world):
+    with Image.open(next((world / "gqa" / "images").iterdir())) as image:
+        assert image.format == "JPEG"
+        assert {component[1:3] for component in image.layer} == {(1, 1)}
 
 
 def test_what_an_earlier_version_of_the_world_wrote_is_written_anew(tmp_path, monkeypatch):

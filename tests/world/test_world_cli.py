@@ -19,7 +19,7 @@ def test_help_has_an_example(run, command):
 
 @pytest.fixture
 def small_demo(monkeypatch, tmp_path):
-    """The demo on a few pictures, over parts of random weights: the way, not the scores."""
+    """The demo on a few images, over parts of random weights: the way, not the scores."""
     from olivine import demo
 
     recipes = tmp_path / "recipes"

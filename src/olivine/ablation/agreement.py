@@ -42,7 +42,7 @@ class PublishedEffect:
 
 
 def published_effects(table: PublishedTable) -> list[PublishedEffect]:
-    """Every main effect of every column, in Olivine's units."""
+    """Every main effect of every column, in Olivine's clusters."""
     return [
         PublishedEffect(contrast.name, metric.label, effect)
         for metric in table.metrics

@@ -26,7 +26,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """The losses of one stage in all cells, on common axes."""
+    """The losses of one stage in all configurations, on common axes."""
 
     stage: str
     steps: int
@@ -55,26 +55,26 @@ def thinned(losses: list[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def _name(plan: Plan, step: StageStep) -> str:
-    """The cells that share the step: the levels that all of them have in common."""
+    """The configurations that share the step: the levels that all of them have in common."""
     users = plan.used_by(step.key)
     common = [
-        f"{axis}={users[0][0][place]}"
-        for place, axis in enumerate(plan.study.axes)
-        if len({cell[place] for cell, _ in users}) == 1
+        f"{axis}={users[0][0][position]}"
+        for position, axis in enumerate(plan.study.axes)
+        if len({configuration[position] for configuration, _ in users}) == 1
     ]
     seeds = f", seed {step.recipe.seed}" if len(plan.study.recipe.seeds) > 1 else ""
-    return (", ".join(common) or "all cells") + seeds
+    return (", ".join(common) or "all configurations") + seeds
 
 
 def _curves(stage: str, lines: dict[str, list[tuple[int, float]]]) -> Curves:
-    steps = max(place for line in lines.values() for place, _ in line) + 1
+    steps = max(position for line in lines.values() for position, _ in line) + 1
     values = [loss for line in lines.values() for _, loss in line]
     low, high = min(0.0, *values), max(values) or 1.0
 
     def draw(line: list[tuple[int, float]]) -> str:
         return " ".join(
-            f"{WIDTH * (place + 1) / steps:.0f},{HEIGHT * (1 - (loss - low) / (high - low)):.1f}"
-            for place, loss in line
+            f"{WIDTH * (position + 1) / steps:.0f},{HEIGHT * (1 - (loss - low) / (high - low)):.1f}"
+            for position, loss in line
         )
 
     curves = tuple(Curve(name, draw(line), line[-1][1]) for name, line in lines.items())

@@ -15,16 +15,16 @@ from olivine.files import read_json, write_json
 from olivine.model.size import model_size
 from olivine.recipe import AugmentRecipe, DataRecipe, Recipe, StageRecipe
 
-#: In a study's directory: what was decided when it was begun. More cells or seeds later do not change it, since that
+#: In a study's directory: what was decided when it was begun. More configurations or seeds later do not change it, since that
 #: would rename the steps that are done.
 DECISIONS = "features.json"
 #: Features are kept where they save at least this share of the operations of the trainings that would read them.
-WORTH = 0.1
+BENEFIT_FACTOR = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
-    """What keeping the features of one tower over one source's pictures comes to.
+class CacheBenefit:
+    """What keeping the features of one tower over one source's images comes to.
 
     Attributes:
         key: of the step that would compute them.
@@ -43,8 +43,8 @@ class Worth:
     kept: bool
 
 
-def may_keep(recipe: Recipe, stage: StageRecipe) -> bool:
-    """Whether a stage shows its model what a pretrained tower, never trained, makes of pictures as they are."""
+def cacheable(recipe: Recipe, stage: StageRecipe) -> bool:
+    """Whether a stage shows its model what a pretrained tower, never trained, makes of images as they are."""
     before = [s for s in recipe.stages[: recipe.stages.index(stage)] if not s.skip]
     return (
         isinstance(recipe.model.vision.from_, str)
@@ -54,14 +54,14 @@ def may_keep(recipe: Recipe, stage: StageRecipe) -> bool:
     )
 
 
-def weigh(
+def estimate_benefit(
     key: str,
     trainings: Sequence[tuple[Recipe, StageRecipe]],
     *,
     keep: KeepFeatures,
     limit: float,
     decided: Mapping[str, bool],
-) -> Worth:
+) -> CacheBenefit:
     """Decide on the features that some stages share.
 
     Args:
@@ -70,14 +70,16 @@ def weigh(
         decided: what was decided before, by key.
     """
     try:
-        room, saved = _room(*trainings[0]), _saved(trainings)
+        disk_bytes, saved = _disk_bytes(*trainings[0]), _saved(trainings)
     except OlivineError:
-        room, saved = None, None
-    pays = room is not None and saved is not None and room <= limit and saved >= WORTH
+        disk_bytes, saved = None, None
+    pays = disk_bytes is not None and saved is not None and disk_bytes <= limit and saved >= BENEFIT_FACTOR
     kept = decided.get(key, pays) if keep == "auto" else keep == "always"
     recipe, stage = trainings[0]
     fit = stage.image_fit or recipe.model.vision.image_fit
-    return Worth(key, f"{recipe.model.vision.from_} over {stage.data}, {fit}", len(trainings), room, saved, kept)
+    return CacheBenefit(
+        key, f"{recipe.model.vision.from_} over {stage.data}, {fit}", len(trainings), disk_bytes, saved, kept
+    )
 
 
 def decisions(directory: Path) -> dict[str, bool]:
@@ -86,10 +88,10 @@ def decisions(directory: Path) -> dict[str, bool]:
     return dict(read_json(path)) if path.is_file() else {}
 
 
-def remember(directory: Path, weighed: Sequence[Worth]) -> None:
+def remember(directory: Path, estimated: Sequence[CacheBenefit]) -> None:
     """Write down what was decided, beside what was before."""
-    if weighed:
-        write_json(directory / DECISIONS, decisions(directory) | {worth.key: worth.kept for worth in weighed})
+    if estimated:
+        write_json(directory / DECISIONS, decisions(directory) | {benefit.key: benefit.kept for benefit in estimated})
 
 
 def stage_estimate(recipe: Recipe, stage: StageRecipe, device: str, utilisation: float = 0.4) -> StageEstimate:
@@ -101,7 +103,7 @@ def stage_estimate(recipe: Recipe, stage: StageRecipe, device: str, utilisation:
 
 
 def lengths_of(recipe: Recipe, stage: StageRecipe) -> Lengths:
-    """What the samples of a stage's source are like; a source is read once for all cells."""
+    """What the samples of a stage's source are like; a source is read once for all configurations."""
     source = recipe.data[stage.data].model_dump_json(by_alias=True)
     return _lengths(source, model_size(recipe.model).patches)
 
@@ -111,11 +113,11 @@ def _lengths(source: str, patches: int) -> Lengths:
     return measured_lengths(DataRecipe.model_validate_json(source), patches)
 
 
-def _room(recipe: Recipe, stage: StageRecipe) -> float:
-    """Bytes of the features of all pictures, every sample's taken for another one."""
+def _disk_bytes(recipe: Recipe, stage: StageRecipe) -> float:
+    """Bytes of the features of all images, every sample's taken for another one."""
     shape, lengths = model_size(recipe.model), lengths_of(recipe, stage)
     width = 2 if recipe.optimizer.precision == "bf16" else 4
-    return lengths.samples * lengths.pictures * shape.patches * shape.tower_width * width
+    return lengths.samples * lengths.images * shape.patches * shape.tower_width * width
 
 
 def _saved(trainings: Sequence[tuple[Recipe, StageRecipe]]) -> float:

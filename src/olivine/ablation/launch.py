@@ -1,4 +1,4 @@
-"""Carry a plan out: every step after what it needs, a step that dies tried again, then reported while the rest goes on.
+"""Carry a plan out: every step after what it needs, a step that dies tried again, then reported while the rest resumes.
 
 Where steps run is each launcher's own: `launch_local`, `launch_processes`, `launch_ray`, or one that another package
 offers. Results travel through the study's directory alone.
@@ -41,7 +41,7 @@ class Progress(Protocol):
     def within(self, done: int, total: int) -> None:
         """How far the present step is, where that is known."""
 
-    def says(self, step: Step, text: str) -> None:
+    def log_line(self, step: Step, text: str) -> None:
         """A step that runs in another process has something to tell."""
 
     def end(self, step: Step, failure: Failure | None) -> None:
@@ -88,7 +88,7 @@ def launch_over(pool: Pool, plan: Plan, progress: Progress) -> list[Failure]:
     failures: dict[str, Failure] = {}
     while waiting or running:
         for step in list(waiting.values()):
-            failure = held_up(step, failures)
+            failure = blocked_by(step, failures)
             if failure is not None:
                 failures[step.key] = failure
                 del waiting[step.key]
@@ -110,7 +110,7 @@ def launch_over(pool: Pool, plan: Plan, progress: Progress) -> list[Failure]:
     return list(failures.values())
 
 
-def held_up(step: Step, failures: dict[str, Failure]) -> Failure | None:
+def blocked_by(step: Step, failures: dict[str, Failure]) -> Failure | None:
     """The failure of a step that needs one which failed."""
     failed = next((key for key in step.needs if key in failures), None)
     return None if failed is None else Failure(step, f"not begun: {failed} failed", begun=False)
@@ -129,7 +129,7 @@ def attempt(worker: Worker, step: Step, after: Step | None, on_progress: Callabl
         except OlivineError as error:
             reason = str(error)
         except Exception as error:
-            # Whatever broke must not take the other cells with it; the trace is kept for who mends it.
+            # Whatever broke must not take the other configurations with it; the trace is kept for who mends it.
             reason = f"{type(error).__name__}: {error}"
         else:
             (step.folder / ERROR).unlink(missing_ok=True)

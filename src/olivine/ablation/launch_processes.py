@@ -19,7 +19,7 @@ from rich.console import Console
 from olivine.ablation.launch import TRIES, Failure, Progress, attempt, launch_over
 from olivine.ablation.plan import FeatureStep, Plan, StageStep, Step
 from olivine.ablation.steps import Worker
-from olivine.available_cpus import cores, end_with_parent
+from olivine.available_cpus import available_cpus, end_with_parent
 from olivine.console import PlainConsole
 from olivine.errors import Stopped
 from olivine.stop import StopSignal
@@ -49,7 +49,7 @@ def launch_in_processes(plan: Plan, console: Console, progress: Progress, jobs: 
 
 
 @dataclass(frozen=True, slots=True)
-class _Says:
+class _Message:
     """A line or more for the terminal."""
 
     text: str
@@ -69,7 +69,7 @@ class _ProcessPool:
     def __init__(self, plan: Plan, progress: Progress, jobs: int, width: int) -> None:
         self._plan, self._progress = plan, progress
         # Threads decide the last bits: they hang on the jobs that were asked for, not on who runs what or what is left.
-        threads = max(1, cores() // jobs)
+        threads = max(1, available_cpus() // jobs)
         self._workers = [_WorkerProcess(gpu, threads, width) for gpu in _gpus(jobs)[: len(plan.left())]]
 
     def begin(self, ready: Sequence[Step]) -> Step | None:
@@ -90,12 +90,12 @@ class _ProcessPool:
                 step = worker.step
                 if step is None or worker.connection not in heard:
                     continue
-                told = worker.hear(self._plan.before(step))
-                if isinstance(told, _Says):
-                    self._progress.says(step, told.text)
-                elif told is not None:
+                message = worker.receive(self._plan.before(step))
+                if isinstance(message, _Message):
+                    self._progress.log_line(step, message.text)
+                elif message is not None:
                     worker.step = None
-                    return step, told.reason
+                    return step, message.reason
 
     def end(self) -> None:
         """Stop whatever is under way, which saves what it has, and see all processes off."""
@@ -127,7 +127,7 @@ class _WorkerProcess:
         self.holds = None if isinstance(step, StageStep | FeatureStep) else step.after
         self._send(step, after)
 
-    def hear(self, after: Step | None) -> _Says | _Over | None:
+    def receive(self, after: Step | None) -> _Message | _Over | None:
         """What the process has to say; None if it died and begins anew.
 
         Raises:
@@ -135,7 +135,7 @@ class _WorkerProcess:
         """
         assert self.step is not None, "an idle process says nothing"
         try:
-            told: _Says | _Over = self.connection.recv()
+            message: _Message | _Over = self.connection.recv()
         except (EOFError, ConnectionError):
             self.process.join()
             self._deaths += 1
@@ -145,9 +145,9 @@ class _WorkerProcess:
                 return _Over(f"the worker process died {TRIES} times (exit code {code})")
             self._send(self.step, after)
             return None
-        if isinstance(told, _Over) and told.stopped:
-            raise Stopped(told.reason or "stopped; run the same command to resume")
-        return told
+        if isinstance(message, _Over) and message.stopped:
+            raise Stopped(message.reason or "stopped; run the same command to resume")
+        return message
 
     def _send(self, step: Step, after: Step | None) -> None:
         with suppress(ConnectionError):  # it is dead, as `hear` will find
@@ -186,7 +186,7 @@ class _Sent(io.StringIO):
 
     def write(self, text: str) -> int:
         if text.strip():
-            self._connection.send(_Says(text))
+            self._connection.send(_Message(text))
         return len(text)
 
 

@@ -53,12 +53,12 @@ class _RayPool:
     """Ray queues tasks until their resources are free: there is always room to begin one."""
 
     def __init__(self, ray: Any, plan: Plan) -> None:
-        wanted = plan.study.recipe.resources
+        requested = plan.study.recipe.resources
         self._ray, self._plan = ray, plan
         # A worker process that dies (out of memory, a lost machine) is Ray's to retry; a step that raises, `attempt`'s.
-        self._task = ray.remote(num_cpus=wanted.cpus, num_gpus=wanted.gpus, max_retries=TRIES - 1)(_attempt)
+        self._task = ray.remote(num_cpus=requested.cpus, num_gpus=requested.gpus, max_retries=TRIES - 1)(_attempt)
         #: Threads decide the last bits: they depend on what the study asks for, not on the machine that a step runs on.
-        self._threads = max(1, round(wanted.cpus))
+        self._threads = max(1, round(requested.cpus))
         self._running: dict[Any, Step] = {}
 
     def begin(self, ready: Sequence[Step]) -> Step | None:

@@ -14,7 +14,7 @@ import numpy as np
 from olivine import __version__
 from olivine.ablation.agreement import Agreement, compare
 from olivine.ablation.curves import Curves, training_curves
-from olivine.ablation.gallery import partings
+from olivine.ablation.disagreements import disagreements
 from olivine.ablation.measures import title
 from olivine.ablation.published import PublishedTable
 from olivine.ablation.results import Outcome, Results, write_tables
@@ -22,7 +22,7 @@ from olivine.ablation.spent import Spent, spent
 from olivine.files import read_json, write_text
 from olivine.printable import printable
 from olivine.recipe import PROVENANCE
-from olivine.statistics import Cell, Effect, Estimate
+from olivine.statistics import Configuration, Effect, Estimate
 
 HTML, MARKDOWN = "report.html", "report.md"
 #: What counts as a finding: Holm-corrected over the study.
@@ -53,9 +53,9 @@ def report_context(results: Results, against: PublishedTable | None = None) -> d
         "headlines": headlines(results),
         "forests": [_forest(outcome) for outcome in results.outcomes if outcome.effects],
         "columns": results.headlines,
-        "rows": [_row(results, cell) for cell in study.cells],
+        "rows": [_row(results, configuration) for configuration in study.configurations],
         "best": {outcome.benchmark: _best(outcome) for outcome in results.headlines},
-        "partings": partings(results),
+        "partings": disagreements(results),
         "breakdowns": [_breakdown(results, name) for name in study.recipe.benchmarks],
         "curves": curves,
         "spent": costs,
@@ -105,47 +105,57 @@ def _forest(outcome: Outcome) -> dict[str, Any]:
     margin = 0.04 * (high - low) or 1.0
     low, high = low - margin, high + margin
 
-    def place(value: float) -> str:
+    def position(value: float) -> str:
         return f"{100 * (min(max(value, low), high) - low) / (high - low):.2f}%"
 
     marks = [
         {
             "effect": effect,
-            "low": place(effect.estimate.interval.low),
-            "high": place(effect.estimate.interval.high),
-            "value": place(effect.estimate.value),
+            "low": position(effect.estimate.interval.low),
+            "high": position(effect.estimate.interval.high),
+            "value": position(effect.estimate.value),
             "sure": effect.p_holm <= SIGNIFICANT,
         }
         for effect in outcome.effects
     ]
-    return {"outcome": outcome, "marks": marks, "zero": place(0.0)}
+    return {"outcome": outcome, "marks": marks, "zero": position(0.0)}
 
 
-def _row(results: Results, cell: Cell) -> dict[str, Any]:
-    scores: dict[str, Estimate | None] = {o.benchmark: o.scores.get(cell) for o in results.headlines}
+def _row(results: Results, configuration: Configuration) -> dict[str, Any]:
+    scores: dict[str, Estimate | None] = {o.benchmark: o.scores.get(configuration) for o in results.headlines}
     controls = {
-        (outcome.benchmark, control): outcome.controls.get((cell, control))
+        (outcome.benchmark, control): outcome.controls.get((configuration, control))
         for outcome in results.headlines
         for control in results.plan.study.recipe.controls
     }
-    return {"cell": cell, "name": results.plan.study.cell_name(cell), "scores": scores, "controls": controls}
+    return {
+        "configuration": configuration,
+        "name": results.plan.study.configuration_name(configuration),
+        "scores": scores,
+        "controls": controls,
+    }
 
 
-def _best(outcome: Outcome) -> Cell | None:
-    return max(outcome.scores, key=lambda cell: outcome.scores[cell].value, default=None)
+def _best(outcome: Outcome) -> Configuration | None:
+    return max(outcome.scores, key=lambda configuration: outcome.scores[configuration].value, default=None)
 
 
 def _breakdown(results: Results, name: str) -> dict[str, Any]:
-    """Every metric of a benchmark, cell by cell, in the official tool's units, averaged over seeds."""
-    by_cell: dict[Cell, list[dict[str, float]]] = {}
-    for (cell, _), run in results.evaluations.of(name).items():
-        by_cell.setdefault(cell, []).append(run.scores["metrics"])
-    metrics = list(dict.fromkeys(metric for runs in by_cell.values() for run in runs for metric in run))
+    """Every metric of a benchmark, configuration by configuration, in the official tool's units, averaged over seeds."""
+    by_configuration: dict[Configuration, list[dict[str, float]]] = {}
+    for (configuration, _), run in results.evaluations.of(name).items():
+        by_configuration.setdefault(configuration, []).append(run.scores["metrics"])
+    metrics = list(dict.fromkeys(metric for runs in by_configuration.values() for run in runs for metric in run))
     rows = [
-        (metric, [_mean([run[metric] for run in runs if metric in run]) for runs in by_cell.values()])
+        (metric, [_mean([run[metric] for run in runs if metric in run]) for runs in by_configuration.values()])
         for metric in metrics[:_BREAKDOWN]
     ]
-    return {"benchmark": name, "cells": list(by_cell), "rows": rows, "cut": max(0, len(metrics) - _BREAKDOWN)}
+    return {
+        "benchmark": name,
+        "configurations": list(by_configuration),
+        "rows": rows,
+        "cut": max(0, len(metrics) - _BREAKDOWN),
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -194,7 +204,7 @@ def interval(estimate: Estimate, difference: bool = False) -> str:
     """`[low, high]`, or why there is none."""
     low, high = estimate.interval.low, estimate.interval.high
     if not (np.isfinite(low) and np.isfinite(high)):
-        return "[one unit: unknown]"
+        return "[one cluster: unknown]"
     show = signed if difference else plain
     return f"[{show(low)}, {show(high)}]"
 

@@ -1,4 +1,4 @@
-"""What a study found: scores of cells with intervals, effects, controls; and the tables that hold them.
+"""What a study found: scores of configurations with intervals, effects, controls; and the tables that hold them.
 
 The arithmetic is in `statistics`, what a score is made of in `measures`, pages for people in `report`.
 """
@@ -17,7 +17,17 @@ from olivine.errors import RunError
 from olivine.files import atomic_file, write_text
 from olivine.printable import csv_cell
 from olivine.records import Control
-from olivine.statistics import Array, Cell, Effect, Estimate, contrasts, corrected, effects, estimates, generator
+from olivine.statistics import (
+    Array,
+    Configuration,
+    Effect,
+    Estimate,
+    contrasts,
+    corrected,
+    effects,
+    estimates,
+    generator,
+)
 
 RESULTS, RESULTS_PARQUET, EFFECTS = "results.csv", "results.parquet", "effects.csv"
 
@@ -26,15 +36,15 @@ RESULTS, RESULTS_PARQUET, EFFECTS = "results.csv", "results.parquet", "effects.c
 class Outcome:
     """One metric of one benchmark over the whole study.
 
-    `scores` and `controls` hold the cells that were evaluated; `effects` rest on those evaluated with every seed.
+    `scores` and `controls` hold the configurations that were evaluated; `effects` rest on those evaluated with every seed.
     """
 
     benchmark: str
     measure: Measure
     headline: bool
-    scores: Mapping[Cell, Estimate]
-    by_seed: Mapping[Cell, Mapping[int, float]]
-    controls: Mapping[tuple[Cell, Control], float]
+    scores: Mapping[Configuration, Estimate]
+    by_seed: Mapping[Configuration, Mapping[int, float]]
+    controls: Mapping[tuple[Configuration, Control], float]
     effects: tuple[Effect, ...]
 
     @property
@@ -44,7 +54,7 @@ class Outcome:
 
     @property
     def column(self) -> str:
-        """The same with its unit, as tables head their columns."""
+        """The same with its cluster, as tables head their columns."""
         return f"{self.name}, {self.measure.unit}"
 
 
@@ -71,17 +81,17 @@ class Evaluations:
             name: Asked(recipe.opened(name), recipe.data, recipe.prompt, recipe.variant)
             for name, recipe in plan.study.recipe.benchmarks.items()
         }
-        self._found: dict[tuple[str, Control | None], dict[tuple[Cell, int], Evaluated]] = {}
+        self._found: dict[tuple[str, Control | None], dict[tuple[Configuration, int], Evaluated]] = {}
         read: dict[str, Evaluated] = {}
-        for (cell, seed, name, control), key in plan.evaluations.items():
+        for (configuration, seed, name, control), key in plan.evaluations.items():
             step = plan.steps[key]
             if step.done:
                 if key not in read:
                     read[key] = Evaluated(step.folder, asked[name])
-                self._found.setdefault((name, control), {})[cell, seed] = read[key]
+                self._found.setdefault((name, control), {})[configuration, seed] = read[key]
 
-    def of(self, name: str, control: Control | None = None) -> Mapping[tuple[Cell, int], Evaluated]:
-        """Return those of a benchmark under a control, by cell and seed, in the study's order."""
+    def of(self, name: str, control: Control | None = None) -> Mapping[tuple[Configuration, int], Evaluated]:
+        """Return those of a benchmark under a control, by configuration and seed, in the study's order."""
         return self._found.get((name, control), {})
 
 
@@ -92,7 +102,7 @@ def collect(plan: Plan) -> Results:
     interactions, and further metrics, are families of their own.
 
     Raises:
-        RunError: nothing is finished yet, or cells were asked different questions.
+        RunError: nothing is finished yet, or configurations were asked different questions.
     """
     evaluations = Evaluations(plan)
     found: list[Outcome] = []
@@ -102,13 +112,13 @@ def collect(plan: Plan) -> Results:
         raise RunError(f"{plan.study.directory}: no evaluation is finished yet. Run the study: olivine ablate STUDY")
     outcomes: dict[int, Outcome] = {}
     for headline in (True, False):
-        places = [place for place, outcome in enumerate(found) if outcome.headline is headline]
-        family = iter(corrected(effect for place in places for effect in found[place].effects))
-        for place in places:
-            own = tuple(next(family) for _ in found[place].effects)
-            outcomes[place] = replace(found[place], effects=own)
+        positions = [position for position, outcome in enumerate(found) if outcome.headline is headline]
+        family = iter(corrected(effect for position in positions for effect in found[position].effects))
+        for position in positions:
+            own = tuple(next(family) for _ in found[position].effects)
+            outcomes[position] = replace(found[position], effects=own)
     left = tuple(step.key for step in plan.left())
-    return Results(plan, evaluations, tuple(outcomes[place] for place in range(len(found))), left)
+    return Results(plan, evaluations, tuple(outcomes[position] for position in range(len(found))), left)
 
 
 def _benchmark(plan: Plan, evaluations: Evaluations, name: str) -> list[Outcome]:
@@ -116,43 +126,57 @@ def _benchmark(plan: Plan, evaluations: Evaluations, name: str) -> list[Outcome]
     if not runs:
         return []
     shown = measures(name, [run.scores["metrics"] for run in runs.values()])
-    return [_outcome(plan, evaluations, name, measure, place == 0) for place, measure in enumerate(shown)]
+    return [_outcome(plan, evaluations, name, measure, position == 0) for position, measure in enumerate(shown)]
 
 
 def _outcome(plan: Plan, evaluations: Evaluations, name: str, measure: Measure, headline: bool) -> Outcome:
     study, runs = plan.study, evaluations.of(name)
-    units: tuple[str, ...] | None = None
-    values: dict[tuple[Cell, int], Array] = {}
-    for (cell, seed), run in runs.items():
-        names, values[cell, seed] = run.values(measure)
-        if units is not None and names != units:
+    clusters: tuple[str, ...] | None = None
+    values: dict[tuple[Configuration, int], Array] = {}
+    for (configuration, seed), run in runs.items():
+        names, values[configuration, seed] = run.values(measure)
+        if clusters is not None and names != clusters:
             raise RunError(
-                f"{run.folder}: other questions were asked here than of other cells; {name} cannot be paired."
+                f"{run.folder}: other questions were asked here than of other configurations; {name} cannot be paired."
             )
-        units = names
+        clusters = names
     # Content decides the draws: the same answers give the same intervals, wherever and whenever they are computed.
-    random = generator(name, measure.metric, "\n".join(units or ()), *(v.tobytes() for v in values.values()))
-    cells = [cell for cell in study.cells if any((cell, seed) in runs for seed in study.recipe.seeds)]
-    whole = [cell for cell in cells if all((cell, seed) in runs for seed in study.recipe.seeds)]
-    scores: dict[Cell, Estimate] = {}
+    random = generator(name, measure.metric, "\n".join(clusters or ()), *(v.tobytes() for v in values.values()))
+    configurations = [
+        configuration
+        for configuration in study.configurations
+        if any((configuration, seed) in runs for seed in study.recipe.seeds)
+    ]
+    whole = [
+        configuration
+        for configuration in configurations
+        if all((configuration, seed) in runs for seed in study.recipe.seeds)
+    ]
+    scores: dict[Configuration, Estimate] = {}
     found: list[Effect] = []
     if whole:
-        block = np.stack([[values[cell, seed] for seed in study.recipe.seeds] for cell in whole])
+        block = np.stack([[values[configuration, seed] for seed in study.recipe.seeds] for configuration in whole])
         scores |= dict(zip(whole, estimates(block, random), strict=True))
-        if len(units or ()) > 1:
+        if len(clusters or ()) > 1:
             found = effects(block, contrasts(study.axes, whole), random)
-    for cell in cells:
-        if cell not in scores:
-            present = np.stack([values[cell, seed] for seed in study.recipe.seeds if (cell, seed) in runs])
-            (scores[cell],) = estimates(present[None], random)
+    for configuration in configurations:
+        if configuration not in scores:
+            present = np.stack(
+                [values[configuration, seed] for seed in study.recipe.seeds if (configuration, seed) in runs]
+            )
+            (scores[configuration],) = estimates(present[None], random)
     return Outcome(
         benchmark=name,
         measure=measure,
         headline=headline,
-        scores={cell: scores[cell] for cell in cells},
+        scores={configuration: scores[configuration] for configuration in configurations},
         by_seed={
-            cell: {seed: runs[cell, seed].value(measure) for seed in study.recipe.seeds if (cell, seed) in runs}
-            for cell in cells
+            configuration: {
+                seed: runs[configuration, seed].value(measure)
+                for seed in study.recipe.seeds
+                if (configuration, seed) in runs
+            }
+            for configuration in configurations
         },
         controls=_control_values(plan, evaluations, name, measure),
         effects=tuple(found),
@@ -161,11 +185,11 @@ def _outcome(plan: Plan, evaluations: Evaluations, name: str, measure: Measure, 
 
 def _control_values(
     plan: Plan, evaluations: Evaluations, name: str, measure: Measure
-) -> dict[tuple[Cell, Control], float]:
-    found: dict[tuple[Cell, Control], list[float]] = {}
+) -> dict[tuple[Configuration, Control], float]:
+    found: dict[tuple[Configuration, Control], list[float]] = {}
     for control in plan.study.recipe.controls:
-        for (cell, _), run in evaluations.of(name, control).items():
-            found.setdefault((cell, control), []).append(run.value(measure))
+        for (configuration, _), run in evaluations.of(name, control).items():
+            found.setdefault((configuration, control), []).append(run.value(measure))
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
@@ -193,35 +217,45 @@ def results_csv(results: Results) -> str:
     """Every metric of every finished evaluation, one a row; the same bytes for the same answers."""
     study = results.plan.study
     axes = list(study.axes)
-    rows: list[Sequence[object]] = [["benchmark", "metric", *axes, "seed", "control", "value", "items", "units"]]
+    rows: list[Sequence[object]] = [["benchmark", "metric", *axes, "seed", "control", "value", "items", "clusters"]]
     for name in study.recipe.benchmarks:
         for control in (None, *study.recipe.controls):
-            for (cell, seed), run in results.evaluations.of(name, control).items():
+            for (configuration, seed), run in results.evaluations.of(name, control).items():
                 for metric, value in run.scores["metrics"].items():
-                    counts = (len(run.items), len(run.units))
-                    rows.append([name, metric, *cell, seed, control or "", _number(value), *counts])
+                    counts = (len(run.questions), len(run.clusters))
+                    rows.append([name, metric, *configuration, seed, control or "", _number(value), *counts])
     return _csv(rows)
 
 
 def effects_csv(results: Results) -> str:
     """Every effect on every shown metric, one a row, in the units of the reports."""
-    head = ["benchmark", "metric", "unit", "effect_of", "order", "effect", "low", "high", "low_questions"]
-    head += ["high_questions", "se_questions", "se_seeds", "p_questions", "p", "p_holm", "detectable", "units", "seeds"]
+    head = ["benchmark", "metric", "cluster", "effect_of", "order", "effect", "low", "high", "low_questions"]
+    head += [
+        "high_questions",
+        "se_questions",
+        "se_seeds",
+        "p_questions",
+        "p",
+        "p_holm",
+        "detectable",
+        "clusters",
+        "seeds",
+    ]
     rows: list[Sequence[object]] = [head]
     for outcome in results.outcomes:
         for effect in outcome.effects:
             e = effect.estimate
             numbers = [e.value, e.interval.low, e.interval.high, e.over_questions.low, e.over_questions.high]
-            numbers += [e.spread.questions]
+            numbers += [e.standard_errors.questions]
             tests = [effect.p_questions, effect.p, effect.p_holm, effect.detectable]
             rows.append(
                 [
                     *(outcome.benchmark, outcome.measure.metric, outcome.measure.unit),
                     *(effect.contrast.name, effect.contrast.order),
                     *map(_number, numbers),
-                    "" if e.spread.seeds is None else _number(e.spread.seeds),
+                    "" if e.standard_errors.seeds is None else _number(e.standard_errors.seeds),
                     *map(_number, tests),
-                    *(e.units, e.seeds),
+                    *(e.clusters, e.seeds),
                 ]
             )
     return _csv(rows)
@@ -233,5 +267,5 @@ def _number(value: float) -> str:
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([csv_cell(cell) for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([csv_cell(configuration) for configuration in row] for row in rows)
     return text.getvalue()

@@ -1,6 +1,6 @@
 """A whole study: planned, carried out, measured, reported; what `olivine ablate` and `olivine report` call.
 
-Nothing is decided here that the rooms called do not decide.
+Nothing is decided here that the packages called do not decide.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from olivine.ablation.report import write_report
 from olivine.ablation.results import collect
 from olivine.ablation.study import BASE, STEPS, STUDY, Study, is_kept, load_study
 from olivine.errors import RequestError
-from olivine.files import full_disk_told, only_process_in, write_text
+from olivine.files import exclusive_lock, full_disk_reported, write_text
 from olivine.recipe import read_values
 
 
@@ -46,7 +46,7 @@ def carry_out(
         listed = "".join(f"\n  {file}" for file in plan.missing)
         raise RequestError(f"{path}: these files or folders are not there:{listed}\nFetch them, or correct the paths.")
     directory = plan.study.directory
-    with full_disk_told(directory), only_process_in(directory):
+    with full_disk_reported(directory), exclusive_lock(directory):
         _keep(plan.study, path)
         remember(directory, plan.features)
         return launch(plan, console, progress)
@@ -58,7 +58,7 @@ def report(plan: Plan, against: PublishedTable | None = None) -> Path:
     Raises:
         RunError: nothing is finished yet.
     """
-    with full_disk_told(plan.study.directory):
+    with full_disk_reported(plan.study.directory):
         return write_report(collect(plan), plan.study.directory, against)
 
 

@@ -14,7 +14,7 @@ from olivine.training.log import METRICS
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """One step's cost; `shared_by` cells and seeds rest on it."""
+    """One step's cost; `shared_by` configurations and seeds rest on it."""
 
     key: str
     kind: str

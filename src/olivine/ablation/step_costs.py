@@ -1,8 +1,8 @@
 """What a plan's steps will cost: tokens, floating-point operations, memory, hours. Estimates, for one device.
 
 A training stage is estimated by `train.plan`, as `olivine plan` does. An evaluation is two operations a parameter and
-token of each picture, question and answer, the token table apart, the head for answers alone. Features that are kept
-are one forward pass of the tower over every picture, and none in the trainings that read them.
+token of each image, question and answer, the token table apart, the head for answers alone. Features that are kept
+are one forward pass of the tower over every image, and none in the trainings that read them.
 """
 
 from collections.abc import Iterable
@@ -79,16 +79,16 @@ def _feature_cost(step: FeatureStep, on: Device) -> Cost:
     size, lengths = model_size(step.recipe.model), lengths_of(step.recipe, step.stage)
     operations = lengths.samples * tower_operations(size, lengths)
     width = 2 if step.recipe.optimizer.precision == "bf16" else 4
-    tokens = lengths.samples * lengths.pictures * size.patches
+    tokens = lengths.samples * lengths.images * size.patches
     return Cost(tokens, operations, width * size.tower, operations / (on.peak * _REACHED))
 
 
 def _evaluation_cost(step: EvaluateStep, on: Device) -> Cost:
-    questions, pictures, characters = _asked(step.benchmark, step.asked.data)
+    questions, images, characters = _asked(step.benchmark, step.asked.data)
     size = model_size(step.recipe.model)
     answers = _ANSWER_TOKENS * questions
     text = characters / CHARACTERS_A_TOKEN + answers
-    image = size.patches * (0 if step.control == "blind" else pictures)
+    image = size.patches * (0 if step.control == "blind" else images)
     operations = 2.0 * (image * (size.tower + size.connector) + (text + image) * size.blocks + answers * size.table)
     width = 2 if step.recipe.optimizer.precision == "bf16" else 4
     memory = width * (size.tower + size.connector + size.language)
@@ -97,7 +97,7 @@ def _evaluation_cost(step: EvaluateStep, on: Device) -> Cost:
 
 @lru_cache(maxsize=64)
 def _asked(benchmark: str, data: Path) -> tuple[int, int, int]:
-    """(questions, pictures, characters of all questions)."""
+    """(questions, images, characters of all questions)."""
     questions = benchmarks.get(benchmark).read(data)
-    pictures = {question.image for question in questions if question.image is not None}
-    return len(questions), len(pictures), sum(len(question.prompt) for question in questions)
+    images = {question.image for question in questions if question.image is not None}
+    return len(questions), len(images), sum(len(question.prompt) for question in questions)

@@ -16,7 +16,7 @@ from olivine.ablation.plan import EvaluateStep, FeatureStep, StageStep, Step
 from olivine.data.features import FeatureTable
 from olivine.errors import RunError
 from olivine.evaluation.run import Evaluation, evaluate
-from olivine.files import full_disk_told, only_process_in, write_json
+from olivine.files import exclusive_lock, full_disk_reported, write_json
 from olivine.model.checkpoint import load
 from olivine.model.vlm import VisionLanguageModel
 from olivine.training.features import compute_features
@@ -45,7 +45,7 @@ class Worker:
             return
         if after is not None and not after.done:
             raise RunError(f"{step.key}: the step before, {after.key}, left nothing in {after.folder}.")
-        with only_process_in(step.folder), full_disk_told(step.folder):
+        with exclusive_lock(step.folder), full_disk_reported(step.folder):
             write_json(step.folder / IDENTITY, {"olivine": __version__, **step.identity})
             self._carry_out(step, after, on_progress or (lambda _done, _total: None))
 
@@ -73,7 +73,7 @@ class Worker:
 
     def _evaluate(self, step: EvaluateStep, checkpoint: Path, on_progress: Callable[[int, int], None]) -> None:
         began = time.monotonic()
-        wanted = Evaluation(
+        requested = Evaluation(
             benchmark=step.asked.opened(step.benchmark),
             data=step.asked.data,
             images=step.asked.images,
@@ -84,7 +84,7 @@ class Worker:
             variant=step.asked.variant,
             replace=True,  # the folder is this step's own: answers to anything else are of an earlier attempt
         )
-        evaluate(self._model(checkpoint), checkpoint, wanted, on_progress)
+        evaluate(self._model(checkpoint), checkpoint, requested, on_progress)
         write_json(step.folder / TIMING, {"seconds": round(time.monotonic() - began, 1)})
 
     def _model(self, checkpoint: Path) -> VisionLanguageModel:

@@ -1,4 +1,4 @@
-"""A study: a base recipe, named axes of changes to it, seeds, benchmarks and controls; and the recipes of its cells.
+"""A study: a base recipe, named axes of changes to it, seeds, benchmarks and controls; and the recipes of its configurations.
 
 What must be run for them is in `plan`.
 """
@@ -16,10 +16,11 @@ from olivine.evaluation import benchmarks as known_benchmarks
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.options import checked_options
 from olivine.evaluation.rule_judge import RuleJudge
+from olivine.field_identity import IdentifiedSection, another_output, same_bits
 from olivine.recipe import Recipe, change, from_values, read_values
 from olivine.records import Control
 from olivine.schema_mistakes import explain
-from olivine.statistics import Cell, all_cells, half, one_at_a_time, untold
+from olivine.statistics import Configuration, aliased, all_configurations, half_fraction, one_at_a_time
 from olivine.strict_yaml import read_yaml
 
 #: In a study's directory: the study and its base recipe as they were run, and what its steps left.
@@ -64,17 +65,19 @@ Changes = dict[str, Any]
 _Name = Annotated[str, BeforeValidator(_as_name), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class BenchmarkRecipe(_Section):
+class BenchmarkRecipe(IdentifiedSection):
     """Where a benchmark's own files are, and how it is asked and scored; a path alone is short for `{data: PATH}`."""
 
-    data: Path
-    images: Path | None = None
-    prompt: str | None = None
-    variant: str | None = None
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    data: Annotated[Path, same_bits("where its files lie; they are known by their content")]
+    images: Annotated[Path | None, same_bits("where images lie; they are known by their content")] = None
+    prompt: Annotated[str | None, another_output("what is asked")] = None
+    variant: Annotated[str | None, another_output("how answers are scored")] = None
     #: Who grades open answers (MM-Vet): `rule` needs no endpoint; it is named in the scores.
-    judge: Literal["rule"] | None = None
+    judge: Annotated[Literal["rule"] | None, another_output("who grades answers")] = None
     #: The benchmark's own options (`olivine score NAME --help` lists them).
-    options: dict[str, str | int] = {}
+    options: Annotated[dict[str, str | int], another_output("what is asked and how it is scored")] = {}  # noqa: RUF012
 
     def opened(self, name: str) -> Benchmark:
         """Return the benchmark itself, with its judge and options.
@@ -104,9 +107,9 @@ class StudyRecipe(_Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     #: One line that says what is asked.
     title: str = ""
-    #: The recipe that cells change, relative to the study's file.
+    #: The recipe that configurations change, relative to the study's file.
     base: Path
-    #: Changes for every cell, before those of its levels.
+    #: Changes for every configuration, before those of its levels.
     overrides: Changes = {}
     #: axis -> level -> changes. The first level of an axis is the baseline it is compared with.
     axes: Annotated[
@@ -117,7 +120,7 @@ class StudyRecipe(_Section):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
     benchmarks: Annotated[dict[str, BenchmarkRecipe], BeforeValidator(_as_data), Field(min_length=1)]
     controls: tuple[Control, ...] = ("blind",)
-    #: Which cells: all; the first levels and every single change to them; or half of a two-level factorial.
+    #: Which configurations: all; the first levels and every single change to them; or half of a two-level factorial.
     grid: Literal["full", "one-at-a-time", "half"] = "full"
     #: Cells left out: all that match every axis named in one of these.
     exclude: tuple[
@@ -129,7 +132,7 @@ class StudyRecipe(_Section):
     ] = {}
     resources: ResourcesRecipe = ResourcesRecipe()
     #: Whether features of towers that never train are computed once and kept on disk for all trainings that show the
-    #: same pictures: where that saves a tenth of their operations and takes no more room than the limit, or always.
+    #: same images: where that saves a tenth of their operations and takes no more room than the limit, or always.
     features: KeepFeatures = "auto"
     features_limit_gb: Annotated[float, Field(gt=0)] = 50.0
     #: Where everything goes; None is runs/NAME.
@@ -138,12 +141,12 @@ class StudyRecipe(_Section):
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A checked study, with the recipe of every cell and seed."""
+    """A checked study, with the recipe of every configuration and seed."""
 
     recipe: StudyRecipe
-    cells: tuple[Cell, ...]
-    recipes: Mapping[tuple[Cell, int], Recipe]
-    #: What the caller laid over every cell.
+    configurations: tuple[Configuration, ...]
+    recipes: Mapping[tuple[Configuration, int], Recipe]
+    #: What the caller laid over every configuration.
     overrides: Mapping[str, Any]
     #: Where everything that the study makes is written.
     directory: Path
@@ -163,9 +166,9 @@ class Study:
         values = self.recipe.model_dump(mode="json", by_alias=True)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
-    def cell_name(self, cell: Cell) -> str:
-        """A cell as people read it: `vision=clip, align=no`."""
-        return ", ".join(f"{axis}={level}" for axis, level in zip(self.axes, cell, strict=True))
+    def configuration_name(self, configuration: Configuration) -> str:
+        """A configuration as people read it: `vision=clip, align=no`."""
+        return ", ".join(f"{axis}={level}" for axis, level in zip(self.axes, configuration, strict=True))
 
     def phrase(self, axis: str, level: str) -> str:
         """What a change from the first level of an axis is called in a sentence."""
@@ -176,30 +179,32 @@ class Study:
 def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     """Read a study and every recipe it stands for.
 
-    `overrides` are changes for every cell, laid over the study's own (a caller's choice of output, or shorter stages).
+    `overrides` are changes for every configuration, laid over the study's own (a caller's choice of output, or shorter stages).
 
     Raises:
         RequestError: no such file, no YAML, an unknown key, axis, level or benchmark (with the nearest valid name), a
-            cell whose recipe is not valid, or axes that the chosen cells cannot tell apart.
+            configuration whose recipe is not valid, or axes that the chosen configurations cannot tell apart.
     """
     recipe = _read(path)
     axes = {axis: tuple(levels) for axis, levels in recipe.axes.items()}
     _check_names(path, recipe, axes)
-    cells = tuple(cell for cell in _grid(path, recipe, axes) if not _excluded(recipe, axes, cell))
-    mixed = untold(axes, cells)
+    configurations = tuple(
+        configuration for configuration in _grid(path, recipe, axes) if not _excluded(recipe, axes, configuration)
+    )
+    mixed = aliased(axes, configurations)
     if mixed:
         raise RequestError(
-            f"{path}: with these {len(cells)} cells the effect of {', '.join(mixed)} cannot be told from another's. "
-            "Take more cells: grid: full, or fewer entries under exclude."
+            f"{path}: with these {len(configurations)} configurations the effect of {', '.join(mixed)} cannot be told from another's. "
+            "Take more configurations: grid: full, or fewer entries under exclude."
         )
     base = recipe.base if recipe.base.is_absolute() else path.parent / recipe.base
     recipes = {
-        (cell, seed): _cell_recipe(path, base, recipe, axes, cell, seed, overrides or {})
-        for cell in cells
+        (configuration, seed): _configuration_recipe(path, base, recipe, axes, configuration, seed, overrides or {})
+        for configuration in configurations
         for seed in recipe.seeds
     }
     directory = path.parent if is_kept(path) else recipe.output or Path("runs") / recipe.name
-    return Study(recipe, cells, recipes, overrides or {}, directory)
+    return Study(recipe, configurations, recipes, overrides or {}, directory)
 
 
 def is_kept(path: Path) -> bool:
@@ -246,43 +251,43 @@ def _named(recipe: StudyRecipe) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         yield "say", [(axis, level) for level in phrases]
 
 
-def _grid(path: Path, recipe: StudyRecipe, axes: Mapping[str, Sequence[str]]) -> list[Cell]:
+def _grid(path: Path, recipe: StudyRecipe, axes: Mapping[str, Sequence[str]]) -> list[Configuration]:
     if recipe.grid == "full":
-        return all_cells(axes)
+        return all_configurations(axes)
     if recipe.grid == "one-at-a-time":
         return one_at_a_time(axes)
     if any(len(levels) != 2 for levels in axes.values()) or len(axes) < 3:
         raise RequestError(
             f"{path}: grid: half needs three or more axes of two levels each; take one-at-a-time or full."
         )
-    return half(axes)
+    return half_fraction(axes)
 
 
-def _excluded(recipe: StudyRecipe, axes: Mapping[str, Sequence[str]], cell: Cell) -> bool:
-    at = dict(zip(axes, cell, strict=True))
+def _excluded(recipe: StudyRecipe, axes: Mapping[str, Sequence[str]], configuration: Configuration) -> bool:
+    at = dict(zip(axes, configuration, strict=True))
     return any(all(at[axis] == level for axis, level in entry.items()) for entry in recipe.exclude)
 
 
-def _cell_recipe(
+def _configuration_recipe(
     path: Path,
     base: Path,
     study: StudyRecipe,
     axes: Mapping[str, Sequence[str]],
-    cell: Cell,
+    configuration: Configuration,
     seed: int,
     overrides: Mapping[str, Any],
 ) -> Recipe:
     values = read_values(base)
     for key, value in study.overrides.items():
         change(values, key, value, f"{path}: overrides")
-    for axis, level in zip(axes, cell, strict=True):
+    for axis, level in zip(axes, configuration, strict=True):
         for key, value in study.axes[axis][level].items():
             change(values, key, value, f"{path}: axes.{axis}.{level}")
     for key, value in overrides.items():
         change(values, key, value, "override")
-    values |= {"name": "-".join((study.name, *cell)), "seed": seed}
-    where = ", ".join(f"{axis}={level}" for axis, level in zip(axes, cell, strict=True))
-    recipe = from_values(values, where=f"{path}: the recipe of cell {where}")
+    values |= {"name": "-".join((study.name, *configuration)), "seed": seed}
+    where = ", ".join(f"{axis}={level}" for axis, level in zip(axes, configuration, strict=True))
+    recipe = from_values(values, where=f"{path}: the recipe of configuration {where}")
     if all(stage.skip for stage in recipe.stages):
-        raise RequestError(f"{path}: cell {where}: every stage is skipped; nothing would train.")
+        raise RequestError(f"{path}: configuration {where}: every stage is skipped; nothing would train.")
     return recipe

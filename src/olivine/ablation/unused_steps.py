@@ -9,7 +9,7 @@ from pathlib import Path
 
 from olivine.ablation.plan import Plan
 from olivine.ablation.study import STEPS
-from olivine.files import only_process_in
+from olivine.files import exclusive_lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def remove(plan: Plan, steps: list[UnusedStep]) -> None:
     Raises:
         RunError: another process does.
     """
-    with only_process_in(plan.study.directory):
+    with exclusive_lock(plan.study.directory):
         for step in steps:
             shutil.rmtree(step.folder)
 

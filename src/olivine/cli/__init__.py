@@ -1,4 +1,4 @@
-"""The front door: arguments in, the rooms called, one clear last line; no logic of its own.
+"""The front door: arguments in, the packages called, one clear last line; no logic of its own.
 
 JSON goes to stdout and nothing else does under `--json`; progress and logs go to stderr.
 """
@@ -72,8 +72,8 @@ def _exit_code() -> int:
     return 0
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"olivine {__version__}")
         raise typer.Exit
 
@@ -117,10 +117,10 @@ def train(
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Where data and run go.")] = Path("runs/demo"),
-    quick: Annotated[bool, typer.Option(help="One cell instead of eight, on four of the benchmarks.")] = False,
+    quick: Annotated[bool, typer.Option(help="One configuration instead of eight, on four of the benchmarks.")] = False,
     jobs: Annotated[int, typer.Option(help="Steps at a time; 0: one on each GPU, or core up to four.")] = 0,
 ) -> None:
-    """Run the paper's study on the embedded world: eight cells, eight benchmarks, a report with intervals.
+    """Run the paper's study on the embedded world: eight configurations, eight benchmarks, a report with intervals.
 
     Killed at any instant, the same command resumes; what is done is not done again. Stopped before its end by Ctrl-C,
     SIGTERM, SIGHUP or SIGUSR1, it saves and ends with exit code 75.

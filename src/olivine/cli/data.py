@@ -31,7 +31,7 @@ def data_check(
     turns: Annotated[
         str, typer.Option(help="together or independent, as the recipe's data source has it.")
     ] = "together",
-    image_tokens: Annotated[int, typer.Option(help="Tokens a picture takes.")] = 576,
+    image_tokens: Annotated[int, typer.Option(help="Tokens an image takes.")] = 576,
     max_length: Annotated[int, typer.Option(help="Longest sample, in tokens.")] = 2048,
     image_size: Annotated[int, typer.Option(min=1, help="Full: side of the tower's input, in pixels.")] = 336,
     image_fit: Annotated[str, typer.Option(help="Full: pad, crop, squash or letterbox.")] = "pad",
@@ -48,7 +48,7 @@ def data_check(
 
     Example: olivine data check data/easy-vqa/instructions.json --images data/easy-vqa/images
     """
-    from olivine.data.check import LOOKING, READING, TOKENISING, FullCheck, check
+    from olivine.data.check import DECODING_IMAGES, READING, TOKENISING, FullCheck, check
     from olivine.data.check_jobs import LengthLimit
     from olivine.data.check_work import no_progress
 
@@ -59,7 +59,7 @@ def data_check(
         limit = LengthLimit(encoder, max_length, independent=turns == "independent")
     thorough = FullCheck(_transform(image_size, image_fit), journal) if full else None
     # A log file has no use for frames, nor for the empty line that they leave.
-    shown = bars([READING, LOOKING, TOKENISING]) if log.is_terminal else nullcontext(no_progress)
+    shown = bars([READING, DECODING_IMAGES, TOKENISING]) if log.is_terminal else nullcontext(no_progress)
     with shown as progress:
         report = check(dataset, images, limit, progress, full=thorough, jobs=jobs or None)
     if as_json:
@@ -77,14 +77,14 @@ def data_show(
     item: Annotated[str, typer.Option(help="The item's id, or its place in the file as #N.")] = "#0",
     tokenizer: Annotated[str | None, typer.Option(help="Tokenizer (folder or hub id); default: bytes.")] = None,
     template: Annotated[str, typer.Option(help="Chat template.")] = "gemma",
-    image_tokens: Annotated[int, typer.Option(help="Tokens a picture takes.")] = 576,
+    image_tokens: Annotated[int, typer.Option(help="Tokens an image takes.")] = 576,
     turns: Annotated[str, typer.Option(help="together or independent.")] = "together",
 ) -> None:
     """Show one sample as the model sees it: supervised tokens in green, all others grey.
 
     Example: olivine data show data/easy-vqa/instructions.json --item train-7
     """
-    from olivine.data.show import show
+    from olivine.data.sample_view import show
 
     console = PlainConsole(soft_wrap=True, highlight=False)
     show(dataset, item, _encoder(tokenizer, template, image_tokens), turns, console)
@@ -127,5 +127,7 @@ def _encoder(tokenizer: str | None, template: str, image_tokens: int) -> Any:
 
     if template not in TEMPLATES:
         raise RequestError(f"--template {template!r}: unknown. Valid: {', '.join(TEMPLATES)}.")
-    chosen = byte_tokenizer() if tokenizer is None else load_tokenizer(tokenizer, "--tokenizer")
-    return TemplateEncoder(TEMPLATES[template], chosen, image_token_id=image_token(chosen), image_tokens=image_tokens)
+    selected = byte_tokenizer() if tokenizer is None else load_tokenizer(tokenizer, "--tokenizer")
+    return TemplateEncoder(
+        TEMPLATES[template], selected, image_token_id=image_token(selected), image_tokens=image_tokens
+    )

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from olivine.cli.once import OnceCommand, OnceTyper
-from olivine.cli.terminal import Bar, Json, chosen_device, echo, log, told
+from olivine.cli.terminal import Bar, Json, echo, log, metrics_line, selected_device
 from olivine.errors import RequestError, RunError
-from olivine.files import only_process_in
+from olivine.files import exclusive_lock
 
 app = OnceTyper()
 #: Errors of the system that mean: nothing can be written there.
@@ -54,8 +54,8 @@ def evaluate(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Image root, if it is not beside the data.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where the files go. Default: beside the checkpoint.")] = None,
-    blind: Annotated[bool, typer.Option("--blind", help="Ask without pictures: how far does guessing get?")] = False,
-    shuffled: Annotated[bool, typer.Option("--shuffled", help="Show another question's picture each time.")] = False,
+    blind: Annotated[bool, typer.Option("--blind", help="Ask without images: how far does guessing get?")] = False,
+    shuffled: Annotated[bool, typer.Option("--shuffled", help="Show another question's image each time.")] = False,
     prompt: Annotated[str | None, typer.Option(help="Prompt wording, by name.")] = None,
     variant: _Variant = None,
     questions: Annotated[Path | None, typer.Option(help="A separate question file (VQAv2's).")] = None,
@@ -69,12 +69,12 @@ def evaluate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Answer benchmark questions and score the answers; under torchrun the pictures are shared out.
+    """Answer benchmark questions and score the answers; under torchrun the images are shared out.
 
     Example: olivine evaluate runs/easy-vqa --benchmarks exact-match --data data/easy-vqa
     """
     from olivine.evaluation import benchmarks as known
-    from olivine.evaluation.processes import joined
+    from olivine.evaluation.answering_processes import init_distributed
     from olivine.evaluation.run import Evaluation
     from olivine.evaluation.run import evaluate as run
     from olivine.model.checkpoint import load
@@ -85,30 +85,30 @@ def evaluate(
         raise RequestError("--blind and --shuffled: give one of them.")
     control: Control | None = "blind" if blind else "shuffled" if shuffled else None
     folder = find_checkpoint(checkpoint)
-    chosen = [name for name in (benchmarks or "").split(",") if name] or recorded_benchmarks(checkpoint)
-    if not chosen:
+    selected = [name for name in (benchmarks or "").split(",") if name] or recorded_benchmarks(checkpoint)
+    if not selected:
         raise RequestError(f"--benchmarks: missing. Valid: {', '.join(known.names())}.")
     base = output or (folder.parent if folder.name == "checkpoint" and checkpoint != folder else folder) / "evaluation"
     options = _judging(judge_url, judge_model, base, judge_prompt, judge_runs)
-    made = known.get_all(chosen, questions=questions, **_own_options(chosen, options_given), **options)
+    made = known.get_all(selected, questions=questions, **_own_options(selected, options_given), **options)
     targets = [base / (benchmark.name + (f"-{control}" if control else "")) for benchmark in made]
     summaries = []
     with ExitStack() as stack:
         if os.environ.get("RANK", "0") == "0":  # before the expense of loading the model
             for target in dict.fromkeys(targets):
                 stack.enter_context(writable(target))
-                stack.enter_context(only_process_in(target))
+                stack.enter_context(exclusive_lock(target))
         vlm = load(folder)
-        vlm.model.to(chosen_device())
-        processes = stack.enter_context(joined())
+        vlm.model.to(selected_device())
+        processes = stack.enter_context(init_distributed())
         for benchmark, target in zip(made, targets, strict=True):
-            place = data / benchmark.name if (data / benchmark.name).is_dir() else data
-            wanted = Evaluation(benchmark, place, images, target, str(folder), control, prompt, variant, replace)
+            position = data / benchmark.name if (data / benchmark.name).is_dir() else data
+            requested = Evaluation(benchmark, position, images, target, str(folder), control, prompt, variant, replace)
             with Bar(benchmark.name, shown=processes.rank == 0) as bar:
-                score = run(vlm, folder, wanted, bar, processes)
+                score = run(vlm, folder, requested, bar, processes)
             summaries.append(score.summary())
             if processes.rank == 0:
-                log.print(f"{benchmark.name}: {told(score.metrics)} -> {target}", highlight=False)
+                log.print(f"{benchmark.name}: {metrics_line(score.metrics)} -> {target}", highlight=False)
         if as_json and processes.rank == 0:
             echo(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
 
@@ -158,7 +158,7 @@ def score(
     from olivine.evaluation.run import read_questions
 
     options = _judging(judge_url, judge_model, answers.parent, judge_prompt, judge_runs)
-    chosen = known.get(
+    selected = known.get(
         benchmark,
         questions=questions,
         choices=choices,
@@ -166,11 +166,11 @@ def score(
         **_own_options([benchmark], options_given),
         **options,
     )
-    asked = read_questions(chosen, annotations)
+    asked = read_questions(selected, annotations)
     with writable(answers.parent):
-        result = chosen.score(asked, chosen.read_answers(answers, asked), variant)
+        result = selected.score(asked, selected.read_answers(answers, asked), variant)
     if as_json:
-        echo(json.dumps({**result.summary(), **chosen.judged_by(result.variant)}))
+        echo(json.dumps({**result.summary(), **selected.judged_by(result.variant)}))
         return
     log.print(f"{result.benchmark} ({result.variant}), {len(result.items):,} questions", highlight=False)
     if result.missing:

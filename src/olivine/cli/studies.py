@@ -29,9 +29,9 @@ def ablate(
         str | None, typer.Option(help="A published table to compare with: paper. Alone: show its effects.")
     ] = None,
 ) -> None:
-    """Run a study: every cell, then the effect of every axis with its interval, in a report.
+    """Run a study: every configuration, then the effect of every axis with its interval, in a report.
 
-    Resumes where it stopped; steps that cells share are run once. A study's directory may be moved or copied: given
+    Resumes where it stopped; steps that configurations share are run once. A study's directory may be moved or copied: given
     itself, it is reported and resumed where it lies.
 
     Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the steps under way and end with exit code 75 (0: done, 1: a step failed,
@@ -53,12 +53,12 @@ def ablate(
     study = resolve(study, study=True)
     planned = plan_study(study)
     if plan:
-        from olivine.ablation.show import plan_lines
+        from olivine.ablation.terminal_lines import plan_lines
 
         for line in plan_lines(planned, device):
             echo(line)
         return
-    from olivine.ablation.show import StepLines
+    from olivine.ablation.terminal_lines import StepLines
 
     failures = carry_out(planned, study, log, StepLines(planned, log), launcher, jobs)
     for failure in failures:

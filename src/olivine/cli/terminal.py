@@ -75,7 +75,7 @@ def echo(text: str) -> None:
         ) from None
 
 
-def told(metrics: Any) -> str:
+def metrics_line(metrics: Any) -> str:
     """Metrics in a line."""
     return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
 
@@ -90,7 +90,7 @@ def bars(names: list[str]) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda name, done, total: progress.update(tasks[name], completed=done, total=total)
 
 
-def chosen_device() -> Any:
+def selected_device() -> Any:
     """The GPU that torchrun gave to this process (the first without torchrun), or the CPU."""
     import torch
 

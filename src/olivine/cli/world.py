@@ -9,19 +9,19 @@ from typing import Annotated
 
 import typer
 
-from olivine.available_cpus import cores
+from olivine.available_cpus import available_cpus
 from olivine.cli.once import OnceTyper
-from olivine.cli.terminal import Bar, Json, bars, echo, log, told
+from olivine.cli.terminal import Bar, Json, bars, echo, log, metrics_line
 from olivine.errors import RequestError
 
-app = OnceTyper(no_args_is_help=True, help="The embedded world: data, benchmarks, backbones, pictures.")
+app = OnceTyper(no_args_is_help=True, help="The embedded world: data, benchmarks, backbones, images.")
 
 
 @app.command("write")
 def world_write(
     folder: Annotated[Path, typer.Argument(help="The folder to write.")] = Path("data/world"),
     seed: Annotated[int, typer.Option(help="Another seed is another world of the same kind.")] = 1,
-    pictures: Annotated[int, typer.Option(help="Training pictures a stage; 0 writes benchmarks only.")] = 4000,
+    images: Annotated[int, typer.Option(help="Training images a stage; 0 writes benchmarks only.")] = 4000,
     share: Annotated[float, typer.Option(help="Size of the benchmarks, of the usual one.")] = 1.0,
     as_json: Json = False,
 ) -> None:
@@ -29,23 +29,23 @@ def world_write(
 
     Example: olivine world write data/world
     """
-    from olivine.evaluation.majority import guessing
+    from olivine.evaluation.majority_baseline import majority_baseline_answers
     from olivine.world.benchmarks import write_all
 
-    if pictures:
+    if images:
         from olivine.world import training_data
 
         with Bar("training data") as bar:
-            training_data.write(folder / "training", seed, pictures, bar, workers=cores())
+            training_data.write(folder / "training", seed, images, bar, workers=available_cpus())
     with Bar("benchmarks") as bar:
-        record = write_all(folder, seed, share=share, measure=guessing, on_benchmark=bar)
+        record = write_all(folder, seed, share=share, measure=majority_baseline_answers, on_benchmark=bar)
     if as_json:
         echo(json.dumps(record))
     for name, about in record["benchmarks"].items():
         guessed = dict(list(about["majority"].items())[:2])
         log.print(
-            f"{name}: {about['questions']:,} questions on {about['pictures']:,} pictures; guessing gets "
-            f"{told(guessed)}",
+            f"{name}: {about['questions']:,} questions on {about['images']:,} images; guessing gets "
+            f"{metrics_line(guessed)}",
             highlight=False,
         )
     log.print(f"done: {folder}", highlight=False)
@@ -59,7 +59,7 @@ def world_pretrain(
     share: Annotated[float, typer.Option(help="Share of the usual steps, for a quick look.")] = 1.0,
     jobs: Annotated[int, typer.Option(help="How many at a time. Default: one on each processor.")] = 0,
 ) -> None:
-    """Train the tiny backbones, each from random weights or grown from a smaller one; goes on where it stopped.
+    """Train the tiny backbones, each from random weights or grown from a smaller one; resumes where it stopped.
 
     Example: olivine world pretrain --only tiny-clip --output runs/backbones
     """
@@ -74,9 +74,9 @@ def world_pretrain(
     with bars(names) as on_step:
         figures = pretrain_all(names, target, seed=seed, share=share, jobs=jobs, on_step=on_step)
     for name, found in figures.items():
-        left_out = ("by_topic", "by_topic_on_cells", "seconds", "threads")
-        told = {key: value for key, value in found.items() if key not in left_out}
-        log.print(f"{name}: {told}", highlight=False)
+        left_out = ("by_topic", "by_topic_on_configurations", "seconds", "threads")
+        figures_line = {key: value for key, value in found.items() if key not in left_out}
+        log.print(f"{name}: {figures_line}", highlight=False)
     log.print(f"done: {target}", highlight=False)
 
 
@@ -85,14 +85,14 @@ def world_page(
     target: Annotated[Path, typer.Argument(help="The page to write, in Markdown.")] = Path("docs/world.md"),
     seed: Annotated[int, typer.Option(help="The world's seed.")] = 1,
 ) -> None:
-    """Write a page of example pictures with questions and answers.
+    """Write a page of example images with questions and answers.
 
     Example: olivine world page docs/world.md
     """
     import tempfile
 
     from olivine.evaluation import benchmarks as known
-    from olivine.evaluation.gallery import Shelf, write_page
+    from olivine.evaluation.example_page import Shelf, write_page
     from olivine.world.benchmarks import WRITERS, write_all
     from olivine.world.drawing import image
     from olivine.world.sampling import scenes

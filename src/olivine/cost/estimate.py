@@ -14,10 +14,10 @@ import numpy as np
 from olivine.data.llava_json import ItemError
 from olivine.data.sources import Skipped, read_samples
 from olivine.errors import DataError, RequestError, unknown_name
-from olivine.model.activation_memory import kept_per_token
+from olivine.model.activation_memory import saved_bytes_per_token
 from olivine.model.languages.registry import family_of
 from olivine.model.languages.traits import language_traits
-from olivine.model.loss import rows_at_once
+from olivine.model.loss import logit_rows_at_once
 from olivine.model.size import ModelSize, model_size
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
@@ -50,7 +50,7 @@ DEVICES = {
 }
 #: Samples whose lengths are looked at.
 _LOOKED_AT = 512
-#: Of the characters of English text, one token in so many; no tokenizer is read.
+#: Of the characters of English text, one token in this many; no tokenizer is read.
 CHARACTERS_A_TOKEN = 4.0
 #: Tokens of template around a conversation.
 _TEMPLATE_TOKENS = 12
@@ -69,7 +69,7 @@ class Lengths:
     tokens: float
     labels: float
     longest: int
-    pictures: float
+    images: float
     source: str
 
 
@@ -79,7 +79,7 @@ class StageEstimate:
 
     Attributes:
         trained, frozen: parameters by part.
-        samples, steps, tokens: in all; tokens include those of pictures.
+        samples, steps, tokens: in all; tokens include those of images.
         operations: floating-point operations in all, backward passes and recomputing included.
         memory: bytes on each device by part, at the peak.
         hours: at the stated utilisation.
@@ -214,7 +214,7 @@ def _kept(stage: StageRecipe) -> tuple[str, ...]:
 def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths) -> float:
     """Of one sample: two for each weight and token forward, as many for the gradient of what lies before, of itself."""
     vision_trains, language_trains = "vision" in stage.train, "language" in stage.train
-    patches = shape.patches * lengths.pictures
+    patches = shape.patches * lengths.images
     tower = tower_operations(shape, lengths) * (3 if vision_trains else 1)
     if stage.objective == "contrastive":
         return tower
@@ -233,8 +233,8 @@ def _seen(tokens: float, windows: Sequence[int | None]) -> float:
 
 
 def tower_operations(shape: ModelSize, lengths: Lengths) -> float:
-    """Of one sample's pictures through the tower, forward alone."""
-    return 2 * shape.tower * (shape.patches + 1) * lengths.pictures
+    """Of one sample's images through the tower, forward alone."""
+    return 2 * shape.tower * (shape.patches + 1) * lengths.images
 
 
 def _memory(
@@ -251,16 +251,20 @@ def _memory(
     trained = sum(whole.values()) + adapters
     # Four bits in place of what a weight takes otherwise; norms and the token table keep their width.
     quantized = shape.blocks * (frozen_bytes - _NF4_BYTES) if stage.lora and stage.lora.quantize else 0.0
-    row = max(stage.row_tokens, min(lengths.longest, recipe.data[stage.data].max_length))
+    sequence = max(stage.sequence_tokens, min(lengths.longest, recipe.data[stage.data].max_length))
     language_trains = "language" in stage.train
+    # A bf16 copy of the matrices that train: ours on a GPU, autocast's elsewhere; embeddings are read as they are.
+    read_as_they_are = shape.table if "language" in whole and not shape.tied else 0
+    working = 2 * (trained - read_as_they_are) if bf16 and count == 1 else 0.0
     parts: dict[str, float] = {
         "weights": 4 * adapters
         + sum(size * (4 if name in whole else frozen_bytes) for name, size in held.items())
-        - quantized,
+        - quantized
+        + working,
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
     }
-    if count > 1 and language_trains and not recipe.sharding.sum_each_row:
+    if count > 1 and language_trains and not recipe.sharding.sum_each_sequence:
         # Not yet summed over processes: those of the whole model wait for the last row.
         parts["gradients"] += 4 * shape.language
     if stage.objective == "contrastive":
@@ -269,25 +273,24 @@ def _memory(
         parts["logits"], parts["buffers"] = 4.0 * stage.batch**2, _RESERVED
         return parts
     stream = shape.hidden * (4 if language_trains or not bf16 else 2)
-    block = kept_per_token(shape.config, trains=language_trains, bf16=bf16)
+    block = saved_bytes_per_token(shape.config, trains=language_trains, bf16=bf16)
     if recipe.optimizer.checkpoint_activations:
-        parts["activations"] = row * (shape.layers * stream + block)
+        parts["activations"] = sequence * (shape.layers * stream + block)
     else:
-        parts["activations"] = row * shape.layers * block
-    pictures = max(1.0, stage.batch * lengths.pictures / count)
+        parts["activations"] = sequence * shape.layers * block
+    images = max(1.0, stage.batch * lengths.images / count)
     tower_bytes = 2 if bf16 else 4
     patch_bytes = shape.patches * shape.tower_width * tower_bytes
-    parts["pictures"] = pictures * patch_bytes + min(pictures, _TOWER_CHUNK) * patch_bytes * (shape.tower_layers + 1)
-    labels = row * lengths.labels / max(lengths.tokens, 1)
-    at_once = rows_at_once(shape.vocabulary, on_gpu=device.name != "cpu")
+    parts["images"] = images * patch_bytes + min(images, _TOWER_CHUNK) * patch_bytes * (shape.tower_layers + 1)
+    labels = sequence * lengths.labels / max(lengths.tokens, 1)
+    at_once = logit_rows_at_once(shape.vocabulary, on_gpu=device.name != "cpu")
     # Logits in the weights' type and in fp32, their log-softmax, and the gradients of both.
     parts["logits"] = min(at_once, labels) * shape.vocabulary * (16 if bf16 else 20)
     if labels > at_once and "language" in whole:
         parts["logits"] += 4 * shape.table  # a chunk's gradient of the head, before it is added to the others'
-    working = 2 if bf16 else 4
-    gathered = (shape.table * (1 if shape.tied else 2) + 2 * shape.blocks / shape.layers) * working if count > 1 else 0
-    cast = 2 * shape.language if count == 1 and bf16 and "language" in whole else 0
-    parts["buffers"] = _RESERVED + gathered + cast
+    width = 2 if bf16 else 4
+    gathered = (shape.table * (1 if shape.tied else 2) + 2 * shape.blocks / shape.layers) * width if count > 1 else 0
+    parts["buffers"] = _RESERVED + gathered
     return parts
 
 
@@ -300,26 +303,26 @@ def _suggestions(
         optimizer = recipe.optimizer.model_copy(
             update={k: v for k, v in changes.items() if k == "checkpoint_activations"}
         )
-        sharding = recipe.sharding.model_copy(update={k: v for k, v in changes.items() if k == "sum_each_row"})
+        sharding = recipe.sharding.model_copy(update={k: v for k, v in changes.items() if k == "sum_each_sequence"})
         changed = recipe.model_copy(update={"optimizer": optimizer, "sharding": sharding})
-        rows = stage.model_copy(update={k: v for k, v in changes.items() if k == "row_tokens"})
-        return sum(_memory(changed, rows, shape, lengths, device, count).values())
+        sequences = stage.model_copy(update={k: v for k, v in changes.items() if k == "sequence_tokens"})
+        return sum(_memory(changed, sequences, shape, lengths, device, count).values())
 
     if stage.objective == "contrastive":
         return
     if peak() <= device.memory:
         if recipe.optimizer.checkpoint_activations and peak(checkpoint_activations=False) <= device.memory:
             yield "optimizer.checkpoint_activations=false: it fits without, and saves a forward pass"
-        larger = 2 * stage.row_tokens
+        larger = 2 * stage.sequence_tokens
         mean = stage.batch * lengths.tokens / count
-        if larger <= mean and peak(row_tokens=larger) <= device.memory:
-            yield f"stages.{stage.name}.row_tokens={larger}: longer rows fit, for fewer and larger passes"
+        if larger <= mean and peak(sequence_tokens=larger) <= device.memory:
+            yield f"stages.{stage.name}.sequence_tokens={larger}: longer rows fit, for fewer and larger passes"
         return
     ladder: list[dict[str, object]] = [{"checkpoint_activations": True}]
     if count > 1:
-        ladder.append({"checkpoint_activations": True, "sum_each_row": True})
+        ladder.append({"checkpoint_activations": True, "sum_each_sequence": True})
     shortest = min(lengths.longest, recipe.data[stage.data].max_length)
-    ladder.append({**ladder[-1], "row_tokens": shortest})
+    ladder.append({**ladder[-1], "sequence_tokens": shortest})
     for rung in ladder:
         if peak(**rung) <= device.memory:
             yield ", ".join(_key(stage, name, value) for name, value in rung.items())
@@ -327,20 +330,20 @@ def _suggestions(
     more = next(
         (n for n in (2, 4, 8, 16, 32, 64) if n > count and _fits_on(recipe, stage, shape, lengths, device, n)), 0
     )
-    yield f"{more} devices, with sharding.sum_each_row=true" if more else "a device with more memory, or LoRA"
+    yield f"{more} devices, with sharding.sum_each_sequence=true" if more else "a device with more memory, or LoRA"
 
 
 def _fits_on(
     recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, device: Device, count: int
 ) -> bool:
     optimizer = recipe.optimizer.model_copy(update={"checkpoint_activations": True})
-    sharding = recipe.sharding.model_copy(update={"sum_each_row": True})
+    sharding = recipe.sharding.model_copy(update={"sum_each_sequence": True})
     changed = recipe.model_copy(update={"optimizer": optimizer, "sharding": sharding})
     return sum(_memory(changed, stage, shape, lengths, device, count).values()) <= device.memory
 
 
 def _key(stage: StageRecipe, name: str, value: object) -> str:
-    section = {"checkpoint_activations": "optimizer", "sum_each_row": "sharding"}.get(name, f"stages.{stage.name}")
+    section = {"checkpoint_activations": "optimizer", "sum_each_sequence": "sharding"}.get(name, f"stages.{stage.name}")
     return f"{section}.{name}={str(value).lower()}"
 
 
@@ -354,39 +357,39 @@ def _lengths(recipe: Recipe, stage: StageRecipe, patches: int) -> Lengths:
             f"data.{stage.data}.json: {source.json_} is not here, so its samples cannot be counted. "
             f"Give stages.{stage.name}.steps=N, or put the file there."
         )
-    source_of = f"assumed: {text} text tokens a sample, {labels} of them labelled, one picture each"
+    source_of = f"assumed: {text} text tokens a sample, {labels} of them labelled, one image each"
     return Lengths(stage.steps * stage.batch, patches + text, labels, source.max_length, 1.0, source_of)
 
 
 def measured_lengths(source: DataRecipe, patches: int) -> Lengths:
-    """What the samples of a source are like, from a few hundred of them; a picture is `patches` tokens.
+    """What the samples of a source are like, from a few hundred of them; an image is `patches` tokens.
 
     Raises:
         DataError: the source cannot be read.
     """
     samples = read_samples(source.model_copy(update={"on_error": "skip"}), Skipped())
-    chosen = np.random.default_rng(0).choice(len(samples), size=min(_LOOKED_AT, len(samples)), replace=False)
+    selected = np.random.default_rng(0).choice(len(samples), size=min(_LOOKED_AT, len(samples)), replace=False)
     lengths = []
-    for index in chosen:
+    for index in selected:
         with suppress(ItemError):  # a training meets it, and applies the source's policy
             lengths.append(_length(samples[int(index)], patches))
     if not lengths:
-        raise DataError(f"{source.json_}: none of {len(chosen)} samples can be read. Run: olivine data check.")
+        raise DataError(f"{source.json_}: none of {len(selected)} samples can be read. Run: olivine data check.")
     measured = np.array(lengths)
     return Lengths(
         samples=len(samples),
         tokens=float(measured[:, 0].mean()),
         labels=float(measured[:, 1].mean()),
         longest=int(measured[:, 0].max()),
-        pictures=float(measured[:, 2].mean()),
+        images=float(measured[:, 2].mean()),
         source=f"{len(lengths)} of {len(samples):,} of {source.json_.name}, {CHARACTERS_A_TOKEN:g} characters a token",
     )
 
 
 def _length(sample: Sample, patches: int) -> tuple[float, float, float]:
-    """(tokens, labelled tokens, pictures) of a sample, from its characters."""
-    pictures = sample.image is not None
+    """(tokens, labelled tokens, images) of a sample, from its characters."""
+    images = sample.image is not None
     said = sum(len(turn.text) for turn in sample.conversation)
     labelled = sum(len(turn.text) for turn in sample.conversation if turn.role is Role.ASSISTANT)
-    tokens = said / CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS + patches * pictures
-    return tokens, labelled / CHARACTERS_A_TOKEN + 1, float(pictures)
+    tokens = said / CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS + patches * images
+    return tokens, labelled / CHARACTERS_A_TOKEN + 1, float(images)

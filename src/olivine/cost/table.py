@@ -1,8 +1,14 @@
-"""An estimate as lines for reading; the figures are made in `plan`."""
+"""An estimate as lines for reading; the figures are made in `estimate`."""
 
+import re
 from collections.abc import Iterator
 
 from olivine.cost.estimate import Estimate, StageEstimate
+from olivine.field_identity import Identity, strongest
+from olivine.recipe import Recipe
+
+#: The keys of the settings in a suggestion.
+_KEY = re.compile(r"[\w-]+(?:\.[\w-]+)+(?==)")
 
 
 def lines(made: Estimate) -> Iterator[str]:
@@ -30,4 +36,15 @@ def _stage(stage: StageEstimate, memory: float) -> Iterator[str]:
     verdict = "fits" if stage.fits else "DOES NOT FIT"
     yield f"  {'at the peak':12} {stage.peak / 1e9:8.2f} GB of {memory / 1e9:.0f}: {verdict}"
     for suggestion in stage.suggestions:
-        yield f"  try: {suggestion}"
+        yield f"  try: {suggestion}{_for_a_begun_run(suggestion)}"
+
+
+def _for_a_begun_run(suggestion: str) -> str:
+    """Whether a run that has begun may be resumed with the settings that a suggestion names; empty if it names none."""
+    keys = _KEY.findall(suggestion)
+    if not keys:
+        return ""
+    together = strongest(Recipe, keys)
+    if together is Identity.ANOTHER_OUTPUT:
+        return " (in a new run)"
+    return f" (a begun run may be resumed so: {together.value})"

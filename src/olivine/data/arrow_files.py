@@ -22,8 +22,8 @@ def dataset_files(path: Path) -> list[Path]:
     return sorted(path.glob("*.parquet")) or sorted(path.glob("*.arrow"))
 
 
-def open_rows(path: Path, pictures: Sequence[str]) -> Any:
-    """Return a dataset's rows, mapped into memory, with `pictures` as the bytes that are stored.
+def open_rows(path: Path, images: Sequence[str]) -> Any:
+    """Return a dataset's rows, mapped into memory, with `images` as the bytes that are stored.
 
     Raises:
         RequestError: the datasets library is not installed.
@@ -35,7 +35,7 @@ def open_rows(path: Path, pictures: Sequence[str]) -> Any:
         raise RequestError("format: huggingface needs datasets. Install it: pip install 'olivine[datasets]'.") from None
     try:
         rows = _open(path, datasets)
-        for name in set(pictures) & set(rows.column_names):
+        for name in set(images) & set(rows.column_names):
             undecoded = _undecoded(datasets, rows.features[name])
             if undecoded is not None:
                 rows = rows.cast_column(name, undecoded)
@@ -99,12 +99,12 @@ def _require_own_files(path: Path) -> None:
 
 
 def _undecoded(datasets: Any, feature: Any) -> Any:
-    """Return the same picture column handed over as the bytes that are stored: they are opened where all are.
+    """Return the same image column handed over as the bytes that are stored: they are opened where all are.
 
     None where it already is: a struct of bytes and path, bytes, or text.
     """
-    picture = datasets.Image(decode=False)
+    image = datasets.Image(decode=False)
     if isinstance(feature, datasets.Image):
-        return picture
+        return image
     inner = getattr(feature, "feature", feature[0] if isinstance(feature, list) and feature else None)
-    return datasets.List(picture) if isinstance(inner, datasets.Image) else None
+    return datasets.List(image) if isinstance(inner, datasets.Image) else None

@@ -1,4 +1,4 @@
-"""Batches in a fixed order: which samples each step takes, their pictures, and preparing them ahead of the model.
+"""Batches in a fixed order: which samples each step takes, their images, and preparing them ahead of the model.
 
 The order follows from the seed, the stage's name and the step alone, so that a run resumes without reading again.
 """
@@ -20,34 +20,35 @@ from olivine.data.features import FeatureTable
 from olivine.data.image_record import SourceRecord
 from olivine.data.images import ImageTransform, moved
 from olivine.data.llava_json import ItemError
-from olivine.data.packing import Row, RowLayout, pack, spread
-from olivine.data.sources import check_example, open_picture
+from olivine.data.packing import PackedSequence, SequenceLayout, distribute, pack
+from olivine.data.sources import check_example, open_sample_image
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 from olivine.records import Sample
 
 #: Tokenised examples are kept for the next epoch up to this many tokens in all (about 20 bytes each).
 _KEPT_TOKENS = 8_000_000
-#: Fitted pictures are kept for the next epoch up to this many bytes in all.
+#: Fitted images are kept for the next epoch up to this many bytes in all.
 _KEPT_PIXELS = 256 * 2**20
 
 
-#: A picture as it goes into a batch: fitted pixels `[size, size, 3]`, or its row in a table of features.
+#: An image as it goes into a batch: fitted pixels `[size, size, 3]`, or its row in a table of features.
 _Shown = NDArray[np.uint8] | int
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one optimiser step takes: packed rows, and the unique pictures that they show.
+    """What one optimiser step takes: packed rows, and the unique images that they show.
 
-    `pixels` is `[pictures, 3, size, size]` float32, None for text alone; where the tower's features are on disk,
-    `patches` `[pictures, patches, tower width]` has them in place of pixels. `captions` has the first reply about each
-    picture. `rows` are this process's own; `rounds` is the largest number of them that any process has, and
+    `pixels` is `[images, size, size, 3]` uint8, fitted and not yet normalised, None for text alone; where the tower's
+    features are on disk,
+    `patches` `[images, patches, tower width]` has them in place of pixels. `captions` has the first reply about each
+    image. `rows` are this process's own; `rounds` is the largest number of them that any process has, and
     `sample_ids` are those of all processes in the order's own order. `skipped` has the broken samples that this process
     left out, by id, and what was wrong with each, in a word or two.
     """
 
-    rows: tuple[Row, ...]
+    sequences: tuple[PackedSequence, ...]
     pixels: Tensor | None
     patches: Tensor | None
     captions: tuple[str, ...]
@@ -58,17 +59,17 @@ class Batch:
     @property
     def labels(self) -> int:
         """Labelled tokens of all rows."""
-        return sum(row.labels for row in self.rows)
+        return sum(sequence.labels for sequence in self.sequences)
 
     @property
     def samples(self) -> int:
         """How many samples are in its rows."""
-        return sum(len(row.sample_ids) for row in self.rows)
+        return sum(len(sequence.sample_ids) for sequence in self.sequences)
 
     @property
     def tokens(self) -> int:
         """Tokens of all rows, image tokens included."""
-        return sum(len(row.ids) for row in self.rows)
+        return sum(len(sequence.ids) for sequence in self.sequences)
 
 
 class SampleOrder:
@@ -78,7 +79,7 @@ class SampleOrder:
         count: samples in the source.
         batch: samples a step.
         epochs: how often each is seen; the last step may be smaller.
-        steps: if given, exactly so many full steps instead.
+        steps: if given, exactly this many full steps instead.
         key: whatever else decides the order (the stage's name).
     """
 
@@ -101,19 +102,22 @@ class SampleOrder:
 
     def at(self, step: int) -> list[tuple[int, int]]:
         """(epoch, index) of each sample of a step, counted from 0."""
-        places = range(step * self._batch, min((step + 1) * self._batch, self._total))
-        return [(place // self._count, self._shuffled(place // self._count, place % self._count)) for place in places]
+        token_positions = range(step * self._batch, min((step + 1) * self._batch, self._total))
+        return [
+            (position // self._count, self._shuffled(position // self._count, position % self._count))
+            for position in token_positions
+        ]
 
     def draw(self, epoch: int, index: int) -> np.random.Generator:
         """The source of randomness that belongs to one sample in one epoch."""
         return np.random.default_rng([*self._entropy, epoch, index])
 
-    def _shuffled(self, epoch: int, place: int) -> int:
+    def _shuffled(self, epoch: int, position: int) -> int:
         if self._permutation[0] != epoch:
             # The last epoch's goes before the next is drawn: eight bytes a sample, never sixteen.
             self._permutation = (-1, np.empty(0, np.int64))
             self._permutation = (epoch, np.random.default_rng([*self._entropy, epoch]).permutation(self._count))
-        return int(self._permutation[1][place])
+        return int(self._permutation[1][position])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +129,20 @@ class Share:
 
 
 class BatchMaker:
-    """Samples to batches: tokenised, packed, pictures opened, each unique picture once.
+    """Samples to batches: tokenised, packed, images opened, each unique image once.
 
     Args:
         samples: what indices point into.
         source: the data source's recipe.
         encoder: tokenises.
-        transform: fits pictures to the tower's input.
-        row_tokens: what a row holds at most.
-        share: every process tokenises the whole batch, deals it to rows alike and opens its own rows' pictures alone.
-        readers: threads that open pictures beside one another.
-        features: where the tower's features of all pictures are kept; none is then opened.
+        transform: fits images to the tower's input.
+        sequence_tokens: what a row holds at most.
+        share: every process tokenises the whole batch, deals it to rows alike and opens its own rows' images alone.
+        readers: threads that open images beside one another.
+        features: where the tower's features of all images are kept; none is then opened.
         record: what every image that is opened is compared with.
         layout: what rows bring besides their tokens.
+        pinned: put pixels into page-locked memory, from which a GPU copies without a wait.
     """
 
     def __init__(
@@ -147,105 +152,110 @@ class BatchMaker:
         encoder: TemplateEncoder,
         transform: ImageTransform,
         *,
-        row_tokens: int,
+        sequence_tokens: int,
         share: Share = Share(),  # immutable
         readers: int = 1,
         features: FeatureTable | None = None,
         record: SourceRecord | None = None,
-        layout: RowLayout = RowLayout(),  # noqa: B008  # immutable
+        layout: SequenceLayout = SequenceLayout(),  # noqa: B008  # immutable
+        pinned: bool = False,
     ) -> None:
         self._layout = layout
+        self._pinned = pinned
         self._record = record
         self._samples = samples
         self._features = features
         self._source = source
         self._encoder = encoder
         self._transform = transform
-        self._row_tokens = row_tokens
+        self._sequence_tokens = sequence_tokens
         self._share = share
-        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="pictures") if readers > 1 else None
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="images") if readers > 1 else None
         self._examples: dict[int, Example] = {}
         self._kept_tokens = 0
         self._fitted: dict[str, NDArray[np.uint8]] = {}
 
-    def make(self, places: Sequence[tuple[int, int]], order: SampleOrder | None = None) -> Batch:
+    def make(self, token_positions: Sequence[tuple[int, int]], order: SampleOrder | None = None) -> Batch:
         """One batch of the samples at (epoch, index); `order` gives augmentation its randomness, None leaves it out.
 
         Raises:
-            DataError: under `on_error: stop`, the first sample that is broken (its picture damaged, too long, ...).
+            DataError: under `on_error: stop`, the first sample that is broken (its image damaged, too long, ...).
         """
         left_out: dict[str, str] = {}
         examples: list[tuple[tuple[int, int], Example]] = []
-        for epoch, index in places:
+        for epoch, index in token_positions:
             try:
                 examples.append(((epoch, index), self._example(index)))
             except ItemError as error:
                 left_out[self._name(index)] = self._leave_out(error)
-        dealt = spread([example.length for _, example in examples], self._row_tokens, self._share.world)
-        own = dealt[self._share.rank :: self._share.world]
-        # In the batch's order, not the rows': which of two broken pictures is named does not hang on the dealing.
-        shown = [examples[i] for i in sorted(i for row in own for i in row)]
-        pictures, broken = self._pictures(shown, order)
-        place_of = {name: place for place, name in enumerate(pictures)}
-        rows = []
-        for dealt_row in own:
-            kept = [examples[i][1] for i in dealt_row if examples[i][1].sample.image not in broken]
+        balanced = distribute([example.length for _, example in examples], self._sequence_tokens, self._share.world)
+        own = balanced[self._share.rank :: self._share.world]
+        # In the batch's order, not the rows': which of two broken images is named does not hang on the dealing.
+        shown = [examples[i] for i in sorted(i for sequence in own for i in sequence)]
+        images, broken = self._images(shown, order)
+        position_of = {name: position for position, name in enumerate(images)}
+        sequences = []
+        for balanced_sequence in own:
+            kept = [examples[i][1] for i in balanced_sequence if examples[i][1].sample.image not in broken]
             if kept:
-                shown_in_row = [place_of[e.sample.image] for e in kept if e.sample.image is not None]
-                rows.append(pack(kept, shown_in_row, self._layout))
+                images_in_sequence = [position_of[e.sample.image] for e in kept if e.sample.image is not None]
+                sequences.append(pack(kept, images_in_sequence, self._layout))
         for _, example in shown:
             if example.sample.image in broken:
                 left_out[example.sample.id] = self._leave_out(broken[example.sample.image])
         first_of: dict[str, str] = {}
         for _, example in shown:
-            if example.sample.image in pictures:
+            if example.sample.image in images:
                 first_of.setdefault(example.sample.image, example.sample.conversation[1].text)
         return Batch(
-            rows=tuple(rows),
-            pixels=self._stacked_pixels(pictures),
-            patches=self._stacked_features(pictures),
+            sequences=tuple(sequences),
+            pixels=self._stacked_pixels(images),
+            patches=self._stacked_features(images),
             captions=tuple(first_of.values()),
-            rounds=math.ceil(len(dealt) / self._share.world),
+            rounds=math.ceil(len(balanced) / self._share.world),
             sample_ids=tuple(e.sample.id for _, e in examples if e.sample.image not in broken),
             skipped=left_out,
         )
 
-    def _pictures(
+    def _images(
         self, shown: Sequence[tuple[tuple[int, int], Example]], order: SampleOrder | None
     ) -> tuple[dict[str, _Shown], dict[str | None, ItemError]]:
-        """Each unique picture by its name in the order it is first shown; and what is wrong with the broken ones."""
+        """Each unique image by its name in the order it is first shown; and what is wrong with the broken ones."""
         first: dict[str, tuple[tuple[int, int], Sample]] = {}
-        for place, example in shown:
+        for position, example in shown:
             if example.sample.image is not None:
-                first.setdefault(example.sample.image, (place, example.sample))
+                first.setdefault(example.sample.image, (position, example.sample))
 
         def read(job: tuple[tuple[int, int], Sample]) -> _Shown | ItemError:
             (epoch, index), sample = job
             try:
                 if self._features is not None:
-                    assert sample.image is not None, "only samples with pictures are looked up"
-                    return self._features.place(sample.image)
+                    assert sample.image is not None, "only samples with images are looked up"
+                    return self._features.position(sample.image)
                 return self._pixels(sample, order.draw(epoch, index) if order else None)
             except ItemError as error:
                 return error
 
         found = (self._readers.map if self._readers else map)(read, first.values())
-        pictures: dict[str, _Shown] = {}
+        images: dict[str, _Shown] = {}
         broken: dict[str | None, ItemError] = {}
         for name, result in zip(first, found, strict=True):
             if isinstance(result, ItemError):
                 broken[name] = result
             else:
-                pictures[name] = result
-        return pictures, broken
+                images[name] = result
+        return images, broken
 
-    def _stacked_pixels(self, pictures: Mapping[str, _Shown]) -> Tensor | None:
-        fitted = [shown for shown in pictures.values() if not isinstance(shown, int)]
-        return torch.from_numpy(self._transform.normalise(np.stack(fitted))) if fitted else None
+    def _stacked_pixels(self, images: Mapping[str, _Shown]) -> Tensor | None:
+        fitted = [shown for shown in images.values() if not isinstance(shown, int)]
+        if not fitted:
+            return None
+        pixels = torch.from_numpy(np.stack(fitted))
+        return pixels.pin_memory() if self._pinned else pixels
 
-    def _stacked_features(self, pictures: Mapping[str, _Shown]) -> Tensor | None:
-        places = [shown for shown in pictures.values() if isinstance(shown, int)]
-        return self._features.rows(places) if self._features is not None and places else None
+    def _stacked_features(self, images: Mapping[str, _Shown]) -> Tensor | None:
+        token_positions = [shown for shown in images.values() if isinstance(shown, int)]
+        return self._features.rows(token_positions) if self._features is not None and token_positions else None
 
     def _name(self, index: int) -> str:
         """A sample's id, or its place where it cannot even be read."""
@@ -264,14 +274,14 @@ class BatchMaker:
         """A sample by its index."""
         return self._samples[index]
 
-    def picture(self, sample: Sample) -> Image.Image:
-        """A sample's picture as it is stored.
+    def image(self, sample: Sample) -> Image.Image:
+        """A sample's image as it is stored.
 
         Raises:
             ItemError: it cannot be read.
             RunError: it has changed since the run first opened it.
         """
-        return open_picture(sample, self._source, self._record)
+        return open_sample_image(sample, self._source, self._record)
 
     def _example(self, index: int) -> Example:
         if index not in self._examples:
@@ -285,7 +295,7 @@ class BatchMaker:
         return self._examples[index]
 
     def _pixels(self, sample: Sample, draw: np.random.Generator | None) -> NDArray[np.uint8]:
-        assert sample.image is not None, "asked for the picture of a text-only sample"
+        assert sample.image is not None, "asked for the image of a text-only sample"
         pixels = self._fitted.get(sample.image)
         if pixels is None:
             pixels = self._fit(sample)
@@ -294,7 +304,7 @@ class BatchMaker:
         return pixels if draw is None else moved(pixels, self._source.augment, draw)
 
     def _fit(self, sample: Sample) -> NDArray[np.uint8]:
-        return np.asarray(self._transform.fitted(self.picture(sample)))
+        return np.asarray(self._transform.fitted(self.image(sample)))
 
 
 def ahead(maker: BatchMaker, order: SampleOrder, first_step: int, *, depth: int = 2) -> Iterator[tuple[int, Batch]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from olivine.available_cpus import cores
+from olivine.available_cpus import available_cpus
 from olivine.data.check_jobs import ImageFindings, Items, LengthFindings, LengthLimit, state_of
 from olivine.data.check_report import NAMED, Report
 from olivine.data.check_work import Journal, Progress, Worker, no_progress, run_jobs
@@ -32,7 +32,7 @@ from olivine.records import Sample
 
 #: Images, or samples, of one job.
 _HEADERS, _IMAGES, _ITEMS = 512, 32, 256
-READING, LOOKING, TOKENISING = "items", "images", "lengths"
+READING, DECODING_IMAGES, TOKENISING = "items", "images", "lengths"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def check(
     report = Report(path, images_read="headers" if full is None else "full")
     found = _Found(report)
     samples = _read_json(source, found, progress) if source.format == "llava" else _read_lazy(source, found, progress)
-    work = _Work(source, samples, found, limit, full, jobs or cores())
+    work = _Work(source, samples, found, limit, full, jobs or available_cpus())
     work.run(progress)
     found.finish(samples)
     report.seconds = time.monotonic() - began
@@ -83,14 +83,14 @@ class _Found:
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.places, self.image_of, self.turns = array("q"), array("i"), array("i")
+        self.positions, self.image_of, self.turns = array("q"), array("i"), array("i")
         self.numbers: dict[str, int] = {}
         self.broken_images: dict[int, tuple[str, str]] = {}
         self.broken_items: dict[int, tuple[str, str]] = {}
 
     def add(self, sample: Sample, number: int) -> None:
         """One usable item."""
-        self.places.append(number)
+        self.positions.append(number)
         image = -1 if sample.image is None else self.numbers.setdefault(sample.image, len(self.numbers))
         self.image_of.append(image)
         self.turns.append(len(sample.conversation))
@@ -103,23 +103,23 @@ class _Found:
         if self.broken_images:
             shows = np.isin(image_of, np.fromiter(self.broken_images, np.int32, len(self.broken_images)))
             good &= ~shows
-            told: Counter[str] = Counter()
+            described: Counter[str] = Counter()
             for index in np.flatnonzero(shows):
                 kind, message = self.broken_images[int(image_of[index])]
-                named = [f"{self._name(samples, int(index))}: {message}"] if told[kind] < NAMED else []
-                told[kind] += 1
+                named = [f"{self._name(samples, int(index))}: {message}"] if described[kind] < NAMED else []
+                described[kind] += 1
                 report.add(report.broken, kind, 1, named)
-        for place, (kind, message) in self.broken_items.items():
-            if good[place]:
+        for position, (kind, message) in self.broken_items.items():
+            if good[position]:
                 report.add(report.broken, kind, 1, [message])
-                good[place] = False
+                good[position] = False
         turns = np.frombuffer(self.turns, np.int32) if self.turns else np.zeros(0, np.int32)
         report.turns += int(turns[good].sum())
         report.text_only += int(((image_of < 0) & good).sum())
-        report.pictures = len(self.numbers)
+        report.images = len(self.numbers)
 
     def _name(self, samples: LazySamples, index: int) -> str:
-        number = self.places[index]
+        number = self.positions[index]
         sample = samples[index if isinstance(samples, LlavaSamples) else number]
         return f"item {number} (id {shortened(repr(sample.id), 80)})"
 
@@ -191,13 +191,13 @@ class _Work:
     def run(self, progress: Progress) -> None:
         """Do all jobs that are not yet done."""
         try:
-            self._look_at_images(progress)
+            self._check_images(progress)
             if self._limit is not None:
-                self._look_at_lengths(progress)
+                self._check_lengths(progress)
         finally:
             self._journal.close()
 
-    def _look_at_images(self, progress: Progress) -> None:
+    def _check_images(self, progress: Progress) -> None:
         todo, done = [], 0
         keys: dict[int, str] = {}
         for first in range(0, len(self._names), self._chunk):
@@ -214,17 +214,17 @@ class _Work:
             self._journal.add(keys[first], findings)
             self._take_images(first, findings)
             done = min(done + self._chunk, len(self._names))
-            progress(LOOKING, done, len(self._names))
+            progress(DECODING_IMAGES, done, len(self._names))
 
     def _take_images(self, first: int, findings: ImageFindings) -> None:
         report = self._found.report
-        for place, kind, message in findings.broken:
-            self._found.broken_images[first + place] = (kind, message)
+        for position, kind, message in findings.broken:
+            self._found.broken_images[first + position] = (kind, message)
         for kind, count in findings.counts.items():
             report.add(report.notes, kind, count, findings.named[kind])
 
-    def _look_at_lengths(self, progress: Progress) -> None:
-        todo, done, total = [], 0, len(self._found.places)
+    def _check_lengths(self, progress: Progress) -> None:
+        todo, done, total = [], 0, len(self._found.positions)
         for items in self._items():
             kept = self._journal.lengths(str(items.first))
             if kept is None:
@@ -244,14 +244,14 @@ class _Work:
         self._found.broken_items.update({index: (kind, message) for index, kind, message in findings.broken})
 
     def _items(self) -> Iterator[Items]:
-        places = self._found.places
-        for first in range(0, len(places), _ITEMS):
-            chosen = slice(first, first + _ITEMS)
+        positions = self._found.positions
+        for first in range(0, len(positions), _ITEMS):
+            selected = slice(first, first + _ITEMS)
             if isinstance(self._samples, LlavaSamples):
-                numbers, starts, sizes = (column[chosen].tolist() for column in self._samples.columns)
+                numbers, starts, sizes = (column[selected].tolist() for column in self._samples.columns)
                 yield Items(first, numbers, starts, sizes)
             else:
-                yield Items(first, places[chosen].tolist())
+                yield Items(first, positions[selected].tolist())
 
 
 def journal_beside(path: Path) -> Path:

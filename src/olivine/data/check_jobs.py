@@ -79,35 +79,35 @@ class Items:
     sizes: Sequence[int] = ()
 
 
-def look_at_images(source: DataRecipe, names: Sequence[str], transform: ImageTransform | None) -> ImageFindings:
+def check_images(source: DataRecipe, names: Sequence[str], transform: ImageTransform | None) -> ImageFindings:
     """Read the headers of images, or decode and fit them where a transform is given."""
     findings = ImageFindings()
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         try:
             if transform is None:
                 _read_header(source, name, findings)
             else:
                 _read_whole(source, name, transform, findings)
         except ItemError as error:
-            findings.broken.append((place, error.kind, str(error)))
+            findings.broken.append((position, error.kind, str(error)))
         except DataError as error:
             kind = "missing image" if source.format == "llava" and not _is_found(source, name) else "unreadable image"
-            findings.broken.append((place, kind, str(error)))
+            findings.broken.append((position, kind, str(error)))
     return findings
 
 
-def look_at_lengths(source: DataRecipe, items: Items, limit: LengthLimit) -> LengthFindings:
+def check_lengths(source: DataRecipe, items: Items, limit: LengthLimit) -> LengthFindings:
     """Tokenise samples as training does."""
     longest = 0
     broken = []
     samples = None if source.format == "llava" else open_source(source)
     file = source.json_.open("rb") if samples is None else None
     try:
-        for place, number in enumerate(items.numbers):
+        for position, number in enumerate(items.numbers):
             try:
                 if file is not None:
-                    file.seek(items.starts[place])
-                    content = file.read(items.sizes[place])
+                    file.seek(items.starts[position])
+                    content = file.read(items.sizes[position])
                     sample = parse_item(parse(content, f"item {number}"), number)
                 else:
                     assert samples is not None, "either a file of items or a source that reads its own"
@@ -116,7 +116,7 @@ def look_at_lengths(source: DataRecipe, items: Items, limit: LengthLimit) -> Len
                 longest = max(longest, example.length)
                 check_example(example, limit.max_length)
             except ItemError as error:
-                broken.append((items.first + place, error.kind, str(error)))
+                broken.append((items.first + position, error.kind, str(error)))
     finally:
         if file is not None:
             file.close()

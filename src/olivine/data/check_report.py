@@ -27,7 +27,7 @@ class Report:
     items: int = 0
     text_only: int = 0
     turns: int = 0
-    pictures: int = 0
+    images: int = 0
     broken: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     named: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -65,7 +65,7 @@ class Report:
             "trainable": self.trainable,
             "text_only": self.text_only,
             "turns": self.turns,
-            "pictures": self.pictures,
+            "images": self.images,
             "unsupervised": unsupervised,
             "unsupervised_share": unsupervised / self.items if self.items else 0.0,
             "broken": dict(self.broken),
@@ -82,7 +82,7 @@ class Report:
         """The report for reading; its last line says that it is whole."""
         share = 100 * self.broken.total() / self.items if self.items else 0.0
         lines = [
-            f"{self.path}: {self.items:,} items, {self.turns:,} turns, {self.pictures:,} images, "
+            f"{self.path}: {self.items:,} items, {self.turns:,} turns, {self.images:,} images, "
             f"{self.text_only:,} text-only",
             f"not trainable as they are: {self.broken.total():,} ({share:.2f} %)",
         ]
@@ -95,9 +95,9 @@ class Report:
             lines.append(f"longest sample: {self.longest:,} tokens")
         else:
             lines.append("lengths were not looked at (name a --tokenizer)")
-        if self.images_read == "headers" and self.pictures:
+        if self.images_read == "headers" and self.images:
             lines.append("images: headers read (--full decodes every image as training does)")
-        elif self.pictures:
+        elif self.images:
             lines.append(f"images: every one decoded and fitted, {self.kept:,} of them by an earlier check")
         lines.append(f"checked in {self.seconds:.0f} s: {self.trainable:,} of {self.items:,} items can be trained on")
         return lines

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.available_cpus import end_with_parent
-from olivine.data.check_jobs import ImageFindings, Items, LengthFindings, LengthLimit, look_at_images, look_at_lengths
+from olivine.data.check_jobs import ImageFindings, Items, LengthFindings, LengthLimit, check_images, check_lengths
 from olivine.data.images import ImageTransform
 from olivine.errors import RequestError, RunError
 from olivine.recipe import DataRecipe
@@ -39,8 +39,8 @@ class Worker:
         """One job's findings."""
         if isinstance(job, Items):
             assert self.limit is not None, "lengths are looked at where there is a limit"
-            return look_at_lengths(self.source, job, self.limit)
-        return look_at_images(self.source, job, self.transform)
+            return check_lengths(self.source, job, self.limit)
+        return check_images(self.source, job, self.transform)
 
 
 def run_jobs(

@@ -32,17 +32,17 @@ def package_folder() -> Path:
     return Path(spec.origin).parent / "data"
 
 
-def convert(source: Path, target: Path, on_picture: Callable[[int, int], None] | None = None) -> None:
+def convert(source: Path, target: Path, on_image: Callable[[int, int], None] | None = None) -> None:
     """Write `target`: captions.json, instructions.json, questions.jsonl (test) and images/{train,test}.
 
-    A picture's caption says its colour and shape, as its own questions tell them; pictures of which they do not tell
-    both have none. A picture's questions are the turns of one item.
+    An image's caption says its colour and shape, as its own questions tell them; images of which they do not tell
+    both have none. An image's questions are the turns of one item.
 
     Raises:
         DataError: `source` is not easy-VQA.
     """
     questions = {split: _read_questions(source, split) for split in ("train", "test")}
-    pictures = [(split, image) for split, by_image in questions.items() for image in by_image]
+    images = [(split, image) for split, by_image in questions.items() for image in by_image]
     with atomic_folder(target) as folder:
         _write(
             folder / "captions.json",
@@ -52,15 +52,15 @@ def convert(source: Path, target: Path, on_picture: Callable[[int, int], None] |
         with (folder / "questions.jsonl").open("w", encoding="utf-8") as file:
             for number, row in enumerate(_question_rows(questions["test"])):
                 file.write(json.dumps({"question_id": number, **row}) + "\n")
-        for done, (split, image) in enumerate(pictures, start=1):
+        for done, (split, image) in enumerate(images, start=1):
             copy = folder / "images" / split / f"{image}.png"
             copy.parent.mkdir(parents=True, exist_ok=True)
             original = source / split / "images" / f"{image}.png"
             if not original.is_file():
-                raise DataError(f"{original}: picture not found; is {source} easy-VQA, whole?")
+                raise DataError(f"{original}: image not found; is {source} easy-VQA, whole?")
             shutil.copyfile(original, copy)
-            if on_picture is not None:
-                on_picture(done, len(pictures))
+            if on_image is not None:
+                on_image(done, len(images))
 
 
 Questions = dict[int, list[tuple[str, str]]]
@@ -79,7 +79,7 @@ def _read_questions(source: Path, split: str) -> Questions:
 
 
 def _known(questions: list[tuple[str, str]]) -> list[str]:
-    """Colour, then shape, as far as a picture's own questions and answers tell them.
+    """Colour, then shape, as far as an image's own questions and answers tell them.
 
     "is there not a circle?" - "no" tells the circle as well as "what shape is present?" - "circle" does, and so does
     "what color is the circle?".
@@ -97,7 +97,7 @@ def _known(questions: list[tuple[str, str]]) -> list[str]:
 
 
 def _caption_item(image: int, questions: list[tuple[str, str]]) -> dict[str, Any]:
-    return _item(image, [("Describe the picture.", "a " + " ".join(_known(questions)))])
+    return _item(image, [("Describe the image.", "a " + " ".join(_known(questions)))])
 
 
 def _instruction_item(image: int, questions: list[tuple[str, str]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Encoding, Tokenizer
 
 from olivine.data.llava_json import ItemError
-from olivine.data.template import ChatTemplate, Piece, PieceKind, independent_parts
+from olivine.data.template import ChatTemplate, Piece, PieceKind, independent_segments
 from olivine.errors import DataError, RequestError, RunError
 from olivine.records import Conversation, Role, Sample, Turn
 
@@ -54,8 +54,8 @@ class TemplateEncoder:
     Args:
         template: how conversations are written.
         tokenizer: a `transformers` tokenizer (the fast kind, which all are from version 5 on).
-        image_token_id: the placeholder that stands for one patch of the picture.
-        image_tokens: how many of them a picture takes.
+        image_token_id: the placeholder that stands for one patch of the image.
+        image_tokens: how many of them an image takes.
 
     Raises:
         RequestError: the tokenizer lacks one of the template's markers.
@@ -91,7 +91,7 @@ class TemplateEncoder:
     def prompt(self, text: str, image: bool) -> tuple[list[int], list[int]]:
         """A question up to where the reply begins, as (shared prefix ids, continuation ids)."""
         conversation = (Turn(Role.USER, text),)
-        prefix, continuation = self.encode_parts(independent_parts(self.template, conversation, image))
+        prefix, continuation = self.encode_segments(independent_segments(self.template, conversation, image))
         return prefix.ids, continuation.ids
 
     def example(self, sample: Sample, *, independent: bool = False) -> Example:
@@ -103,8 +103,8 @@ class TemplateEncoder:
         image = sample.image is not None
         try:
             if independent and len(sample.conversation) > 2:
-                parts = independent_parts(self.template, sample.conversation, image)
-                return Example(sample, self.encode_parts(parts))
+                parts = independent_segments(self.template, sample.conversation, image)
+                return Example(sample, self.encode_segments(parts))
             return Example(sample, (self.conversation(sample.conversation, image),))
         except DataError as error:
             raise ItemError("not the template's", f"item with id {sample.id!r}: {error}") from None
@@ -113,7 +113,7 @@ class TemplateEncoder:
         """Tokenise a whole conversation."""
         return self._encode(self.template.render(conversation, image))
 
-    def encode_parts(self, parts: Sequence[Sequence[Piece]]) -> tuple[Tokens, ...]:
+    def encode_segments(self, parts: Sequence[Sequence[Piece]]) -> tuple[Tokens, ...]:
         """Tokenise a shared prefix and what continues it; every boundary must lie beside a marker or a newline."""
         shared = parts[0]
         return (self._encode(shared), *(self._encode(part, behind=shared) for part in parts[1:]))
@@ -215,7 +215,7 @@ def _with_special(tokenizer_json: str, token_id: int) -> str:
 
 
 def _runs_of_text(pieces: Sequence[Piece]) -> list[list[Piece]]:
-    """Neighbouring text pieces together; markers and pictures alone; empty text left out."""
+    """Neighbouring text pieces together; markers and images alone; empty text left out."""
     runs: list[list[Piece]] = []
     for piece in pieces:
         if piece.kind is PieceKind.TEXT and not piece.text:

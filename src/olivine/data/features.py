@@ -1,4 +1,4 @@
-"""A frozen tower's features of a source's pictures, on disk: written once, read by every training that shows them.
+"""A frozen tower's features of a source's images, on disk: written once, read by every training that shows them.
 
 The tower is run in `train.features`; whether the room on disk is well spent is for `ablate.feature_cache` to say.
 """
@@ -23,13 +23,13 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
 
-#: Turns pictures, by their names, into `[pictures, patches, width]`; and says what is wrong with the broken ones among
+#: Turns images, by their names, into `[images, patches, width]`; and says what is wrong with the broken ones among
 #: them, whose rows may be anything.
 Encode = Callable[[Sequence[str]], tuple[Tensor, Mapping[str, ItemError]]]
 
 
 class FeatureTable:
-    """Features by the names of pictures, mapped into memory: only rows that are asked for are read.
+    """Features by the names of images, mapped into memory: only rows that are asked for are read.
 
     Raises:
         DataError: the folder holds no whole table.
@@ -44,28 +44,28 @@ class FeatureTable:
             raise DataError(f"{path}: expected {size:,} bytes. Remove {folder} to have it made anew.")
         # Read-only: a private mapping that could be written to counts against memory, all of it.
         self._rows = np.memmap(path, stored, mode="r", shape=(len(names), patches, width))
-        self._place = {name: place for place, name in enumerate(names)}
+        self._position = {name: position for position, name in enumerate(names)}
         self._broken: dict[str, list[str]] = values["broken"]
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._position)
 
-    def place(self, name: str) -> int:
-        """A picture's row.
+    def position(self, name: str) -> int:
+        """An image's row.
 
         Raises:
-            ItemError: what was wrong with the picture when the table was made.
+            ItemError: what was wrong with the image when the table was made.
         """
         if name in self._broken:
             raise ItemError(*self._broken[name])
-        if name not in self._place:
-            raise ItemError("no features", f"{name}: not among the pictures whose features were kept.")
-        return self._place[name]
+        if name not in self._position:
+            raise ItemError("no features", f"{name}: not among the images whose features were kept.")
+        return self._position[name]
 
-    def rows(self, places: Sequence[int]) -> Tensor:
+    def rows(self, positions: Sequence[int]) -> Tensor:
         """Features of some rows, `[rows, patches, width]`, in the order that is given."""
         # Fancy indexing copies in NumPy: no torch work in the thread that prepares batches.
-        return torch.from_numpy(self._rows[np.asarray(places)]).view(self._dtype)
+        return torch.from_numpy(self._rows[np.asarray(positions)]).view(self._dtype)
 
 
 def write_features(
@@ -76,20 +76,20 @@ def write_features(
     shape: tuple[int, int],
     dtype: torch.dtype,
     chunk: int,
-    on_pictures: Callable[[int, int], None],
+    on_images: Callable[[int, int], None],
 ) -> None:
-    """Write a table of the named pictures; killed at any instant, it goes on behind the last whole chunk.
+    """Write a table of the named images; killed at any instant, it resumes behind the last whole chunk.
 
     Args:
         folder: where the table goes.
-        names: the pictures, each once, in order.
+        names: the images, each once, in order.
         encode: is given `chunk` names at a time (fewer at the end), so that a chunk's bits hang on nothing before it.
         shape: a row's (patches, width).
         dtype: a row's type, float32 or bfloat16.
-        on_pictures: told (done, in all) after every chunk.
+        on_images: told (done, in all) after every chunk.
 
     Raises:
-        OSError: the disk is full; what was written stays, and the next call goes on from there.
+        OSError: the disk is full; what was written stays, and the next call resumes from there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial, notes = folder / _PARTIAL, folder / _BROKEN
@@ -99,7 +99,7 @@ def write_features(
     written = partial.stat().st_size if partial.is_file() else 0
     done = len(names) if written == len(names) * row_bytes else written // (row_bytes * chunk) * chunk
     if notes.is_file() and keep_json_lines(notes, lambda row: row["place"] < done):
-        done = 0  # which picture a damaged note named is not known
+        done = 0  # which image a damaged note named is not known
         notes.unlink()
     with partial.open("r+b" if partial.is_file() else "wb") as file:
         # By place and not at the end: whoever else should be writing here writes the same bytes.
@@ -107,13 +107,13 @@ def write_features(
         for start in range(done, len(names), chunk):
             asked = names[start : start + chunk]
             features, broken = encode(asked)
-            for place, name in enumerate(asked, start):
+            for position, name in enumerate(asked, start):
                 if name in broken:
                     kind, message = broken[name].kind, str(broken[name])
-                    append_json_line(notes, {"place": place, "name": name, "kind": kind, "message": message})
+                    append_json_line(notes, {"place": position, "name": name, "kind": kind, "message": message})
             file.write(features.to(dtype).contiguous().view(torch.uint8).numpy().tobytes())
             file.flush()
-            on_pictures(start + len(asked), len(names))
+            on_images(start + len(asked), len(names))
         file.truncate(len(names) * row_bytes)
     flush_to_disk(partial)
     partial.rename(folder / FEATURES)

@@ -17,16 +17,16 @@ from olivine.data.llava_json import IMAGE_MARK, parse_item
 from olivine.errors import DataError
 from olivine.records import Sample
 
-#: Columns that may hold a picture, the first there is.
-_PICTURES = ("image", "images", "jpg", "png")
+#: Columns that may hold an image, the first there is.
+_IMAGES = ("image", "images", "jpg", "png")
 _CONVERSATIONS = ("conversations", "messages", "texts")
-#: Columns whose inputs would be passed over.
+#: Columns whose inputs would be ignored.
 _UNREAD_INPUTS = ("video", "videos", "audio", "audios")
 
 
 class DatasetSamples(LazySamples):
     """The rows of a dataset: `conversations` (LLaVA's), `messages` (OpenAI's, TRL's) or `texts` of `user` and
-    `assistant` (The Cauldron's), and one picture at most in `image` or `images`: as the library's own image type keeps
+    `assistant` (The Cauldron's), and one image at most in `image` or `images`: as the library's own image type keeps
     it, as bytes, or as a struct of bytes and path.
 
     Since an id may be there twice, it is followed by the row's number: `id#number`.
@@ -38,7 +38,7 @@ class DatasetSamples(LazySamples):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._rows = open_rows(path, _PICTURES)
+        self._rows = open_rows(path, _IMAGES)
         columns = set(self._rows.column_names)
         if not columns & set(_CONVERSATIONS):
             raise DataError(
@@ -51,9 +51,9 @@ class DatasetSamples(LazySamples):
                 f"{path}: column {', '.join(unread_inputs)} is not read, so training would be blind to it. "
                 "Remove it from the dataset (remove_columns) if that is meant."
             )
-        self._picture = next((name for name in _PICTURES if name in columns), None)
-        self._extra = tuple(name for name in _PICTURES if name in columns and name != self._picture)
-        self._unread = columns - {*_PICTURES, *_CONVERSATIONS, "id"}
+        self._image = next((name for name in _IMAGES if name in columns), None)
+        self._extra = tuple(name for name in _IMAGES if name in columns and name != self._image)
+        self._unread = columns - {*_IMAGES, *_CONVERSATIONS, "id"}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -71,37 +71,37 @@ class DatasetSamples(LazySamples):
         """
         row = self._row(index)
         name = f"row {index}"
-        has_picture = bool(self._stored(row, name)) if self._picture else False
+        has_image = bool(self._stored(row, name)) if self._image else False
         if any(row[column] for column in self._extra):
-            raise ItemError("several images", f"{name}: images in {self._picture} and {', '.join(self._extra)}.")
+            raise ItemError("several images", f"{name}: images in {self._image} and {', '.join(self._extra)}.")
         said = row.get("conversations") or row.get("messages")
-        said = _as_list(said) if said else _from_texts(row.get("texts"), index, has_picture=has_picture)
+        said = _as_list(said) if said else _from_texts(row.get("texts"), index, has_image=has_image)
         own = row.get("id")
         item = {"id": str(index) if own is None else own, "conversations": _filled(said)}
-        sample = parse_item({**item, **({"image": str(index)} if has_picture else {})}, index, unread)
+        sample = parse_item({**item, **({"image": str(index)} if has_image else {})}, index, unread)
         return sample if own is None else Sample(f"{sample.id}#{index}", sample.conversation, sample.image)
 
-    def picture(self, image: str) -> bytes:
-        """The file content of a sample's picture, from the name it was given above.
+    def image(self, image: str) -> bytes:
+        """The file content of a sample's image, from the name it was given above.
 
         Raises:
-            DataError: the row has only a path to it, and not the picture.
+            DataError: the row has only a path to it, and not the image.
         """
-        assert self._picture is not None, "no row has a picture"
+        assert self._image is not None, "no row has an image"
         name = f"row {image}"
         stored = self._stored(self._row(int(image)), name)
         content = stored.get("bytes") if isinstance(stored, dict) else stored
         if not isinstance(content, bytes):
             raise DataError(
-                f"{self._path}, {name}: names a picture but does not hold it. Save the dataset with its pictures "
+                f"{self._path}, {name}: names an image but does not hold it. Save the dataset with its images "
                 "(embed_external_files)."
             )
         return content
 
     def fingerprint(self) -> str:
         """A hash of the files' names and sizes and of the number of rows, in hexadecimal."""
-        told = [f"{file.name} {file.stat().st_size}" for file in dataset_files(self._path)]
-        return hashlib.sha256("\n".join([str(len(self)), *told]).encode()).hexdigest()
+        described = [f"{file.name} {file.stat().st_size}" for file in dataset_files(self._path)]
+        return hashlib.sha256("\n".join([str(len(self)), *described]).encode()).hexdigest()
 
     def _row(self, index: int) -> dict[str, Any]:
         try:
@@ -110,18 +110,18 @@ class DatasetSamples(LazySamples):
             raise ItemError("unreadable row", f"row {index}: cannot be read ({shortened(str(error))}).") from None
 
     def _stored(self, row: dict[str, Any], name: str) -> Any:
-        """The picture of a row: the cell itself, or the only one of its list."""
-        assert self._picture is not None, "asked of rows that have the column"
-        cell = row[self._picture]
+        """The image of a row: the cell itself, or the only one of its list."""
+        assert self._image is not None, "asked of rows that have the column"
+        cell = row[self._image]
         if isinstance(cell, list):
             if len(cell) > 1:
-                raise ItemError("several images", f"{name} with {len(cell)} pictures: expected one at most.")
+                raise ItemError("several images", f"{name} with {len(cell)} images: expected one at most.")
             cell = cell[0] if cell else None
         if isinstance(cell, str) and cell:
             raise ItemError(
                 "image is a path",
-                f"{name}: column {self._picture!r} holds a path as text. Store the images themselves "
-                f"(cast_column({self._picture!r}, datasets.Image()), then save), or write LLaVA JSON with images: DIR.",
+                f"{name}: column {self._image!r} holds a path as text. Store the images themselves "
+                f"(cast_column({self._image!r}, datasets.Image()), then save), or write LLaVA JSON with images: DIR.",
             )
         return cell
 
@@ -152,7 +152,7 @@ def _filled(said: Any) -> Any:
     ]
 
 
-def _from_texts(texts: Any, index: int, *, has_picture: bool) -> list[dict[str, Any]]:
+def _from_texts(texts: Any, index: int, *, has_image: bool) -> list[dict[str, Any]]:
     if not isinstance(texts, list) or not texts:
         raise ItemError("no conversation", f"row {index}: no turn in conversations, messages or texts.")
     said: list[dict[str, Any]] = []
@@ -162,6 +162,6 @@ def _from_texts(texts: Any, index: int, *, has_picture: bool) -> list[dict[str, 
             raise ItemError(
                 "turn is no text", f"row {index}, turn {number + 1}: expected texts under 'user' and 'assistant'."
             )
-        mark = f"{IMAGE_MARK}\n" if has_picture and not number else ""
+        mark = f"{IMAGE_MARK}\n" if has_image and not number else ""
         said += [{"from": "human", "value": mark + user}, {"from": "gpt", "value": assistant}]
     return said

@@ -50,10 +50,20 @@ class ImageTransform:
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Turn fitted images `[images, size, size, 3]` uint8 into the tower's input `[images, 3, size, size]`."""
-        scaled = _SCALED[pixels]
-        scaled -= np.asarray(self.mean, np.float32)
-        scaled /= np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+        made = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
+        for channel, values in enumerate(self.channel_values()):
+            made[:, channel] = values[pixels[..., channel]]
+        return made
+
+    def channel_values(self) -> NDArray[np.float32]:
+        """Return what each 8-bit value becomes in each channel, `[3, 256]`: a look-up has the same bits anywhere."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        values: NDArray[np.float32] = (_SCALED[None] - mean[:, None]) / std[:, None]
+        return values
+
+    def fitted_pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return what `fitted` does as `[size, size, 3]` uint8."""
+        return np.asarray(self.fitted(image))
 
     def fitted(self, image: Image.Image) -> Image.Image:
         """Return the image as the tower sees it, before normalisation: `size` x `size`, RGB.

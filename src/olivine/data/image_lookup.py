@@ -9,10 +9,10 @@ from pathlib import Path, PurePath
 
 from olivine.data.images import find_image
 from olivine.errors import DataError
-from olivine.files import inside
+from olivine.files import safe_join
 
 #: A folder is listed once this many of its images have been asked for: few questions to a huge one are faster.
-_ASKED_BEFORE_LISTED = 64
+_LOOKUPS_BEFORE_LISTING = 64
 
 
 class ImageLookup:
@@ -35,7 +35,7 @@ class ImageLookup:
         """
         if self.is_listed(relative):
             return self.root / relative
-        path = inside(self.root, relative)
+        path = safe_join(self.root, relative)
         folder = relative.rpartition("/")[0]
         if folder in self._names and path.stem.lower() not in self._stems_in(folder) and not _is_there(path):
             raise DataError(f"image {relative!r} not found under {self.root} (other suffixes tried too).")
@@ -50,7 +50,7 @@ class ImageLookup:
         if names is None:
             asked = self._asked.get(folder, 0) + 1
             self._asked[folder] = asked
-            if asked <= _ASKED_BEFORE_LISTED:
+            if asked <= _LOOKUPS_BEFORE_LISTING:
                 return False
             names = self._names[folder] = frozenset(_files(self.root / folder))
         return name in names

@@ -14,17 +14,17 @@ from olivine.data.image_files import decode_image, open_image, read_image_bytes,
 from olivine.data.image_fit import ImageTransform, moved
 from olivine.data.image_modes import upright_rgb
 from olivine.errors import DataError
-from olivine.files import inside
+from olivine.files import safe_join
 
 __all__ = [
+    "ImageFolder",
+    "ImageSource",
     "ImageTransform",
-    "PictureFolder",
-    "Pictures",
     "decode_image",
     "find_image",
+    "image_source",
     "moved",
     "open_image",
-    "pictures_in",
     "read_image_bytes",
     "upright_rgb",
 ]
@@ -39,7 +39,7 @@ def find_image(root: Path, relative: str) -> Path:
     Raises:
         DataError: the path leaves `root`, is no possible path, names something that is no regular file, or nothing.
     """
-    path = inside(root, relative)
+    path = safe_join(root, relative)
     shown = relative if len(relative) <= 200 else relative[:200] + "…"
     try:
         if _is_file(path, shown):
@@ -72,7 +72,7 @@ def _is_file(path: Path, shown: str) -> bool:
     return True
 
 
-class Pictures(Protocol):
+class ImageSource(Protocol):
     """Where images are found by the names that questions give them."""
 
     def open(self, name: str) -> Image.Image:
@@ -84,7 +84,7 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class PictureFolder:
+class ImageFolder:
     """Images that are files under a root."""
 
     root: Path
@@ -94,6 +94,6 @@ class PictureFolder:
         return open_image(find_image(self.root, name))
 
 
-def pictures_in(place: "Pictures | Path") -> Pictures:
-    """Return a folder as `Pictures`; what is that already, as it is."""
-    return PictureFolder(place) if isinstance(place, Path) else place
+def image_source(position: "ImageSource | Path") -> ImageSource:
+    """Return a folder as `ImageSource`; what is that already, as it is."""
+    return ImageFolder(position) if isinstance(position, Path) else position

@@ -91,11 +91,11 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[Located]:
 
 def _refuse_other_object(value: Any, file: IO[bytes], path: Path) -> None:
     """Raise for an object alone in its file that is no item."""
-    place = file.tell()
+    position = file.tell()
     alone = not file.read(HEAD).strip()
-    file.seek(place)
+    file.seek(position)
     if alone and isinstance(value, dict) and not {"conversations", "messages"} & value.keys():
-        raise DataError(f"{path}: {_told_keys(value)}; expected a JSON list of items with id and conversations.")
+        raise DataError(f"{path}: {_described_keys(value)}; expected a JSON list of items with id and conversations.")
 
 
 def _no_json_lines(path: Path, start: int, line: bytes, error: ItemError) -> DataError:
@@ -111,12 +111,12 @@ def _no_json_lines(path: Path, start: int, line: bytes, error: ItemError) -> Dat
         return DataError(f"{path}: its first line has over {MAX_ITEM:,} bytes; expected one item a line, or a list.")
     more = " followed by more" if head.decode("utf-8", errors="replace").lstrip()[end:].strip() else ""
     return DataError(
-        f"{path}: {_told_keys(value)} over several lines{more}; expected a JSON list of items with id and "
+        f"{path}: {_described_keys(value)} over several lines{more}; expected a JSON list of items with id and "
         "conversations, or one object a line."
     )
 
 
-def _told_keys(value: Any) -> str:
+def _described_keys(value: Any) -> str:
     if not isinstance(value, dict):
         return f"a {type(value).__name__}"
     return f"a JSON object with {', '.join(shortened(repr(key), 30) for key in list(value)[:8]) or 'no keys'}"
@@ -178,11 +178,11 @@ class _Pieces:
             try:
                 value, end = self._scan(self._text, self._at)
             except StopIteration as stop:
-                problem, place = "Expecting value", int(stop.value)
+                problem, position = "Expecting value", int(stop.value)
             except json.JSONDecodeError as error:
-                problem, place = error.msg, error.pos
+                problem, position = error.msg, error.pos
                 if error.msg.startswith("Unterminated string"):
-                    place = len(self._text)
+                    position = len(self._text)
             except RecursionError:
                 raise DataError(f"{self._path}: item {self._index} is nested too deeply; expected an object.") from None
             except (ValueError, MemoryError) as error:
@@ -192,8 +192,8 @@ class _Pieces:
                 if not cut or not self._more():
                     return self._located(value, end)
                 continue  # the rest of a number may lie in the next piece
-            if place < len(self._text) - _CUT or not self._more():
-                self.skip(place - self._at)
+            if position < len(self._text) - _CUT or not self._more():
+                self.skip(position - self._at)
                 raise self.error(problem)
 
     def error(self, problem: str) -> DataError:

@@ -43,22 +43,24 @@ class LazySamples(Sequence[Sample], ABC):
             ItemError: what is wrong with the one.
         """
         if isinstance(index, slice):
-            return Chosen(self, np.arange(len(self))[index])
+            return SelectedSamples(self, np.arange(len(self))[index])
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return self.read(index % len(self))
 
 
-class Chosen(LazySamples):
+class SelectedSamples(LazySamples):
     """Some samples of a sequence, by their places `[samples]` int64."""
 
-    def __init__(self, samples: Sequence[Sample], places: NDArray[np.int64]) -> None:
-        self._samples, self._places = samples, places
+    def __init__(self, samples: Sequence[Sample], positions: NDArray[np.int64]) -> None:
+        self._samples, self._positions = samples, positions
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
         """One sample."""
-        place = int(self._places[index])
-        return self._samples.read(place, unread) if isinstance(self._samples, LazySamples) else self._samples[place]
+        position = int(self._positions[index])
+        return (
+            self._samples.read(position, unread) if isinstance(self._samples, LazySamples) else self._samples[position]
+        )

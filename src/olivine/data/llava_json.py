@@ -29,7 +29,7 @@ def item_name(item: Any, index: int) -> str:
 def parse_item(item: Any, index: int, unread: Counter[str] | None = None, *, name: str | None = None) -> Sample:
     """One item as a `Sample`.
 
-    As LLaVA's loader does: replies before the first human turn are passed over, and the picture's mark, wherever it
+    As LLaVA's loader does: replies before the first human turn are ignored, and the image's mark, wherever it
     stands in a human turn, moves to the front (here: of the conversation) and the turn that held it is stripped.
 
     Args:
@@ -116,15 +116,15 @@ def _check_alternation(turns: list[Turn], name: str, opening: int) -> None:
     """Raise where turns, which stand behind `opening` others in the file, do not alternate or a reply is empty."""
     for number, turn in enumerate(turns):
         expected = Role.ASSISTANT if number % 2 else Role.USER
-        place = opening + number + 1
+        position = opening + number + 1
         if turn.role is not expected:
             who = "human" if turn.role is Role.USER else "gpt"
             raise ItemError(
                 "two turns in a row",
-                f"{name}, turn {place}: two {who} turns in a row; expected human and gpt in turn.",
+                f"{name}, turn {position}: two {who} turns in a row; expected human and gpt in turn.",
             )
         if turn.role is Role.ASSISTANT and not turn.text.strip():
-            raise ItemError("empty answer", f"{name}: the reply in turn {place} is empty; nothing could be learnt.")
+            raise ItemError("empty answer", f"{name}: the reply in turn {position} is empty; nothing could be learnt.")
     if not turns or turns[-1].role is Role.USER:
         raise ItemError("no reply", f"{name}: the conversation ends without a reply; expected a gpt turn at its end.")
 

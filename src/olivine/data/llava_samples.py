@@ -25,7 +25,7 @@ from olivine.records import Sample
 
 #: Told how many bytes of how many have been read.
 Progress = Callable[[int, int], None]
-_TOLD_EVERY = 2048
+_PROGRESS_EVERY = 2048
 
 
 class LlavaSamples(LazySamples):
@@ -39,12 +39,12 @@ class LlavaSamples(LazySamples):
     Where an id is there twice, samples are called `id#number`: what is counted by id stays true.
     """
 
-    def __init__(self, path: Path, places: "Places", state: tuple[int, int]) -> None:
+    def __init__(self, path: Path, positions: "Positions", state: tuple[int, int]) -> None:
         self._path = path
         #: Numbers in the file, first bytes and sizes, `[items]` each.
-        self.columns = places.columns()
+        self.columns = positions.columns()
         self._numbers, self._starts, self._sizes = self.columns
-        self._repeated = _repeated(np.frombuffer(places.ids, np.int64))
+        self._repeated = _repeated(np.frombuffer(positions.ids, np.int64))
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
         self._state = state
@@ -77,7 +77,7 @@ class LlavaSamples(LazySamples):
         return np.flatnonzero(self._repeated)
 
 
-class Places:
+class Positions:
     """Where items lie in a file, in arrays that grow: a list would take 36 bytes a number."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ def read_through(
     Raises:
         DataError: the file as a whole cannot be read; or what `on_error` raises.
     """
-    places, count = Places(), 0
+    positions, count = Positions(), 0
     status = path.stat() if path.is_file() else None
     total = status.st_size if status else 0
     for found in scan(path):
@@ -130,15 +130,15 @@ def read_through(
                 require_image(sample.image, images, found.value, found.index)
             if on_sample is not None:
                 on_sample(sample, found.value, found.index)
-            places.add(found.index, found.start, found.size, sample.id)
+            positions.add(found.index, found.start, found.size, sample.id)
         except ItemError as error:
             on_error(error, found.index)
-        if progress is not None and count % _TOLD_EVERY == 0:
+        if progress is not None and count % _PROGRESS_EVERY == 0:
             progress(found.start + found.size, total)
     if progress is not None:
         progress(total, total)
     assert status is not None, "a file that is not there was refused"
-    return LlavaSamples(path, places, (status.st_size, status.st_mtime_ns)), count
+    return LlavaSamples(path, positions, (status.st_size, status.st_mtime_ns)), count
 
 
 def require_image(image: str, root: Path | None, item: Any, number: int) -> None:

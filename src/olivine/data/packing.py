@@ -1,6 +1,6 @@
 """Packing: tokenised samples laid end to end in rows without padding, each seeing nothing but itself.
 
-What a row is and how samples are dealt to rows; who sees whom in it is in `visibility`, pictures and the order of
+What a row is and how samples are dealt to rows; who sees whom in it is in `visibility`, images and the order of
 samples are in `batches`.
 """
 
@@ -20,7 +20,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackedSequence:
     """Packed samples.
 
     Attributes:
@@ -30,10 +30,10 @@ class Row:
         labelled: `[labels]` int64, the places that have one.
         groups: who attends to whom, for padded kernels, empty where none is taken; `spans` says the same for kernels
             without padding.
-        shown: `[unique]` int64, the row's pictures by their index among the batch's unique pictures, each once.
-        shown_order: `[pictures]` int64, which of `shown` each picture is, in the order of its placeholders.
+        shown: `[unique]` int64, the row's images by their index among the batch's unique images, each once.
+        shown_order: `[images]` int64, which of `shown` each image is, in the order of its placeholders.
         image_places: `[image tokens]` int64, the placeholders' places; None where `pack` was not told what they are.
-        pictures: for each picture in the order of its placeholders, its index among the batch's unique pictures.
+        images: for each image in the order of its placeholders, its index among the batch's unique images.
         sample_ids: the samples in this row, for audit.
     """
 
@@ -44,9 +44,9 @@ class Row:
     groups: tuple[AttentionGroup, ...]
     spans: Spans
     shown: Tensor
-    shown_order: Tensor
-    image_places: Tensor | None
-    pictures: tuple[int, ...]
+    image_order: Tensor
+    image_positions: Tensor | None
+    images: tuple[int, ...]
     sample_ids: tuple[str, ...]
 
     @property
@@ -54,7 +54,7 @@ class Row:
         """How many places carry a label."""
         return len(self.labelled)
 
-    def to(self, device: torch.device) -> "Row":
+    def to(self, device: torch.device) -> "PackedSequence":
         """The same on another device, in one copy that nobody waits for."""
         given: list[Tensor] = []
 
@@ -66,14 +66,14 @@ class Row:
         sent = iter(send(given, device))
         return self._with(lambda _: next(sent))
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> "Row":
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "PackedSequence":
         """The row with every tensor replaced by what `change` makes of it, always in the same order."""
 
         def maybe(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else change(tensor)
 
         groups = tuple(
-            AttentionGroup(change(g.queries), change(g.keys), maybe(g.mask), change(g.kept), change(g.places))
+            AttentionGroup(change(g.queries), change(g.keys), maybe(g.mask), change(g.kept), change(g.token_positions))
             for g in self.groups
         )
         spans = replace(
@@ -91,50 +91,50 @@ class Row:
             groups=groups,
             spans=spans,
             shown=change(self.shown),
-            shown_order=change(self.shown_order),
-            image_places=maybe(self.image_places),
+            image_order=change(self.image_order),
+            image_positions=maybe(self.image_positions),
         )
 
 
-def deal(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+def balance(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """First-fit-decreasing: indices of examples for each row of at most `capacity` tokens.
 
     Deterministic; none is dropped or cut. One longer than `capacity` has a row to itself.
     """
-    rows: list[list[int]] = []
-    room: list[int] = []
+    sequences: list[list[int]] = []
+    free_tokens: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = next((r for r, free in enumerate(room) if free >= lengths[index]), None)
-        if place is None:
-            rows.append([index])
-            room.append(capacity - lengths[index])
+        position = next((r for r, free in enumerate(free_tokens) if free >= lengths[index]), None)
+        if position is None:
+            sequences.append([index])
+            free_tokens.append(capacity - lengths[index])
         else:
-            rows[place].append(index)
-            room[place] -= lengths[index]
-    return rows
+            sequences[position].append(index)
+            free_tokens[position] -= lengths[index]
+    return sequences
 
 
-def spread(lengths: Sequence[int], capacity: int, ranks: int) -> list[list[int]]:
+def distribute(lengths: Sequence[int], capacity: int, ranks: int) -> list[list[int]]:
     """Rows of at most `capacity` tokens (see `deal`) for `ranks` processes, row r for process r modulo `ranks`.
 
     Where the rows do not go round evenly, the same number of rounds is filled with more and shorter rows, the longest
     example to the emptiest row: no process waits a whole row for another. For one process this is `deal`.
     """
-    rows = deal(lengths, capacity)
-    wanted = -(-len(rows) // ranks) * ranks
-    if len(rows) == wanted or wanted > len(lengths):
-        return rows
-    even: list[list[int]] = [[] for _ in range(wanted)]
-    filled = [0] * wanted
+    sequences = balance(lengths, capacity)
+    requested = -(-len(sequences) // ranks) * ranks
+    if len(sequences) == requested or requested > len(lengths):
+        return sequences
+    even: list[list[int]] = [[] for _ in range(requested)]
+    filled = [0] * requested
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        emptiest = min(range(wanted), key=lambda row: (filled[row], row))
+        emptiest = min(range(requested), key=lambda sequence: (filled[sequence], sequence))
         even[emptiest].append(index)
         filled[emptiest] += lengths[index]
-    return even if max(filled) <= max(capacity, *lengths) else rows
+    return even if max(filled) <= max(capacity, *lengths) else sequences
 
 
 @dataclass(frozen=True, slots=True)
-class RowLayout:
+class SequenceLayout:
     """What rows bring besides their tokens.
 
     Attributes:
@@ -149,10 +149,12 @@ class RowLayout:
     continuations: bool = True
 
 
-def pack(examples: Sequence[Example], pictures: Sequence[int], layout: RowLayout = RowLayout()) -> Row:
+def pack(
+    examples: Sequence[Example], images: Sequence[int], layout: SequenceLayout = SequenceLayout()
+) -> PackedSequence:
     """Lay examples end to end.
 
-    `pictures` has, for each example with a picture, its index among the batch's unique pictures.
+    `images` has, for each example with an image, its index among the batch's unique images.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -169,11 +171,11 @@ def pack(examples: Sequence[Example], pictures: Sequence[int], layout: RowLayout
             following = zip(part.ids[1:], part.supervised[1:], strict=True)
             targets += [token if supervised else IGNORED for token, supervised in following]
             targets.append(IGNORED)
-    image_places = None
+    image_positions = None
     if layout.image_token is not None:
-        image_places = torch.from_numpy(np.flatnonzero(np.asarray(ids) == layout.image_token))
-    shown, order = np.unique(np.asarray(pictures, np.int64), return_inverse=True)
-    return Row(
+        image_positions = torch.from_numpy(np.flatnonzero(np.asarray(ids) == layout.image_token))
+    shown, order = np.unique(np.asarray(images, np.int64), return_inverse=True)
+    return PackedSequence(
         ids=torch.tensor(ids),
         positions=torch.tensor(positions),
         targets=torch.tensor(targets),
@@ -181,28 +183,30 @@ def pack(examples: Sequence[Example], pictures: Sequence[int], layout: RowLayout
         groups=() if layout.varlen else groups_of(examples, starts),
         spans=spans_of(examples, starts, gather_always=layout.varlen and layout.continuations),
         shown=torch.from_numpy(shown),
-        shown_order=torch.from_numpy(order),
-        image_places=image_places,
-        pictures=tuple(pictures),
+        image_order=torch.from_numpy(order),
+        image_positions=image_positions,
+        images=tuple(images),
         sample_ids=tuple(example.sample.id for example in examples),
     )
 
 
-def filler(length: int = 2, layout: RowLayout = RowLayout()) -> Row:
+def padding_sequence(length: int = 2, layout: SequenceLayout = SequenceLayout()) -> PackedSequence:
     """A row that teaches nothing: what a process runs while another still has a row."""
-    places, none = torch.arange(length), torch.zeros(0, dtype=torch.int64)
+    token_positions, none = torch.arange(length), torch.zeros(0, dtype=torch.int64)
     ends = torch.tensor([0, length], dtype=torch.int32)
     gathered = layout.varlen and layout.continuations
-    return Row(
+    return PackedSequence(
         ids=torch.zeros(length, dtype=torch.int64),
-        positions=places,
+        positions=token_positions,
         targets=torch.full((length,), IGNORED),
         labelled=none,
-        groups=() if layout.varlen else (AttentionGroup(places[None], places[None], None, places, places),),
-        spans=Spans(ends, ends, places if gathered else None, length, length),
+        groups=()
+        if layout.varlen
+        else (AttentionGroup(token_positions[None], token_positions[None], None, token_positions, token_positions),),
+        spans=Spans(ends, ends, token_positions if gathered else None, length, length),
         shown=none,
-        shown_order=none,
-        image_places=none,
-        pictures=(),
+        image_order=none,
+        image_positions=none,
+        images=(),
         sample_ids=(),
     )

@@ -46,8 +46,8 @@ def _columns(path: Path, metadata: Any) -> tuple[int, set[str]]:
     with path.open("rb") as file:
         for group in range(metadata.num_row_groups):
             row_group = metadata.row_group(group)
-            for place in range(row_group.num_columns):
-                column = row_group.column(place)
+            for position in range(row_group.num_columns):
+                column = row_group.column(position)
                 plain += column.total_uncompressed_size
                 if column.has_dictionary_page and column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
                     file.seek(column.dictionary_page_offset)
@@ -73,14 +73,14 @@ def _page_size(header: bytes) -> int | None:
     return value >> 1 if behind <= len(header) else None  # zigzag; a size is never negative
 
 
-def _varint(content: bytes, place: int) -> tuple[int, int]:
+def _varint(content: bytes, position: int) -> tuple[int, int]:
     """A number of seven bits a byte, the lowest first, and the place behind it."""
     value, shift = 0, 0
-    for byte in content[place:]:
+    for byte in content[position:]:
         value |= (byte & 0x7F) << shift
-        shift, place = shift + 7, place + 1
+        shift, position = shift + 7, position + 1
         if not byte & 0x80:
-            return value, place
+            return value, position
     return value, len(content) + 1
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-#: Each tensor begins at a multiple of so many bytes: enough for any dtype, and for kernels that load by vectors.
+#: Each tensor begins at a multiple of this many bytes: enough for any dtype, and for kernels that load by vectors.
 _ALIGNMENT = 16
 
 

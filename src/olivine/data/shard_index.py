@@ -21,7 +21,7 @@ from olivine.text_formats import HEAD, foreign_format
 
 #: Beside the shards; without the right to write there it is built anew by every run.
 INDEX = ".olivine-index.npz"
-_PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jfif")
+_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jfif")
 #: Members that are no input, but tell of it.
 _TEXTS = ("json", "txt")
 #: The index's columns and their types: 29 bytes a sample.
@@ -133,23 +133,23 @@ def _build(shards: Sequence[Path]) -> ShardIndex:
     for number, shard in enumerate(shards):
         for members in _samples_of(shard):
             text = members.get("json") or members.get("txt")
-            pictures = [members[suffix] for suffix in _PICTURES if suffix in members]
-            read = {*_PICTURES, "json" if "json" in members else "txt"}
+            images = [members[suffix] for suffix in _IMAGES if suffix in members]
+            read = {*_IMAGES, "json" if "json" in members else "txt"}
             if text is None:
                 unread.update(f"{suffix} (without text)" for suffix in members)
                 continue
             unread.update(suffix[:30] for suffix in members if suffix not in read)
-            picture = pictures[0] if pictures else (0, 0)
-            if len(pictures) > 1:
-                picture = (picture[0], SEVERAL_IMAGES)
-            row = (number, *_bounded(text, _LARGEST_TEXT), *_bounded(picture, _LARGEST_IMAGE), "json" not in members)
+            image = images[0] if images else (0, 0)
+            if len(images) > 1:
+                image = (image[0], SEVERAL_IMAGES)
+            row = (number, *_bounded(text, _LARGEST_TEXT), *_bounded(image, _LARGEST_IMAGE), "json" not in members)
             for column, value in zip(index.values(), row, strict=True):
                 column.append(int(value))
     return ShardIndex({name: np.frombuffer(values, dtype=values.typecode) for name, values in index.items()}, unread)
 
 
-def _bounded(place: tuple[int, int], largest: int) -> tuple[int, int]:
-    return place if place[1] <= largest else (place[0], TOO_LARGE)
+def _bounded(position: tuple[int, int], largest: int) -> tuple[int, int]:
+    return position if position[1] <= largest else (position[0], TOO_LARGE)
 
 
 def _samples_of(shard: Path) -> Iterator[Members]:
@@ -174,8 +174,8 @@ def _samples_of(shard: Path) -> Iterator[Members]:
     except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         with shard.open("rb") as file:
             foreign = foreign_format(file.read(HEAD))
-        told = f"this is {foreign}" if foreign and "tar archive" not in foreign else f"{error}"
-        raise DataError(f"{shard}: not a whole, uncompressed tar file ({told}). Fetch it again.") from None
+        described = f"this is {foreign}" if foreign and "tar archive" not in foreign else f"{error}"
+        raise DataError(f"{shard}: not a whole, uncompressed tar file ({described}). Fetch it again.") from None
     if members:
         yield members
 

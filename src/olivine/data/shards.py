@@ -27,7 +27,7 @@ class ShardSamples(LazySamples):
     """The samples of all `*.tar` under a folder (or of one file), in the order of names and within each of its members.
 
     A sample is the members that share a name up to the first dot of its last part: `.json` with LLaVA's
-    `conversations`, or `.txt` with a caption, and at most one picture. Memory is that of the index: 29 bytes a sample.
+    `conversations`, or `.txt` with a caption, and at most one image. Memory is that of the index: 29 bytes a sample.
     Since an id may be there twice, it is followed by the sample's number: `id#number`.
 
     Raises:
@@ -108,14 +108,14 @@ def read_member(shard: Path, offset: int, size: int) -> bytes:
     return content
 
 
-def picture_bytes(root: Path, image: str) -> bytes:
-    """The file content of a sample's picture, from the name that `ShardSamples` gave it.
+def sample_image_bytes(root: Path, image: str) -> bytes:
+    """The file content of a sample's image, from the name that `ShardSamples` gave it.
 
     Raises:
         DataError: see `read_member`.
     """
-    shard, _, place = image.rpartition("@")
-    offset, _, size = place.partition("+")
+    shard, _, position = image.rpartition("@")
+    offset, _, size = position.partition("+")
     folder = root.parent if root.is_file() else root
     return read_member(folder / shard, int(offset), int(size))
 

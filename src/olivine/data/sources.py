@@ -1,6 +1,6 @@
 """A recipe's data source as a list of samples, with broken items handled by its policy.
 
-Formats are read in their own files (`llava_json`); pictures are opened only when a batch needs them.
+Formats are read in their own files (`llava_json`); images are opened only when a batch needs them.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from olivine.data.images import decode_image, read_image_bytes
 from olivine.data.item_error import ItemError, shortened
 from olivine.data.lazy_samples import LazySamples
 from olivine.data.llava_samples import Progress, read_through
-from olivine.data.shards import ShardSamples, picture_bytes
+from olivine.data.shards import ShardSamples, sample_image_bytes
 from olivine.errors import DataError
 from olivine.files import sha256_of_file
 from olivine.recipe import DataRecipe, OnError
@@ -132,12 +132,12 @@ def check_example(example: Example, max_length: int) -> Example:
 
 
 def image_path(sample: Sample, root: Path | None, name: str | None = None) -> Path:
-    """The picture of a sample that has one; `name` is what messages call the sample, its id by default.
+    """The image of a sample that has one; `name` is what messages call the sample, its id by default.
 
     Raises:
         ItemError: no image root was given, the path leaves it, or the file is missing.
     """
-    assert sample.image is not None, "asked for the picture of a text-only sample"
+    assert sample.image is not None, "asked for the image of a text-only sample"
     name = name or f"id {sample.id!r}"
     if root is None:
         raise ItemError("no image root", f"{name}: has an image, but no image root was given (images: DIR).")
@@ -147,7 +147,7 @@ def image_path(sample: Sample, root: Path | None, name: str | None = None) -> Pa
         raise ItemError("missing image", f"{name}: {error}") from None
 
 
-def open_picture(sample: Sample, source: DataRecipe, record: SourceRecord | None = None) -> Image.Image:
+def open_sample_image(sample: Sample, source: DataRecipe, record: SourceRecord | None = None) -> Image.Image:
     """Return the image of a sample that has one, as RGB; its content is compared with what `record` has of it.
 
     Raises:
@@ -191,8 +191,8 @@ def image_bytes(source: DataRecipe, name: str) -> bytes:
             raise DataError(f"image {name!r}: no image root was given (images: DIR).")
         return read_image_bytes(image_lookup(source.images).find(name))
     if source.format == "huggingface":
-        return huggingface.opened(source.json_).picture(name)
-    return picture_bytes(source.json_, name)
+        return huggingface.opened(source.json_).image(name)
+    return sample_image_bytes(source.json_, name)
 
 
 def _image_name(source: DataRecipe, name: str) -> str:

@@ -17,7 +17,7 @@ class PieceKind(Enum):
     MARKER = auto()
     """One special token, by its exact name in the tokenizer."""
     IMAGE = auto()
-    """The place of the picture's tokens."""
+    """The place of the image's tokens."""
     TEXT = auto()
     """Ordinary text, in which no special token is recognised whatever it spells."""
 
@@ -44,11 +44,11 @@ class ChatTemplate:
 
     Attributes:
         name: as recipes call it.
-        render: pieces of a conversation (second argument: whether a picture comes first). A conversation that ends
+        render: pieces of a conversation (second argument: whether an image comes first). A conversation that ends
             with a user turn is rendered up to where the model's reply begins.
         stop: the marker that ends a reply.
         jinja: the same template for `transformers`, without the beginning-of-sequence token.
-        image_tag: what stands for the picture in the Jinja form.
+        image_tag: what stands for the image in the Jinja form.
     """
 
     name: str
@@ -93,7 +93,7 @@ def _vicuna(conversation: Conversation, image: bool) -> list[Piece]:
 
 
 def _plain(conversation: Conversation, image: bool) -> list[Piece]:
-    """LLaVA-1.5's stage-1 `plain`: the picture, then the caption and a newline; what the user said is left out."""
+    """LLaVA-1.5's stage-1 `plain`: the image, then the caption and a newline; what the user said is left out."""
     replies = [turn.text for turn in conversation if turn.role is Role.ASSISTANT]
     if len(replies) > 1:
         raise DataError(f"template plain takes one caption a sample; this one has {len(replies)} replies.")
@@ -152,10 +152,10 @@ TEMPLATES: dict[str, ChatTemplate] = {
 }
 
 
-def independent_parts(template: ChatTemplate, conversation: Conversation, image: bool) -> list[list[Piece]]:
+def independent_segments(template: ChatTemplate, conversation: Conversation, image: bool) -> list[list[Piece]]:
     """Each question with its reply on its own, behind what they share.
 
-    Returns `[shared prefix, continuation, continuation, ...]`: the prefix ends with the picture (or, without one,
+    Returns `[shared prefix, continuation, continuation, ...]`: the prefix ends with the image (or, without one,
     with the first marker), so that every boundary lies beside a special token and tokenising the parts apart gives
     the same tokens as tokenising them together.
     """

@@ -40,7 +40,7 @@ class AttentionGroup:
     keys: Tensor
     mask: Tensor | None
     kept: Tensor
-    places: Tensor
+    token_positions: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +130,9 @@ def _group(blocks: Sequence[_Block]) -> AttentionGroup:
     keys = np.zeros((len(blocks), most_keys), dtype=np.int64)
     real = np.zeros((len(blocks), most_queries), dtype=bool)
     for number, block in enumerate(blocks):
-        places = np.arange(block.start, block.start + block.queries)
-        queries[number, : block.queries], real[number, : block.queries] = places, True
-        keys[number, : block.keys] = np.concatenate([block.shared, places])
+        token_positions = np.arange(block.start, block.start + block.queries)
+        queries[number, : block.queries], real[number, : block.queries] = token_positions, True
+        keys[number, : block.keys] = np.concatenate([block.shared, token_positions])
     mask = None if blocks[0].causal else _mask(blocks, most_queries, most_keys)
     kept = torch.from_numpy(np.flatnonzero(real))
     return AttentionGroup(

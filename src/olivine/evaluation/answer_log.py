@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError, RequestError
+from olivine.evaluation.answering_processes import Processes
 from olivine.evaluation.answers import read_answers, to_row
-from olivine.evaluation.processes import Processes
 from olivine.evaluation.request import differences
 from olivine.files import append_json_line, read_json, write_json, write_json_lines
 from olivine.records import Answer, AnswerState, Question

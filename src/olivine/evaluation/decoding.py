@@ -54,8 +54,8 @@ class ShrinkingDecoder:
         for step in range(self._max_new_tokens):
             token = self._vlm.logits(last).float().argmax(dim=-1)
             going = ~torch.isin(token, self._stop_ids)
-            for row, chosen in zip(active[going].tolist(), token[going].tolist(), strict=True):
-                answers[row].append(chosen)
+            for row, selected in zip(active[going].tolist(), token[going].tolist(), strict=True):
+                answers[row].append(selected)
             if not going.any() or step + 1 == self._max_new_tokens:
                 break
             if not going.all():

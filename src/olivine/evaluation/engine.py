@@ -1,4 +1,4 @@
-"""The answering engine: greedy answers, each picture encoded once and each shared prefix run once.
+"""The answering engine: greedy answers, each image encoded once and each shared prefix run once.
 
 Same tokens as `generate` gives one question at a time; which questions and where answers go is in `run`.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from olivine.accelerators import image_threads
 from olivine.data.encoding import TemplateEncoder
-from olivine.data.images import Pictures, pictures_in
+from olivine.data.images import ImageSource, image_source
 from olivine.errors import DataError
 from olivine.evaluation.budgets import budgets
 from olivine.evaluation.decoding import Decoder, Prompts, ShrinkingDecoder, forward
@@ -29,7 +29,7 @@ from olivine.records import Answer, AnswerState, Question
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Questions about one picture (or about none)."""
+    """Questions about one image (or about none)."""
 
     image: str | None
     questions: tuple[Question, ...]
@@ -71,18 +71,18 @@ class AnsweringEngine:
         self._longest_answer = max_new_tokens
         self._decoder = decoder or decoder_for(vlm, vlm.stop_ids(self._encoder), max_new_tokens)
 
-    def answer(self, questions: Sequence[Question], images: Pictures | Path | None) -> Iterator[Answer]:
-        """Answers as they come, grouped by picture; `images` is where those are, or the root of their paths.
+    def answer(self, questions: Sequence[Question], images: ImageSource | Path | None) -> Iterator[Answer]:
+        """Answers as they come, grouped by image; `images` is where those are, or the root of their paths.
 
-        A picture that cannot be read fails its questions and no others; what breaks while a lot of questions is run
+        An image that cannot be read fails its questions and no others; what breaks while a lot of questions is run
         (memory, say) fails that lot.
         """
-        pictures = pictures_in(images) if images is not None else None
-        with reading(pictures, self._vlm.transform, self._readers) as reader:
+        images = image_source(images) if images is not None else None
+        with reading(images, self._vlm.transform.fitted_pixels, self._readers) as reader:
             for with_image in (True, False):
-                chosen = [question for question in questions if (question.image is not None) is with_image]
+                selected = [question for question in questions if (question.image is not None) is with_image]
                 prefix, _ = self._encoder.prompt("", with_image)
-                for chunk, opened in reader.ahead(self._chunks(chosen, prefix, with_image), _image_names):
+                for chunk, opened in reader.ahead(self._chunks(selected, prefix, with_image), _image_names):
                     yield from self._answered_or_failed(chunk, prefix, opened)
 
     def _chunks(self, questions: Sequence[Question], prefix: list[int], with_image: bool) -> Iterator[list[_Group]]:
@@ -95,10 +95,12 @@ class AnsweringEngine:
             continuations = [self._encoder.prompt(question.prompt, with_image)[1] for question in asked]
             longest = max(len(c) for c in continuations)
             per_question = len(prefix) + longest
-            # One picture's questions may alone exceed the budget: then they are asked in several lots.
-            lot = max(1, self._budget // per_question)
-            for start in range(0, len(asked), lot):
-                group = _Group(image, tuple(asked[start : start + lot]), tuple(continuations[start : start + lot]))
+            # One image's questions may alone exceed the budget: then they are asked in several lots.
+            micro_batch = max(1, self._budget // per_question)
+            for start in range(0, len(asked), micro_batch):
+                group = _Group(
+                    image, tuple(asked[start : start + micro_batch]), tuple(continuations[start : start + micro_batch])
+                )
                 to_hold = len(group.questions) * per_question
                 to_run = len(prefix) + len(group.questions) * longest
                 if chunk and (held + to_hold > self._budget or run + to_run > self._prefill):
@@ -152,8 +154,8 @@ class AnsweringEngine:
     def _prefill_prompts(self, prefix: list[int], features: Tensor | None, texts: Sequence[list[int]]) -> Prompts:
         """Every question's whole prompt at once, padded behind: causal attention keeps padding from what is real."""
         ids, lengths = self._padded([[*prefix, *text] for text in texts])
-        place = torch.arange(ids.shape[1], device=ids.device)
-        mask = (place[None] < lengths[:, None]).long()
+        position = torch.arange(ids.shape[1], device=ids.device)
+        mask = (position[None] < lengths[:, None]).long()
         hidden, cache = self._run_first(ids, features, mask)
         return Prompts(_at(hidden, lengths - 1), cache, mask, lengths)
 
@@ -166,14 +168,14 @@ class AnsweringEngine:
         return run_by_position(self._vlm.language, embedded, mask, positions)
 
     def _prefill_shared(self, prefix: list[int], features: Tensor | None, chunk: Sequence[_Group]) -> Prompts:
-        """Each picture's prefix once, then the texts of all its questions behind it."""
+        """Each image's prefix once, then the texts of all its questions behind it."""
         cache = self._prefill_prefix(prefix, features, len(chunk))
         owner = [number for number, group in enumerate(chunk) for _ in group.questions]
         cache.batch_select_indices(torch.tensor(owner, device=self._vlm.device))
         ids, lengths = self._padded([text for group in chunk for text in group.continuations])
-        place = torch.arange(ids.shape[1], device=ids.device)
-        mask = torch.cat([ids.new_ones(len(ids), len(prefix)), (place[None] < lengths[:, None]).long()], dim=1)
-        positions = (len(prefix) + place)[None].expand(len(ids), -1)
+        position = torch.arange(ids.shape[1], device=ids.device)
+        mask = torch.cat([ids.new_ones(len(ids), len(prefix)), (position[None] < lengths[:, None]).long()], dim=1)
+        positions = (len(prefix) + position)[None].expand(len(ids), -1)
         hidden = forward(self._vlm, ids, mask, positions, cache)
         return Prompts(_at(hidden, lengths - 1), cache, mask, len(prefix) + lengths)
 
@@ -199,9 +201,9 @@ def decoder_for(vlm: VisionLanguageModel, stop_ids: Sequence[int], max_new_token
     return ShrinkingDecoder(vlm, stop_ids, max_new_tokens)
 
 
-def _at(hidden: Tensor, places: Tensor) -> Tensor:
+def _at(hidden: Tensor, token_positions: Tensor) -> Tensor:
     """`[rows, tokens, hidden]` at one place of each row: `[rows, hidden]`."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), places]
+    return hidden[torch.arange(len(hidden), device=hidden.device), token_positions]
 
 
 def _image_names(chunk: Sequence[_Group]) -> list[str]:

@@ -4,21 +4,23 @@ What it is asked, and what its replies mean, is each benchmark's own rule and is
 """
 
 import hashlib
-import http.client
 import json
 import os
 import threading
-import urllib.error
-import urllib.request
+import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from olivine.errors import DataError, RequestError, RunError
 from olivine.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import httpx2
 
 #: The environment variable that holds the key, if the endpoint wants one.
 KEY_VARIABLE = "OLIVINE_JUDGE_KEY"
@@ -69,7 +71,8 @@ class Judge:
         cache: folder of the replies, one file each, named by the hash of what was asked.
         key_variable: the environment variable that holds the key; unset or empty for endpoints that want none.
         concurrency: most requests under way at once.
-        timeout: seconds without a byte from the endpoint before a try is given up.
+        timeout: seconds without a byte from the endpoint, and seconds for a whole reply from its first byte on, before
+            a try is given up.
         retries: further tries after a time-out, a broken connection, 408, 409, 425, 429, 5xx or an answer that is no
             chat completion.
         back_off: seconds before the first further try; doubled for each one after it, up to a minute, more where the
@@ -100,7 +103,8 @@ class Judge:
         self._timeout = timeout
         self._retries = retries
         self._back_off = back_off
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._client = _client(timeout, concurrency)
+        weakref.finalize(self, self._client.close)
         self._stopping = threading.Event()
 
     def ask(self, request: JudgeRequest) -> JudgeReply:
@@ -109,11 +113,11 @@ class Judge:
         Raises:
             RunError: the endpoint refuses (wrong key, unknown model), or gave no usable reply in all its tries.
         """
-        place = self._place(request)
-        reply = _cached(place)
+        position = self._position(request)
+        reply = _cached(position)
         if reply is None:
             reply = self._ask_until_answered(request)
-            write_json(place, {"judge": self.model, **asdict(request), "reply": asdict(reply)})
+            write_json(position, {"judge": self.model, **asdict(request), "reply": asdict(reply)})
         return reply
 
     def each(self, work: Callable[[_Work], _Result], items: Sequence[_Work]) -> list[_Result]:
@@ -141,7 +145,7 @@ class Judge:
         """What scores must say about their judge: its name, and the hash of the wording that it was asked with."""
         return {"judge": self.model, "judge_prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
 
-    def _place(self, request: JudgeRequest) -> Path:
+    def _position(self, request: JudgeRequest) -> Path:
         # Two endpoints may serve different models under one name.
         asked = json.dumps([self._url, self.model, asdict(request)], sort_keys=True, ensure_ascii=True)
         digest = hashlib.sha256(asked.encode()).hexdigest()
@@ -158,7 +162,7 @@ class Judge:
                 self._pause(tries, last, body)
         raise RunError(
             f"judge {self.model} at {self._url}: no usable reply in {self._retries + 1} tries (last: {last}). "
-            f"Is it up? The replies so far are kept in {self._cache}; run again to go on."
+            f"Is it up? The replies so far are kept in {self._cache}; run again to resume."
         )
 
     def _pause(self, tries: int, error: "_PassingError", body: bytes) -> None:
@@ -169,28 +173,47 @@ class Judge:
             raise RunError(f"judge {self.model}: stopped because another question failed.")
 
     def _post(self, body: bytes) -> JudgeReply:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        import httpx2
+
+        # Unpacked bytes could be a thousand times those received: replies are asked for as they are.
+        headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - the scheme was checked
         try:
-            with self._opener.open(request, timeout=self._timeout) as response:
-                content = response.read(_MOST_BYTES + 1)
-        except urllib.error.HTTPError as error:
-            raise self._refusal(error) from None
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            raise _PassingError(self._excerpt(f"{type(reason).__name__} {reason}")) from None
+            with self._client.stream("POST", self._url, content=body, headers=headers) as response:
+                if not response.is_success:
+                    raise self._refusal(response)
+                content = self._read(response, _MOST_BYTES + 1)
+        except httpx2.HTTPError as error:
+            raise _PassingError(self._excerpt(f"{type(error).__name__} {error}")) from None
         reply = _reply(content, self.model)
         if reply is None:
             raise _PassingError(f"no chat completion but {self._excerpt(content[:400].decode(errors='replace'))!r}")
         return reply
 
-    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
-        """What to raise for an answer that is no success: what may pass, or what the user must see to."""
-        said = f"HTTP {error.code}: {self._excerpt(_read_error(error))}"
-        if error.code in _PASSING or error.code >= 500:
-            return _PassingError(said, _retry_after(error))
+    def _read(self, response: "httpx2.Response", most: int) -> bytes:
+        """Return the first `most` bytes of a reply; one that comes drop by drop is given up."""
+        content, began = b"", time.monotonic()
+        for piece in response.iter_raw():
+            content += piece
+            if len(content) >= most:
+                break
+            if time.monotonic() - began > self._timeout:
+                raise _PassingError(f"the reply was not whole after {self._timeout:g} seconds")
+        return content[:most]
+
+    def _refusal(self, response: "httpx2.Response") -> Exception:
+        """Return what to raise for an answer that is no success: what may pass, or what the user must see to."""
+        import httpx2
+
+        try:
+            text = self._read(response, 2000).decode(errors="replace")
+        except (httpx2.HTTPError, _PassingError):
+            text = ""
+        status = response.status_code
+        said = f"HTTP {status}: {self._excerpt(text or response.reason_phrase)}"
+        if status in _PASSING or status >= 500:
+            return _PassingError(said, _retry_after(response.headers.get("Retry-After", "")))
         return RunError(
             f"judge {self.model} at {self._url} refused: {said}. Check the url, the model's name, and the key in the "
             f"environment variable {self._key_variable}."
@@ -227,11 +250,23 @@ class _PassingError(Exception):
         self.retry_after = retry_after
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> None:
-        """Make a redirect an error (3xx) instead of a second request that carries the key to another place."""
+def _client(timeout: float, connections: int) -> "httpx2.Client":
+    """Return a client that follows no redirect and takes proxies from the environment.
+
+    Raises:
+        RequestError: a proxy that the environment names cannot be used.
+    """
+    import httpx2  # here, since importing it takes longer than all else in this module
+
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=connections)
+    try:
+        return httpx2.Client(timeout=timeout, limits=limits, follow_redirects=False)
+    except (httpx2.InvalidURL, ValueError, ImportError) as error:
+        # The address itself is not repeated: it may hold a password.
+        raise RequestError(
+            f"judge: a proxy in the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) cannot be used "
+            f"({type(error).__name__}). Expected http://HOST:PORT; unset it, or name the judge's host in NO_PROXY."
+        ) from None
 
 
 def _endpoint(url: str) -> str:
@@ -281,12 +316,12 @@ def _reply(content: bytes, asked: str) -> JudgeReply | None:
     return JudgeReply(text, str(completion.get("model") or asked)) if isinstance(text, str) else None
 
 
-def _cached(place: Path) -> JudgeReply | None:
+def _cached(position: Path) -> JudgeReply | None:
     """An earlier reply; a file that does not hold one is as good as none, for it will be written anew."""
-    if not place.is_file():
+    if not position.is_file():
         return None
     try:
-        row = read_json(place)
+        row = read_json(position)
     except DataError:
         return None
     reply = row.get("reply") if isinstance(row, Mapping) else None
@@ -295,16 +330,6 @@ def _cached(place: Path) -> JudgeReply | None:
     return JudgeReply(reply["text"], str(reply.get("model")))
 
 
-def _read_error(error: urllib.error.HTTPError) -> str:
-    try:
-        return error.read(2000).decode(errors="replace") or str(error.reason)
-    except (OSError, http.client.HTTPException):
-        return str(error.reason)
-    finally:
-        error.close()
-
-
-def _retry_after(error: urllib.error.HTTPError) -> float:
-    """Seconds out of the Retry-After header; a date in it is taken as no hint."""
-    value = error.headers.get("Retry-After", "") if error.headers else ""
+def _retry_after(value: str) -> float:
+    """Seconds out of a Retry-After header; a date in it is taken as no hint."""
     return float(value) if value.isdecimal() and len(value) < 10 else 0.0

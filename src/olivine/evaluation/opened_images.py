@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from olivine.data.images import Pictures
+from olivine.data.images import ImageSource
 from olivine.errors import DataError
 
 T = TypeVar("T")
-Pixels = NDArray[np.float32]
+#: `[size, size, 3]`, fitted and not yet normalised.
+Pixels = NDArray[np.uint8]
 #: Batches of questions whose images are opened before their turn: one is shown, one is ready, one is being opened.
 _DEPTH = 2
 
@@ -27,11 +28,11 @@ class ImageReader:
 
     Args:
         images: where they are; None if the caller was given no place.
-        transform: from an image to the tower's input.
+        transform: fits an image to the tower's square.
         threads: how many are opened beside one another and ahead; 0 opens each when it is asked for.
     """
 
-    def __init__(self, images: Pictures | None, transform: Callable[[Image.Image], Pixels], threads: int) -> None:
+    def __init__(self, images: ImageSource | None, transform: Callable[[Image.Image], Pixels], threads: int) -> None:
         self._images = images
         self._transform = transform
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images") if threads else None
@@ -66,7 +67,9 @@ class ImageReader:
 
 
 @contextmanager
-def reading(images: Pictures | None, transform: Callable[[Image.Image], Pixels], threads: int) -> Iterator[ImageReader]:
+def reading(
+    images: ImageSource | None, transform: Callable[[Image.Image], Pixels], threads: int
+) -> Iterator[ImageReader]:
     """Open images inside the block."""
     reader = ImageReader(images, transform, threads)
     try:

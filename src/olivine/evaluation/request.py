@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from olivine.contents import ContentIndex, digest_of
-from olivine.data.images import PictureFolder, Pictures, find_image
+from olivine.data.images import ImageFolder, ImageSource, find_image
 from olivine.errors import DataError
-from olivine.evaluation.benchmarks.parquet import ParquetPictures
+from olivine.evaluation.benchmarks.parquet import ParquetImages
 from olivine.files import sha256_of_file
 from olivine.records import Question
 
@@ -85,21 +85,21 @@ def differences(before: Any, now: Mapping[str, Any], answered: Collection[str]) 
     return differing
 
 
-def image_contents(images: Pictures | Path | None, names: Iterable[str], index: ContentIndex) -> dict[str, str]:
+def image_contents(images: ImageSource | Path | None, names: Iterable[str], index: ContentIndex) -> dict[str, str]:
     """Return the digest of every image, by name; of images in parquet files, that of the files, under no name.
 
     An image that is missing or cannot be read has a word in place of a digest: its questions will fail by name.
     """
     if images is None:
         return {}
-    if isinstance(images, ParquetPictures):
+    if isinstance(images, ParquetImages):
         return {"": _hash([index.digest(file).hex() for file in images.files])}
     return {name: _content(images, name, index) for name in sorted(set(names))}
 
 
-def _content(images: Pictures | Path, name: str, index: ContentIndex) -> str:
+def _content(images: ImageSource | Path, name: str, index: ContentIndex) -> str:
     try:
-        if isinstance(images, Path | PictureFolder):
+        if isinstance(images, Path | ImageFolder):
             root = images if isinstance(images, Path) else images.root
             return index.digest(find_image(root, name)).hex()
         image = images.open(name)  # of a kind from elsewhere: its pixels are what can be known

@@ -1,6 +1,6 @@
 """One evaluation: questions from a benchmark, answers from a model, scores, and the three files they leave.
 
-`answers.jsonl` (in `answer_log`) comes first, so that a killed evaluation goes on; `items.jsonl`, `scores.json` follow.
+`answers.jsonl` (in `answer_log`) comes first, so that a killed evaluation resumes; `items.jsonl`, `scores.json` follow.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from olivine.contents import ContentIndex
-from olivine.data.images import Pictures
+from olivine.data.images import ImageSource
 from olivine.errors import DataError, RequestError, RunError
 from olivine.evaluation.answer_log import ANSWERS, AnswerLog
+from olivine.evaluation.answering_processes import ALONE, Processes
 from olivine.evaluation.benchmarks import Benchmark
 from olivine.evaluation.benchmarks.types import require_types, shortened
 from olivine.evaluation.engine import AnsweringEngine
-from olivine.evaluation.processes import ALONE, Processes
 from olivine.evaluation.request import INDEX, image_contents, request_of
 from olivine.files import write_json, write_json_lines
 from olivine.model.vlm import VisionLanguageModel
@@ -46,13 +46,13 @@ class Evaluation:
 def evaluate(
     vlm: VisionLanguageModel,
     weights: Path,
-    wanted: Evaluation,
+    requested: Evaluation,
     on_answer: Callable[[int, int], None],
     processes: Processes = ALONE,
 ) -> Score:
     """Answer what is not yet answered, score all, write the files.
 
-    Of several processes each answers the questions about its own pictures; the first scores and writes, and all
+    Of several processes each answers the questions about its own images; the first scores and writes, and all
     return the score. `on_answer` is told (answered, of how many) as it goes; of several processes, of one's own share.
 
     Raises:
@@ -61,40 +61,40 @@ def evaluate(
         RunError: some questions could not be answered, not even alone (they are named, and not scored as wrong).
         DataError: the benchmark's files are not what they must be.
     """
-    questions = read_questions(wanted.benchmark, wanted.data, wanted.prompt)
-    _require_texts(questions, wanted)
-    asked = controlled(questions, wanted.control)
-    images = wanted.images or wanted.benchmark.images(wanted.data)
-    log = AnswerLog(wanted.folder, questions, wanted.model_id)
-    answers = processes.first(lambda: _begin(log, wanted, weights, questions, asked, images))
+    questions = read_questions(requested.benchmark, requested.data, requested.prompt)
+    _require_texts(questions, requested)
+    asked = controlled(questions, requested.control)
+    images = requested.images or requested.benchmark.images(requested.data)
+    log = AnswerLog(requested.folder, questions, requested.model_id)
+    answers = processes.first(lambda: _begin(log, requested, weights, questions, asked, images))
     share = shares([question for question in asked if question.id not in answers], processes.size)[processes.rank]
-    engine = AnsweringEngine(vlm, max_new_tokens=wanted.benchmark.max_new_tokens)
+    engine = AnsweringEngine(vlm, max_new_tokens=requested.benchmark.max_new_tokens)
     mine: list[Answer] = []
     on_answer(len(answers), len(answers) + len(share))
     with StopSignal() as stop, stop.held():
-        for answer in _asked_again_if_failed(engine, share, images):
+        for answer in _retried_individually(engine, share, images):
             log.append(answer, processes)
             mine.append(answer)
             on_answer(len(answers) + len(mine), len(answers) + len(share))
-            stop.check(f"{len(answers) + len(mine)} answers are kept in {wanted.folder}")
+            stop.check(f"{len(answers) + len(mine)} answers are kept in {requested.folder}")
     answers |= {answer.question_id: answer for of_one in processes.gather(mine) for answer in of_one}
     ordered = [answers[question.id] for question in questions]
-    return processes.first(lambda: _finish(log, wanted, questions, ordered))
+    return processes.first(lambda: _finish(log, requested, questions, ordered))
 
 
 def shares(questions: Sequence[Question], count: int) -> list[list[Question]]:
-    """The questions in `count` parts of about equal size; all about one picture are in one part, in their order."""
+    """The questions in `count` parts of about equal size; all about one image are in one part, in their order."""
     by_image: dict[str, list[Question]] = {}
     for question in questions:
-        by_image.setdefault(question.image or f"no picture: {question.id}", []).append(question)
+        by_image.setdefault(question.image or f"no image: {question.id}", []).append(question)
     parts: list[list[Question]] = [[] for _ in range(count)]
     for of_image in by_image.values():
         min(parts, key=len).extend(of_image)
     return parts
 
 
-def _asked_again_if_failed(
-    engine: AnsweringEngine, questions: Sequence[Question], images: Pictures | Path | None
+def _retried_individually(
+    engine: AnsweringEngine, questions: Sequence[Question], images: ImageSource | Path | None
 ) -> Iterator[Answer]:
     """Every question's answer; one that fails is asked once more at the end, alone, and only then has failed."""
     by_id = {question.id: question for question in questions}
@@ -110,51 +110,51 @@ def _asked_again_if_failed(
 
 def _begin(
     log: AnswerLog,
-    wanted: Evaluation,
+    requested: Evaluation,
     weights: Path,
     questions: Sequence[Question],
     asked: Sequence[Question],
-    images: Pictures | Path,
+    images: ImageSource | Path,
 ) -> dict[str, Answer]:
     shown = [question.image for question in asked if question.image is not None]
     request = request_of(
         weights,
-        wanted.benchmark.name,
+        requested.benchmark.name,
         questions,
-        image_contents(images, shown, ContentIndex(wanted.folder / INDEX)) if shown else {},
-        control=wanted.control,
-        max_new_tokens=wanted.benchmark.max_new_tokens,
-        model_id=wanted.model_id,
+        image_contents(images, shown, ContentIndex(requested.folder / INDEX)) if shown else {},
+        control=requested.control,
+        max_new_tokens=requested.benchmark.max_new_tokens,
+        model_id=requested.model_id,
     )
-    answers = log.begin(request, {question.id: question.image for question in asked}, replace=wanted.replace)
+    answers = log.begin(request, {question.id: question.image for question in asked}, replace=requested.replace)
     if len(answers) < len(questions):
         for name in (ITEMS, SCORES):  # a score must not outlive the answers that it is of
-            (wanted.folder / name).unlink(missing_ok=True)
+            (requested.folder / name).unlink(missing_ok=True)
     return answers
 
 
-def _finish(log: AnswerLog, wanted: Evaluation, questions: Sequence[Question], answers: Sequence[Answer]) -> Score:
+def _finish(log: AnswerLog, requested: Evaluation, questions: Sequence[Question], answers: Sequence[Answer]) -> Score:
     log.finish(answers)
-    _stop_if_failed(answers, wanted.folder)
-    score = wanted.benchmark.score(questions, answers, wanted.variant)
-    about = {"control": wanted.control, "model": wanted.model_id, **wanted.benchmark.judged_by(score.variant)}
-    write_score(score, wanted.folder, questions, about)
+    _stop_if_failed(answers, requested.folder)
+    score = requested.benchmark.score(questions, answers, requested.variant)
+    about = {"control": requested.control, "model": requested.model_id, **requested.benchmark.judged_by(score.variant)}
+    write_score(score, requested.folder, questions, about)
     return score
 
 
 def controlled(questions: Sequence[Question], control: Control | None) -> list[Question]:
-    """The questions as they are asked: without pictures, or each picture's questions about another picture.
+    """The questions as they are asked: without images, or each image's questions about another image.
 
-    Which other is fixed: pictures in the order of their names, each gives way to the next.
+    Which other is fixed: images in the order of their names, each gives way to the next.
 
     Raises:
-        RequestError: there is only one picture, so no other to show.
+        RequestError: there is only one image, so no other to show.
     """
     if control is None:
         return list(questions)
     names = sorted({question.image for question in questions if question.image is not None})
     if control == "shuffled" and len(names) == 1:
-        raise RequestError("--shuffled: the questions have a single picture; there is no other to show.")
+        raise RequestError("--shuffled: the questions have a single image; there is no other to show.")
     shown: dict[str | None, str | None] = {None: None}
     for name, following in zip(names, names[1:] + names[:1], strict=True):
         shown[name] = following if control == "shuffled" else None
@@ -162,10 +162,10 @@ def controlled(questions: Sequence[Question], control: Control | None) -> list[Q
 
 
 def write_score(score: Score, folder: Path, questions: Sequence[Question], about: dict[str, Any]) -> None:
-    """Write `items.jsonl` (question, picture, unit, correctness) and `scores.json`."""
+    """Write `items.jsonl` (question, image, cluster, correctness) and `scores.json`."""
     image_of = {question.id: question.image for question in questions}
     rows = (
-        {"question_id": i.question_id, "image_id": image_of[i.question_id], "unit": i.unit, "correct": i.correct}
+        {"question_id": i.question_id, "image_id": image_of[i.question_id], "cluster": i.cluster, "correct": i.correct}
         for i in score.items
     )
     write_json_lines(folder / ITEMS, rows)
@@ -198,12 +198,12 @@ def read_questions(benchmark: Benchmark, data: Path, prompt: str | None = None) 
     return questions
 
 
-def _require_texts(questions: Sequence[Question], wanted: Evaluation) -> None:
+def _require_texts(questions: Sequence[Question], requested: Evaluation) -> None:
     textless = [question for question in questions if not question.prompt.strip()]
     if textless:
         raise RequestError(
-            f"{wanted.benchmark.name}: {len(textless)} of {len(questions)} questions of {wanted.data} have no text to "
-            f"ask (first: {textless[0].id!r}). {wanted.benchmark.where_texts_are}"
+            f"{requested.benchmark.name}: {len(textless)} of {len(questions)} questions of {requested.data} have no text to "
+            f"ask (first: {textless[0].id!r}). {requested.benchmark.where_texts_are}"
         )
 
 

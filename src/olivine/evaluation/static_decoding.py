@@ -1,6 +1,6 @@
 """Greedy tokens on a GPU: shapes that do not change, no wait for a token, and CUDA graphs for shapes that come again.
 
-A GPU that is asked after every token whether to go on stands idle while the answer travels and the next token's
+A GPU that is asked after every token whether to resume stands idle while the answer travels and the next token's
 thousand operations are sent one by one. Here a token's choice, its place and its end are all computed on the device.
 """
 
@@ -16,7 +16,7 @@ from olivine.model.decoding_attention import FixedKeys, decoding
 from olivine.model.vlm import VisionLanguageModel
 
 #: Tokens between two looks at whether all are finished; each look is answered a token later, so that nothing waits.
-LOOK_EVERY = 4
+CHECK_EVERY = 4
 #: Capacities are multiples of this many tokens, so that few shapes serve all prompts.
 _CAPACITY_STEP = 64
 #: Shapes kept ready with their keys' memory; the one that was used longest ago goes.
@@ -55,7 +55,7 @@ class StaticDecoder:
             batch.begin(prompts)
             del prompts  # what is left of its cache would be memory held twice
             batch.run(self._max_new_tokens)
-        return [_cut(tokens, self._stop_ids) for tokens in batch.chosen[:count, : self._max_new_tokens].tolist()]
+        return [_cut(tokens, self._stop_ids) for tokens in batch.selected[:count, : self._max_new_tokens].tolist()]
 
     def _batch(self, prompts: Prompts) -> "tuple[_Batch, bool]":
         """The memory for prompts of this shape, and whether it has been used before."""
@@ -109,7 +109,7 @@ class _Batch:
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
         self._finished = torch.zeros(sequences, dtype=torch.bool, device=device)
         # Capturing takes a few tokens of its own.
-        self.chosen = torch.zeros(sequences, max(max_new_tokens, WARM_UP + 1), dtype=torch.int64, device=device)
+        self.selected = torch.zeros(sequences, max(max_new_tokens, WARM_UP + 1), dtype=torch.int64, device=device)
         self._flag = _LaggedFlag(device)
         self.replay: Callable[[], None] | None = None
 
@@ -134,10 +134,10 @@ class _Batch:
         """Choose tokens until all sequences are finished, or have as many as they may."""
         do = self.replay or self.step
         for done in range(1, max_new_tokens):
-            if done > 1 and done % LOOK_EVERY == 1 and self._flag.read():
+            if done > 1 and done % CHECK_EVERY == 1 and self._flag.read():
                 return
             do()
-            if (done + 1) % LOOK_EVERY == 0:
+            if (done + 1) % CHECK_EVERY == 0:
                 self._flag.note(self._finished.all())
 
     def step(self) -> None:
@@ -157,7 +157,7 @@ class _Batch:
     def _choose(self, last: Tensor) -> None:
         """The best next token from `[sequences, hidden]`."""
         self._token.copy_(self._vlm.logits(last).float().argmax(dim=-1, keepdim=True))
-        self.chosen.index_copy_(1, self._number, self._token)
+        self.selected.index_copy_(1, self._number, self._token)
         self._number.add_(1)
         self._finished.logical_or_((self._token == self._stop_ids).any(dim=1))
 
@@ -206,5 +206,5 @@ def _rounded(count: int) -> int:
 
 
 def _cut(tokens: list[int], stop_ids: tuple[int, ...]) -> list[int]:
-    end = next((place for place, token in enumerate(tokens) if token in stop_ids), len(tokens))
+    end = next((position for position, token in enumerate(tokens) if token in stop_ids), len(tokens))
     return tokens[:end]

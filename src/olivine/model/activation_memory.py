@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AutoModel
 _SHORT, _LONG = 1024, 2048
 
 
-def kept_per_token(config: Any, *, trains: bool, bf16: bool) -> float:
+def saved_bytes_per_token(config: Any, *, trains: bool, bf16: bool) -> float:
     """Bytes that one block keeps for each token of a row until the backward pass has come by.
 
     One block with the model's widths runs on fake tensors, which have shapes and no content, under the autocast that
@@ -30,7 +30,7 @@ def kept_per_token(config: Any, *, trains: bool, bf16: bool) -> float:
     return (_kept(config, _LONG, trains, bf16) - _kept(config, _SHORT, trains, bf16)) / (_LONG - _SHORT)
 
 
-def _whole_row(
+def _whole_sequence(
     _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Causal attention over a row as one sequence; no mask is made, whose square would be counted as kept."""
@@ -40,7 +40,7 @@ def _whole_row(
     return out.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register("olivine_whole_row", _whole_row)
+AttentionInterface.register("olivine_whole_row", _whole_sequence)
 
 
 def _kept(config: Any, tokens: int, trains: bool, bf16: bool) -> int:

@@ -200,18 +200,18 @@ def _grouped_attention(
             mask = masks.of_group(number, group, how.window)
         attended = _attended(q, k, v, mask, how)
         real = attended.transpose(1, 2).flatten(0, 1).index_select(0, group.kept)
-        out = out.index_copy(0, group.places, real.to(out.dtype))
+        out = out.index_copy(0, group.token_positions, real.to(out.dtype))
     return out[None]
 
 
-def _gathered(by_token: Tensor, places: Tensor) -> Tensor:
+def _gathered(by_token: Tensor, token_positions: Tensor) -> Tensor:
     """`[tokens, heads, head_dim]` at places `[blocks, length]`: `[blocks, heads, length, head_dim]`.
 
     Shared keys stand in many blocks. With several threads the gradient of `by_token[places]` adds them up in any order;
     that of a lookup in a table gives each token to one thread, which adds in the order of the places.
     """
-    found = F.embedding(places, by_token.flatten(1))
-    return found.view(*places.shape, *by_token.shape[1:]).transpose(1, 2)
+    found = F.embedding(token_positions, by_token.flatten(1))
+    return found.view(*token_positions.shape, *by_token.shape[1:]).transpose(1, 2)
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, how: _How) -> Tensor:

@@ -14,14 +14,14 @@ from olivine.data.images import ImageTransform
 from olivine.data.template import TEMPLATES
 from olivine.data.vocabulary import train_tokenizer
 from olivine.errors import RequestError
-from olivine.model.companion import COMPANION, read_companion, verify_part
+from olivine.model.companion import COMPANION, read_companion, verify_module_files
 from olivine.model.configuration import model_config, understood
 from olivine.model.connector import initialise, llava_class
 from olivine.model.hub import CONFIGURATION, WEIGHTS, local_folder
 from olivine.model.languages.registry import language_family
 from olivine.model.preprocessor import STATISTICS as STATISTICS
 from olivine.model.preprocessor import image_transform
-from olivine.model.tokenizers import check_rows
+from olivine.model.tokenizers import check_vocabulary_rows
 from olivine.model.tokenizers import image_token as image_token
 from olivine.model.tokenizers import load_tokenizer as load_tokenizer
 from olivine.model.vlm import VisionLanguageModel, stop_ids_of
@@ -88,22 +88,22 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
 def _with_located_parts(recipe: ModelRecipe) -> ModelRecipe:
     """The recipe with named sources (`SCHEME:NAME`) replaced by the folders that they stand for."""
 
-    def place(source: Source) -> Source:
+    def position(source: Source) -> Source:
         return locate(source) if isinstance(source, str) else source
 
-    language = {"from_": place(recipe.language.from_)}
+    language = {"from_": position(recipe.language.from_)}
     if isinstance(recipe.language.tokenizer, str):
-        language["tokenizer"] = place(recipe.language.tokenizer)
+        language["tokenizer"] = position(recipe.language.tokenizer)
     return recipe.model_copy(
         update={
-            "vision": recipe.vision.model_copy(update={"from_": place(recipe.vision.from_)}),
+            "vision": recipe.vision.model_copy(update={"from_": position(recipe.vision.from_)}),
             "language": recipe.language.model_copy(update=language),
         }
     )
 
 
 def build_tower(recipe: VisionRecipe) -> tuple[Any, ImageTransform]:
-    """The vision tower alone, in fp32 on the CPU, and what fits pictures to it; random weights have no seed here.
+    """The vision tower alone, in fp32 on the CPU, and what fits images to it; random weights have no seed here.
 
     Raises:
         RequestError: it cannot be found, fetched or used.
@@ -125,9 +125,9 @@ def skeleton(recipe: ModelRecipe) -> tuple[Any, int]:
     """
     recipe = _with_located_parts(recipe)
     tower, language = _tower_config(recipe.vision), _language_config(recipe.language.from_)
-    wanted = recipe.language.tokenizer
-    if not isinstance(wanted, TokenizerRecipe) or wanted.vocab_size > language.vocab_size:
-        rows = wanted.vocab_size if isinstance(wanted, TokenizerRecipe) else language.vocab_size + 1
+    requested = recipe.language.tokenizer
+    if not isinstance(requested, TokenizerRecipe) or requested.vocab_size > language.vocab_size:
+        rows = requested.vocab_size if isinstance(requested, TokenizerRecipe) else language.vocab_size + 1
         language.vocab_size = -(-rows // 64) * 64
     transform = image_transform(recipe.vision, tower)
     model_class, connector_config = llava_class(recipe.connector)
@@ -161,7 +161,7 @@ def _language_config(source: Source) -> Any:
 
 
 def _load_tower(recipe: VisionRecipe) -> Any:
-    return _load_part(
+    return _load_module(
         AutoModel,
         recipe.from_,
         _tower_config(recipe),
@@ -171,7 +171,7 @@ def _load_tower(recipe: VisionRecipe) -> Any:
 
 
 def _load_language(source: Source) -> Any:
-    return _load_part(
+    return _load_module(
         AutoModelForCausalLM,
         source,
         _language_config(source),
@@ -180,7 +180,7 @@ def _load_language(source: Source) -> Any:
     )
 
 
-def _load_part(auto: Any, source: Source, config: Any, naming_of: Callable[[Any, Any], Naming], key: str) -> Any:
+def _load_module(auto: Any, source: Source, config: Any, naming_of: Callable[[Any, Any], Naming], key: str) -> Any:
     """A tower or language model in fp32: random weights for a configuration, a folder's or the hub's for a name."""
     if isinstance(source, dict):
         return understood(lambda: auto.from_config(config, trust_remote_code=False), key)
@@ -191,7 +191,7 @@ def _load_part(auto: Any, source: Source, config: Any, naming_of: Callable[[Any,
 
 def _verified_folder(source: str, key: str) -> Path:
     folder = local_folder(source, key, WEIGHTS)
-    verify_part(folder, WEIGHTS)
+    verify_module_files(folder, WEIGHTS)
     return folder
 
 
@@ -206,10 +206,10 @@ def _class_of(auto: Any, config: Any, key: str) -> type[Any]:
 
 
 def _load_tokenizer(recipe: ModelRecipe, texts: Callable[[], Iterable[str]]) -> Any:
-    wanted = recipe.language.tokenizer
-    if isinstance(wanted, TokenizerRecipe):
-        return train_tokenizer(texts(), wanted.vocab_size)
-    source = wanted if wanted is not None else recipe.language.from_
+    requested = recipe.language.tokenizer
+    if isinstance(requested, TokenizerRecipe):
+        return train_tokenizer(texts(), requested.vocab_size)
+    source = requested if requested is not None else recipe.language.from_
     if isinstance(source, dict):
         raise RequestError(
             "model.language.tokenizer: missing; a language model given as a configuration has none of its own. "
@@ -227,7 +227,7 @@ def _add_image_token(tokenizer: Any, language: Any, recipe: ModelRecipe) -> int:
     rows: int = language.get_input_embeddings().num_embeddings
     trained = not isinstance(recipe.language.from_, dict) and not isinstance(recipe.language.tokenizer, TokenizerRecipe)
     if trained:
-        check_rows(tokenizer, rows, "model.language.tokenizer")
+        check_vocabulary_rows(tokenizer, rows, "model.language.tokenizer")
     token_id = image_token(tokenizer)
     if max(len(tokenizer), token_id + 1) > rows:
         language.resize_token_embeddings(max(len(tokenizer), token_id + 1), pad_to_multiple_of=64)

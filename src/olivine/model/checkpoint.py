@@ -24,7 +24,7 @@ from olivine.model.companion import Companion, read_companion, verify, write_com
 from olivine.model.configuration import folder_config, understood
 from olivine.model.languages.registry import language_family
 from olivine.model.processor import finish_configs, processor
-from olivine.model.tokenizers import check_rows, folder_tokenizer
+from olivine.model.tokenizers import check_vocabulary_rows, folder_tokenizer
 from olivine.model.vlm import VisionLanguageModel
 from olivine.model.weights import load_weights, tensors_in, whole_naming
 
@@ -108,7 +108,7 @@ def _load_model(folder: Path, config: Any, *, to_train: bool) -> Any:
 def _check_together(folder: Path, model: Any, tokenizer: Any, companion: Companion) -> None:
     """Refuse parts that do not belong to one another: each is whole, but answers would be noise."""
     rows: int = model.get_input_embeddings().num_embeddings
-    check_rows(tokenizer, rows, f"{_KEY}: {folder}")
+    check_vocabulary_rows(tokenizer, rows, f"{_KEY}: {folder}")
     placeholder, known = model.config.image_token_id, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     if placeholder != known or placeholder >= rows:
         raise DataError(

@@ -85,9 +85,9 @@ def read_companion(folder: Path) -> Companion:
         companion = Companion.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        position = ".".join(str(part) for part in first["loc"]) or "the file"
         raise DataError(
-            f"{path}: {place}: {first['msg']} ({error.error_count()} such). Copy the file again, or write the "
+            f"{path}: {position}: {first['msg']} ({error.error_count()} such). Copy the file again, or write the "
             "checkpoint again."
         ) from None
     if companion.template not in TEMPLATES:
@@ -128,7 +128,7 @@ def verify(folder: Path, companion: Companion) -> None:
     _compare(folder, companion.files)
 
 
-def verify_part(folder: Path, names: Iterable[str]) -> None:
+def verify_module_files(folder: Path, names: Iterable[str]) -> None:
     """Compare those files of a model folder that a part is read from; other folders have no checksums to compare.
 
     Args:

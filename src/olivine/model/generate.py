@@ -16,10 +16,10 @@ from olivine.model.vlm import VisionLanguageModel, stop_ids_of
 def answer_one(
     vlm: VisionLanguageModel, text: str, image: Path | Image.Image | None, *, max_new_tokens: int = 64
 ) -> str:
-    """Greedy answer to one question about one picture (or none), special tokens left out and stripped.
+    """Greedy answer to one question about one image (or none), special tokens left out and stripped.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: the image cannot be read.
     """
     prefix, continuation = vlm.encoder().prompt(text, image is not None)
     ids = torch.tensor([prefix + continuation], device=vlm.device)

@@ -1,4 +1,4 @@
-"""The training losses: next token at labelled positions only, and pictures against captions.
+"""The training losses: next token at labelled positions only, and images against captions.
 
 No logits are ever computed where there is no label.
 """
@@ -16,7 +16,7 @@ from olivine.data.packing import IGNORED
 CHUNK_ON_CPU, CHUNK_ON_GPU = 2**26, 2**28
 
 
-def rows_at_once(vocabulary: int, *, on_gpu: bool) -> int:
+def logit_rows_at_once(vocabulary: int, *, on_gpu: bool) -> int:
     """Labelled positions whose logits are held at once."""
     return max(1, (CHUNK_ON_GPU if on_gpu else CHUNK_ON_CPU) // vocabulary)
 
@@ -42,12 +42,12 @@ def labelled_loss(
     """
     if labelled is None:
         labelled = (targets != IGNORED).nonzero()[:, 0]
-    states, wanted = hidden.index_select(0, labelled), targets.index_select(0, labelled)
-    rows = rows_at_once(head.out_features, on_gpu=hidden.is_cuda)
-    if len(wanted) <= rows:
-        return _chunk_loss(states, wanted, head, cap)
+    states, requested = hidden.index_select(0, labelled), targets.index_select(0, labelled)
+    rows = logit_rows_at_once(head.out_features, on_gpu=hidden.is_cuda)
+    if len(requested) <= rows:
+        return _chunk_loss(states, requested, head, cap)
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    loss: Tensor = _LossInChunks.apply(states, wanted, head, rows, cap, *trained)
+    loss: Tensor = _LossInChunks.apply(states, requested, head, rows, cap, *trained)
     return loss
 
 
@@ -56,17 +56,17 @@ class _LossInChunks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, wanted: Tensor, head: nn.Linear, rows: int, cap: float | None, *trained: Tensor
+        ctx: Any, states: Tensor, requested: Tensor, head: nn.Linear, rows: int, cap: float | None, *trained: Tensor
     ) -> Tensor:
         asked = any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=torch.float32, device=states.device)
         of_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         of_head: list[Tensor] = []
-        for begin in range(0, len(wanted), rows):
+        for begin in range(0, len(requested), rows):
             end = begin + rows
             with torch.set_grad_enabled(asked):
                 some = states[begin:end].detach().requires_grad_(of_states is not None)
-                loss = _chunk_loss(some, wanted[begin:end], head, cap)
+                loss = _chunk_loss(some, requested[begin:end], head, cap)
                 given = [some, *trained] if of_states is not None else list(trained)
                 found = list(torch.autograd.grad(loss, given)) if asked else []
             total += loss.detach()
@@ -76,8 +76,10 @@ class _LossInChunks(torch.autograd.Function):
                 for held, more in zip(of_head, found, strict=True):
                     held += more
             else:
-                of_head = found
+                # Several chunks' gradients of a head in half precision would lose what each adds.
+                of_head = [gradient.float() for gradient in found]
         ctx.of_states, ctx.of_head = of_states, of_head
+        ctx.dtypes = [parameter.dtype for parameter in trained]
         return total
 
     @staticmethod
@@ -91,24 +93,24 @@ class _LossInChunks(torch.autograd.Function):
             None,
             None,
             None,
-            *(held.mul_(scale.to(held.dtype)) for held in of_head),
+            *(held.mul_(scale).to(dtype) for held, dtype in zip(of_head, ctx.dtypes, strict=True)),
         )
 
 
-def contrastive_loss(pictures: Tensor, texts: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
-    """CLIP's symmetric cross-entropy (arXiv:2103.00020, figure 3), pictures with equal captions sharing the target.
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
+    """CLIP's symmetric cross-entropy (arXiv:2103.00020, figure 3), images with equal captions sharing the target.
 
     With few distinct captions most batches hold the same one twice; counting it as a negative would teach nonsense.
 
     Args:
-        pictures, texts: `[batch, width]`, of length one each row.
+        images, texts: `[batch, width]`, of length one each row.
         scale: scalar, the logits' multiplier.
         captions: the texts, for finding equal ones.
 
     Returns:
         A scalar, fp32, averaged over the batch.
     """
-    logits = (scale * pictures @ texts.T).float()
+    logits = (scale * images @ texts.T).float()
     names = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     key = torch.tensor([names[caption] for caption in captions], device=logits.device)
     same = (key[:, None] == key[None]).float()
@@ -116,8 +118,8 @@ def contrastive_loss(pictures: Tensor, texts: Tensor, scale: Tensor, captions: l
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def _chunk_loss(states: Tensor, wanted: Tensor, head: nn.Module, cap: float | None) -> Tensor:
+def _chunk_loss(states: Tensor, requested: Tensor, head: nn.Module, cap: float | None) -> Tensor:
     logits = head(states)
     if cap is not None:  # in the logits' own dtype, as the model itself caps them
         logits = cap * torch.tanh(logits / cap)
-    return F.cross_entropy(logits.float(), wanted, reduction="sum")
+    return F.cross_entropy(logits.float(), requested, reduction="sum")

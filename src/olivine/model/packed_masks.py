@@ -19,7 +19,7 @@ class PackedMasks:
     it lies in the sequence.
 
     Args:
-        positions: `[tokens]` int64, as `Row.positions`.
+        positions: `[tokens]` int64, as `PackedSequence.positions`.
     """
 
     def __init__(self, positions: Tensor) -> None:

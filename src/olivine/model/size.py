@@ -20,7 +20,7 @@ class ModelSize:
 
     Attributes:
         blocks: of the language model without its token table.
-        patches: image tokens of a picture.
+        patches: image tokens of an image.
         linear: of the trunk's linear layers by their last name, inputs and outputs, summed over all blocks.
     """
 
@@ -67,19 +67,19 @@ def _size(recipe: str) -> ModelSize:
     def size(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
 
-    trunk = model.model.language_model
+    backbone = model.model.language_model
     linear: Counter[str] = Counter()
-    for name, module in trunk.named_modules():
+    for name, module in backbone.named_modules():
         if isinstance(module, nn.Linear):
             linear[name.rpartition(".")[2]] += module.in_features + module.out_features
     return ModelSize(
-        blocks=size(trunk) - size(trunk.embed_tokens),
+        blocks=size(backbone) - size(backbone.embed_tokens),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         heads=text.num_attention_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         vocabulary=text.vocab_size,
-        tied=model.lm_head.weight is trunk.embed_tokens.weight,
+        tied=model.lm_head.weight is backbone.embed_tokens.weight,
         tower=size(model.model.vision_tower),
         tower_layers=vision.num_hidden_layers,
         tower_width=vision.hidden_size,

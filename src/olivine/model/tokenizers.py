@@ -12,7 +12,7 @@ from olivine.data.vocabulary import IMAGE_TOKEN
 from olivine.errors import RequestError
 from olivine.files import read_json
 from olivine.model import quiet_loading
-from olivine.model.companion import verify_part
+from olivine.model.companion import verify_module_files
 from olivine.model.configuration import understood
 from olivine.model.hub import TOKENIZER, local_folder
 
@@ -29,7 +29,7 @@ def load_tokenizer(source: str, key: str) -> Any:
         DataError: it differs from the checksums beside it.
     """
     folder = local_folder(source, key, TOKENIZER)
-    verify_part(folder, TOKENIZER)
+    verify_module_files(folder, TOKENIZER)
     return folder_tokenizer(folder, key)
 
 
@@ -63,7 +63,7 @@ def image_token(tokenizer: Any) -> int:
     return token_id
 
 
-def check_rows(tokenizer: Any, rows: int, key: str) -> None:
+def check_vocabulary_rows(tokenizer: Any, rows: int, key: str) -> None:
     """Refuse a tokenizer with ids for which a trained embedding of `rows` rows has nothing; `<image>` needs none.
 
     Raises:

@@ -4,6 +4,7 @@ Building one from a recipe is in `build`, saving and loading in `checkpoint`.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 
 from olivine.data.encoding import TemplateEncoder
 from olivine.data.images import ImageTransform
-from olivine.data.packing import Row
+from olivine.data.packing import PackedSequence
 from olivine.data.template import TEMPLATES
 from olivine.errors import RunError
 from olivine.model.languages.traits import LanguageTraits, language_traits
 from olivine.model.packed_masks import PackedMasks
-from olivine.recipe import Part
+from olivine.model.pixels import normalise_on
+from olivine.model.tower_layers import hidden_state
+from olivine.recipe import ModuleName
 
 
 @dataclass(slots=True)
@@ -63,7 +66,7 @@ class VisionLanguageModel:
         """The language model's blocks, in order."""
         return list(self.language.layers)
 
-    def checkpoint_activations(self, parts: Sequence[Part]) -> None:
+    def checkpoint_activations(self, parts: Sequence[ModuleName]) -> None:
         """Keep only each block's input for the backward pass, in the language model and, if it trains, the tower.
 
         transformers looks at a block's own `training` for this. Only that flag is set, not those of its parts: dropout,
@@ -78,15 +81,15 @@ class VisionLanguageModel:
         for block in blocks:
             block.training = True
 
-    def part(self, name: Part) -> dict[str, nn.Parameter]:
+    def part(self, name: ModuleName) -> dict[str, nn.Parameter]:
         """The parameters of one part by their names in the whole model; a head that is tied counts once."""
         if name == "language":
-            chosen: tuple[str, ...] = ("model.language_model.", "lm_head.")
+            selected: tuple[str, ...] = ("model.language_model.", "lm_head.")
         else:
-            chosen = ({"vision": "model.vision_tower.", "connector": "model.multi_modal_projector."}[name],)
-        return {n: p for n, p in self.model.named_parameters() if n.startswith(chosen)}
+            selected = ({"vision": "model.vision_tower.", "connector": "model.multi_modal_projector."}[name],)
+        return {n: p for n, p in self.model.named_parameters() if n.startswith(selected)}
 
-    def cast(self, dtype: torch.dtype, parts: Sequence[Part] = ("vision", "connector", "language")) -> None:
+    def cast(self, dtype: torch.dtype, parts: Sequence[ModuleName] = ("vision", "connector", "language")) -> None:
         """Give parts another dtype: their weights alone."""
         for name in parts:
             cast(self.part(name).values(), dtype)
@@ -124,25 +127,29 @@ class VisionLanguageModel:
             )
 
     def patch_features(self, pixels: Tensor) -> Tensor:
-        """`[pictures, 3, size, size]` to the tower's patch features `[pictures, patches, tower width]`.
+        """`[images, 3, size, size]` to the tower's patch features `[images, patches, tower width]`.
 
-        Pictures are cast to the tower's dtype; gradients flow if the tower's weights take any.
+        ImageSource are cast to the tower's dtype; gradients flow if the tower's weights take any. Fitted images as they
+        are, `[images, size, size, 3]` uint8, are sent so and normalised on the tower's device.
         """
+        if pixels.dtype == torch.uint8:
+            first = next(self.tower.parameters())
+            pixels = normalise_on(pixels, self.transform, first.device, first.dtype)
         return patch_features(self.tower, self.model.config.vision_feature_layer, pixels)
 
     def project(self, patches: Tensor) -> Tensor:
-        """`[pictures, patches, tower width]` through the connector: `[pictures, patches, hidden]`."""
+        """`[images, patches, tower width]` through the connector: `[images, patches, hidden]`."""
         dtype = next(self.connector.parameters()).dtype
         projected: Tensor = self.connector(patches.to(dtype))
         return projected
 
-    def embed(self, ids: Tensor, features: Tensor | None, places: Tensor | None = None) -> Tensor:
+    def embed(self, ids: Tensor, features: Tensor | None, token_positions: Tensor | None = None) -> Tensor:
         """Token embeddings with image features in the placeholders' places.
 
         Args:
             ids: `[batch, tokens]` int64.
-            features: `[pictures, patches, hidden]`, in the order of their placeholders; None without pictures.
-            places: `[pictures * patches]` int64, the placeholders' places among all `batch * tokens`, where they are
+            features: `[images, patches, hidden]`, in the order of their placeholders; None without images.
+            places: `[images * patches]` int64, the placeholders' places among all `batch * tokens`, where they are
                 known; None looks for them.
 
         Returns:
@@ -151,26 +158,26 @@ class VisionLanguageModel:
         embeddings: Tensor = self.model.get_input_embeddings()(ids)
         if features is None:
             return embeddings
-        if places is not None:
+        if token_positions is not None:
             rows = features.flatten(0, 1).to(embeddings.dtype)
-            return embeddings.flatten(0, 1).index_copy(0, places, rows).view_as(embeddings)
+            return embeddings.flatten(0, 1).index_copy(0, token_positions, rows).view_as(embeddings)
         masked = (ids == self.model.config.image_token_id).unsqueeze(-1).expand_as(embeddings)
         return embeddings.masked_scatter(masked, features.to(embeddings.dtype))
 
-    def hidden_states(self, row: Row, features: Tensor | None) -> Tensor:
+    def hidden_states(self, row: PackedSequence, features: Tensor | None) -> Tensor:
         """Run one packed row; call inside `attention.packed(vlm.language)`.
 
         Args:
             row: on the model's device.
-            features: `[pictures, patches, hidden]` in the order of the row's placeholders; None without pictures.
+            features: `[images, patches, hidden]` in the order of the row's placeholders; None without images.
 
         Returns:
             `[tokens, hidden]` before the head.
         """
-        return self.run(row, self.embed(row.ids[None], features, row.image_places))
+        return self.run(row, self.embed(row.ids[None], features, row.image_positions))
 
-    def run(self, row: Row, embedded: Tensor) -> Tensor:
-        """`hidden_states` from `[1, tokens, hidden]`, which `embed` made of the row's ids and pictures."""
+    def run(self, row: PackedSequence, embedded: Tensor) -> Tensor:
+        """`hidden_states` from `[1, tokens, hidden]`, which `embed` made of the row's ids and images."""
         traits = self.traits
         self.check_length(row.spans.longest_key)
         # A kernel without padding needs no masks, and a compiled block no object that it does not use.
@@ -202,15 +209,17 @@ class VisionLanguageModel:
 
 
 def patch_features(tower: Any, layer: int, pixels: Tensor) -> Tensor:
-    """Hidden states of one layer of a tower, without the class token: `[pictures, patches, tower width]`.
+    """Hidden states of one layer of a tower, without the class token: `[images, patches, tower width]`.
 
     Args:
-        pixels: `[pictures, 3, size, size]`, cast to the tower's dtype and sent to its device.
+        pixels: `[images, 3, size, size]`, cast to the tower's dtype and sent to its device.
     """
     first = next(tower.parameters())
-    outputs = tower(pixels.to(first.device, non_blocking=True).to(first.dtype), output_hidden_states=True)
-    features: Tensor = outputs.hidden_states[layer][:, 1:]
-    return features
+    sent = pixels.to(first.device, non_blocking=True).to(first.dtype)
+    # In half precision already: autocast would cast norms' weights and states to and fro in every layer.
+    half_and_frozen = first.dtype != torch.float32 and not any(p.requires_grad for p in tower.parameters())
+    with torch.autocast(first.device.type, enabled=False) if half_and_frozen else nullcontext():
+        return hidden_state(tower, layer, sent)[:, 1:]
 
 
 def stop_ids_of(settings: Any) -> list[int]:

@@ -28,7 +28,7 @@ _NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredTensor:
     """A tensor in a file: where it is, its shape and its safetensors dtype."""
 
     file: Path
@@ -159,7 +159,7 @@ def _attention(config: Any) -> str | dict[str, str]:
     return "eager" if text is None else {"": "sdpa", "text_config": "eager"}
 
 
-def tensors_in(folder: Path, key: str) -> dict[str, Held]:
+def tensors_in(folder: Path, key: str) -> dict[str, StoredTensor]:
     """Return every tensor of a folder's safetensors by name, from the files' headers alone.
 
     Raises:
@@ -171,7 +171,7 @@ def tensors_in(folder: Path, key: str) -> dict[str, Held]:
             f"{where}: holds an adapter (adapter_config.json), not a whole model. Merge it into its base model and "
             "give that folder."
         )
-    tensors: dict[str, Held] = {}
+    tensors: dict[str, StoredTensor] = {}
     for file in _weight_files(folder, where):
         for name, held in _header(file, key).items():
             if name in tensors:
@@ -197,10 +197,14 @@ def _weight_files(folder: Path, where: str) -> list[Path]:
 
 def _indexed(folder: Path, index: Path, where: str) -> list[Path]:
     values = read_json(index)
-    places = values.get("weight_map") if isinstance(values, dict) else None
-    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+    positions = values.get("weight_map") if isinstance(values, dict) else None
+    if (
+        not isinstance(positions, dict)
+        or not positions
+        or not all(isinstance(name, str) for name in positions.values())
+    ):
         raise RequestError(f"{where}: {INDEX} has no weight_map from tensors to files.")
-    names = sorted(set(places.values()))
+    names = sorted(set(positions.values()))
     for name in names:
         if "/" in name or "\\" in name or name in ("", ".", ".."):
             raise RequestError(f"{where}: {INDEX} names {name!r}, which is no file of the folder.")
@@ -213,18 +217,20 @@ def _indexed(folder: Path, index: Path, where: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _header(file: Path, key: str) -> dict[str, Held]:
+def _header(file: Path, key: str) -> dict[str, StoredTensor]:
     """A file's tensors; safetensors checks that its header is whole and that tensors neither overlap nor leave gaps."""
     try:
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
-            return {name: Held(file, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+            return {
+                name: StoredTensor(file, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
+            }
     except Exception as error:  # SafetensorError is no OSError; an unknown dtype raises something else again
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RequestError(f"{key}: {file}: damaged or cut short ({reason}). Fetch or write it again.") from None
 
 
-def _check_floats(own: Mapping[str, Held], where: str) -> None:
+def _check_floats(own: Mapping[str, StoredTensor], where: str) -> None:
     other = [name for name, held in own.items() if held.dtype not in _FLOATS]
     if other:
         kinds = sorted({own[name].dtype for name in other})
@@ -234,7 +240,7 @@ def _check_floats(own: Mapping[str, Held], where: str) -> None:
         )
 
 
-def _check_size(model_class: Any, config: Any, own: Mapping[str, Held], where: str) -> None:
+def _check_size(model_class: Any, config: Any, own: Mapping[str, StoredTensor], where: str) -> None:
     """Compare the configuration's number of weights with the files' before memory is asked for."""
 
     def described() -> int:
@@ -251,7 +257,7 @@ def _check_size(model_class: Any, config: Any, own: Mapping[str, Held], where: s
         )
 
 
-def _check_tied(own: Mapping[str, Held], config: Any, where: str) -> None:
+def _check_tied(own: Mapping[str, StoredTensor], config: Any, where: str) -> None:
     """Refuse two different tables where the configuration says that they are one: either would be dropped."""
     if not getattr(config, "tie_word_embeddings", False):
         return
@@ -267,7 +273,7 @@ def _check_tied(own: Mapping[str, Held], config: Any, where: str) -> None:
         )
 
 
-def _unexpected(reported: Iterable[str], own: Mapping[str, Held], naming: Naming) -> list[str]:
+def _unexpected(reported: Iterable[str], own: Mapping[str, StoredTensor], naming: Naming) -> list[str]:
     """The tensors that should have been the part's; the report also holds those of a whole model's other parts."""
     names = [name for name in reported if not _COMPUTED.search(name)]
     if naming.inside is None:
@@ -288,9 +294,9 @@ def _check_report(report: Mapping[str, Any], where: str) -> None:
         )
     other = sorted(report["mismatched_keys"])
     if other:
-        told = [f"{name} is {list(found)}, expected {list(wanted)}" for name, found, wanted in other]
+        differences = [f"{name} is {list(found)}, expected {list(requested)}" for name, found, requested in other]
         raise RequestError(
-            f"{where}: {len(other)} weights have another shape than config.json says ({_list(told, '; ')}). Give the "
+            f"{where}: {len(other)} weights have another shape than config.json says ({_list(differences, '; ')}). Give the "
             "configuration that belongs to these files."
         )
     unexpected = sorted(report["unexpected_keys"])
@@ -317,7 +323,7 @@ def _check_finite(model: Any, where: str) -> None:
         )
 
 
-def _read(held: Held, name: str) -> torch.Tensor:
+def _read(held: StoredTensor, name: str) -> torch.Tensor:
     with safe_open(held.file, framework="pt") as opened:
         tensor: torch.Tensor = opened.get_tensor(name)
     return tensor

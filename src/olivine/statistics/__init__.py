@@ -4,8 +4,16 @@ Where the arrays come from (a benchmark's answers) is not here.
 """
 
 from olivine.statistics.clusters import Array, pseudo_values, ratio_values
-from olivine.statistics.components import Spread, spread
-from olivine.statistics.design import Cell, Contrast, all_cells, contrasts, half, one_at_a_time, untold
+from olivine.statistics.components import StandardErrors, standard_errors
+from olivine.statistics.design import (
+    Configuration,
+    Contrast,
+    aliased,
+    all_configurations,
+    contrasts,
+    half_fraction,
+    one_at_a_time,
+)
 from olivine.statistics.effects import Effect, Estimate, corrected, detectable_effect, effects, estimates
 from olivine.statistics.intervals import Interval, cluster_intervals, t_cumulative, t_quantile
 from olivine.statistics.permutation import holm, sign_flip
@@ -13,13 +21,14 @@ from olivine.statistics.randomness import generator
 
 __all__ = [
     "Array",
-    "Cell",
+    "Configuration",
     "Contrast",
     "Effect",
     "Estimate",
     "Interval",
-    "Spread",
-    "all_cells",
+    "StandardErrors",
+    "aliased",
+    "all_configurations",
     "cluster_intervals",
     "contrasts",
     "corrected",
@@ -27,14 +36,13 @@ __all__ = [
     "effects",
     "estimates",
     "generator",
-    "half",
+    "half_fraction",
     "holm",
     "one_at_a_time",
     "pseudo_values",
     "ratio_values",
     "sign_flip",
-    "spread",
+    "standard_errors",
     "t_cumulative",
     "t_quantile",
-    "untold",
 ]

@@ -10,17 +10,17 @@ Array = NDArray[np.float64]
 
 
 def ratio_values(sums: Array, counts: Array) -> Array:
-    """Values whose mean is the ratio of totals, for units of different sizes: jackknife pseudo-values, re-centred.
+    """Values whose mean is the ratio of totals, for clusters of different sizes: jackknife pseudo-values, re-centred.
 
-    How the ratio moves when a unit is left out counts large units for what they are; a linear influence would make the
-    interval too narrow where a few units hold most of the answers.
+    How the ratio moves when a cluster is left out counts large clusters for what they are; a linear influence would make the
+    interval too narrow where a few clusters hold most of the answers.
 
     Args:
-        sums: `[units, ...]`, what a unit adds to the numerator (answers right).
-        counts: `[units, ...]`, what it adds to the denominator (answers).
+        sums: `[clusters, ...]`, what a cluster adds to the numerator (answers right).
+        counts: `[clusters, ...]`, what it adds to the denominator (answers).
 
     Returns:
-        `[units, ...]`.
+        `[clusters, ...]`.
     """
     if len(sums) < 2:
         return np.asarray(sums / counts, dtype=float)
@@ -29,15 +29,15 @@ def ratio_values(sums: Array, counts: Array) -> Array:
 
 
 def pseudo_values(whole: float | Array, without: Array, sizes: Array) -> Array:
-    """Values of units (or of groups of units) for any smooth score, from the score with each of them left out.
+    """Values of clusters (or of groups of clusters) for any smooth score, from the score with each of them left out.
 
     Scaled so that the usual variance of their mean is the delete-a-group jackknife's for groups of unequal size (Busing
     et al. 1999, doi 10.1023/A:1008800423698), and centred so that their mean is the score itself.
 
     Args:
-        whole: the score of all units.
+        whole: the score of all clusters.
         without: `[groups, ...]`, the score of all but one group.
-        sizes: `[groups]`, units in each group.
+        sizes: `[groups]`, clusters in each group.
     """
     groups = len(without)
     shares = (sizes.sum() / sizes).reshape(-1, *(1,) * (without.ndim - 1))

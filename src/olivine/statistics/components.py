@@ -7,37 +7,37 @@ from olivine.statistics.clusters import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class StandardErrors:
     """Where the uncertainty of an estimate comes from: standard errors, in the units of the score.
 
     `questions`: other questions, the same trained models. `seeds`: other trainings, the same questions (None with a
-    single seed: then it is unknown, not zero). `total` and its degrees of freedom: both.
+    single seed: then it is unknown, not zero). `total` and its degrees of degrees_of_freedom: both.
     """
 
     questions: float
     seeds: float | None
     total: float
-    freedom: float
+    degrees_of_freedom: float
 
 
-def spread(values: Array) -> Spread:
-    """Variance components of the mean of `[seeds, units]` values, seeds and units crossed.
+def standard_errors(values: Array) -> StandardErrors:
+    """Variance components of the mean of `[seeds, clusters]` values, seeds and clusters crossed.
 
-    Every seed is asked the same questions. The variance of the mean is that between units, plus that between seeds,
-    less their interaction, which both hold; degrees of freedom after Satterthwaite.
+    Every seed is asked the same questions. The variance of the mean is that between clusters, plus that between seeds,
+    less their interaction, which both hold; degrees of degrees_of_freedom after Satterthwaite.
     """
-    seeds, units = values.shape
-    by_unit = values.mean(axis=0)
-    questions = by_unit.var(ddof=1) / units if units > 1 else math.inf
+    seeds, clusters = values.shape
+    by_cluster = values.mean(axis=0)
+    questions = by_cluster.var(ddof=1) / clusters if clusters > 1 else math.inf
     if seeds == 1:
-        return Spread(math.sqrt(questions), None, math.sqrt(questions), max(1, units - 1))
+        return StandardErrors(math.sqrt(questions), None, math.sqrt(questions), max(1, clusters - 1))
     by_seed = values.mean(axis=1)
     between = by_seed.var(ddof=1) / seeds
-    if units == 1:
-        return Spread(math.inf, math.sqrt(between), math.inf, 1)
-    rest = values - by_unit - by_seed[:, None] + values.mean()
-    both = (rest**2).sum() / ((seeds - 1) * (units - 1)) / (seeds * units)
+    if clusters == 1:
+        return StandardErrors(math.inf, math.sqrt(between), math.inf, 1)
+    rest = values - by_cluster - by_seed[:, None] + values.mean()
+    both = (rest**2).sum() / ((seeds - 1) * (clusters - 1)) / (seeds * clusters)
     total = max(questions + between - both, questions, between)
-    parts = questions**2 / (units - 1) + between**2 / (seeds - 1)
-    freedom = total**2 / parts if parts > 0 else units - 1
-    return Spread(math.sqrt(questions), math.sqrt(between), math.sqrt(total), max(1.0, freedom))
+    parts = questions**2 / (clusters - 1) + between**2 / (seeds - 1)
+    degrees_of_freedom = total**2 / parts if parts > 0 else clusters - 1
+    return StandardErrors(math.sqrt(questions), math.sqrt(between), math.sqrt(total), max(1.0, degrees_of_freedom))

@@ -1,6 +1,6 @@
-"""The cells of a factorial design, and the contrasts that read effects off them.
+"""The configurations of a factorial design, and the contrasts that read effects off them.
 
-No answers and no randomness here: a contrast is a row of weights over cells.
+No answers and no randomness here: a contrast is a row of weights over configurations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: One level of every axis, in the order of the axes.
-Cell = tuple[str, ...]
+Configuration = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """A difference between cells.
+    """A difference between configurations.
 
     `levels` says what is compared with each axis' first level: one axis is a main effect; two or three are an
-    interaction, the difference between differences. `weights` is one weight a cell; they sum to 0.
+    interaction, the difference between differences. `weights` is one weight a configuration; they sum to 0.
     """
 
     levels: tuple[tuple[str, str], ...]
@@ -36,87 +36,98 @@ class Contrast:
         return " × ".join(f"{axis}={level}" for axis, level in self.levels)
 
 
-def all_cells(axes: Mapping[str, Sequence[str]]) -> list[Cell]:
+def all_configurations(axes: Mapping[str, Sequence[str]]) -> list[Configuration]:
     """Every combination of levels, the last axis changing fastest."""
     return list(product(*axes.values()))
 
 
-def one_at_a_time(axes: Mapping[str, Sequence[str]]) -> list[Cell]:
-    """The cell of all first levels, and every cell that differs from it on one axis."""
+def one_at_a_time(axes: Mapping[str, Sequence[str]]) -> list[Configuration]:
+    """The configuration of all first levels, and every configuration that differs from it on one axis."""
     first = tuple(levels[0] for levels in axes.values())
     changed = [
-        (*first[:place], level, *first[place + 1 :])
-        for place, levels in enumerate(axes.values())
+        (*first[:position], level, *first[position + 1 :])
+        for position, levels in enumerate(axes.values())
         for level in levels[1:]
     ]
     return [first, *changed]
 
 
-def half(axes: Mapping[str, Sequence[str]]) -> list[Cell]:
+def half_fraction(axes: Mapping[str, Sequence[str]]) -> list[Configuration]:
     """The half of a two-level factorial in which an even number of axes is off its first level.
 
     Every main effect is then mixed up with the interaction of all other axes.
     """
     assert all(len(levels) == 2 for levels in axes.values()), "a half needs two levels an axis"
     first = [levels[0] for levels in axes.values()]
-    return [cell for cell in all_cells(axes) if sum(a != b for a, b in zip(cell, first, strict=True)) % 2 == 0]
+    return [
+        configuration
+        for configuration in all_configurations(axes)
+        if sum(a != b for a, b in zip(configuration, first, strict=True)) % 2 == 0
+    ]
 
 
-def contrasts(axes: Mapping[str, Sequence[str]], cells: Sequence[Cell], *, highest: int = 3) -> list[Contrast]:
-    """Main effects, then interactions up to order `highest`, as far as the cells can tell them.
+def contrasts(
+    axes: Mapping[str, Sequence[str]], configurations: Sequence[Configuration], *, highest: int = 3
+) -> list[Contrast]:
+    """Main effects, then interactions up to order `highest`, as far as the configurations can tell them.
 
     A main effect is the coefficient of ordinary least squares on all main effects, each level against its axis' first:
-    in a full factorial simply the mean of the cells at the level minus the mean of those at the first. An interaction
+    in a full factorial simply the mean of the configurations at the level minus the mean of those at the first. An interaction
     is averaged over every setting of the other axes in which all its corners are there.
     """
-    found = [c for c in _main_effects(axes, cells) if c is not None]
+    found = [c for c in _main_effects(axes, configurations) if c is not None]
     for order in range(2, min(highest, len(axes)) + 1):
-        for chosen in combinations(axes, order):
-            for levels in product(*(axes[axis][1:] for axis in chosen)):
-                weights = _interaction(axes, cells, tuple(zip(chosen, levels, strict=True)))
+        for selected in combinations(axes, order):
+            for levels in product(*(axes[axis][1:] for axis in selected)):
+                weights = _interaction(axes, configurations, tuple(zip(selected, levels, strict=True)))
                 if weights is not None:
-                    found.append(Contrast(tuple(zip(chosen, levels, strict=True)), weights))
+                    found.append(Contrast(tuple(zip(selected, levels, strict=True)), weights))
     return found
 
 
-def untold(axes: Mapping[str, Sequence[str]], cells: Sequence[Cell]) -> list[str]:
-    """The `axis=level` whose main effect these cells cannot tell from another's."""
+def aliased(axes: Mapping[str, Sequence[str]], configurations: Sequence[Configuration]) -> list[str]:
+    """The `axis=level` whose main effect these configurations cannot tell from another's."""
     names = [f"{axis}={level}" for axis, levels in axes.items() for level in levels[1:]]
-    return [name for name, contrast in zip(names, _main_effects(axes, cells), strict=True) if contrast is None]
+    return [name for name, contrast in zip(names, _main_effects(axes, configurations), strict=True) if contrast is None]
 
 
-def _main_effects(axes: Mapping[str, Sequence[str]], cells: Sequence[Cell]) -> list[Contrast | None]:
+def _main_effects(axes: Mapping[str, Sequence[str]], configurations: Sequence[Configuration]) -> list[Contrast | None]:
     """One contrast for every level but the first of every axis; None where it cannot be estimated."""
     columns = [(axis, level) for axis, levels in axes.items() for level in levels[1:]]
-    place = {axis: number for number, axis in enumerate(axes)}
-    matrix = np.array([[1.0, *(float(cell[place[axis]] == level) for axis, level in columns)] for cell in cells])
-    if not len(cells):
+    position = {axis: number for number, axis in enumerate(axes)}
+    matrix = np.array(
+        [
+            [1.0, *(float(configuration[position[axis]] == level) for axis, level in columns)]
+            for configuration in configurations
+        ]
+    )
+    if not len(configurations):
         return [None for _ in columns]
     inverse = np.linalg.pinv(matrix)
     # A coefficient can be estimated if and only if its row of inverse @ matrix is its row of the identity.
-    told = np.abs(inverse @ matrix - np.eye(len(columns) + 1)).max(axis=1) < 1e-9
+    estimable = np.abs(inverse @ matrix - np.eye(len(columns) + 1)).max(axis=1) < 1e-9
     return [
-        Contrast((column,), _tidy(inverse[number])) if told[number] else None
+        Contrast((column,), _tidy(inverse[number])) if estimable[number] else None
         for number, column in enumerate(columns, start=1)
     ]
 
 
 def _interaction(
-    axes: Mapping[str, Sequence[str]], cells: Sequence[Cell], levels: tuple[tuple[str, str], ...]
+    axes: Mapping[str, Sequence[str]], configurations: Sequence[Configuration], levels: tuple[tuple[str, str], ...]
 ) -> NDArray[np.float64] | None:
     names = list(axes)
-    index = {cell: number for number, cell in enumerate(cells)}
+    index = {configuration: number for number, configuration in enumerate(configurations)}
     others = [axes[axis] for axis in names if axis not in dict(levels)]
     rows = []
     for setting in product(*others):
-        row = np.zeros(len(cells))
+        row = np.zeros(len(configurations))
         for corner in product((0, 1), repeat=len(levels)):
             at = {axis: (level if on else axes[axis][0]) for (axis, level), on in zip(levels, corner, strict=True)}
             rest = iter(setting)
-            cell = tuple(at[axis] if axis in at else next(rest) for axis in names)
-            if cell not in index:
+            configuration = tuple(at[axis] if axis in at else next(rest) for axis in names)
+            if configuration not in index:
                 break
-            row[index[cell]] = (-1.0) ** (len(levels) - sum(corner))
+            row[index[configuration]] = (-1.0) ** (len(levels) - sum(corner))
         else:
             rows.append(row)
     return np.mean(rows, axis=0) if rows else None

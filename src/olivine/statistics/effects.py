@@ -1,6 +1,6 @@
 """Estimates and effects with all that is known of their uncertainty; arrays in, numbers out.
 
-How a benchmark's answers become values of clusters is not here; which cells an effect compares is in `design`.
+How a benchmark's answers become values of clusters is not here; which configurations an effect compares is in `design`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from olivine.statistics.clusters import Array
-from olivine.statistics.components import Spread, spread
+from olivine.statistics.components import StandardErrors, standard_errors
 from olivine.statistics.design import Contrast
 from olivine.statistics.intervals import Interval, cluster_intervals, t_cumulative, t_quantile
 from olivine.statistics.permutation import holm, sign_flip
@@ -26,8 +26,8 @@ class Estimate:
     value: float
     interval: Interval
     over_questions: Interval
-    spread: Spread
-    units: int
+    standard_errors: StandardErrors
+    clusters: int
     seeds: int
 
 
@@ -35,7 +35,7 @@ class Estimate:
 class Effect:
     """One contrast on one score.
 
-    `p_questions` is the paired permutation test over units. `p` is what is decided by: with several seeds a t-test that
+    `p_questions` is the paired permutation test over clusters. `p` is what is decided by: with several seeds a t-test that
     counts seeds as drawn too, otherwise `p_questions`. `p_holm` is `p` corrected over the family. `detectable` is the
     smallest true effect that a study of this size would have called significant at 5 % four times out of five.
     """
@@ -49,27 +49,27 @@ class Effect:
 
 
 def estimates(values: Array, random: np.random.Generator, *, level: float = 0.95) -> list[Estimate]:
-    """Estimates of the means of `[columns, seeds, units]` values; columns share their draws of units."""
-    _, seeds, units = values.shape
+    """Estimates of the means of `[columns, seeds, clusters]` values; columns share their draws of clusters."""
+    _, seeds, clusters = values.shape
     low, high = cluster_intervals(values.mean(axis=1).T, random, level=level)
     found = []
     for column, ends in zip(values, zip(low, high, strict=True), strict=True):
-        value, about = float(column.mean()), spread(column)
+        value, about = float(column.mean()), standard_errors(column)
         over_questions = Interval(float(ends[0]), float(ends[1]))
         interval = over_questions
         if seeds > 1:
-            reach = t_quantile((1 + level) / 2, about.freedom) * about.total
+            reach = t_quantile((1 + level) / 2, about.degrees_of_freedom) * about.total
             interval = Interval(value - reach, value + reach)
-        found.append(Estimate(value, interval, over_questions, about, units, seeds))
+        found.append(Estimate(value, interval, over_questions, about, clusters, seeds))
     return found
 
 
 def effects(values: Array, contrasts: Sequence[Contrast], random: np.random.Generator) -> list[Effect]:
-    """The effect of every contrast, paired over units and seeds, Holm-corrected over the main effects and apart over
+    """The effect of every contrast, paired over clusters and seeds, Holm-corrected over the main effects and apart over
     the interactions.
 
     Args:
-        values: `[cells, seeds, units]`, in the order of the contrasts' weights.
+        values: `[configurations, seeds, clusters]`, in the order of the contrasts' weights.
     """
     if not contrasts:
         return []
@@ -78,7 +78,7 @@ def effects(values: Array, contrasts: Sequence[Contrast], random: np.random.Gene
     over_questions = sign_flip(differences.mean(axis=1).T, random)
     p_values = [_p(estimate, float(p)) for estimate, p in zip(found, over_questions, strict=True)]
     return corrected(
-        Effect(contrast, estimate, float(of_questions), p, p, detectable_effect(estimate.spread))
+        Effect(contrast, estimate, float(of_questions), p, p, detectable_effect(estimate.standard_errors))
         for contrast, estimate, of_questions, p in zip(contrasts, found, over_questions, p_values, strict=True)
     )
 
@@ -88,20 +88,24 @@ def corrected(family: Iterable[Effect]) -> list[Effect]:
     effects = list(family)
     adjusted = [0.0] * len(effects)
     for is_main in (True, False):
-        places = [number for number, effect in enumerate(effects) if (effect.contrast.order == 1) is is_main]
-        for place, p in zip(places, holm([effects[place].p for place in places]), strict=True):
-            adjusted[place] = p
+        positions = [number for number, effect in enumerate(effects) if (effect.contrast.order == 1) is is_main]
+        for position, p in zip(positions, holm([effects[position].p for position in positions]), strict=True):
+            adjusted[position] = p
     return [replace(effect, p_holm=p) for effect, p in zip(effects, adjusted, strict=True)]
 
 
-def detectable_effect(about: Spread, *, level: float = 0.95, power: float = 0.8) -> float:
+def detectable_effect(about: StandardErrors, *, level: float = 0.95, power: float = 0.8) -> float:
     """The true effect whose test at `1 - level` comes out significant with probability `power`."""
-    return (t_quantile((1 + level) / 2, about.freedom) + t_quantile(power, about.freedom)) * about.total
+    return (
+        t_quantile((1 + level) / 2, about.degrees_of_freedom) + t_quantile(power, about.degrees_of_freedom)
+    ) * about.total
 
 
 def _p(estimate: Estimate, over_questions: float) -> float:
     if estimate.seeds == 1:
         return over_questions
-    if estimate.spread.total == 0:
+    if estimate.standard_errors.total == 0:
         return 1.0 if estimate.value == 0 else 0.0
-    return 2 * t_cumulative(-abs(estimate.value) / estimate.spread.total, estimate.spread.freedom)
+    return 2 * t_cumulative(
+        -abs(estimate.value) / estimate.standard_errors.total, estimate.standard_errors.degrees_of_freedom
+    )

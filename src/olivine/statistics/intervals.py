@@ -43,27 +43,27 @@ class Interval:
 def cluster_intervals(
     values: Array, random: np.random.Generator, *, level: float = 0.95, resamples: int = RESAMPLES
 ) -> tuple[Array, Array]:
-    """Bootstrap intervals for means over units: whole units are drawn again, never single answers.
+    """Bootstrap intervals for means over clusters: whole clusters are drawn again, never single answers.
 
     The percentiles are widened so that the interval of normal data is Student's ("expanded percentile", Hesterberg
-    2015, doi 10.1080/00031305.2015.1089789): plain percentiles are too narrow for few units.
+    2015, doi 10.1080/00031305.2015.1089789): plain percentiles are too narrow for few clusters.
 
     Args:
-        values: `[units, columns]`; the columns share their draws, so that what is paired stays paired.
+        values: `[clusters, columns]`; the columns share their draws, so that what is paired stays paired.
 
     Returns:
-        Low and high ends, each `[columns]`. With a single unit nothing can be said: minus and plus infinity.
+        Low and high ends, each `[columns]`. With a single cluster nothing can be said: minus and plus infinity.
     """
-    units = len(values)
-    if units < 2:
+    clusters = len(values)
+    if clusters < 2:
         return np.full(values.shape[1], -np.inf), np.full(values.shape[1], np.inf)
     means = np.empty((resamples, values.shape[1]))
-    share = np.full(units, 1 / units)
-    step = max(1, CHUNK // units)
+    share = np.full(clusters, 1 / clusters)
+    step = max(1, CHUNK // clusters)
     for start in range(0, resamples, step):
-        draws = random.multinomial(units, share, size=min(step, resamples - start))
-        means[start : start + len(draws)] = draws @ values / units
-    widened = t_quantile((1 + level) / 2, units - 1) * math.sqrt(units / (units - 1))
+        draws = random.multinomial(clusters, share, size=min(step, resamples - start))
+        means[start : start + len(draws)] = draws @ values / clusters
+    widened = t_quantile((1 + level) / 2, clusters - 1) * math.sqrt(clusters / (clusters - 1))
     tail = 0.5 * math.erfc(widened / math.sqrt(2))
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return low, high

@@ -13,37 +13,37 @@ _EXACT = 13
 
 
 def sign_flip(values: Array, random: np.random.Generator, *, flips: int = FLIPS) -> Array:
-    """Two-sided p-values of "the mean is 0" by changing the signs of whole units.
+    """Two-sided p-values of "the mean is 0" by changing the signs of whole clusters.
 
-    Under the null a unit's paired difference is as likely up as down. Every pattern of signs is tried where there are
-    few units; otherwise random ones, counting the one observed (Phipson & Smyth 2010, so that p is never 0).
+    Under the null a cluster's paired difference is as likely up as down. Every pattern of signs is tried where there are
+    few clusters; otherwise random ones, counting the one observed (Phipson & Smyth 2010, so that p is never 0).
 
     Args:
-        values: `[units, columns]` of paired differences.
+        values: `[clusters, columns]` of paired differences.
 
     Returns:
         `[columns]`.
     """
-    units = len(values)
+    clusters = len(values)
     observed = np.abs(values.sum(axis=0)) * (1 - 1e-9)  # equal sums may differ in their last bits
-    if units <= _EXACT:
-        patterns = np.array(list(np.ndindex(*(2,) * units)), dtype=float).reshape(-1, units) * 2 - 1
+    if clusters <= _EXACT:
+        patterns = np.array(list(np.ndindex(*(2,) * clusters)), dtype=float).reshape(-1, clusters) * 2 - 1
         share: Array = (np.abs(patterns @ values) >= observed).mean(axis=0)
         return share
     reached = np.zeros(values.shape[1])
-    step = max(1, CHUNK // units)
+    step = max(1, CHUNK // clusters)
     for start in range(0, flips, step):
-        signs = random.integers(0, 2, (min(step, flips - start), units), dtype=np.int8) * 2.0 - 1
+        signs = random.integers(0, 2, (min(step, flips - start), clusters), dtype=np.int8) * 2.0 - 1
         reached += (np.abs(signs @ values) >= observed).sum(axis=0)
     return (1 + reached) / (1 + flips)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: the chance of any false alarm in the family stays at the level tested."""
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    order = sorted(range(len(p_values)), key=lambda position: p_values[position])
     adjusted = [0.0] * len(p_values)
     highest = 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
+    for rank, position in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[position]))
+        adjusted[position] = highest
     return adjusted

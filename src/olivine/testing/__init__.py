@@ -11,7 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, LlamaTokenizer
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaTokenizer,
+)
 
 from olivine.data.vocabulary import train_tokenizer
 from olivine.model.build import build
@@ -102,20 +111,42 @@ def tiny_vlm(
     return vlm
 
 
-def save_tower(folder: Path, *, seed: int = 0) -> Path:
-    """Save a random CLIP vision tower (6 x 6 patches of 4 pixels) with its preprocessor file, as published ones lie."""
+def save_tower(folder: Path, *, tower: Literal["clip", "dinov2"] = "clip", seed: int = 0) -> Path:
+    """Save a random vision tower (6 x 6 patches of 4 pixels) with its preprocessor file, as published ones lie."""
     torch.manual_seed(seed)
-    config = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=2, image_size=24, patch_size=4
-    )
-    CLIPVisionModel(config).save_pretrained(folder)
+    sizes = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 24, "patch_size": 4}
+    if tower == "clip":
+        CLIPVisionModel(CLIPVisionConfig(intermediate_size=256, **sizes)).save_pretrained(folder)
+    else:
+        Dinov2Model(Dinov2Config(mlp_ratio=2, **sizes)).save_pretrained(folder)
     square = {"height": 24, "width": 24}
     CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=square).save_pretrained(folder)
     return folder
 
 
-def write_pictures(folder: Path, count: int, *, side: int = 16, seed: int = 0) -> list[str]:
-    """Random PNG pictures of different sizes; returns their names."""
+def save_language_model(folder: Path, *, seed: int = 0) -> Path:
+    """Save a random Gemma of two layers (`[tokens, 64]`, tied embeddings) with its tokenizer, as published ones lie."""
+    torch.manual_seed(seed)
+    tokenizer = gemma_tokenizer()
+    config = GemmaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=16,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    GemmaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_images(folder: Path, count: int, *, side: int = 16, seed: int = 0) -> list[str]:
+    """Random PNG images of different sizes; returns their names."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(seed)
     names = []
@@ -128,7 +159,7 @@ def write_pictures(folder: Path, count: int, *, side: int = 16, seed: int = 0) -
 
 
 def llava_item(identity: str, pairs: Sequence[tuple[str, str]], image: str | None = None) -> dict[str, Any]:
-    """One item of LLaVA JSON: questions with replies, about a picture or about none."""
+    """One item of LLaVA JSON: questions with replies, about an image or about none."""
     turns = []
     for number, (question, reply) in enumerate(pairs):
         mark = "<image>\n" if image is not None and number == 0 else ""
@@ -137,8 +168,8 @@ def llava_item(identity: str, pairs: Sequence[tuple[str, str]], image: str | Non
 
 
 def write_dataset(folder: Path, *, items: int = 24, seed: int = 0) -> Path:
-    """A LLaVA JSON of `items` items with pictures under images/: one to three questions each, every fifth text-only."""
-    names = write_pictures(folder / "images", max(1, items // 2), seed=seed)
+    """A LLaVA JSON of `items` items with images under images/: one to three questions each, every fifth text-only."""
+    names = write_images(folder / "images", max(1, items // 2), seed=seed)
     rows = []
     for number in range(items):
         pairs = [

@@ -1,4 +1,4 @@
-"""The features of a source's pictures by a frozen tower, computed once for all the trainings that show them.
+"""The features of a source's images by a frozen tower, computed once for all the trainings that show them.
 
 How they lie on disk is in `data.features`; which trainings share them is for a study's plan to say.
 """
@@ -11,40 +11,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from olivine.available_cpus import cores
+from olivine.available_cpus import available_cpus
 from olivine.data.features import write_features
 from olivine.data.image_record import ImageRecord
 from olivine.data.llava_json import ItemError
-from olivine.data.sources import Skipped, open_picture, read_samples, usable
+from olivine.data.sources import Skipped, open_sample_image, read_samples, usable
 from olivine.errors import DataError, RunError
 from olivine.model.build import build_tower
+from olivine.model.pixels import normalise_on
 from olivine.model.vlm import cast, patch_features
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Sample
 
-#: Pictures encoded at once; the last bits of features hang on it, so it is the same whoever computes them.
+#: ImageSource encoded at once; the last bits of features hang on it, so it is the same whoever computes them.
 CHUNK = 64
 
 
-def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_pictures: Callable[[int, int], None]) -> None:
-    """Write the features that a stage would compute of its source's pictures; goes on where it was killed.
+def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_images: Callable[[int, int], None]) -> None:
+    """Write the features that a stage would compute of its source's images; resumes where it was killed.
 
-    The tower runs in the stage's precision. Under `on_error: skip` a broken picture is kept as broken.
+    The tower runs in the stage's precision. Under `on_error: skip` a broken image is kept as broken.
 
     Args:
         recipe: whose tower comes from pretrained weights.
         stage: which leaves the tower as it is, as do all before it.
         folder: where the table goes.
-        on_pictures: told (done, in all).
+        on_images: told (done, in all).
 
     Raises:
-        DataError: under `on_error: stop`, the first picture that is broken.
-        RunError: no sample has a picture.
+        DataError: under `on_error: stop`, the first image that is broken.
+        RunError: no sample has an image.
     """
     source = recipe.data[stage.data]
-    shown = _pictures(source)
+    shown = _images(source)
     if not shown:
-        raise RunError(f"{source.json_}: no sample has a picture, so there are no features to compute.")
+        raise RunError(f"{source.json_}: no sample has an image, so there are no features to compute.")
     vision = recipe.model.vision
     bf16 = recipe.optimizer.precision == "bf16"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,22 +58,26 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_pictur
 
     def fitted(name: str) -> np.ndarray | ItemError:
         try:
-            return np.asarray(transform.fitted(open_picture(shown[name], source, record)))
+            return np.asarray(transform.fitted(open_sample_image(shown[name], source, record)))
         except ItemError as error:
             if source.on_error == "stop":
                 raise DataError(f"{source.json_}: {error} (to leave such items out: on_error: skip)") from None
             return error
 
     blank = np.zeros((transform.size, transform.size, 3), np.uint8)
-    with ThreadPoolExecutor(cores(), thread_name_prefix="pictures") as readers:
+    with ThreadPoolExecutor(available_cpus(), thread_name_prefix="images") as readers:
 
         @torch.inference_mode()
         def encode(names: Sequence[str]) -> tuple[Tensor, dict[str, ItemError]]:
             found = dict(zip(names, readers.map(fitted, names), strict=True))
             broken = {name: error for name, error in found.items() if isinstance(error, ItemError)}
-            pixels = np.stack([blank if isinstance(picture, ItemError) else picture for picture in found.values()])
+            pixels = np.stack([blank if isinstance(image, ItemError) else image for image in found.values()])
+            sent = torch.from_numpy(pixels)
+            sent = sent.pin_memory() if device.type == "cuda" else sent
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                features = patch_features(tower, vision.layer, torch.from_numpy(transform.normalise(pixels)))
+                features = patch_features(
+                    tower, vision.layer, normalise_on(sent, transform, device, next(tower.parameters()).dtype)
+                )
             return features.cpu(), broken
 
         side = transform.size // tower.config.patch_size
@@ -83,12 +88,12 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_pictur
             shape=(side * side, tower.config.hidden_size),
             dtype=torch.bfloat16 if bf16 else torch.float32,
             chunk=CHUNK,
-            on_pictures=on_pictures,
+            on_images=on_images,
         )
 
 
-def _pictures(source: DataRecipe) -> dict[str, Sample]:
-    """Each picture of a source once, in the order in which samples show it, with a sample that does."""
+def _images(source: DataRecipe) -> dict[str, Sample]:
+    """Each image of a source once, in the order in which samples show it, with a sample that does."""
     shown: dict[str, Sample] = {}
     for sample in usable(read_samples(source, Skipped()), source):
         if sample.image is not None:

@@ -1,57 +1,51 @@
 """Whether a run directory's run is the one that is asked for: what may change before it is resumed, and what not.
 
-A study's steps have identities of their own: `ablate.plan`.
+What a field decides is said on the field (`field_identity`), where a study's steps read it too.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from olivine.errors import RequestError
+from olivine.field_identity import Change, Identity, changes
 from olivine.files import read_json
-from olivine.recipe import PROVENANCE, RECIPE, Recipe, read_values
+from olivine.recipe import PROVENANCE, RECIPE, Recipe, read_values, without_overruled
 from olivine.strict_yaml import parse_yaml
 from olivine.training.log import METRICS
-from olivine.training.resume import POINTS
+from olivine.training.training_checkpoints import CHECKPOINTS
 
 CHECKPOINT, RESULT = "checkpoint", "result.json"
-#: May differ, and the same bits come out: where things lie (data are known by their content), what is kept and looked
-#: at, what memory is spared without other sums, and what can only stop a run: a broken item that is skipped from now
-#: on would have stopped the steps before.
-_SAME_BITS = re.compile(
-    r"(output|evaluate|sharding)\b.*|optimizer\.(spike|checkpoint_activations)|data\.[^.]+\.(json|on_error)"
-    r"|stages\.[^.]+\.(save_every|keep|validate_every)"
-)
-#: May differ, and the same is learnt but for the last bits: the same sums in another order. Recorded in provenance.
-_SAME_MATHEMATICS = re.compile(r"stages\.[^.]+\.row_tokens|optimizer\.compile")
 
 
-def check_same_recipe(directory: Path, recipe: Recipe) -> dict[str, Any]:
-    """Return the changed fields that may change the last bits, each with its values before and now.
+def check_same_recipe(directory: Path, recipe: Recipe) -> list[Change]:
+    """Return the changes that may alter the last bits, which provenance records.
 
-    Stages that have not begun may change as they like, and the whole recipe while none has.
+    Stages that have not begun may change as they like, with the data that they alone read, and the whole recipe while
+    none has.
 
     Raises:
         RequestError: the directory holds a run of another recipe.
     """
     path = directory / RECIPE
     if not path.is_file():
-        return {}
+        return []
     before, now = read_values(path), parse_yaml(recipe.to_yaml(), "the recipe")
     begun = _begun(directory, before)
     if not begun:
-        return {}
-    before["stages"], now["stages"] = before["stages"][:begun], now["stages"][:begun]
-    changed = {key: values for key, *values in _differences(before, now, "") if not _SAME_BITS.fullmatch(key)}
-    different = sorted(key for key in changed if not _SAME_MATHEMATICS.fullmatch(key))
+        return []
+    found = changes(Recipe, *_up_to(begun, before, now))
+    different = [change for change in found if change.decides.identity is Identity.ANOTHER_OUTPUT]
     if different:
-        listed = ", ".join(f"{key} ({_short(changed[key][0])} -> {_short(changed[key][1])})" for key in different)
-        raise RequestError(
-            f"{directory} holds a run of another recipe; different: {listed}. These decide what its steps so far have "
-            "learnt. Give another output=DIR, or remove that directory to start again."
+        listed = "; ".join(
+            f"{change.key} ({_short(change.before)} -> {_short(change.now)}), which decides {change.decides.what}"
+            for change in different
         )
-    return {key: {"before": old, "now": new} for key, (old, new) in changed.items()}
+        raise RequestError(
+            f"{directory} holds a run of another recipe; different: {listed}. Its steps so far have learnt "
+            "with the former. Give another output=DIR, or remove that directory to start again."
+        )
+    return [change for change in found if change.decides.identity is Identity.SAME_MATHEMATICS]
 
 
 def check_same_data(directory: Path, now: Mapping[str, Any]) -> None:
@@ -86,20 +80,22 @@ def _begun(directory: Path, values: Mapping[str, Any]) -> int:
 def _has_begun(folder: Path) -> bool:
     metrics = folder / METRICS
     return (
-        (folder / RESULT).is_file() or (folder / POINTS).is_dir() or (metrics.is_file() and metrics.stat().st_size > 0)
+        (folder / RESULT).is_file()
+        or (folder / CHECKPOINTS).is_dir()
+        or (metrics.is_file() and metrics.stat().st_size > 0)
     )
 
 
-def _differences(before: Any, now: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before.keys() | now.keys():
-            yield from _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for index, (old, new) in enumerate(zip(before, now, strict=True)):
-            name = old.get("name", index) if isinstance(old, dict) else index
-            yield from _differences(old, new, f"{where}.{name}")
-    elif before != now:
-        yield where, before, now
+def _up_to(begun: int, *recipes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What decides the first stages of two recipes: those stages, and the sources that either of the two reads."""
+    stages = [[without_overruled(stage) for stage in recipe["stages"][:begun]] for recipe in recipes]
+    read = {stage["data"] for some in stages for stage in some}
+    if any(isinstance(recipe["model"]["language"]["tokenizer"], dict) for recipe in recipes):
+        read |= {name for recipe in recipes for name in recipe["data"]}  # a trained tokenizer has read them all
+    return [
+        {**recipe, "stages": some, "data": {name: source for name, source in recipe["data"].items() if name in read}}
+        for recipe, some in zip(recipes, stages, strict=True)
+    ]
 
 
 def _short(value: Any) -> str:

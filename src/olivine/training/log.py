@@ -17,16 +17,16 @@ from rich.text import Text
 from olivine.data.sources import Skipped
 from olivine.files import append_json_line, keep_json_lines, read_json_lines
 from olivine.model.vlm import VisionLanguageModel
-from olivine.recipe import Part, StageRecipe
+from olivine.recipe import ModuleName, StageRecipe
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 AUDIT = "audit.jsonl"
-PARTS: tuple[Part, ...] = ("vision", "connector", "language")
+MODULE_NAMES: tuple[ModuleName, ...] = ("vision", "connector", "language")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StageSummary:
     """A stage as its logs have it.
 
     `loss` is that of the last step, None where none learnt; `seconds` those of all steps with the waiting for their
@@ -63,7 +63,7 @@ class MetricsLog:
         rows = deque((row for row in read_json_lines(path) if "loss" in row), maxlen=count) if path.is_file() else ()
         return [row["loss"] for row in rows]
 
-    def told(self) -> "Told":
+    def summary(self) -> "StageSummary":
         """What the whole stage came to, whatever its runs were."""
         path, audit = self._folder / METRICS, self._folder / AUDIT
         rows = [row for row in read_json_lines(path) if "loss" in row] if path.is_file() else []
@@ -73,7 +73,7 @@ class MetricsLog:
             named |= row.get("skipped", {})
         skipped.kinds.update(named.values())
         seconds = sum(row["seconds"] + row.get("waited", 0.0) for row in rows)
-        return Told(rows[-1]["loss"] if rows else None, seconds, skipped.describe())
+        return StageSummary(rows[-1]["loss"] if rows else None, seconds, skipped.describe())
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One row of numbers."""
@@ -141,7 +141,7 @@ def print_summary(
     table.add_column("part")
     table.add_column("parameters", justify="right")
     table.add_column("")
-    for part in PARTS:
+    for part in MODULE_NAMES:
         parameters = vlm.part(part).values()
         training = sum(p.numel() for p in parameters if p.requires_grad)
         total = sum(p.numel() for p in parameters)

@@ -1,4 +1,4 @@
-"""What a stage optimises: language at labelled positions, or pictures against captions.
+"""What a stage optimises: language at labelled positions, or images against captions.
 
 An objective turns one batch into gradients; steps, schedules and logs are in `stage`.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from olivine.data.batches import Batch
-from olivine.data.packing import Row, RowLayout, filler
+from olivine.data.packing import PackedSequence, SequenceLayout, padding_sequence
 from olivine.model.attention import packed
 from olivine.model.loss import contrastive_loss, labelled_loss
 from olivine.model.vlm import VisionLanguageModel
@@ -22,7 +22,7 @@ from olivine.training.processes import Processes
 from olivine.training.sharding import Shards
 
 T = TypeVar("T")
-#: Pictures that a frozen tower encodes at once.
+#: ImageSource that a frozen tower encodes at once.
 _TOWER_CHUNK = 64
 
 
@@ -35,7 +35,7 @@ class Hidden(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A batch's loss over all processes: a sum and what to divide it by (labelled tokens or pictures)."""
+    """A batch's loss over all processes: a sum and what to divide it by (labelled tokens or images)."""
 
     total: float
     count: int
@@ -57,23 +57,24 @@ class RowLoss(nn.Module):
 
     def __init__(self, vlm: VisionLanguageModel) -> None:
         super().__init__()
-        self.trunk = vlm.language
+        self.backbone = vlm.language
         self.head = vlm.model.lm_head
         self._vlm = Hidden(vlm)
 
-    def forward(self, row: Row, features: Tensor | None, stream: torch.dtype | None = None) -> Tensor:
+    def forward(self, sequence: PackedSequence, features: Tensor | None, stream: torch.dtype | None = None) -> Tensor:
         """The summed loss of a row's labels, a scalar.
 
         `stream` is given where weights are gathered for the pass: the dtype that hidden states begin with. A backward
         pass then goes through every layer whether or not anything in this row trains, as it does on all processes.
         """
-        embedded = self._vlm.value.embed(row.ids[None], features, row.image_places)
+        embedded = self._vlm.value.embed(sequence.ids[None], features, sequence.image_positions)
         if stream is not None:
             embedded = embedded.to(stream)
             if torch.is_grad_enabled() and not embedded.requires_grad:
                 embedded.requires_grad_()
         vlm = self._vlm.value
-        return labelled_loss(vlm.run(row, embedded), row.targets, self.head, row.labelled, vlm.traits.final_cap)
+        hidden = vlm.run(sequence, embedded)
+        return labelled_loss(hidden, sequence.targets, self.head, sequence.labelled, vlm.traits.final_cap)
 
 
 class LanguageObjective(Objective):
@@ -83,21 +84,21 @@ class LanguageObjective(Objective):
         self,
         vlm: VisionLanguageModel,
         processes: Processes = Processes(),  # noqa: B008  # immutable
-        layout: RowLayout = RowLayout(),  # noqa: B008  # immutable
+        layout: SequenceLayout = SequenceLayout(),  # noqa: B008  # immutable
     ) -> None:
         super().__init__()
         self._vlm = Hidden(vlm)
         self._processes = processes
         self._layout = layout
-        self._row_loss = Hidden(RowLoss(vlm))
+        self._sequence_loss = Hidden(RowLoss(vlm))
         self._shards: Shards | None = None
         self._stream: torch.dtype | None = None
 
     def shard(self, recipe: ShardingRecipe, *, bf16: bool) -> None:
         """Cut the language model over the processes; its parameters are others afterwards, under the same names."""
-        row_loss = self._row_loss.value
-        self._stream = next(row_loss.parameters()).dtype
-        self._shards = Shards(row_loss, self._vlm.value.layers, recipe, self._processes, bf16=bf16)
+        sequence_loss = self._sequence_loss.value
+        self._stream = next(sequence_loss.parameters()).dtype
+        self._shards = Shards(sequence_loss, self._vlm.value.layers, recipe, self._processes, bf16=bf16)
 
     def measure(self, batch: Batch, *, backward: bool) -> Measured:
         """One packed row after another, so that memory is that of a row.
@@ -110,17 +111,17 @@ class LanguageObjective(Objective):
         total = torch.zeros((), dtype=torch.float64, device=vlm.device)
         if not labels:
             return Measured(0.0, 0)
-        rows = list(batch.rows)
+        sequences = list(batch.sequences)
         if self._processes.several:
-            rows += [filler(layout=self._layout)] * (batch.rounds - len(rows))
+            sequences += [padding_sequence(layout=self._layout)] * (batch.rounds - len(sequences))
         # All at once, and ahead of the first: nothing in the loop waits for a copy.
-        sent = [row.to(vlm.device) for row in rows]
+        sent = [sequence.to(vlm.device) for sequence in sequences]
         with packed(vlm.language):
-            for number, row in enumerate(sent):
+            for number, sequence in enumerate(sent):
                 if self._shards is not None:
-                    self._shards.before_row(last=number == batch.rounds - 1)
-                features = self._features(row, rows[number], batch, patches)
-                loss = self._row_loss.value(row, features, self._stream)
+                    self._shards.before_sequence(last=number == batch.rounds - 1)
+                features = self._features(sequence, sequences[number], batch, patches)
+                loss = self._sequence_loss.value(sequence, features, self._stream)
                 # A row of text alone has nothing to teach a connector.
                 if backward and loss.requires_grad:
                     (loss / (labels / world)).backward()
@@ -130,7 +131,7 @@ class LanguageObjective(Objective):
         return Measured(self._processes.total([float(total)])[0], labels)
 
     def _frozen_patches(self, batch: Batch) -> Tensor | None:
-        """All pictures of the batch through the tower once, or from disk; None if the tower trains."""
+        """All images of the batch through the tower once, or from disk; None if the tower trains."""
         vlm = self._vlm.value
         if batch.patches is not None:
             return batch.patches.to(vlm.device, non_blocking=True)
@@ -139,24 +140,27 @@ class LanguageObjective(Objective):
         with torch.no_grad():
             return torch.cat([vlm.patch_features(pixels) for pixels in batch.pixels.split(_TOWER_CHUNK)])
 
-    def _features(self, row: Row, on_cpu: Row, batch: Batch, patches: Tensor | None) -> Tensor | None:
-        """Image features in the order of the row's placeholders, each unique picture encoded once."""
-        if not row.pictures:
+    def _features(
+        self, sequence: PackedSequence, on_cpu: PackedSequence, batch: Batch, patches: Tensor | None
+    ) -> Tensor | None:
+        """Image features in the order of the row's placeholders, each unique image encoded once."""
+        if not sequence.images:
             return None
         vlm = self._vlm.value
         if patches is None:
-            assert batch.pixels is not None, "the row shows pictures"
-            shown = vlm.patch_features(batch.pixels.index_select(0, on_cpu.shown))
+            assert batch.pixels is not None, "the row shows images"
+            pixels = batch.pixels.index_select(0, on_cpu.shown)
+            shown = vlm.patch_features(pixels.pin_memory() if batch.pixels.is_pinned() else pixels)
         else:
-            shown = patches.index_select(0, row.shown)
+            shown = patches.index_select(0, sequence.shown)
         # The gradient of an index with duplicates is added in any order by several threads, this one in one order.
-        return vlm.project(shown).index_select(0, row.shown_order)
+        return vlm.project(shown).index_select(0, sequence.image_order)
 
 
 class ContrastiveObjective(Objective):
     """CLIP's objective (arXiv:2103.00020): a tower's pooled patches against captions read by a small text encoder.
 
-    The first reply about each picture is its caption. Patches of the layer that the language model will be shown are
+    The first reply about each image is its caption. Patches of the layer that the language model will be shown are
     averaged, so that it is they that learn, and not a class token which nobody reads later.
     """
 
@@ -182,19 +186,19 @@ class ContrastiveObjective(Objective):
                 eos_token_id=vlm.tokenizer.eos_token_id,
             )
         )
-        self.picture_projection = nn.Linear(width, self._WIDTH, bias=False)
+        self.image_projection = nn.Linear(width, self._WIDTH, bias=False)
         self.text_projection = nn.Linear(width, self._WIDTH, bias=False)
         # CLIP starts its temperature at 0.07 and never lets the scale above 100.
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def measure(self, batch: Batch, *, backward: bool) -> Measured:
         """The whole batch at once: every other caption in it is a negative. Several processes each do all of it."""
-        assert batch.pixels is not None, "the stage checked that every sample has a picture"
+        assert batch.pixels is not None, "the stage checked that every sample has an image"
         vlm = self._vlm.value
         pooled = vlm.patch_features(batch.pixels).mean(dim=1)
-        pictures = F.normalize(self.picture_projection(pooled), dim=-1)
+        images = F.normalize(self.image_projection(pooled), dim=-1)
         texts = F.normalize(self.text_projection(self._read(list(batch.captions))), dim=-1)
-        loss = contrastive_loss(pictures, texts, self.log_scale.exp().clamp(max=100), list(batch.captions))
+        loss = contrastive_loss(images, texts, self.log_scale.exp().clamp(max=100), list(batch.captions))
         if backward:
             loss.backward()
         count = len(batch.captions)

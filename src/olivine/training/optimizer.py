@@ -15,11 +15,14 @@ from olivine.recipe import OptimizerRecipe
 
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: OptimizerRecipe, lr: float) -> torch.optim.AdamW:
     """AdamW; weight decay falls on matrices alone, never on biases and norms."""
-    chosen = list(parameters)
+    selected = list(parameters)
     # Weights that are cut over processes and whole ones cannot share a fused step.
     groups = [
         {"params": [p for p in some if (p.ndim >= 2) == matrices], "weight_decay": recipe.weight_decay * matrices}
-        for some in ([p for p in chosen if not isinstance(p, DTensor)], [p for p in chosen if isinstance(p, DTensor)])
+        for some in (
+            [p for p in selected if not isinstance(p, DTensor)],
+            [p for p in selected if isinstance(p, DTensor)],
+        )
         for matrices in (True, False)
     ]
     return torch.optim.AdamW(
@@ -33,10 +36,26 @@ def learning_rate(recipe: OptimizerRecipe, peak: float, step: int, steps: int) -
     Cosine falls to zero at the end, as transformers' `get_cosine_schedule_with_warmup` does, which LLaVA uses.
     """
     warmup = math.ceil(recipe.warmup * steps)
-    if step < warmup:
-        # One further than transformers, whose very first step has rate zero and changes nothing.
-        return peak * (step + 1) / (warmup + 1)
-    if recipe.schedule == "constant":
+    if step >= warmup and recipe.schedule == "constant":
         return peak
+    # One further than transformers, whose very first step has rate zero and changes nothing.
+    return warmup_then_cosine(peak, step, steps, warmup=warmup, peak_after=warmup + 1)
+
+
+def warmup_then_cosine(
+    peak: float, step: int, steps: int, *, warmup: int, peak_after: int, lowest: float = 0.0
+) -> float:
+    """Return the rate of a step (from 0): a linear rise over `warmup` steps, then half a cosine.
+
+    Args:
+        peak: the highest rate.
+        step: which step, from 0.
+        steps: optimizer steps in all.
+        warmup: steps of the rise.
+        peak_after: after how many steps of the rise the peak would be reached; `warmup` or one more.
+        lowest: share of the peak that the cosine falls to.
+    """
+    if step < warmup:
+        return peak * (step + 1) / peak_after
     progress = (step - warmup) / max(1, steps - warmup)
-    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    return peak * (lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -1,6 +1,6 @@
 """What to do when a stage does not fit in memory, said where it happens.
 
-How much a recipe takes is estimated in `plan`.
+How much a recipe takes is estimated in `cost`; what a begun run may be resumed with is said on the recipe's fields.
 """
 
 from collections.abc import Iterator
@@ -9,16 +9,17 @@ from contextlib import contextmanager
 import torch
 
 from olivine.errors import RunError
+from olivine.field_identity import Identity, decides
 from olivine.recipe import Recipe, StageRecipe
 
 #: How the libraries below say it: PyTorch's CPU allocator (two ways), CUDA's calls and cuBLAS.
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 #: A row shorter than this saves nothing more.
-_SHORTEST_ROW = 256
+_SHORTEST_SEQUENCE = 256
 
 
 @contextmanager
-def out_of_memory_told(recipe: Recipe, stage: StageRecipe) -> Iterator[None]:
+def out_of_memory_reported(recipe: Recipe, stage: StageRecipe) -> Iterator[None]:
     """Turn running out of memory into an error that says which settings to lower.
 
     Raises:
@@ -42,23 +43,28 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def advice(recipe: Recipe, stage: StageRecipe) -> str:
     """Return what takes less memory: first what a begun run can be resumed with, then what asks for a new one."""
-    resumable = []
-    if not recipe.optimizer.checkpoint_activations:
-        resumable.append("optimizer.checkpoint_activations=true")
-    if stage.row_tokens > _SHORTEST_ROW:
-        resumable.append(f"stages.{stage.name}.row_tokens={max(_SHORTEST_ROW, stage.row_tokens // 2)}")
-    if not recipe.sharding.gather_twice:
-        resumable.append("sharding.gather_twice=true")
-    new = []
-    if "language" in stage.train and stage.lora is None:
-        new.append(f"stages.{stage.name}.lora={{rank: 16}}")
-    elif stage.lora is not None and stage.lora.quantize is None:
-        new.append(f"stages.{stage.name}.lora.quantize=nf4")
-    if recipe.optimizer.precision == "fp32":
-        new.append("optimizer.precision=bf16")
+    settings = list(_less_memory(recipe, stage))
+    resumable = [s for s in settings if decides(Recipe, s.partition("=")[0]).identity is not Identity.ANOTHER_OUTPUT]
+    new = [setting for setting in settings if setting not in resumable]
     lines = ["The same command resumes from what was saved; these take less memory and may be added to it:"]
     lines += [f"  {setting}" for setting in resumable]
     lines.append("  more processes (torchrun --nproc-per-node N), which share out weights and optimizer")
     if new:
         lines.append("In a new run (output=DIR), since they change what is learnt: " + ", ".join(new))
     return "\n".join(lines)
+
+
+def _less_memory(recipe: Recipe, stage: StageRecipe) -> Iterator[str]:
+    """Settings that take less memory than the recipe's, as overrides."""
+    if not recipe.optimizer.checkpoint_activations:
+        yield "optimizer.checkpoint_activations=true"
+    if stage.sequence_tokens > _SHORTEST_SEQUENCE:
+        yield f"stages.{stage.name}.sequence_tokens={max(_SHORTEST_SEQUENCE, stage.sequence_tokens // 2)}"
+    if not recipe.sharding.gather_twice:
+        yield "sharding.gather_twice=true"
+    if "language" in stage.train and stage.lora is None:
+        yield f"stages.{stage.name}.lora={{rank: 16}}"
+    elif stage.lora is not None and stage.lora.quantize is None:
+        yield f"stages.{stage.name}.lora.quantize=nf4"
+    if recipe.optimizer.precision == "fp32":
+        yield "optimizer.precision=bf16"

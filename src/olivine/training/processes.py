@@ -45,7 +45,7 @@ class Processes:
 
     @property
     def readers(self) -> int:
-        """Threads that open pictures: one beside a model on the CPU, which needs the cores, and more beside a GPU."""
+        """Threads that open images: one beside a model on the CPU, which needs the cores, and more beside a GPU."""
         return image_threads()
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -83,7 +83,7 @@ def is_first() -> bool:
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
+def init_distributed() -> Iterator[Processes]:
     """Meet the other processes that torchrun started, if it did; part from them at the end of the block.
 
     Small messages and checkpoints go over gloo on the CPU, tensors of the step over nccl where there are GPUs.

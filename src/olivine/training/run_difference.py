@@ -15,7 +15,7 @@ from olivine.training.identity import RESULT
 
 Section = Literal["recipe", "data", "environment", "results"]
 #: Recipe fields that name places, not what is done.
-_PLACES = {"output"}
+_POSITIONS = {"output"}
 #: Stands where one of the two runs has nothing under a key.
 ABSENT = "(absent)"
 
@@ -61,7 +61,7 @@ def _read(run: Path) -> dict[Section, Any]:
     for name in ("name", "seed"):
         provenance.pop(name, None)  # the recipe has them
     return {
-        "recipe": {key: _named(value) for key, value in recipe.items() if key not in _PLACES},
+        "recipe": {key: _named(value) for key, value in recipe.items() if key not in _POSITIONS},
         "data": data,
         "environment": provenance,
         "results": results,

@@ -24,7 +24,7 @@ class Shards:
     """A language model's parameters, gradients and optimiser state, cut along their first dimension.
 
     Only the language model is cut. Its forward and backward run for every row on every process, so that no process
-    waits for a collective that another never enters; a tower or connector runs only where a row has a picture.
+    waits for a collective that another never enters; a tower or connector runs only where a row has an image.
 
     Args:
         root: the module whose forward is one row's loss; holds embedding, trunk and head.
@@ -48,9 +48,9 @@ class Shards:
         self._root: FSDPModule = root  # type: ignore[assignment]  # fully_shard changes the module's class in place
         self._recipe = recipe
 
-    def before_row(self, *, last: bool) -> None:
+    def before_sequence(self, *, last: bool) -> None:
         """Gradients stay where they are until the last row of a step, then are summed once."""
-        sum_now = last or self._recipe.sum_each_row
+        sum_now = last or self._recipe.sum_each_sequence
         self._root.set_requires_gradient_sync(sum_now)
         self._root.set_is_last_backward(last)
         self._root.set_reshard_after_backward(last or self._recipe.gather_twice)
@@ -63,7 +63,7 @@ class Shards:
 
 
 def make_mesh(recipe: ShardingRecipe, processes: Processes) -> Any:
-    """All processes in one line; with `replicas`, so many lines that each hold the whole model (HSDP).
+    """All processes in one line; with `replicas`, this many lines that each hold the whole model (HSDP).
 
     Raises:
         RequestError: the processes do not divide evenly into replicas.
@@ -82,7 +82,7 @@ def make_mesh(recipe: ShardingRecipe, processes: Processes) -> Any:
 def average_whole_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> None:
     """Average over processes the gradients of parameters that each holds whole; one message for all of them.
 
-    A process that met no picture has none and counts as zero.
+    A process that met no image has none and counts as zero.
     """
     whole = [p for p in parameters if not isinstance(p, DTensor)]
     if not whole or not processes.several:
@@ -103,16 +103,16 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> float:
 
     Cut and whole parameters are measured apart, since no one tensor operation takes both.
     """
-    chosen = list(parameters)
-    cut = [p for p in chosen if isinstance(p, DTensor)]
+    selected = list(parameters)
+    cut = [p for p in selected if isinstance(p, DTensor)]
     if not cut:
-        return float(nn.utils.clip_grad_norm_(chosen, largest))
-    whole = [p for p in chosen if not isinstance(p, DTensor)]
+        return float(nn.utils.clip_grad_norm_(selected, largest))
+    whole = [p for p in selected if not isinstance(p, DTensor)]
     norms = [nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in (cut, whole) if group]
     norm = math.hypot(*(float(n.full_tensor() if isinstance(n, DTensor) else n) for n in norms))
     if math.isfinite(norm) and math.isfinite(largest):
         for group in (cut, whole):
-            nn.utils.clip_grads_with_norm_(group, largest, torch.tensor(norm, device=chosen[0].device))
+            nn.utils.clip_grads_with_norm_(group, largest, torch.tensor(norm, device=selected[0].device))
     return norm
 
 

@@ -19,8 +19,8 @@ from torch import nn
 from olivine.data.batches import Batch, BatchMaker, SampleOrder, Share, ahead
 from olivine.data.features import FeatureTable
 from olivine.data.image_record import ImageRecord
-from olivine.data.lazy_samples import Chosen
-from olivine.data.packing import RowLayout
+from olivine.data.lazy_samples import SelectedSamples
+from olivine.data.packing import SequenceLayout
 from olivine.data.sources import usable
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
@@ -32,13 +32,14 @@ from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 from olivine.stop import StopSignal
 from olivine.training import lora
-from olivine.training.log import PARTS, MetricsLog, Told, print_summary, progress_bar
+from olivine.training.log import MODULE_NAMES, MetricsLog, StageSummary, print_summary, progress_bar
+from olivine.training.loss_spikes import WINDOW, LossSpikeDetector
 from olivine.training.objectives import ContrastiveObjective, LanguageObjective, Objective
 from olivine.training.optimizer import learning_rate, make_optimizer
 from olivine.training.processes import Processes
-from olivine.training.resume import ResumePoints, TrainingState
 from olivine.training.sharding import average_whole_gradients, clip_gradients
-from olivine.training.watch import WINDOW, LossWatch
+from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState
+from olivine.training.working_weights import WorkingWeights, keeps_working_weights
 
 T = TypeVar("T")
 BAD_BATCH = "bad_batch.json"
@@ -49,7 +50,7 @@ class StageResult:
     """What a finished stage reports, whatever the runs that it took: see `log.Told` for all but the held-out loss."""
 
     steps: int
-    told: Told
+    summary: StageSummary
     held_out_loss: float | None
 
 
@@ -61,11 +62,11 @@ class Stage:
         recipe: the whole recipe.
         stage: which of its stages.
         samples: all samples of the stage's data source; held-out ones are set apart here.
-        folder: where metrics, sampled answers and resume points go.
+        folder: where metrics, sampled answers and training checkpoints go.
         console: what the run says.
         processes: this process among those of the run.
         stop: asked after every step; None never stops.
-        features: of all pictures, by the tower as it is, which the stage must not train.
+        features: of all images, by the tower as it is, which the stage must not train.
         record: of the images that the run has opened; None compares none.
     """
 
@@ -87,7 +88,6 @@ class Stage:
         self.processes = processes
         self._stop = stop
         source = recipe.data[stage.data]
-        _check_objective(stage, source, samples)
         products = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
         self.attention = choose_attention(vlm.language.config, processes.device, products)
         training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
@@ -114,9 +114,10 @@ class Stage:
         self.weights = {name: named[name] for name in self.weights}  # those of a cut model are other objects
         own = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
         self._trained = [*self.weights.values(), *own.values()]
+        self._working: WorkingWeights | None = None
         self.optimizer = make_optimizer(self._trained, recipe.optimizer, stage.lr)
         self.state = TrainingState({**self.weights, **own}, self.optimizer)
-        self.points = ResumePoints(
+        self.checkpoints = TrainingCheckpoints(
             folder,
             keep=stage.keep,
             processes=processes,
@@ -125,7 +126,7 @@ class Stage:
         )
 
     def run(self) -> StageResult:
-        """Train to the end of the stage, from the last resume point if there is one.
+        """Train to the end of the stage, from the last training checkpoint if there is one.
 
         Raises:
             RunError: a batch without labels, or a loss that is not finite or a spike (the batch's samples are written
@@ -133,10 +134,10 @@ class Stage:
             DataError: a broken sample under `on_error: stop`.
             Stopped: told to, and saved.
         """
-        first = self.points.load(self.state)
+        first = self.checkpoints.load(self.state)
         log = MetricsLog(self.folder, first, writes=self.processes.first, console=self.console)
         before = self.processes.from_first(log.losses(WINDOW) if self.processes.first else [])
-        self._watch = LossWatch(self.recipe.optimizer.spike, before)
+        self._watch = LossSpikeDetector(self.recipe.optimizer.spike, before)
         print_summary(
             self.console,
             self.vlm,
@@ -151,22 +152,27 @@ class Stage:
             self.console.print(f"held out and not trained on: {self._held_out_count:,} samples{limit}", highlight=False)
         if self.stage.objective == "language":
             self.console.print(str(self.attention), markup=False, highlight=False)
+            if keeps_working_weights(self.recipe.optimizer.precision, self.processes):
+                self._working = WorkingWeights(self.vlm.model, self._trained)
         self._steps(first, log)
-        told = self.processes.from_first(log.told() if self.processes.first else Told(None, 0.0, ""))
-        if told.loss is None:
+        summary = self.processes.from_first(log.summary() if self.processes.first else StageSummary(None, 0.0, ""))
+        if summary.loss is None:
             raise RunError(
-                f"stage {self.stage.name}: every sample was skipped ({told.skipped}), so nothing was learnt. "
+                f"stage {self.stage.name}: every sample was skipped ({summary.skipped}), so nothing was learnt. "
                 f"Run: olivine data check {self.recipe.data[self.stage.data].json_}"
             )
-        self.points.finish()
+        self.checkpoints.finish()
         held_out = self._held_out_loss()
         if held_out is not None:
             log.metrics(self.order.steps, {"held_out_loss": held_out})
         self.vlm.model.eval()
-        return StageResult(self.order.steps, told, held_out)
+        return StageResult(self.order.steps, summary, held_out)
 
     def release(self) -> None:
-        """Let go of gradients and of the optimizer's state: nothing is trained any more."""
+        """Let go of gradients, working copies and the optimizer's state: nothing is trained any more."""
+        if self._working is not None:
+            self._working.remove()
+            self._working = None
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.state.clear()
 
@@ -182,17 +188,17 @@ class Stage:
                 if taken is not None:
                     bar.update(task, completed=step + 1, loss=f"{taken:.3f}")
                 done = step + 1
-                if self._told_to_stop():
-                    self.points.save(done, self.state)
-                    self.points.finish()
+                if self._stop_requested():
+                    self.checkpoints.save(done, self.state)
+                    self.checkpoints.finish()
                     assert self._stop is not None, "only a signal tells to stop"
                     raise Stopped(self._stop.message(f"stage {self.stage.name} is saved at step {done:,}"))
                 if taken is not None:
-                    self._look_in(done, log)
+                    self._validate(done, log)
                 if self.stage.save_every and done % self.stage.save_every == 0 and done < self.order.steps:
-                    self.points.save(done, self.state)
+                    self.checkpoints.save(done, self.state)
 
-    def _told_to_stop(self) -> bool:
+    def _stop_requested(self) -> bool:
         """Whether any process has been: torchrun's signal does not reach all in the same step."""
         return bool(self.processes.total([float(self._stop is not None and self._stop.requested)])[0])
 
@@ -224,6 +230,8 @@ class Stage:
         if problem is not None:
             self._stop_at(step, batch, problem, loss, norm)
         self.optimizer.step()
+        if self._working is not None:
+            self._working.refresh()
         log.metrics(
             step,
             {
@@ -250,20 +258,20 @@ class Stage:
             f"{path}. Try a lower learning rate, precision: fp32, or a higher optimizer.spike if that stopped it."
         )
 
-    def _look_in(self, step: int, log: MetricsLog) -> None:
+    def _validate(self, step: int, log: MetricsLog) -> None:
         """Held-out loss and two sampled answers, every `validate_every` steps."""
         if not (self.stage.validate_every and self._held_out_count) or step % self.stage.validate_every:
             return
         held_out = self._held_out_loss()
         if held_out is None:
-            return  # their pictures are all broken, which the source's policy counts
+            return  # their images are all broken, which the source's policy counts
         log.metrics(step - 1, {"held_out_loss": held_out})
         line = f"{self.stage.name} step {step}: held-out loss {held_out:.4f}"
         # Answering word by word would gather every layer of a cut model once a word.
         if self.stage.objective == "language" and not self.processes.several:
-            for row in self._sampled_answers(2):
-                log.sample(step - 1, row)
-                line += f"\n  {row['question']!r} -> {row['answer']!r} (true: {row['truth']!r})"
+            for sequence in self._sampled_answers(2):
+                log.sample(step - 1, sequence)
+                line += f"\n  {sequence['question']!r} -> {sequence['answer']!r} (true: {sequence['truth']!r})"
         self.console.print(line, markup=False, highlight=False)
         self._set_modes()
 
@@ -274,8 +282,8 @@ class Stage:
         self.vlm.model.eval()
         total, count = 0.0, 0
         for start in range(0, self._held_out_count, self.stage.batch):
-            places = [(0, index) for index in range(start, min(start + self.stage.batch, self._held_out_count))]
-            batch = self._held_out_batches.make(places)
+            positions = [(0, index) for index in range(start, min(start + self.stage.batch, self._held_out_count))]
+            batch = self._held_out_batches.make(positions)
             with self._autocast():
                 measured = self.objective.measure(batch, backward=False)
             total, count = total + measured.total, count + measured.count
@@ -287,18 +295,18 @@ class Stage:
             if count == 0:
                 return
             try:
-                row = self._sampled_answer(self._held_out_batches.sample(index))
+                sequence = self._sampled_answer(self._held_out_batches.sample(index))
             except DataError:
                 if self.recipe.data[self.stage.data].on_error == "stop":
                     raise
                 continue
             count -= 1
-            yield row
+            yield sequence
 
     def _sampled_answer(self, sample: Sample) -> dict[str, str]:
         question, truth = sample.conversation[0], sample.conversation[1]
         assert question.role is Role.USER, "conversations begin with the user"
-        image = self._held_out_batches.picture(sample) if sample.image is not None else None
+        image = self._held_out_batches.image(sample) if sample.image is not None else None
         with self._autocast():
             answer = answer_one(self.vlm, question.text, image, max_new_tokens=32)
         return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
@@ -317,7 +325,7 @@ class Stage:
     def _make_batches(self, samples: Sequence[Sample], source: DataRecipe) -> BatchMaker:
         encoder = self.vlm.encoder(self.stage.template)
         transform = self.vlm.transform.with_fit(self.stage.image_fit)
-        # Pictures are each other's negatives in a contrastive stage: there every process takes the whole batch.
+        # ImageSource are each other's negatives in a contrastive stage: there every process takes the whole batch.
         alone = self.stage.objective == "contrastive"
         share = Share() if alone else Share(self.processes.rank, self.processes.world)
         return BatchMaker(
@@ -325,16 +333,17 @@ class Stage:
             source,
             encoder,
             transform,
-            row_tokens=self.stage.row_tokens,
+            sequence_tokens=self.stage.sequence_tokens,
             share=share,
             readers=self.processes.readers,
             features=self._features,
             layout=self._layout(source),
+            pinned=self.processes.device.type == "cuda",
             record=self._record.of(self.stage.data) if self._record is not None else None,
         )
 
-    def _layout(self, source: DataRecipe) -> RowLayout:
-        return RowLayout(
+    def _layout(self, source: DataRecipe) -> SequenceLayout:
+        return SequenceLayout(
             image_token=self.vlm.model.config.image_token_id,
             varlen=self.attention.by_spans,
             continuations=source.turns == "independent",
@@ -371,10 +380,12 @@ def split_held_out(
     """(training, held-out): the same few samples in every stage over the same source, at most a tenth of it."""
     count = min(held_out, len(samples) // 10)
     entropy = [seed, int.from_bytes(hashlib.sha256(f"held out {key}".encode()).digest()[:8], "big")]
-    chosen = np.random.default_rng(entropy).choice(len(samples), size=count, replace=False)
+    selected = np.random.default_rng(entropy).choice(len(samples), size=count, replace=False)
     if not isinstance(samples, list):
-        return Chosen(samples, np.delete(np.arange(len(samples)), chosen)), Chosen(samples, np.sort(chosen))
-    apart = {int(index) for index in chosen}
+        return SelectedSamples(samples, np.delete(np.arange(len(samples)), selected)), SelectedSamples(
+            samples, np.sort(selected)
+        )
+    apart = {int(index) for index in selected}
     return (
         [sample for index, sample in enumerate(samples) if index not in apart],
         [samples[index] for index in sorted(apart)],
@@ -386,22 +397,22 @@ def choose_trainable(vlm: VisionLanguageModel, stage: StageRecipe, depth: int) -
     for parameter in vlm.model.parameters():
         parameter.requires_grad_(False)
     may_train = {id(parameter) for parameter in trainable(vlm.connector, depth)}
-    chosen = {}
+    selected = {}
     for part in stage.train:
         for name, parameter in vlm.part(part).items():
             if part == "language" and stage.lora and not lora.of_adapters(name):
                 continue
             if part != "connector" or id(parameter) in may_train:
                 parameter.requires_grad_(True)
-                chosen[name] = parameter
-    return chosen
+                selected[name] = parameter
+    return selected
 
 
 def _set_precision(vlm: VisionLanguageModel, stage: StageRecipe, recipe: Recipe) -> None:
     """fp32 for what trains; what is frozen is held in bf16 where the recipe says bf16."""
     trained = [part for part in stage.train if part != "language" or not stage.lora]
     frozen = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
-    vlm.cast(frozen, [part for part in PARTS if part not in trained])  # what trains is never rounded on the way
+    vlm.cast(frozen, [part for part in MODULE_NAMES if part not in trained])  # what trains is never rounded on the way
     vlm.cast(torch.float32, trained)
 
 
@@ -414,11 +425,16 @@ def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
         vlm.model.to(processes.device)
 
 
-def _check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
+def check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
+    """Refuse a contrastive stage over samples without an image.
+
+    Raises:
+        RequestError: a sample has none.
+    """
     if stage.objective == "contrastive":
         blind = next((sample for sample in usable(samples, source) if sample.image is None), None)
         if blind is not None:
             raise RequestError(
-                f"stages.{stage.name}: objective contrastive needs a picture in every sample; "
+                f"stages.{stage.name}: objective contrastive needs an image in every sample; "
                 f"{blind.id!r} of data source {stage.data!r} has none."
             )

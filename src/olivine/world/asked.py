@@ -25,7 +25,7 @@ class Asked:
         structural: GQA's structural type (query, verify, choose, logical, compare).
         semantic: GQA's semantic type (attr, obj, cat, rel, global).
         valid: all answers that would make sense.
-        things: places in `scene.things` of what it speaks of; empty if it speaks of the whole picture or of what is
+        things: places in `scene.things` of what it speaks of; empty if it speaks of the whole image or of what is
             not there.
     """
 
@@ -42,7 +42,7 @@ class Asked:
 def yes_no(
     text: str, truth: bool, statement: str, denial: str, topic: str, structural: str, semantic: str, *things: int
 ) -> Asked:
-    """A question that yes or no answers; `statement` and `denial` are what its full sentence goes on with."""
+    """A question that yes or no answers; `statement` and `denial` are what its full sentence resumes with."""
     sentence = f"Yes, {statement}." if truth else f"No, {denial}."
     return Asked(text, "yes" if truth else "no", sentence, topic, structural, semantic, YES_NO, things)
 

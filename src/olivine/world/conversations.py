@@ -1,7 +1,7 @@
 """Questions as instruction data: LLaVA's wordings, multiple choice, whole sentences, free description.
 
 Also the same about a scene that is told in words instead of shown, which is how the tiny language models learn to
-read before any picture comes. What is asked lies in `questions`.
+read before any image comes. What is asked lies in `questions`.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A scene's picture: background, lighting, noise, and its things drawn one over the other.
+"""A scene's image: background, lighting, noise, and its things drawn one over the other.
 
 The shape of each kind lies in `shapes`.
 """
@@ -29,7 +29,7 @@ _NOISE_FIELD = np.random.default_rng(20240401).normal(0, _NOISE, (2 * SIDE, 2 * 
 
 
 def draw(scene: Scene) -> NDArray[np.uint8]:
-    """The scene's picture, `[96, 96, 3]`: the same bytes for the same scene."""
+    """The scene's image, `[96, 96, 3]`: the same bytes for the same scene."""
     rest = scene.grain
     rest, right = divmod(rest, SIDE)
     horizon, down = divmod(rest, 12)
@@ -38,17 +38,17 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
     if scene.time == "night":
         background *= _NIGHT[0]
         things *= _NIGHT[1]
-    picture = background * (1 - cover) + things
+    image = background * (1 - cover) + things
     angle, strength = scene.light
     shade = np.cos(angle) * _RAMP[None, :] + np.sin(angle) * _RAMP[:, None]
-    picture *= (1 + _SHADE * np.float32(strength) * shade)[:, :, None]
-    picture += _NOISE_FIELD[down * 8 : down * 8 + SIDE, right : right + SIDE]
-    drawn: NDArray[np.uint8] = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    image *= (1 + _SHADE * np.float32(strength) * shade)[:, :, None]
+    image += _NOISE_FIELD[down * 8 : down * 8 + SIDE, right : right + SIDE]
+    drawn: NDArray[np.uint8] = np.clip(image + 0.5, 0, 255).astype(np.uint8)
     return drawn
 
 
 def image(scene: Scene) -> Image.Image:
-    """The scene's picture for PIL."""
+    """The scene's image for PIL."""
     return Image.fromarray(draw(scene))
 
 

@@ -32,7 +32,7 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Mentions:
     """Which properties a phrase tells: all by default."""
 
     size: bool = True
@@ -42,7 +42,7 @@ class Told:
     place: bool = True
 
 
-EVERYTHING = Told()
+EVERYTHING = Mentions()
 
 
 def number(count: int) -> str:
@@ -65,7 +65,7 @@ def at(place: str, draw: Random) -> str:
     return draw.choice(_AT[place])
 
 
-def noun_phrase(thing: Thing, told: Told = EVERYTHING) -> str:
+def noun_phrase(thing: Thing, told: Mentions = EVERYTHING) -> str:
     """A thing without article or place: `large striped red box that is open`."""
     words = []
     if told.size:
@@ -114,7 +114,7 @@ def reference(scene: Scene, thing: Thing, draw: Random, *, without: Sequence[str
 
 
 def caption(scene: Scene, draw: Random, *, keep: float = 0.8, keep_places: float | None = None) -> str:
-    """A sentence about the picture; each property is told with the likelihood `keep`.
+    """A sentence about the image; each property is told with the likelihood `keep`.
 
     Args:
         keep_places: the likelihood for places and for scenery and time, if it is another.
@@ -124,7 +124,7 @@ def caption(scene: Scene, draw: Random, *, keep: float = 0.8, keep_places: float
     for thing in _ordered(scene, draw):
         place = draw.random() < keep_places
         size, pattern, colour, state = (draw.random() < keep for _ in range(4))
-        told = Told(size, pattern, colour, state, place)
+        told = Mentions(size, pattern, colour, state, place)
         phrase = article(noun_phrase(thing, told))
         phrases.append(f"{phrase} {at(thing.place, draw)}" if told.place else phrase)
     things = listed(phrases)
@@ -142,8 +142,8 @@ def caption(scene: Scene, draw: Random, *, keep: float = 0.8, keep_places: float
     return f"{_upper(scenery)}{time} there {'is' if len(phrases) == 1 else 'are'} {things}."
 
 
-def description(scene: Scene, draw: Random, told: Told = EVERYTHING, *, plainly: bool = False) -> str:
-    """Every fact of the scene in words, one sentence a thing: what the picture shows to those who cannot see it.
+def description(scene: Scene, draw: Random, told: Mentions = EVERYTHING, *, plainly: bool = False) -> str:
+    """Every fact of the scene in words, one sentence a thing: what the image shows to those who cannot see it.
 
     `told` may leave out properties of all its things; `plainly` gives nothing but "There is ..." for each.
     """

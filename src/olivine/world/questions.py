@@ -226,7 +226,7 @@ def _count(scene: Scene, draw: Random) -> Asked | None:
 
 
 def _count_verified(kind: str, things: tuple[int, ...], draw: Random) -> Asked | None:
-    """Whether there are so many; never fewer than there are, for of three it is true that there are two."""
+    """Whether there are this many; never fewer than there are, for of three it is true that there are two."""
     asked = len(things) + draw.randrange(2)
     if asked == 1:
         return None
@@ -290,7 +290,7 @@ def _relation(scene: Scene, draw: Random) -> Asked | None:
     )
 
 
-# --- comparing, reading, the whole picture ---------------------------------------------------------------------------
+# --- comparing, reading, the whole image ---------------------------------------------------------------------------
 
 
 def _compare(scene: Scene, draw: Random) -> Asked | None:
@@ -410,7 +410,7 @@ WEIGHT = {
 def every_question(
     scene: Scene, draw: Random, tries: int = 200, topics: Sequence[str] | None = None
 ) -> Iterator[Asked]:
-    """All that can be found to ask of a scene in so many tries, each once.
+    """All that can be found to ask of a scene in this many tries, each once.
 
     Args:
         topics: names in `TOPICS`, all tried equally often; all by default.

@@ -11,7 +11,7 @@ from typing import TypeVar
 from olivine.errors import RequestError
 from olivine.world.scene import COLOURS, KINDS, PATTERNS, SETTINGS, SIDE, Colour, Scene, Thing
 
-#: Goes up when the same seed gives other scenes or other pictures: data written before is then written anew.
+#: Goes up when the same seed gives other scenes or other images: data written before is then written anew.
 VERSION = 2
 #: How often each kind is drawn in each setting, before affinities: what makes some absences more tempting than others.
 FREQUENCY: dict[str, dict[str, float]] = {
@@ -66,7 +66,7 @@ RADIUS = {"small": (10.5, 12.0), "large": (15.0, 16.5)}
 _JITTER = 3.0
 #: Centres are at least this share of the two radii apart: what is covered stays less than what is seen.
 _APART = 0.8
-#: Half of what the longest writing takes of the picture, with a little room, in pixels.
+#: Half of what the longest writing takes of the image, with a little room, in pixels.
 _WRITING = (12.0, 8.0)
 
 
@@ -104,7 +104,7 @@ def _draw_scene(draw: Random, scene_id: str, count: int | None, *, novel: bool) 
     new = next(i for i, kind in enumerate(kinds) if kind in _HELD_OUT_COLOURS) if novel else None
     spots = _draw_spots(draw, kinds)
     things = [_draw_thing(draw, kind, *spots[i], new=i == new) for i, kind in enumerate(kinds)]
-    # What stands lower in the picture is nearer.
+    # What stands lower in the image is nearer.
     ordered = tuple(sorted(things, key=lambda thing: thing.y))
     light = (draw.uniform(0, 2 * math.pi), draw.uniform(0.0, 1.0))
     time = "night" if draw.random() < 0.35 else "day"
@@ -128,7 +128,7 @@ def _draw_kinds(draw: Random, setting: str, count: int) -> list[str]:
 
 
 def _draw_spots(draw: Random, kinds: list[str]) -> list[_Spot]:
-    """A size and a spot for each, in different ninths of the picture and never hiding one another."""
+    """A size and a spot for each, in different ninths of the image and never hiding one another."""
     while True:
         cells = draw.sample(range(9), len(kinds))
         spots = [_draw_spot(draw, cell, kind) for cell, kind in zip(cells, kinds, strict=True)]
@@ -147,7 +147,7 @@ def _draw_spot(draw: Random, cell: int, kind: str) -> _Spot:
     x = third * (cell % 3 + 0.5) + draw.uniform(-_JITTER, _JITTER)
     y = third * (cell // 3 + 0.5) + draw.uniform(-_JITTER, _JITTER)
     if kind == "sign":
-        x = min(max(x, radius), SIDE - radius)  # all that is written lies in the picture
+        x = min(max(x, radius), SIDE - radius)  # all that is written lies in the image
     return size, round(x, 2), round(y, 2), round(radius, 2)
 
 

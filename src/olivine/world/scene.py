@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-#: Side of every picture, in pixels.
+#: Side of every image, in pixels.
 SIDE = 96
 
 Colour = Literal["red", "yellow", "green", "blue", "purple", "pink", "white", "black"]
@@ -53,7 +53,7 @@ KINDS: dict[str, Kind] = {
 }
 CATEGORIES = tuple(dict.fromkeys(kind.category for kind in KINDS.values()))
 
-#: The nine places of a picture, row by row; what the language calls them.
+#: The nine places of an image, row by row; what the language calls them.
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 #: Two things are beside or above one another only if their centres are at least this far apart, in pixels.
 CLEARLY = 14.0
@@ -92,7 +92,7 @@ class Thing:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """(left, top, width, height), in pixels, cut at the picture's edge."""
+        """(left, top, width, height), in pixels, cut at the image's edge."""
         left, top = max(0.0, self.x - self.radius), max(0.0, self.y - self.radius)
         right, bottom = min(float(SIDE), self.x + self.radius), min(float(SIDE), self.y + self.radius)
         return left, top, right - left, bottom - top
@@ -100,13 +100,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's full ground truth.
+    """An image's full ground truth.
 
     Attributes:
         id: split and index, such as `train-17`; with the world's seed it decides everything.
         setting: where it plays.
         time: day or night.
-        light: where the light comes from, in radians, and how strong it varies over the picture (0 to 1).
+        light: where the light comes from, in radians, and how strong it varies over the image (0 to 1).
         grain: which patch of noise lies over it.
         things: from the farthest to the nearest: later ones cover earlier ones.
     """
@@ -151,12 +151,12 @@ OPPOSITE: dict[Relation, Relation] = {
 
 
 def column(thing: Thing) -> int:
-    """0, 1 or 2: the third of the picture's width that its centre lies in."""
+    """0, 1 or 2: the third of the image's width that its centre lies in."""
     return PLACES.index(thing.place) % 3
 
 
 def row(thing: Thing) -> int:
-    """0, 1 or 2: the third of the picture's height that its centre lies in."""
+    """0, 1 or 2: the third of the image's height that its centre lies in."""
     return PLACES.index(thing.place) // 3
 
 
@@ -166,7 +166,7 @@ def named_apart(place: str, other: str) -> bool:
 
 
 def holds(first: Thing, relation: Relation, second: Thing) -> bool:
-    """Whether `first` clearly is there from `second`: in another third of the picture and `CLEARLY` apart.
+    """Whether `first` clearly is there from `second`: in another third of the image and `CLEARLY` apart.
 
     Both the drawn distance and the named places must agree, so that a question has one answer whether the scene is
     seen or described in words.

@@ -46,13 +46,13 @@ _PROBES: dict[str, Point] = {
 
 
 def probe(thing: Thing) -> Point:
-    """A point of the picture, in pixels, where the thing shows its main colour whatever its pattern and state."""
+    """A point of the image, in pixels, where the thing shows its main colour whatever its pattern and state."""
     u, v = _PROBES.get(thing.kind, (0.0, 0.0))
     return thing.x + u * thing.radius, thing.y + v * thing.radius
 
 
 def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, scale: int) -> None:
-    """Draw one thing on a sheet that is `scale` times the picture's size."""
+    """Draw one thing on a sheet that is `scale` times the image's size."""
     brush = _Brush(pen, thing, scale)
     _SHAPES[thing.kind](brush)
     if thing.pattern != "plain":
@@ -212,7 +212,7 @@ def _sign(brush: _Brush) -> None:
 
 
 def _write(brush: _Brush) -> None:
-    """The sign's writing, each dot two pixels of the picture wide and high, so that it can be read."""
+    """The sign's writing, each dot two pixels of the image wide and high, so that it can be read."""
     dot = 2 * brush.scale
     text = brush.thing.writing
     width = (len(text) * (glyphs.WIDTH + 1) - 1) * dot

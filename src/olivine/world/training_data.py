@@ -21,7 +21,7 @@ from olivine.world.scene import Scene
 CAPTIONS, INSTRUCTIONS, IMAGES = "captions.json", "instructions.json", "images"
 #: What was asked for, beside what was written.
 RECORD = "request.json"
-#: One text-only conversation for so many pictures (LLaVA-1.5's mix has 40,688 of 665,298).
+#: One text-only conversation for this many images (LLaVA-1.5's mix has 40,688 of 665,298).
 _PICTURES_PER_TEXT = 16
 _QUESTIONS = 10
 _CHUNK = 250
@@ -31,12 +31,12 @@ _DESCRIBE = ("Describe the picture.", "Write a caption for this picture.", "Desc
 def write(
     folder: Path,
     seed: int,
-    pictures: int = 4000,
-    on_picture: Callable[[int, int], None] | None = None,
+    images: int = 4000,
+    on_image: Callable[[int, int], None] | None = None,
     *,
     workers: int = 1,
 ) -> None:
-    """Write `captions.json`, `instructions.json` and their pictures: as many of each as `pictures`.
+    """Write `captions.json`, `instructions.json` and their images: as many of each as `images`.
 
     The same seed gives the same bytes, whatever the number of workers. The folder appears whole or not at all; one
     that is there already, of the same request, is left as it is.
@@ -44,38 +44,38 @@ def write(
     Args:
         folder: where to; it is made.
         seed: of the world.
-        pictures: of each of the two sets; `captions.json` has one conversation of one turn for each of its own,
-            `instructions.json` one of ten questions, and a conversation without a picture for every sixteen.
-        on_picture: told (done, in all) as it goes.
+        images: of each of the two sets; `captions.json` has one conversation of one turn for each of its own,
+            `instructions.json` one of ten questions, and a conversation without an image for every sixteen.
+        on_image: told (done, in all) as it goes.
         workers: processes that draw.
     """
-    request = {"world": VERSION, "seed": seed, "pictures": pictures}
+    request = {"world": VERSION, "seed": seed, "pictures": images}
     if (folder / RECORD).is_file() and read_json(folder / RECORD) == request:
         return
     with atomic_folder(folder) as place:
-        _write_all(place, seed, pictures, on_picture or (lambda _done, _total: None), workers)
+        _write_all(place, seed, images, on_image or (lambda _done, _total: None), workers)
         write_json(place / RECORD, request)
 
 
-def _write_all(folder: Path, seed: int, pictures: int, on_picture: Callable[[int, int], None], workers: int) -> None:
+def _write_all(folder: Path, seed: int, images: int, on_image: Callable[[int, int], None], workers: int) -> None:
     done = 0
     # Threads may be at work (a progress bar): a fork could copy one of their locks.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for split, name in (("align", CAPTIONS), ("instruct", INSTRUCTIONS)):
             (folder / IMAGES / split).mkdir(parents=True, exist_ok=True)
-            starts = range(0, pictures, _CHUNK)
-            some = partial(_write_some, folder, seed, split, pictures)
+            starts = range(0, images, _CHUNK)
+            some = partial(_write_some, folder, seed, split, images)
             items: list[dict[str, Any]] = []
             for written in pool.map(some, starts) if workers > 1 else map(some, starts):
                 items += written
                 done += sum("image" in item for item in written)
-                on_picture(done, 2 * pictures)
+                on_image(done, 2 * images)
             write_json(folder / name, items)
 
 
-def _write_some(folder: Path, seed: int, split: str, pictures: int, first: int) -> list[dict[str, Any]]:
+def _write_some(folder: Path, seed: int, split: str, images: int, first: int) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
-    for index in range(first, min(first + _CHUNK, pictures)):
+    for index in range(first, min(first + _CHUNK, images)):
         shown = scene(seed, split, index)
         name = f"{split}/{index:06d}.jpg"
         # Chroma is kept whole: colour is what half the questions ask of.
@@ -96,9 +96,9 @@ def _instruction(shown: Scene, name: str, draw: Random, seed: int, index: int) -
         yield _item(f"{shown.id}-text", None, [(f"{told.description}\n{asked}", reply) for asked, reply in told.pairs])
 
 
-def _item(name: str, picture: str | None, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+def _item(name: str, image: str | None, pairs: list[tuple[str, str]]) -> dict[str, Any]:
     turns = []
     for number, (asked, reply) in enumerate(pairs):
-        mark = "<image>\n" if picture is not None and number == 0 else ""
+        mark = "<image>\n" if image is not None and number == 0 else ""
         turns += [{"from": "human", "value": mark + asked}, {"from": "gpt", "value": reply}]
-    return {"id": name, **({"image": picture} if picture is not None else {}), "conversations": turns}
+    return {"id": name, **({"image": image} if image is not None else {}), "conversations": turns}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from olivine.errors import RequestError, unknown_name
-from olivine.statistics import Cell, Contrast, contrasts
+from olivine.statistics import Configuration, Contrast, contrasts
 from olivine.strict_yaml import parse_yaml
 
 #: What may be said for a table on the command line: its own name, or what it is to this project.
@@ -20,7 +20,7 @@ _FILES = {"paper": "llava-gemma", "llava-gemma": "llava-gemma"}
 
 @dataclass(frozen=True, slots=True)
 class PublishedMetric:
-    """One column: whose it is, in Olivine's names, and its values cell by cell, scaled as Olivine reports them."""
+    """One column: whose it is, in Olivine's names, and its values configuration by configuration, scaled as Olivine reports them."""
 
     key: str
     label: str
@@ -32,14 +32,14 @@ class PublishedMetric:
 
 @dataclass(frozen=True, slots=True)
 class PublishedTable:
-    """A table of a factorial experiment: axes (the first level is the baseline), cells, columns."""
+    """A table of a factorial experiment: axes (the first level is the baseline), configurations, columns."""
 
     name: str
     title: str
     source: str
     notes: tuple[str, ...]
     axes: Mapping[str, tuple[str, ...]]
-    cells: tuple[Cell, ...]
+    configurations: tuple[Configuration, ...]
     metrics: tuple[PublishedMetric, ...]
     #: Effects that the publication itself states, by (axis, level): benchmark -> effect, as printed.
     stated: Mapping[tuple[str, str], Mapping[str, float]]
@@ -47,7 +47,7 @@ class PublishedTable:
     def effects(self, metric: PublishedMetric) -> list[tuple[Contrast, float]]:
         """Every main effect and interaction of a column, in its scaled units."""
         column = np.array(metric.values)
-        return [(contrast, float(contrast.weights @ column)) for contrast in contrasts(self.axes, self.cells)]
+        return [(contrast, float(contrast.weights @ column)) for contrast in contrasts(self.axes, self.configurations)]
 
 
 def table(name: str) -> PublishedTable:
@@ -70,9 +70,9 @@ def _parse(raw: Any) -> PublishedTable:
             raw["metrics"][key]["benchmark"],
             raw["metrics"][key]["metric"],
             float(raw["metrics"][key]["scale"]),
-            tuple(row["values"][place] * raw["metrics"][key]["scale"] for row in raw["rows"]),
+            tuple(row["values"][position] * raw["metrics"][key]["scale"] for row in raw["rows"]),
         )
-        for place, key in enumerate(raw["columns"])
+        for position, key in enumerate(raw["columns"])
     ]
     stated = {
         (row["axis"], row["level"]): {k: v for k, v in row.items() if k not in ("axis", "level")}
@@ -84,7 +84,7 @@ def _parse(raw: Any) -> PublishedTable:
         source=" ".join(raw["source"].split()),
         notes=tuple(" ".join(note.split()) for note in raw["notes"]),
         axes={axis: tuple(levels) for axis, levels in raw["axes"].items()},
-        cells=tuple(tuple(row["cell"]) for row in raw["rows"]),
+        configurations=tuple(tuple(row["configuration"]) for row in raw["rows"]),
         metrics=tuple(metrics),
         stated=stated,
     )

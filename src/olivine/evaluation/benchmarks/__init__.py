@@ -52,13 +52,13 @@ def get(name: str, **options: Any) -> Benchmark:
     return benchmark(**given)
 
 
-def get_all(wanted: Sequence[str], **options: Any) -> list[Benchmark]:
+def get_all(requested: Sequence[str], **options: Any) -> list[Benchmark]:
     """The benchmarks of those names, each made with the options that it has and that are not None.
 
     Raises:
         RequestError: there is none of a name, or an option that none of them has.
     """
-    benchmarks = [find(name) for name in wanted]
+    benchmarks = [find(name) for name in requested]
     given = {option: value for option, value in options.items() if value is not None}
     _require_known(given, benchmarks)
     return [b(**{option: value for option, value in given.items() if option in _options(b)}) for b in benchmarks]

@@ -1,7 +1,7 @@
 """AI2D: multiple-choice questions on school diagrams.
 
 Reading the diagrams' annotations is not here. The published copies with and without letters drawn into the
-pictures differ by points; which one was asked is the image root's matter.
+images differ by points; which one was asked is the image root's matter.
 """
 
 import re
@@ -33,7 +33,7 @@ class AI2D(Benchmark):
     """AI2D (plain four-choice accuracy; the data set has no scoring tool of its own).
 
     Metrics, in percent: `accuracy` over the questions read, and `split/test`, `split/val` where the list of test
-    diagrams is at hand. One unit is one diagram. A missing answer is wrong.
+    diagrams is at hand. One cluster is one diagram. A missing answer is wrong.
 
     Variants: `letter`, our rule (the answer names the option's letter or is its text); `lmms-eval`, a letter and
     period at the start, or else the whole answer, equals the letter; `vlmevalkit`, exactly one letter, or else one
@@ -46,7 +46,7 @@ class AI2D(Benchmark):
     name = "ai2d"
     variants = ("letter", "lmms-eval", "vlmevalkit")
 
-    parquet = ParquetLayout(splits=("test",), picture=lambda row: f"{row.index}.png")
+    parquet = ParquetLayout(splits=("test",), image=lambda row: f"{row.index}.png")
 
     def __init__(self, split: str = "test") -> None:
         self._split = split
@@ -75,12 +75,12 @@ class AI2D(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Accuracy in total and per split."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        parse = _PARSERS[chosen]
+        parse = _PARSERS[selected]
         items = graded(questions, texts, lambda text, q: parse(text, q.details["choices"]) == q.references[0])
         metrics = {"accuracy": percent([item.correct for item in items])} | by_detail("split", questions, items)
-        return Score(self.name, chosen, metrics, items, missing)
+        return Score(self.name, selected, metrics, items, missing)
 
 
 def _test_ids(path: Path) -> frozenset[str] | None:
@@ -102,7 +102,7 @@ def _question(text: str, row: Mapping[str, Any], image: str, split: str | None, 
         id=row["questionId"],
         prompt=with_options(text, choices),
         image=f"images/{image}",
-        unit=image,
+        cluster=image,
         references=(LETTERS[row["correctAnswer"]],),
         details={"choices": choices, "split": split},
     )
@@ -117,7 +117,7 @@ def _of_row(row: ParquetRow) -> Question:
         id=str(row.index),
         prompt=with_options(row.values["question"], choices),
         image=f"{row.index}.png",
-        unit=str(row.index),
+        cluster=str(row.index),
         references=(LETTERS[int(answer)],),
         details={"choices": choices, "split": "test"},
     )

@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from olivine.data.images import Pictures
+from olivine.data.images import ImageSource
 from olivine.errors import RequestError
 from olivine.evaluation.answers import read_answers
-from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetPictures, find_shards
+from olivine.evaluation.benchmarks.parquet import ParquetImages, ParquetLayout, find_shards
 from olivine.records import Answer, Question, Score
 
 
@@ -62,17 +62,17 @@ class Benchmark(ABC):
         """Return the metrics with each group of clusters left out in turn, by scoring the rest again."""
         found = []
         for group in groups:
-            kept = [question for question in questions if question.unit not in group]
+            kept = [question for question in questions if question.cluster not in group]
             ids = {question.id for question in kept}
             score = self.score(kept, [answer for answer in answers if answer.question_id in ids], variant)
             found.append(dict(score.metrics))
         return found
 
-    def images(self, path: Path) -> Pictures | Path:
-        """The pictures that belong to the files at `path` (or their root), unless the user names another root."""
+    def images(self, path: Path) -> ImageSource | Path:
+        """The images that belong to the files at `path` (or their root), unless the user names another root."""
         shards = self.shards(path)
         if self.parquet is not None and shards:
-            return ParquetPictures(shards, self.parquet)
+            return ParquetImages(shards, self.parquet)
         folder = path if path.is_dir() else path.parent
         return folder / "images" if (folder / "images").is_dir() else folder
 
@@ -108,9 +108,9 @@ class Benchmark(ABC):
         """
         return self._choose("prompt", prompt, self.prompts)
 
-    def _choose(self, what: str, wanted: str | None, known: tuple[str, ...]) -> str:
-        if wanted is None:
+    def _choose(self, what: str, requested: str | None, known: tuple[str, ...]) -> str:
+        if requested is None:
             return known[0]
-        if wanted not in known:
-            raise RequestError(f"{self.name}: no {what} {wanted!r}. Valid: {', '.join(known)}.")
-        return wanted
+        if requested not in known:
+            raise RequestError(f"{self.name}: no {what} {requested!r}. Valid: {', '.join(known)}.")
+        return requested

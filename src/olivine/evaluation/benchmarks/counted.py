@@ -57,10 +57,10 @@ class CountedBenchmark(Benchmark):
         groups: Sequence[Collection[str]],
     ) -> list[dict[str, float]]:
         """Return the metrics with each group of clusters left out in turn; equal to scoring the rest."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts = {answer.question_id: answer.text for answer in answers}
         by_cluster: dict[str, Counter[Hashable]] = {}
-        for cluster, key in self.grade(questions, texts, chosen).counted:
+        for cluster, key in self.grade(questions, texts, selected).counted:
             by_cluster.setdefault(cluster, Counter())[key] += 1
         total: Counter[Hashable] = Counter()
         for counts in by_cluster.values():
@@ -70,5 +70,5 @@ class CountedBenchmark(Benchmark):
             left = Counter(total)
             for cluster in group:
                 left.subtract(by_cluster.get(cluster, {}))
-            found.append(self.metrics({key: count for key, count in left.items() if count}, chosen))
+            found.append(self.metrics({key: count for key, count in left.items() if count}, selected))
         return found

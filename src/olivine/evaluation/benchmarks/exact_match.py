@@ -18,7 +18,7 @@ from olivine.records import Answer, Item, Question, Score
 class ExactMatch(Benchmark):
     """Share of answers that equal a reference, letter case, outer white space and final periods aside.
 
-    The same conversion that LLaVA applies before GQA's exact match. One unit is one picture. The file's `category`
+    The same conversion that LLaVA applies before GQA's exact match. One cluster is one image. The file's `category`
     (if any) gives `accuracy/CATEGORY` beside the total. An unanswered question counts as wrong.
     """
 
@@ -47,7 +47,7 @@ class ExactMatch(Benchmark):
                     id=str(row["question_id"]),
                     prompt=row["text"],
                     image=image,
-                    unit=image or str(row["question_id"]),
+                    cluster=image or str(row["question_id"]),
                     references=tuple(references),
                     details={"category": row["category"]} if "category" in row else {},
                 )
@@ -56,19 +56,19 @@ class ExactMatch(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Accuracy in percent, in total and per category."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         by_category: dict[str, list[float]] = defaultdict(list)
         items = []
         for question in questions:
             references = {_plain(reference) for reference in question.references}
             correct = float(question.id in texts and _plain(texts[question.id]) in references)
-            items.append(Item(question.id, question.unit, correct))
+            items.append(Item(question.id, question.cluster, correct))
             if "category" in question.details:
                 by_category[question.details["category"]].append(correct)
         metrics = {"accuracy": _percent([item.correct for item in items])}
         metrics |= {f"accuracy/{name}": _percent(values) for name, values in sorted(by_category.items())}
-        return Score(self.name, chosen, metrics, tuple(items), missing)
+        return Score(self.name, selected, metrics, tuple(items), missing)
 
 
 def _plain(text: str) -> str:

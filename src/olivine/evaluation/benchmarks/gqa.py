@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from olivine.data.images import Pictures
+from olivine.data.images import ImageSource
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
-from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetPictures, find_shards
+from olivine.evaluation.benchmarks.parquet import ParquetImages, ParquetLayout, find_shards
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
     Prediction,
@@ -38,7 +38,7 @@ class GQA(Benchmark):
     `semantic/TYPE`, `steps/N`, `words/N`; `validity` and `plausibility` where there is a choices file;
     `consistency` where the question file holds all the questions that its balanced ones entail, and all its
     questions are answered. `distribution` is the official chi-square, lower is better. Only balanced questions
-    count, and only they are items; one unit is one picture.
+    count, and only they are items; one cluster is one image.
 
     Variants differ in what happens to an answer before it is compared:
 
@@ -61,7 +61,7 @@ class GQA(Benchmark):
 
     parquet = ParquetLayout(
         splits=("testdev", "val", "train", "test"),
-        picture=lambda row: f"{row.values['id']}.jpg",
+        image=lambda row: f"{row.values['id']}.jpg",
         configs=("testdev_balanced_instructions", "testdev_all_instructions"),
     )
 
@@ -72,7 +72,7 @@ class GQA(Benchmark):
         """Read a questions file, a folder of its chunks, or the official folder (its testdev-balanced file).
 
         A Hugging Face copy (`lmms-lab/GQA`) is read from its configuration of instructions
-        (testdev_balanced_instructions, or the one named); pictures from the configuration of images beside it.
+        (testdev_balanced_instructions, or the one named); images from the configuration of images beside it.
 
         Questions without an answer (the test tiers) can be asked but not scored.
 
@@ -90,18 +90,18 @@ class GQA(Benchmark):
             choices = _read_choices(self._choices or _choices_beside(file))
         return [_question(file, key, row, choices) for key, row in rows.items()]
 
-    def images(self, path: Path) -> Pictures | Path:
+    def images(self, path: Path) -> ImageSource | Path:
         """The folder `images`, or the configuration of images that belongs to a Hugging Face copy's instructions."""
         shards = self.shards(path)
         if not shards:
             return super().images(path)
         file = next(iter(shards))
         instructions = next((p for p in file.parents if p.name.endswith("_instructions")), file.parent)
-        pictures = instructions.with_name(instructions.name.replace("_instructions", "_images"))
-        of_pictures = find_shards(pictures, self.parquet) if pictures != instructions else {}
-        if not of_pictures:
-            raise DataError(f"{instructions}: no pictures beside it. Expected {pictures.name} of the same copy.")
-        return ParquetPictures(of_pictures, self.parquet)
+        images = instructions.with_name(instructions.name.replace("_instructions", "_images"))
+        of_images = find_shards(images, self.parquet) if images != instructions else {}
+        if not of_images:
+            raise DataError(f"{instructions}: no images beside it. Expected {images.name} of the same copy.")
+        return ParquetImages(of_images, self.parquet)
 
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
         """Read the official predictions, a list of `{"questionId", "prediction"}`, or LLaVA's answer lines."""
@@ -113,22 +113,22 @@ class GQA(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Every official metric that the files at hand allow."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        gold, said = _converted(questions, answers, texts, chosen)
+        gold, said = _converted(questions, answers, texts, selected)
         scored = [question for question in questions if question.details["balanced"]]
         if not scored:
             raise DataError(f"{self.name}: no question has isBalanced; only those are scored. Is this the right file?")
         unanswered = [question.id for question in scored if question.id not in said]
-        if chosen not in ("lmms-eval", "vlmevalkit"):
+        if selected not in ("lmms-eval", "vlmevalkit"):
             require_all_answered(self.name, len(scored), unanswered)
         right = {key: float(key in said and said[key] == answer) for key, answer in gold.items()}
         metrics = _accuracies(scored, right) | _choice_metrics(scored, said)
         if not missing:
             metrics |= _consistency(scored, right)
         metrics |= _distribution(scored, gold, said)
-        items = tuple(Item(question.id, question.unit, right[question.id]) for question in scored)
-        return Score(self.name, chosen, metrics, items, missing)
+        items = tuple(Item(question.id, question.cluster, right[question.id]) for question in scored)
+        return Score(self.name, selected, metrics, items, missing)
 
 
 def _official_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _question(file: Path, key: str, row: Any, choices: Mapping[str, Any] | None)
         id=key,
         prompt=row["question"] + SHORT_ANSWER,
         image=f"{row['imageId']}.jpg",
-        unit=str(row["imageId"]),
+        cluster=str(row["imageId"]),
         references=(row["answer"],) if "answer" in row else (),
         details=details,
     )

@@ -41,7 +41,7 @@ class HallusionBench(JudgedBenchmark):
 
     Metrics, in percent: `aAcc` (questions), `qAcc` (questions right over all their figures), `fAcc` (figures with all
     their questions right; what is asked without a figure is left out), `easy` and `hard` (as qAcc, over what is asked
-    about original and about edited figures), and the first three under `VD/` and `VS/`. One unit is one set of
+    about original and about edited figures), and the first three under `VD/` and `VS/`. One cluster is one set of
     figures. A missing answer is wrong.
 
     Variants:
@@ -60,7 +60,7 @@ class HallusionBench(JudgedBenchmark):
     judge_wording = JUDGE_PROMPT
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read HallusionBench.json, or the folder that holds it. Pictures are named by the file's `filename`."""
+        """Read HallusionBench.json, or the folder that holds it. ImageSource are named by the file's `filename`."""
         wording = "" if self.choose_prompt(prompt) == "original" else SHORT_ANSWER
         file = find_file(path, ("HallusionBench.json",), "HallusionBench questions")
         rows = read_json(file)
@@ -79,23 +79,23 @@ class HallusionBench(JudgedBenchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Accuracy over questions, over questions with all their figures, and over figures."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        verdicts = self.verdicts(questions, texts) if chosen == JUDGED else None
-        scored = [q for q in questions if q.image is not None or chosen != "vlmevalkit"]
+        verdicts = self.verdicts(questions, texts) if selected == JUDGED else None
+        scored = [q for q in questions if q.image is not None or selected != "vlmevalkit"]
         items = []
         for question in scored:
             label = _label(question, texts[question.id], verdicts) if question.id in texts else _WRONG
-            spared = label == _UNCLEAR and question.details["unseen"] and chosen != "vlmevalkit"
-            items.append(Item(question.id, question.unit, float(label == _RIGHT or spared)))
+            spared = label == _UNCLEAR and question.details["unseen"] and selected != "vlmevalkit"
+            items.append(Item(question.id, question.cluster, float(label == _RIGHT or spared)))
         pairs = list(zip(scored, items, strict=True))
-        metrics = _accuracies(pairs, across=chosen == "vlmevalkit")
+        metrics = _accuracies(pairs, across=selected == "vlmevalkit")
         for name, edited in (("easy", False), ("hard", True)):
             metrics[name] = _whole([pair for pair in pairs if pair[0].details["edited"] == edited], "question")
         for category in sorted({question.details["category"] for question in scored}):
             of_category = [pair for pair in pairs if pair[0].details["category"] == category]
             metrics |= {f"{category}/{name}": value for name, value in _accuracies(of_category).items()}
-        return Score(self.name, chosen, metrics, tuple(items), missing)
+        return Score(self.name, selected, metrics, tuple(items), missing)
 
     def shown(self, question: Question, text: str) -> str:
         """The question as published, the reference answer in full, and the response."""
@@ -125,7 +125,7 @@ def _question(row: Any, wording: str, where: str) -> Question:
         id=_joined(row, _KEYS),
         prompt=row["question"] + wording,
         image=filename.removeprefix("./") if filename else None,
-        unit=_joined(row, ("category", "subcategory", "set_id")),
+        cluster=_joined(row, ("category", "subcategory", "set_id")),
         references=("yes" if str(row["gt_answer"]) == "1" else "no",),
         details={
             "asked": row["question"],

@@ -1,7 +1,7 @@
 """MMBench: every question asked once for each rotation of its options; right only if right every time.
 
-The judge that reads answers no rule can read is not here: without it they are wrong. Pictures stand in the TSV;
-`parsing.unpack_pictures` takes them out.
+The judge that reads answers no rule can read is not here: without it they are wrong. ImageSource stand in the TSV;
+`parsing.unpack_images` takes them out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +42,7 @@ class MMBench(Benchmark):
     """MMBench (`open-compass/VLMEvalKit:vlmeval/dataset/utils/multiple_choice.py`, its exact matching).
 
     Metrics, in percent: `accuracy` (CircularEval: questions right in all their rotations), `vanilla` (questions
-    right as first asked), `split/NAME`, `category/NAME`, `l2-category/NAME` of the former. One unit is one question
+    right as first asked), `split/NAME`, `category/NAME`, `l2-category/NAME` of the former. One cluster is one question
     with its rotations; items are single rows. A missing answer is wrong.
 
     Variants, the ways to read the answer:
@@ -57,7 +57,7 @@ class MMBench(Benchmark):
     variants = ("official", "original")
     max_new_tokens = 1024
     parquet = ParquetLayout(
-        splits=("dev", "test"), picture=lambda row: f"{int(row.values['index']) % _ROTATION}.jpg", configs=("en",)
+        splits=("dev", "test"), image=lambda row: f"{int(row.values['index']) % _ROTATION}.jpg", configs=("en",)
     )
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
@@ -65,7 +65,7 @@ class MMBench(Benchmark):
 
         Or `lmms-lab/MMBench`: the dev split of its configuration en, or of the one named.
 
-        Pictures are `INDEX.jpg` of the question itself. A test file without answers can be asked but not scored.
+        ImageSource are `INDEX.jpg` of the question itself. A test file without answers can be asked but not scored.
         """
         self.choose_prompt(prompt)
         shards = self.shards(path)
@@ -83,25 +83,25 @@ class MMBench(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Circular and vanilla accuracy."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         hidden = [question.id for question in questions if not question.references]
         if hidden:
             raise DataError(f"{self.name}: row {hidden[0]} has no answer (a test file?); it cannot be scored here.")
-        parse = _PARSERS[chosen]
+        parse = _PARSERS[selected]
         items = graded(questions, texts, lambda text, q: parse(text, q.details["options"]) == q.references[0])
         rotations: dict[str, list[float]] = {}
         for item in items:
-            rotations.setdefault(item.unit, []).append(item.correct)
-        asked = [question for question in questions if question.id == question.unit]
-        circular = [Item(q.id, q.unit, float(all(rotations[q.unit]))) for q in asked]
+            rotations.setdefault(item.cluster, []).append(item.correct)
+        asked = [question for question in questions if question.id == question.cluster]
+        circular = [Item(q.id, q.cluster, float(all(rotations[q.cluster]))) for q in asked]
         metrics = {
             "accuracy": percent([item.correct for item in circular]),
-            "vanilla": percent([item.correct for item in items if item.question_id == item.unit]),
+            "vanilla": percent([item.correct for item in items if item.question_id == item.cluster]),
         }
         for name in ("split", "category", "l2-category"):
             metrics |= by_detail(name, asked, circular)
-        return Score(self.name, chosen, metrics, items, missing)
+        return Score(self.name, selected, metrics, items, missing)
 
 
 def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
@@ -122,7 +122,7 @@ def _question(row: Mapping[str, str], where: str) -> Question:
         id=row["index"],
         prompt=with_options((f"{hint}\n" if hint not in ("", "nan") else "") + row["question"], list(options.values())),
         image=f"{main}.jpg",
-        unit=main,
+        cluster=main,
         references=(answer,) if answer else (),
         details={
             "options": options,

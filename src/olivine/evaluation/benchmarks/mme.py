@@ -1,6 +1,6 @@
-"""MME: two yes/no questions a picture in fourteen sub-tasks, scored as the release's calculation.py does.
+"""MME: two yes/no questions an image in fourteen sub-tasks, scored as the release's calculation.py does.
 
-No picture is opened here; the release's folders are only read for their question files.
+No image is opened here; the release's folders are only read for their question files.
 """
 
 import re
@@ -38,10 +38,10 @@ class MME(CountedBenchmark):
     """MME (`BradyFU/Awesome-Multimodal-Large-Language-Models`, branch Evaluation, tools/eval_tool.zip).
 
     Metrics, in points: for each sub-task `TASK/acc` (share of questions right, of 100), `TASK/acc_plus` (share of
-    pictures with both right, of 100), and `TASK`, their sum; `perception` (ten sub-tasks, of 2000) and `cognition`
+    images with both right, of 100), and `TASK`, their sum; `perception` (ten sub-tasks, of 2000) and `cognition`
     (four, of 800); where only N of their sub-tasks were read, the sum is `perception-N-of-10` or `cognition-N-of-4`
     instead, so that it is never taken for the official one; `total`, the sum of the sub-tasks read. The
-    two lines of a picture stand one after the other in a sub-task's file; one unit is such a pair.
+    two lines of an image stand one after the other in a sub-task's file; one cluster is such a pair.
 
     Variants:
 
@@ -50,20 +50,20 @@ class MME(CountedBenchmark):
     - `lmms-eval`: outer white space and all periods go first, and a lone `y` or `n` counts.
     - `vlmevalkit`: whole words anywhere, yes or no but not both, else wrong.
 
-    The official tool stops at a picture without its two lines, and so does `official` at a missing answer; in the
+    The official tool stops at an image without its two lines, and so does `official` at a missing answer; in the
     other variants that is wrong. Unknown and repeated answers are errors.
     """
 
     name = "mme"
     variants = ("official", "lmms-eval", "vlmevalkit")
     prompts = ("llava-1.5", "original")
-    parquet = ParquetLayout(splits=("test",), picture=lambda row: _picture(row.values))
+    parquet = ParquetLayout(splits=("test",), image=lambda row: _image(row.values))
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read the tool's folder of `TASK.txt` files (or one of them), the release's folder, or `lmms-lab/MME`.
 
-        A line is `picture<TAB>question<TAB>Yes|No[<TAB>response]`; the release has `question<TAB>Yes|No`, one file a
-        picture. `original` asks the question as it stands; `llava-1.5` drops " Please answer yes or no." from it and
+        A line is `image<TAB>question<TAB>Yes|No[<TAB>response]`; the release has `question<TAB>Yes|No`, one file a
+        image. `original` asks the question as it stands; `llava-1.5` drops " Please answer yes or no." from it and
         asks for a word or phrase.
         """
         wording = _original if self.choose_prompt(prompt) == "original" else _llava
@@ -76,24 +76,24 @@ class MME(CountedBenchmark):
             pairs = [pair for folder in _task_folders(path) for pair in _pairs_of_release(folder, path)]
         return [
             Question(
-                id=f"{unit}/{number}",
+                id=f"{cluster}/{number}",
                 prompt=wording(question),
                 image=image,
-                unit=unit,
+                cluster=cluster,
                 references=(gold,),
-                details={"task": unit.split("/")[0], "question": question},
+                details={"task": cluster.split("/")[0], "question": question},
             )
-            for unit, image, lines in pairs
+            for cluster, image, lines in pairs
             for number, (question, gold) in enumerate(lines, start=1)
         ]
 
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
         """Read the tool's folder of result files, or LLaVA's answer lines.
 
-        LLaVA gives both questions of a picture one id (`TASK/PICTURE`); they are told apart by the prompt, as its
+        LLaVA gives both questions of an image one id (`TASK/PICTURE`); they are told apart by the prompt, as its
         own converter does.
         """
-        known = {_join_key(q.details["task"], q.unit, q.details["question"]): q.id for q in questions}
+        known = {_join_key(q.details["task"], q.cluster, q.details["question"]): q.id for q in questions}
         files = _task_files(path)
         if files:
             asked = {question.details["task"] for question in questions}
@@ -116,11 +116,11 @@ class MME(CountedBenchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Sub-task scores and their sums."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        if chosen == "official":
+        if selected == "official":
             require_all_answered(self.name, len(questions), missing)
-        return self.graded_score(questions, texts, chosen, missing)
+        return self.graded_score(questions, texts, selected, missing)
 
     def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
         """Return whether each answer is right; count each pair's sub-task, right answers and questions."""
@@ -128,7 +128,7 @@ class MME(CountedBenchmark):
         items = graded(questions, texts, lambda text, question: parse(text) == question.references[0])
         pairs: dict[tuple[str, str], list[float]] = {}
         for question, item in zip(questions, items, strict=True):
-            pairs.setdefault((question.details["task"], item.unit), []).append(item.correct)
+            pairs.setdefault((question.details["task"], item.cluster), []).append(item.correct)
         return Graded(items, [(c, (task, int(sum(pair)), len(pair))) for (task, c), pair in pairs.items()])
 
     def metrics(self, counts: Counts, variant: str) -> dict[str, float]:  # noqa: ARG002
@@ -136,7 +136,7 @@ class MME(CountedBenchmark):
         return _points(cast("Mapping[tuple[str, int, int], int]", counts))
 
 
-#: A unit, its picture's path, and its lines: question and gold.
+#: A cluster, its image's path, and its lines: question and gold.
 _Pair = tuple[str, str, list[tuple[str, str]]]
 
 
@@ -158,12 +158,12 @@ def _task_folders(path: Path) -> list[Path]:
 def _pairs_of_tool(task: str, file: Path) -> list[_Pair]:
     rows = [_cells(line, (3, 4), f"{file}: line {number}") for number, line in enumerate(read_lines(file), start=1)]
     if len(rows) % 2:
-        raise DataError(f"{file}: {len(rows)} lines; expected two for each picture. Is the file cut short?")
+        raise DataError(f"{file}: {len(rows)} lines; expected two for each image. Is the file cut short?")
     pairs: list[_Pair] = []
     seen: Counter[str] = Counter()
     for first, second in zip(rows[::2], rows[1::2], strict=True):
         if first[0] != second[0]:
-            raise DataError(f"{file}: lines of {first[0]} and {second[0]} make a pair; expected two lines a picture.")
+            raise DataError(f"{file}: lines of {first[0]} and {second[0]} make a pair; expected two lines an image.")
         lines = [(row[1], _gold(row[2], str(file))) for row in (first, second)]
         image = f"{task}/{first[0]}"
         seen[image] += 1
@@ -173,20 +173,20 @@ def _pairs_of_tool(task: str, file: Path) -> list[_Pair]:
 
 def _pairs_of_release(folder: Path, root: Path) -> list[_Pair]:
     texts = folder / "questions_answers_YN" if (folder / "images").is_dir() else folder
-    pictures = folder / "images" if (folder / "images").is_dir() else folder
+    images = folder / "images" if (folder / "images").is_dir() else folder
     pairs = []
     for file in sorted(texts.glob("*.txt")):
         lines = [_cells(line.strip(), (2,), str(file)) for line in read_lines(file)]
         if len(lines) != 2:
-            raise DataError(f"{file}: {len(lines)} lines; expected two questions a picture.")
-        found = [picture for picture in sorted(pictures.glob(f"{file.stem}.*")) if picture.suffix != ".txt"]
-        picture = found[0] if found else pictures / f"{file.stem}.jpg"
-        relative = picture.relative_to(root).as_posix()
-        pairs.append((f"{folder.name}/{picture.name}", relative, [(q, _gold(gold, str(file))) for q, gold in lines]))
+            raise DataError(f"{file}: {len(lines)} lines; expected two questions an image.")
+        found = [image for image in sorted(images.glob(f"{file.stem}.*")) if image.suffix != ".txt"]
+        image = found[0] if found else images / f"{file.stem}.jpg"
+        relative = image.relative_to(root).as_posix()
+        pairs.append((f"{folder.name}/{image.name}", relative, [(q, _gold(gold, str(file))) for q, gold in lines]))
     return pairs
 
 
-def _picture(row: Mapping[str, str]) -> str:
+def _image(row: Mapping[str, str]) -> str:
     return f"{row['category']}/{row['question_id'].split('/')[-1]}"
 
 
@@ -194,12 +194,12 @@ def _pairs_of_parquet(rows: Sequence[ParquetRow]) -> list[_Pair]:
     lines: dict[str, list[tuple[str, str]]] = {}
     for row in rows:
         require_keys(row.values, ("question_id", "question", "answer", "category"), row.where)
-        picture = _picture(row.values)
-        lines.setdefault(picture, []).append((row.values["question"], _gold(row.values["answer"], row.where)))
-    for picture, asked in lines.items():
+        image = _image(row.values)
+        lines.setdefault(image, []).append((row.values["question"], _gold(row.values["answer"], row.where)))
+    for image, asked in lines.items():
         if len(asked) != 2:
-            raise DataError(f"{rows[0].file}: {len(asked)} rows about {picture}; expected two. Is the copy whole?")
-    return [(picture, picture, asked) for picture, asked in lines.items()]
+            raise DataError(f"{rows[0].file}: {len(asked)} rows about {image}; expected two. Is the copy whole?")
+    return [(image, image, asked) for image, asked in lines.items()]
 
 
 def _cells(line: str, counts: Sequence[int], where: str) -> list[str]:
@@ -219,22 +219,22 @@ def _gold(text: str, where: str) -> str:
 def _responses(task: str, file: Path, known: Mapping[tuple[str, str, str], str]) -> list[tuple[str, str]]:
     answers = []
     for number, line in enumerate(read_lines(file), start=1):
-        image, question, _, response = _cells(line, (4,), f"{file}: line {number} (picture, question, gold, response)")
+        image, question, _, response = _cells(line, (4,), f"{file}: line {number} (image, question, gold, response)")
         answers.append((_id_by_prompt(f"{task}/{image}", question, known, file), response))
     return answers
 
 
-def _id_by_prompt(unit: str, prompt: str, known: Mapping[tuple[str, str, str], str], path: Path) -> str:
-    key = _join_key(unit.split("/")[0], unit, prompt)
+def _id_by_prompt(cluster: str, prompt: str, known: Mapping[tuple[str, str, str], str], path: Path) -> str:
+    key = _join_key(cluster.split("/")[0], cluster, prompt)
     if key not in known:
-        raise DataError(f"{path}: no question {key[2]!r} about {unit}. Are these answers to these questions?")
+        raise DataError(f"{path}: no question {key[2]!r} about {cluster}. Are these answers to these questions?")
     return known[key]
 
 
-def _join_key(task: str, unit: str, prompt: str) -> tuple[str, str, str]:
-    """Task, picture without its ending (LLaVA's converter writes .txt), question without instructions and spacing."""
+def _join_key(task: str, cluster: str, prompt: str) -> tuple[str, str, str]:
+    """Task, image without its ending (LLaVA's converter writes .txt), question without instructions and spacing."""
     bare = prompt.replace(SHORT_ANSWER.strip(), "").replace(_INSTRUCTION, "")
-    return task, unit.split("/")[-1].split(".")[0], re.sub(r"\s+", " ", bare).strip()
+    return task, cluster.split("/")[-1].split(".")[0], re.sub(r"\s+", " ", bare).strip()
 
 
 def _original(question: str) -> str:

@@ -1,6 +1,6 @@
 """MMMU: college examination questions in thirty subjects, multiple-choice and open.
 
-Only the first picture of a question is asked, as the official LLaVA run does; MMMU-Pro is not here.
+Only the first image of a question is asked, as the official LLaVA run does; MMMU-Pro is not here.
 """
 
 import ast
@@ -52,7 +52,7 @@ _INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answ
 class MMMU(Benchmark):
     """MMMU (`MMMU-Benchmark/MMMU:mmmu/utils/eval_utils.py`).
 
-    Metrics, as fractions (the tool prints three decimals): `accuracy`, `domain/NAME`, `subject/NAME`. One unit is
+    Metrics, as fractions (the tool prints three decimals): `accuracy`, `domain/NAME`, `subject/NAME`. One cluster is
     one question. The official tool scores the answers there are: an unanswered question is left out of the figures
     and of the items, and named as missing.
 
@@ -68,7 +68,7 @@ class MMMU(Benchmark):
 
     parquet = ParquetLayout(
         splits=("validation", "dev", "test"),
-        picture=lambda row: f"{row.values['id']}_1.png",
+        image=lambda row: f"{row.values['id']}_1.png",
         every_config=True,
         column="image_1",
     )
@@ -77,7 +77,7 @@ class MMMU(Benchmark):
         """Read questions with the published columns as JSON or JSON lines, answer_dict_val.json, or a folder of
         outputs (`SUBJECT/output.json`, as the official repository ships), or `MMMU/MMMU` with any of its subjects.
 
-        The first picture is the text of `image_1` if it is one, else `ID_1.png`; none where an option is a picture.
+        The first image is the text of `image_1` if it is one, else `ID_1.png`; none where an option is an image.
         """
         self.choose_prompt(prompt)
         shards = self.shards(path)
@@ -106,17 +106,17 @@ class MMMU(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Accuracy in total, per domain and per subject."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         if not texts:
             raise DataError(f"{self.name}: no answer to any of the {len(questions)} questions. Is this the right file?")
-        lot = random.Random(42)  # noqa: S311
+        rng = random.Random(42)  # noqa: S311
         answered = sorted((q for q in questions if q.id in texts), key=lambda question: question.details["subject"])
-        items = graded(answered, texts, lambda text, question: _is_right(text, question, lot))
+        items = graded(answered, texts, lambda text, question: _is_right(text, question, rng))
         metrics = {"accuracy": fraction([item.correct for item in items])}
         for name in ("domain", "subject"):
             metrics |= by_detail(name, answered, items, fraction)
-        return Score(self.name, chosen, metrics, items, missing)
+        return Score(self.name, selected, metrics, items, missing)
 
 
 def _outputs(folder: Path) -> list[Path]:
@@ -141,13 +141,13 @@ def _question(row: Any, where: str) -> Question:
     text = re.sub(r"\s*<image \d+>\s*", " ", row.get("question", "")).strip()
     lettered = "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
     closing = f"\n{lettered}\n{OPTION_LETTER}" if options else f"\n{SHORT_ANSWER}"
-    pictured = any("<image " in option or "<img=" in option for option in options)
+    imaged = any("<image " in option or "<img=" in option for option in options)
     named = row.get("image_1")
     return Question(
         id=key,
         prompt=text + closing if text else "",
-        image=None if pictured else (named if isinstance(named, str) else f"{key}_1.png"),
-        unit=key,
+        image=None if imaged else (named if isinstance(named, str) else f"{key}_1.png"),
+        cluster=key,
         references=tuple(str(answer) for answer in gold),
         details={
             "type": row["question_type"],
@@ -167,10 +167,10 @@ def _as_list(value: Any) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
-def _is_right(text: str, question: Question, lot: random.Random) -> bool:
+def _is_right(text: str, question: Question, rng: random.Random) -> bool:
     if question.details["type"] == "multiple-choice":
         options = question.details["options"]
-        return (_choice(text, options, lot) if options else text) in question.references
+        return (_choice(text, options, rng) if options else text) in question.references
     gold = [norm for answer in question.references for norm in _normalised(answer)]
     for said in _open_answers(text):
         if said in gold if isinstance(said, float) else any(isinstance(g, str) and g in said for g in gold):
@@ -178,7 +178,7 @@ def _is_right(text: str, question: Question, lot: random.Random) -> bool:
     return False
 
 
-def _choice(text: str, options: Mapping[str, str], lot: random.Random) -> str:
+def _choice(text: str, options: Mapping[str, str], rng: random.Random) -> str:
     for mark in ",.!?;:'":
         text = text.strip(mark)
     text = f" {text} "
@@ -188,7 +188,7 @@ def _choice(text: str, options: Mapping[str, str], lot: random.Random) -> str:
     if max(found.values()) < 0 and len(text.split()) > 5:
         found = {letter: text.lower().rfind(option.lower()) for letter, option in options.items()}
     if max(found.values()) < 0:
-        return lot.choice(list(options))
+        return rng.choice(list(options))
     return max(found, key=lambda letter: found[letter])
 
 

@@ -1,6 +1,6 @@
-"""MMStar: 1,500 multiple-choice questions that need their picture, six categories of three sub-categories.
+"""MMStar: 1,500 multiple-choice questions that need their image, six categories of three sub-categories.
 
-The pictures stand in the TSV itself; `parsing.unpack_pictures` takes them out.
+The images stand in the TSV itself; `parsing.unpack_images` takes them out.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class MMStar(Benchmark):
 
     An answer is right if, in lower case and stripped, it begins with the letter, `(` and the letter, `option ` and
     the letter, or `the answer is ` and the letter (so `A man` is an A). Metrics, as fractions: `accuracy`,
-    `category/NAME`, `l2_category/NAME`. One unit is one question. A missing answer is wrong.
+    `category/NAME`, `l2_category/NAME`. One cluster is one question. A missing answer is wrong.
 
     Variants: `official`, the accuracy over all questions (the tool divides by 1,500 and each category by 250, which
     is what the whole set has); `lmms-eval`, the mean of the sub-categories' accuracies.
@@ -38,12 +38,12 @@ class MMStar(Benchmark):
     name = "mmstar"
     variants = ("official", "lmms-eval")
     prompts = ("llava-1.5", "original")
-    parquet = ParquetLayout(splits=("val",), picture=lambda row: f"{row.values['index']}.jpg")
+    parquet = ParquetLayout(splits=("val",), image=lambda row: f"{row.values['index']}.jpg")
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read MMStar.tsv, its columns as JSON lines, a folder with the former, or `Lin-Chen/MMStar`.
 
-        The options stand in the question; `llava-1.5` adds its closing instruction, `original` nothing. Pictures are
+        The options stand in the question; `llava-1.5` adds its closing instruction, `original` nothing. ImageSource are
         `INDEX.jpg`.
         """
         wording = "" if self.choose_prompt(prompt) == "original" else OPTION_LETTER
@@ -63,7 +63,7 @@ class MMStar(Benchmark):
                     id=key,
                     prompt=row["question"].strip() + wording,
                     image=f"{key}.jpg",
-                    unit=key,
+                    cluster=key,
                     references=(row["answer"],),
                     details={"category": row["category"], "l2_category": row["l2_category"]},
                 )
@@ -72,13 +72,13 @@ class MMStar(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Accuracy in total, per category and per sub-category."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         items = graded(questions, texts, lambda text, question: _names(text, question.references[0]))
         groups = {name: by_detail(name, questions, items, fraction) for name in ("category", "l2_category")}
         micro, macro = fraction([item.correct for item in items]), fraction(list(groups["l2_category"].values()))
-        metrics = {"accuracy": macro if chosen == "lmms-eval" else micro}
-        return Score(self.name, chosen, metrics | groups["category"] | groups["l2_category"], items, missing)
+        metrics = {"accuracy": macro if selected == "lmms-eval" else micro}
+        return Score(self.name, selected, metrics | groups["category"] | groups["l2_category"], items, missing)
 
 
 def _names(text: str, gold: str) -> bool:

@@ -24,7 +24,7 @@ from olivine.records import Answer, Item, Question, Score
 
 #: The official protocol in our own words: an instruction, a table's header, worked rows.
 JUDGE_PROMPT = """\
-You grade answers to questions about a picture that you cannot see. Each row of the table below holds a question, the \
+You grade answers to questions about an image that you cannot see. Each row of the table below holds a question, the \
 reference answer, a model's answer, and the grade of the model's answer. Grades are tenths: 0.0 if the answer is wrong \
 altogether, 1.0 if it is right altogether, and 0.1 to 0.9 if it is right in part. Parts of a reference that are joined \
 by <AND> are all needed for 1.0; of parts that are joined by <OR> any one is enough. Judge what is said, not how it is \
@@ -58,7 +58,7 @@ class MMVet(Benchmark):
     Metrics, in percent to one decimal as the tool rounds, means over the judge's runs: `total`, `std` (population
     standard deviation of the runs' totals), `capability/rec|ocr|know|gen|spat|math` (a question counts in each that it
     needs), `integration/A+B...` (questions that need exactly those, named in the order above), and `run/N`, each
-    run's total, where there are several. One unit is one picture; an item's correctness is its mean grade.
+    run's total, where there are several. One cluster is one image; an item's correctness is its mean grade.
 
     Grades come from `grades`, or else from `judge`. The protocol is the official one (temperature 0, three tokens, the
     first word of the reply as a number in [0, 1]; otherwise up to five re-asks that grow warmer by a half each, then
@@ -82,7 +82,7 @@ class MMVet(Benchmark):
     name = "mmvet"
     variants = ("official", "rule")
     max_new_tokens = 1024
-    parquet = ParquetLayout(splits=("test",), picture=lambda row: _image_name(row.values))
+    parquet = ParquetLayout(splits=("test",), image=lambda row: _image_name(row.values))
 
     def __init__(
         self,
@@ -112,8 +112,8 @@ class MMVet(Benchmark):
             rows = read_json(file)
         if not isinstance(rows, dict):
             raise DataError(f"{file}: a JSON {type(rows).__name__}; expected one object keyed by question id.")
-        wanted = rows.keys() if self._subset is None else _read_subset(self._subset, rows)
-        return [_question(f"{file}: question {key!r}", key, row) for key, row in rows.items() if key in wanted]
+        requested = rows.keys() if self._subset is None else _read_subset(self._subset, rows)
+        return [_question(f"{file}: question {key!r}", key, row) for key, row in rows.items() if key in requested]
 
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
         """Read official results, an object `{"v1_0": "text"}`, or LLaVA's answer lines.
@@ -137,7 +137,7 @@ class MMVet(Benchmark):
             DataError: grades are not of these questions, or (with a judge) questions have no answer.
             RunError: the judge could not be asked.
         """
-        chosen = self._chosen(variant)
+        selected = self._selected(variant)
         _, missing = match_answers(questions, answers, what=self.name)
         if self._grades is None:
             grades = self.grade(questions, answers)
@@ -145,8 +145,8 @@ class MMVet(Benchmark):
             grades = _read_grades(self._grades, questions, others_allowed=self._subset is not None)
         # A file that was broken off in its second run still holds a whole first one.
         runs = min(len(grade["score"]) for grade in grades.values())
-        items = tuple(Item(q.id, q.unit, float(np.mean(grades[q.id]["score"][:runs]))) for q in questions)
-        return Score(self.name, chosen, _metrics(questions, grades, runs), items, missing)
+        items = tuple(Item(q.id, q.cluster, float(np.mean(grades[q.id]["score"][:runs]))) for q in questions)
+        return Score(self.name, selected, _metrics(questions, grades, runs), items, missing)
 
     def grade(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Grades:
         """Have the judge grade every answer, in as many runs as asked for; the result can be stored and replayed.
@@ -181,16 +181,16 @@ class MMVet(Benchmark):
             return self._judge.about()
         return {} if self._judge is None else self._judge.about(self._prompt)
 
-    def _chosen(self, variant: str | None) -> str:
+    def _selected(self, variant: str | None) -> str:
         """The variant by which is scored: it and the judge must be of one kind."""
         ruled = isinstance(self._judge, RuleJudge) and self._grades is None
-        chosen = self.choose_variant(variant or ("rule" if ruled else None))
-        if (chosen == "rule") != ruled:
+        selected = self.choose_variant(variant or ("rule" if ruled else None))
+        if (selected == "rule") != ruled:
             raise RequestError(
-                f"{self.name}: variant {chosen!r} does not go with this judge. 'rule' goes with --judge-model rule, "
+                f"{self.name}: variant {selected!r} does not go with this judge. 'rule' goes with --judge-model rule, "
                 "'official' with a model or the grades that one gave."
             )
-        return chosen
+        return selected
 
 
 def _columns(reply: JudgeReply, grade: float) -> dict[str, list[Any]]:
@@ -212,7 +212,7 @@ def _official_row(row: ParquetRow) -> dict[str, Any]:
 
 
 def _image_name(row: Mapping[str, Any]) -> str:
-    """The picture's own name where the copy kept it: some questions share one."""
+    """The image's own name where the copy kept it: some questions share one."""
     return (row.get("image") or {}).get("path") or f"{row['question_id']}.png"
 
 
@@ -222,7 +222,7 @@ def _question(where: str, key: str, row: Any) -> Question:
         id=key,
         prompt=row["question"],
         image=row["imagename"],
-        unit=row["imagename"],
+        cluster=row["imagename"],
         references=(row["answer"],),
         details={"capabilities": frozenset(row["capability"])},
     )

@@ -1,4 +1,4 @@
-"""MMVP: pairs of pictures that CLIP takes for the same, one question, opposite answers; both must be right.
+"""MMVP: pairs of images that CLIP takes for the same, one question, opposite answers; both must be right.
 
 How a judge is asked is in `verdicts`. MMVP-VLM, a task for CLIP models, is not here.
 """
@@ -28,7 +28,7 @@ from olivine.wording import with_options
 
 #: The official grader's request in our own words.
 JUDGE_PROMPT = """\
-You check answers to multiple-choice questions about a picture that you cannot see. You are given a question with its \
+You check answers to multiple-choice questions about an image that you cannot see. You are given a question with its \
 options, the correct option, and a response. Say whether the response chooses the correct option, by its letter or by \
 its meaning. Reply with one word, yes or no, and nothing else."""
 
@@ -40,7 +40,7 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
     """MMVP (`tsb0601/MMVP:scripts/gpt_grader.py` for the pairs; the graders that need no judge are named below).
 
     Metrics, as fractions: `pair` (pairs with both right; the figure that papers mean) and `single`. A pair is two
-    rows that follow each other; one unit is a pair. A missing answer is wrong.
+    rows that follow each other; one cluster is a pair. A missing answer is wrong.
 
     Variants, the ways to tell whether an answer is right:
 
@@ -77,7 +77,7 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
     judge_temperature = 0.2
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read Questions.csv, or the folder that holds it (pictures are `MMVP Images/ROW.jpg`).
+        """Read Questions.csv, or the folder that holds it (images are `MMVP Images/ROW.jpg`).
 
         `llava-1.5` is what MMVP's authors asked LLaVA-1.5: question, space, options. `letters` sets the options
         below each other as A. and B. and asks for the letter.
@@ -98,9 +98,9 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Pair and single accuracy."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        return self.graded_score(questions, texts, chosen, missing)
+        return self.graded_score(questions, texts, selected, missing)
 
     def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
         """Return whether each answer is right, by its option or by the judge; count each pair's right answers."""
@@ -113,7 +113,7 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
             items = graded(questions, texts, lambda text, question: _right(question, text, grader, corrected))
         pairs: dict[str, list[float]] = {}
         for item in items:
-            pairs.setdefault(item.unit, []).append(item.correct)
+            pairs.setdefault(item.cluster, []).append(item.correct)
         return Graded(items, [(cluster, (int(sum(pair)), len(pair))) for cluster, pair in pairs.items()])
 
     def metrics(self, counts: Counts, variant: str) -> dict[str, float]:  # noqa: ARG002
@@ -155,7 +155,7 @@ def _question(file: Path, number: int, row: Mapping[str, str], lettering: bool) 
         id=row["Index"],
         prompt=with_options(text, list(options.values())) if lettering else f"{text} {row['Options']}",
         image=f"MMVP Images/{row['Index']}.jpg",
-        unit=f"pair-{number // 2 + 1}",
+        cluster=f"pair-{number // 2 + 1}",
         references=(gold,),
         # What a judge is shown: the official question and answer, whatever was asked.
         details={"options": options, "question": f"{text} {row['Options']}", "answer": row["Correct Answer"]},

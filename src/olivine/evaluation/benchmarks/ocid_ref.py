@@ -16,7 +16,7 @@ from olivine.evaluation.benchmarks.refcoco import BOX_PROMPT, Box, in_pixels, io
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
 
-#: Every picture of OCID.
+#: Every image of OCID.
 _WIDTH, _HEIGHT = 640, 480
 #: The last take of a sequence at which the table is still that cluttered: objects apart, touching, stacked.
 _CLUTTER = (("minimum", 9), ("medium", 16), ("maximum", 20))
@@ -29,12 +29,12 @@ class OCIDRef(Benchmark):
     Metrics, as fractions: `accuracy` (overlap of at least .25, the threshold of that tool, which it takes from the
     paper), `accuracy@0.5`, each also under `/minimum`, `/medium`, `/maximum` clutter, and `unreadable`. An answer must
     be a literal list of four fractions, as `literal_box` says; the gold box is rounded to two decimals. A missing
-    answer is wrong. One unit is one picture; an item is right at .25.
+    answer is wrong. One cluster is one image; an item is right at .25.
 
     Args:
         gold: what the annotations' boxes are, xyxy-pixels or xywh-pixels. The data set's instruction.txt says corner
             and size, the scorer reads two corners; by default the file's own boxes decide, where only one of the two
-            readings keeps them all inside the picture.
+            readings keeps them all inside the image.
     """
 
     name = "ocid-ref"
@@ -62,19 +62,19 @@ class OCIDRef(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Share of phrases whose object is found, in total and by clutter."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         said = [literal_box(texts.get(question.id, "")) for question in questions]
         gold = [rounded_fractions(question.details["box"], _WIDTH, _HEIGHT) for question in questions]
         overlaps = [0.0 if s is None else iou(s, g) for s, g in zip(said, gold, strict=True)]
-        items = tuple(Item(q.id, q.unit, float(value >= 0.25)) for q, value in zip(questions, overlaps, strict=True))
+        items = tuple(Item(q.id, q.cluster, float(value >= 0.25)) for q, value in zip(questions, overlaps, strict=True))
         metrics: dict[str, float] = {}
         for name, threshold in (("accuracy", 0.25), ("accuracy@0.5", 0.5)):
             right = [float(value >= threshold) for value in overlaps]
             clutter = (question.details["clutter"] for question in questions)
             metrics |= {name: fraction(right)} | by_group(name, zip(clutter, right, strict=True), fraction)
         metrics["unreadable"] = fraction([float(box is None) for box in said])
-        return Score(self.name, chosen, metrics, items, missing)
+        return Score(self.name, selected, metrics, items, missing)
 
 
 def _numbers(row: Any, where: str) -> Box:
@@ -112,6 +112,6 @@ def _question(key: str, row: Mapping[str, Any], box: Box) -> Question:
         id=key,
         prompt=BOX_PROMPT + row["sentence"],
         image=row["scene_path"],
-        unit=row["scene_path"],
+        cluster=row["scene_path"],
         details={"box": box, "clutter": next(name for name, last in _CLUTTER if row["take_id"] <= last)},
     )

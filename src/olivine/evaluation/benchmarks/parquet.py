@@ -1,4 +1,4 @@
-"""Hugging Face's parquet copies of benchmarks: their shards found, rows read without pictures, pictures read by name.
+"""Hugging Face's parquet copies of benchmarks: their shards found, rows read without images, images read by name.
 
 Which columns are what is each benchmark's own rule and stands in its file.
 """
@@ -19,13 +19,13 @@ from olivine.errors import DataError, RequestError
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
 #: Folders that do not name a configuration.
 _UNNAMED = ("", "data", "default")
-#: Row groups of pictures held at once: questions come in order, so that each is read about once.
+#: PackedSequence groups of images held at once: questions come in order, so that each is read about once.
 _HELD = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetRow:
-    """One row without its pictures (of which only the path is there), and where it stands.
+    """One row without its images (of which only the path is there), and where it stands.
 
     `number` counts in its file, `index` over all rows that were read with it.
     """
@@ -44,19 +44,19 @@ class ParquetRow:
 
 @dataclass(frozen=True, slots=True)
 class ParquetLayout:
-    """Where a benchmark's rows and pictures lie in its Hugging Face copy.
+    """Where a benchmark's rows and images lie in its Hugging Face copy.
 
     Attributes:
         splits: the splits that are questions, by name; the first that is there is read.
-        picture: the name of a row's picture as its question has it; None where the row has no picture.
+        image: the name of a row's image as its question has it; None where the row has no image.
         configs: the configurations (folders) to prefer where there are several; the first that is there is read.
         every_split: all of `splits` that are there are read, not the first alone.
         every_config: all configurations are read, not one.
-        column: the column of pictures.
+        column: the column of images.
     """
 
     splits: tuple[str, ...]
-    picture: Callable[[ParquetRow], str | None]
+    image: Callable[[ParquetRow], str | None]
     configs: tuple[str, ...] = ()
     every_split: bool = False
     every_config: bool = False
@@ -84,8 +84,8 @@ def find_shards(path: Path, layout: ParquetLayout) -> dict[Path, str]:
     if not splits:
         found = ", ".join(sorted(set(shards.values())))
         raise DataError(f"{path}: parquet of the splits {found}; expected {' or '.join(layout.splits)}.")
-    chosen = splits if layout.every_split else splits[:1]
-    shards = {file: split for file, split in shards.items() if split in chosen}
+    selected = splits if layout.every_split else splits[:1]
+    shards = {file: split for file, split in shards.items() if split in selected}
     _require_whole(shards)
     return shards
 
@@ -129,7 +129,7 @@ def _require_whole(shards: Mapping[Path, str]) -> None:
 
 
 def read_rows(shards: Mapping[Path, str]) -> list[ParquetRow]:
-    """All rows of the shards, pictures left where they are (their `path` is read, their `bytes` are not).
+    """All rows of the shards, images left where they are (their `path` is read, their `bytes` are not).
 
     Raises:
         RequestError: pyarrow is not installed.
@@ -145,7 +145,7 @@ def read_rows(shards: Mapping[Path, str]) -> list[ParquetRow]:
 
 
 def _without_bytes(field: Any) -> list[str]:
-    """The column paths to read of a field: of a picture its path alone, of a list of pictures nothing."""
+    """The column paths to read of a field: of an image its path alone, of a list of images nothing."""
     names = _fields_of(field.type)
     if names is not None:
         return [f"{field.name}.path"] if {"bytes", "path"} <= names else [field.name]
@@ -159,38 +159,38 @@ def _fields_of(kind: Any) -> set[str] | None:
     return {kind.field(number).name for number in range(kind.num_fields)} if pa.types.is_struct(kind) else None
 
 
-class ParquetPictures:
-    """Pictures out of parquet rows, by the names that a layout gives them; the first row of a name counts.
+class ParquetImages:
+    """ImageSource out of parquet rows, by the names that a layout gives them; the first row of a name counts.
 
-    Nothing is written: a row group's pictures are read when one of them is asked for, and a few groups are held.
+    Nothing is written: a row group's images are read when one of them is asked for, and a few groups are held.
     """
 
     def __init__(self, shards: Mapping[Path, str], layout: ParquetLayout) -> None:
         #: The files that hold them.
         self.files = tuple(shards)
         self._column = layout.column
-        self._places: dict[str, ParquetRow] = {}
+        self._positions: dict[str, ParquetRow] = {}
         for row in read_rows(shards):
-            name = layout.picture(row)
+            name = layout.image(row)
             if name is not None:
-                self._places.setdefault(name, row)
+                self._positions.setdefault(name, row)
         self._held: OrderedDict[tuple[Path, int], Any] = OrderedDict()
 
     def open(self, name: str) -> Image.Image:
-        """The picture of that name, RGB.
+        """The image of that name, RGB.
 
         Raises:
             DataError: there is none, it is not in the file but elsewhere, or it is broken.
         """
-        if name not in self._places:
+        if name not in self._positions:
             raise DataError(f"image {name!r}: not in the parquet files.")
-        row = self._places[name]
+        row = self._positions[name]
         value = self._value(row)
         if isinstance(value, list):  # a video's frames: the middle one, as LLaVA asks
             value = value[len(value) // 2] if value else None
         content = value.get("bytes") if isinstance(value, Mapping) else None
         if content is None:
-            raise DataError(f"{row.where}: the picture {name!r} is not in column {self._column!r}. Is the copy whole?")
+            raise DataError(f"{row.where}: the image {name!r} is not in column {self._column!r}. Is the copy whole?")
         return decode_image(content, f"{name} ({row.where})")
 
     def _value(self, row: ParquetRow) -> Any:

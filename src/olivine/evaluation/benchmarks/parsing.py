@@ -71,7 +71,7 @@ def graded(
     questions: Sequence[Question], texts: Mapping[str, str], right: Callable[[str, Question], bool]
 ) -> tuple[Item, ...]:
     """One item a question: whether `right(answer, question)`, and wrong where there is no answer."""
-    return tuple(Item(q.id, q.unit, float(q.id in texts and right(texts[q.id], q))) for q in questions)
+    return tuple(Item(q.id, q.cluster, float(q.id in texts and right(texts[q.id], q))) for q in questions)
 
 
 def by_detail(
@@ -146,7 +146,7 @@ def read_table(path: Path, delimiter: str) -> list[dict[str, str]]:
     Raises:
         DataError: the file cannot be read, or a row is longer than the header.
     """
-    limit = csv.field_size_limit(2**31 - 1)  # pictures stand in cells, far above the default of 128 kB
+    limit = csv.field_size_limit(2**31 - 1)  # images stand in cells, far above the default of 128 kB
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter=delimiter, restval="")
@@ -163,10 +163,10 @@ def read_table(path: Path, delimiter: str) -> list[dict[str, str]]:
     return rows
 
 
-def unpack_pictures(table: Path, folder: Path) -> int:
-    """Write the pictures that a TSV holds in base64 to `FOLDER/INDEX.jpg`; how many there were.
+def unpack_images(table: Path, folder: Path) -> int:
+    """Write the images that a TSV holds in base64 to `FOLDER/INDEX.jpg`; how many there were.
 
-    MMBench and MMStar publish their pictures so. A cell that names another row's index holds no picture.
+    MMBench and MMStar publish their images so. A cell that names another row's index holds no image.
 
     Raises:
         DataError: no `index` and `image` columns, or a cell that is not base64.
@@ -177,11 +177,11 @@ def unpack_pictures(table: Path, folder: Path) -> int:
         if row["image"].isdigit() or not row["image"]:
             continue
         try:
-            picture = base64.b64decode(row["image"], validate=True)
+            image = base64.b64decode(row["image"], validate=True)
         except binascii.Error:
-            raise DataError(f"{table}: row {number}: the picture is not base64. Is the file cut?") from None
+            raise DataError(f"{table}: row {number}: the image is not base64. Is the file cut?") from None
         with atomic_file(folder / f"{row['index']}.jpg") as temporary:
-            temporary.write_bytes(picture)
+            temporary.write_bytes(image)
         count += 1
     return count
 

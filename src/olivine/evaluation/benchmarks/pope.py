@@ -1,4 +1,4 @@
-"""POPE: is the object in the picture? Yes or no, in three settings of rising difficulty.
+"""POPE: is the object in the image? Yes or no, in three settings of rising difficulty.
 
 Building new POPE questions is not here, nor Prismatic's scoring: it compares probabilities, which is no answer.
 """
@@ -49,11 +49,11 @@ class POPE(CountedBenchmark):
     variants it is wrong); unknown and repeated answers, which the tool would pair with other labels, are refused.
 
     Both published versions of the labels are read: the repository's (3 x 3,000) and the one that LLaVA pins (2,910
-    in random, 246 questions that say `imange`). One unit is one picture.
+    in random, 246 questions that say `imange`). One cluster is one image.
 
     Args:
         questions: LLaVA's combined question file (`question_id, image, text, category` lines), through which its
-            answers are joined to the labels by setting, picture and question. Without it they are joined by LLaVA's
+            answers are joined to the labels by setting, image and question. Without it they are joined by LLaVA's
             numbering, and each answer's prompt is checked against its label's question.
     """
 
@@ -62,7 +62,7 @@ class POPE(CountedBenchmark):
 
     parquet = ParquetLayout(
         splits=("test", *_FIRST_ID),
-        picture=lambda row: f"{row.values['image_source']}.jpg",
+        image=lambda row: f"{row.values['image_source']}.jpg",
         configs=("Full",),
         every_split=True,
     )
@@ -109,11 +109,11 @@ class POPE(CountedBenchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """F1, accuracy, precision, recall and yes-ratio of each setting."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         if not texts:
             raise DataError(f"{self.name}: no answer to any of the {len(questions)} questions. Is this the right file?")
-        return self.graded_score(questions, texts, chosen, missing)
+        return self.graded_score(questions, texts, selected, missing)
 
     def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
         """Return whether each answer is right; count setting, label and answer.
@@ -128,8 +128,8 @@ class POPE(CountedBenchmark):
                 continue
             gold = question.references[0]
             said = parse(texts[question.id]) if question.id in texts else None
-            items.append(Item(question.id, question.unit, float(gold == said)))
-            counted.append((question.unit, (question.details["setting"], gold, said)))
+            items.append(Item(question.id, question.cluster, float(gold == said)))
+            counted.append((question.cluster, (question.details["setting"], gold, said)))
         return Graded(tuple(items), counted)
 
     def metrics(self, counts: Counts, variant: str) -> dict[str, float]:
@@ -175,7 +175,7 @@ def _label(setting: str, row: Mapping[str, Any], where: str) -> Question:
         id=_numbered_in(setting, str(row["question_id"])),
         prompt=row["text"] + SHORT_ANSWER,
         image=row["image"],
-        unit=row["image"],
+        cluster=row["image"],
         references=(row["label"],),
         details={"setting": setting, "question": row["text"]},
     )

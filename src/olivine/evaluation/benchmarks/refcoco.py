@@ -25,8 +25,8 @@ _EXPLAINED = (
     "Bounding box coordinates are specified in the format (top-left x, top-left y, bottom-right x, bottom-right y). "
     "All values are floating point numbers bounded between 0 and 1. "
 )
-#: What the four numbers of an answer are: corners as fractions of the picture, corners as fractions of the picture
-#: padded to a square (the longer side, picture in the middle), corners in pixels, corner and size in pixels.
+#: What the four numbers of an answer are: corners as fractions of the image, corners as fractions of the image
+#: padded to a square (the longer side, image in the middle), corners in pixels, corner and size in pixels.
 BOX_FORMATS = ("xyxy", "xyxy-padded", "xyxy-pixels", "xywh-pixels")
 
 _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
@@ -37,7 +37,7 @@ _SPLIT_BY = ("unc", "umd", "google")
 
 
 class Box(NamedTuple):
-    """Left, top, right, bottom: in pixels, or as fractions of the picture's sides."""
+    """Left, top, right, bottom: in pixels, or as fractions of the image's sides."""
 
     left: float
     top: float
@@ -98,7 +98,7 @@ def literal_box(text: str) -> Box | None:
 
 
 def in_pixels(box: Box, box_format: str, width: int, height: int) -> Box:
-    """The corners in pixels of a box given as one of `BOX_FORMATS`, in a picture of `width` x `height`."""
+    """The corners in pixels of a box given as one of `BOX_FORMATS`, in an image of `width` x `height`."""
     if box_format == "xyxy":
         return box.scaled(width, height)
     if box_format == "xyxy-padded":
@@ -126,14 +126,14 @@ class RefCOCO(Benchmark):
     """RefCOCO, RefCOCO+ and RefCOCOg (`lichengunc/refer` for the data and the overlap of boxes).
 
     Metrics, as fractions: `accuracy` over all phrases, `accuracy/DATASET`, `accuracy/DATASET/SPLIT`, and `unreadable`
-    (answers without a box; they are wrong, as a missing answer is). One unit is one picture. Splits other than train
+    (answers without a box; they are wrong, as a missing answer is). One cluster is one image. Splits other than train
     are asked.
 
     Variants:
 
     - `official`: overlap above .5 counted in whole pixels, as `iou_of_pixels` does. The answer's box is the first
       four numbers in square brackets.
-    - `prismatic`: overlap of at least .5 of continuous boxes as fractions of the picture, the gold box rounded to
+    - `prismatic`: overlap of at least .5 of continuous boxes as fractions of the image, the gold box rounded to
       two decimals; the answer must be a literal list and nothing else, as `literal_box` says.
     - `lmms-eval` (`lmms_eval/tasks/refcoco/utils_rec.py`): overlap of at least .5 of continuous boxes; an answer
       without a box counts as an empty one at the corner. It adds `iou` (mean), `accuracy@0.1` to `accuracy@0.9`,
@@ -141,7 +141,7 @@ class RefCOCO(Benchmark):
 
     Args:
         boxes: what the numbers of an answer are, one of `BOX_FORMATS`. Models trained on LLaVA's mixture draw boxes
-            in the picture padded to a square: `xyxy-padded` takes that off again.
+            in the image padded to a square: `xyxy-padded` takes that off again.
     """
 
     name = "refcoco"
@@ -172,30 +172,30 @@ class RefCOCO(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Share of phrases whose box is found."""
-        chosen = self.choose_variant(variant)
-        if chosen == "prismatic" and self._format != "xyxy":
+        selected = self.choose_variant(variant)
+        if selected == "prismatic" and self._format != "xyxy":
             raise RequestError(f"{self.name}: the variant prismatic reads boxes as xyxy only, not {self._format}.")
         texts, missing = match_answers(questions, answers, what=self.name)
-        pairs = [_boxes(question, texts.get(question.id, ""), chosen, self._format) for question in questions]
-        overlap = iou_of_pixels if chosen == "official" else iou
+        pairs = [_boxes(question, texts.get(question.id, ""), selected, self._format) for question in questions]
+        overlap = iou_of_pixels if selected == "official" else iou
         overlaps = [0.0 if said is None else overlap(said, gold) for said, gold in pairs]
-        right = [value > 0.5 if chosen == "official" else value >= 0.5 for value in overlaps]
-        items = tuple(Item(q.id, q.unit, float(ok)) for q, ok in zip(questions, right, strict=True))
+        right = [value > 0.5 if selected == "official" else value >= 0.5 for value in overlaps]
+        items = tuple(Item(q.id, q.cluster, float(ok)) for q, ok in zip(questions, right, strict=True))
         correct = [item.correct for item in items]
         metrics = {"accuracy": fraction(correct)}
         for keys in (("dataset",), ("dataset", "split")):
             groups = ("/".join(question.details[key] for key in keys) for question in questions)
             metrics |= by_group("accuracy", zip(groups, correct, strict=True), fraction)
         metrics["unreadable"] = fraction([float(said is None) for said, _ in pairs])
-        if chosen == "lmms-eval":
+        if selected == "lmms-eval":
             metrics |= {f"accuracy@{t}": fraction([float(v >= t) for v in overlaps]) for t in (0.1, 0.3, 0.5, 0.7, 0.9)}
             metrics["iou"] = fraction(overlaps)
             metrics["center"] = fraction([float(_centred(said or Box(0, 0, 0, 0), gold)) for said, gold in pairs])
-        return Score(self.name, chosen, metrics, items, missing)
+        return Score(self.name, selected, metrics, items, missing)
 
 
 def _boxes(question: Question, text: str, variant: str, box_format: str) -> tuple[Box | None, Box]:
-    """The answer's box and the gold one, as the variant compares them: in pixels, or as fractions of the picture."""
+    """The answer's box and the gold one, as the variant compares them: in pixels, or as fractions of the image."""
     gold: Box = question.details["box"]
     width, height = question.details["size"]
     if variant == "prismatic":
@@ -209,7 +209,7 @@ def _boxes(question: Question, text: str, variant: str, box_format: str) -> tupl
 
 
 def rounded_fractions(box: Box, width: int, height: int) -> Box:
-    """A gold box in pixels as fractions of the picture, to two decimals, as Prismatic compares it."""
+    """A gold box in pixels as fractions of the image, to two decimals, as Prismatic compares it."""
     return Box(*(round(edge, 2) for edge in _fractions(box, width, height)))
 
 
@@ -239,7 +239,7 @@ def _official(folder: Path, lead: str) -> Iterator[Question]:
         if ref["split"] == "train":
             continue
         if ref["ann_id"] not in boxes or ref["image_id"] not in sizes:
-            raise DataError(f"{where}: its annotation or picture is not in {folder / 'instances.json'}.")
+            raise DataError(f"{where}: its annotation or image is not in {folder / 'instances.json'}.")
         box = in_pixels(_box(boxes[ref["ann_id"]], where), "xywh-pixels", *sizes[ref["image_id"]])
         for sentence in ref["sentences"]:
             require_keys(sentence, ("sent", "sent_id"), where)
@@ -248,7 +248,7 @@ def _official(folder: Path, lead: str) -> Iterator[Question]:
                 id=f"{folder.name}-{sentence['sent_id']}",
                 prompt=lead + sentence["sent"],
                 image=image,
-                unit=image,
+                cluster=image,
                 details=_details(box, sizes[ref["image_id"]], folder.name, ref["split"], where),
             )
 
@@ -265,7 +265,7 @@ def _converted(path: Path, lead: str) -> Iterator[Question]:
             id=str(row["question_id"]),
             prompt=lead + row["text"],
             image=row["image"],
-            unit=row["image"],
+            cluster=row["image"],
             details=_details(
                 in_pixels(_box(row["bbox"], where), row["bbox_format"], *size),
                 size,
@@ -278,7 +278,7 @@ def _converted(path: Path, lead: str) -> Iterator[Question]:
 
 def _details(box: Box, size: tuple[int, int], dataset: str, split: str, where: str) -> dict[str, Any]:
     if not (box.left < box.right and box.top < box.bottom and min(size) > 0):
-        raise DataError(f"{where}: box {tuple(box)} in a picture of {size[0]}x{size[1]}; expected a box with an area.")
+        raise DataError(f"{where}: box {tuple(box)} in an image of {size[0]}x{size[1]}; expected a box with an area.")
     return {"box": box, "size": size, "dataset": dataset, "split": split}
 
 

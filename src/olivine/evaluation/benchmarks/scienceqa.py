@@ -1,4 +1,4 @@
-"""ScienceQA: school questions with two to five choices, half of them with a picture.
+"""ScienceQA: school questions with two to five choices, half of them with an image.
 
 Its lectures and solutions (training targets) are not read here.
 """
@@ -35,17 +35,17 @@ _GROUPS = ("subject", "context", "grade", "topic")
 class ScienceQA(CountedBenchmark):
     """ScienceQA (`lupantech/ScienceQA:tools/evaluate_acc.py` for the groups, LLaVA's `eval_science_qa.py` for text).
 
-    Metrics, in percent: `accuracy` (the official average), `img` (questions with a picture: ScienceQA-IMG), and
-    where problems.json is at hand `subject/...`, `context/text|image|none` (a hint, a picture, neither),
+    Metrics, in percent: `accuracy` (the official average), `img` (questions with an image: ScienceQA-IMG), and
+    where problems.json is at hand `subject/...`, `context/text|image|none` (a hint, an image, neither),
     `grade/1-6`, `grade/7-12` and `topic/...`. A group without questions is left out (the official tool prints -1).
-    One unit is one question.
+    One cluster is one question.
 
     Variants:
 
     - `official`: LLaVA's reading of the answer. It is a letter A to E; or begins with such a letter, a period and a
       space; or says "The answer is X" with any character after the X exactly once; or else has failed and is wrong.
       A letter beyond the question's choices is wrong.
-    - `llava`: the same, but `img` leaves unanswered questions out, as LLaVA's tool does (it looks for the picture's
+    - `llava`: the same, but `img` leaves unanswered questions out, as LLaVA's tool does (it looks for the image's
       mark in the answer's own prompt).
     - `lmms-eval`: the answer is the letter, or begins with it and a period.
     - `vlmevalkit`: exactly one letter, or else one choice's text, stands in the answer.
@@ -64,7 +64,7 @@ class ScienceQA(CountedBenchmark):
 
     parquet = ParquetLayout(
         splits=("test", "validation", "train"),
-        picture=lambda row: _picture(row.split, str(row.index)) if row.values.get("image") is not None else None,
+        image=lambda row: _image(row.split, str(row.index)) if row.values.get("image") is not None else None,
         configs=("ScienceQA-FULL", "ScienceQA-IMG"),
     )
 
@@ -78,7 +78,7 @@ class ScienceQA(CountedBenchmark):
         Of a Hugging Face copy (`lmms-lab/ScienceQA`) the test split of ScienceQA-FULL is read, or of the one
         configuration that is there; it has no ids, so a row's number is its id.
 
-        Pictures are `SPLIT/ID/image.png` for the former, as LLaVA's file names them for the latter.
+        ImageSource are `SPLIT/ID/image.png` for the former, as LLaVA's file names them for the latter.
 
         Raises:
             DataError: the split has no problem, or the file is neither.
@@ -120,9 +120,9 @@ class ScienceQA(CountedBenchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Accuracy in total and by the official groups."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        return self.graded_score(questions, texts, chosen, missing)
+        return self.graded_score(questions, texts, selected, missing)
 
     def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
         """Return whether each answer names the right option; count it for every group that the question belongs to."""
@@ -134,7 +134,7 @@ class ScienceQA(CountedBenchmark):
             if question.image and (question.id in texts or variant != "llava"):
                 groups.append(("", "img"))
             groups += [(kind, group) for kind, group in question.details["groups"] if kind in _GROUPS]
-            counted += [(question.unit, (*group, item.correct)) for group in groups]
+            counted += [(question.cluster, (*group, item.correct)) for group in groups]
         return Graded(items, counted)
 
     def metrics(self, counts: Counts, variant: str) -> dict[str, float]:  # noqa: ARG002
@@ -172,11 +172,11 @@ class ScienceQA(CountedBenchmark):
 
 def _official_row(row: ParquetRow) -> dict[str, Any]:
     """A row of the Hugging Face copy as problems.json has it."""
-    pictured = row.values.get("image") is not None
-    return {"hint": "", **row.values, "split": row.split, "image": "image.png" if pictured else None}
+    imaged = row.values.get("image") is not None
+    return {"hint": "", **row.values, "split": row.split, "image": "image.png" if imaged else None}
 
 
-def _picture(split: str, key: str, file: str = "image.png") -> str:
+def _image(split: str, key: str, file: str = "image.png") -> str:
     return f"{split}/{key}/{file}"
 
 
@@ -191,8 +191,8 @@ def _from_problem(key: str, row: Any, where: str) -> Question:
     return Question(
         id=key,
         prompt=with_options(context + row["question"], choices),
-        image=_picture(row["split"], key, row["image"]) if row["image"] else None,
-        unit=key,
+        image=_image(row["split"], key, row["image"]) if row["image"] else None,
+        cluster=key,
         references=(LETTERS[row["answer"]],),
         details={"choices": list(choices), "groups": _groups(row)},
     )
@@ -211,7 +211,7 @@ def _from_llava(row: Any, where: str, problems: Mapping[str, Any]) -> Question:
         id=key,
         prompt=text + OPTION_LETTER,
         image=row.get("image"),
-        unit=key,
+        cluster=key,
         references=(gold,),
         details={
             "choices": list(problem["choices"]) if problem else re.findall(r"^[A-E]\. (.*)$", text, re.MULTILINE),

@@ -1,4 +1,4 @@
-"""SEED-Bench (first version): four-choice questions on pictures and on short videos' frames.
+"""SEED-Bench (first version): four-choice questions on images and on short videos' frames.
 
 Its official protocol ranks the choices by likelihood; that is no answer and not here.
 """
@@ -32,7 +32,7 @@ _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 class SEEDBench(Benchmark):
     """SEED-Bench with generated answers.
 
-    Metrics, in percent: `accuracy` (all questions), `data/image`, `data/video`, `type/NAME`. One unit is one picture
+    Metrics, in percent: `accuracy` (all questions), `data/image`, `data/video`, `type/NAME`. One cluster is one image
     or video. A missing answer is wrong.
 
     Variants: `llava`, the answer equals the letter exactly (scripts/convert_seed_for_submission.py of LLaVA);
@@ -42,14 +42,14 @@ class SEEDBench(Benchmark):
     name = "seed"
     variants = ("llava", "lmms-eval")
 
-    parquet = ParquetLayout(splits=("test",), picture=lambda row: _picture(row.values))
+    parquet = ParquetLayout(splits=("test",), image=lambda row: _image(row.values))
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read SEED-Bench.json, the folder that holds it, or `lmms-lab/SEED-Bench`.
 
         The last names question types by number alone, and so do the metrics then.
 
-        Pictures are `SEED-Bench-image/DATA_ID`; a video's middle frame `SEED-Bench-video-image/QUESTION_ID.png`.
+        ImageSource are `SEED-Bench-image/DATA_ID`; a video's middle frame `SEED-Bench-video-image/QUESTION_ID.png`.
         """
         self.choose_prompt(prompt)
         shards = self.shards(path)
@@ -71,19 +71,19 @@ class SEEDBench(Benchmark):
         return super().read_answers(path, questions)
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy in total, for pictures and videos, and per type."""
-        chosen = self.choose_variant(variant)
+        """Accuracy in total, for images and videos, and per type."""
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        if chosen == "lmms-eval":
+        if selected == "lmms-eval":
             texts = {key: text.strip()[:1] for key, text in texts.items()}
         items = graded(questions, texts, lambda text, question: text == question.references[0])
         metrics = {"accuracy": percent([item.correct for item in items])}
         for name in ("data", "type"):
             metrics |= by_detail(name, questions, items)
-        return Score(self.name, chosen, metrics, items, missing)
+        return Score(self.name, selected, metrics, items, missing)
 
 
-def _picture(row: Mapping[str, Any]) -> str:
+def _image(row: Mapping[str, Any]) -> str:
     is_video = row["data_type"] == "video"
     return f"SEED-Bench-video-image/{row['question_id']}.png" if is_video else f"SEED-Bench-image/{row['data_id']}"
 
@@ -97,8 +97,8 @@ def _question(row: Any, names: Mapping[Any, str], where: str) -> Question:
     return Question(
         id=str(row["question_id"]),
         prompt=with_options(row["question"], [row[choice] for choice in _CHOICES]),
-        image=_picture(row),
-        unit=str(row["data_id"]),
+        image=_image(row),
+        cluster=str(row["data_id"]),
         references=(row["answer"],),
         details={"data": row["data_type"], "type": names[row["question_type_id"]]},
     )

@@ -39,7 +39,7 @@ class TallyQA(Benchmark):
     Metrics: `simple/accuracy` and `complex/accuracy` in percent, `simple/rmse` and `complex/rmse` in objects, and
     `accuracy` over all questions (which the tool does not print, but papers do). Complex are the questions that were
     written for TallyQA (`data_source` amt), simple those of the others that are marked so; one that is neither is in
-    `accuracy` alone. One unit is one picture.
+    `accuracy` alone. One cluster is one image.
 
     Variants, the ways to read a number:
 
@@ -60,12 +60,12 @@ class TallyQA(Benchmark):
 
         `prismatic` lists the counts 0 to 15 as options A to P and asks for the letter.
         """
-        chosen = self.choose_prompt(prompt)
+        selected = self.choose_prompt(prompt)
         file = find_file(path, ("test.json",), "TallyQA questions")
         rows = read_json(file)
         if not rows_have(rows, "question_id", "issimple"):
             raise DataError(f"{file}: expected a list of objects with question_id and issimple. Is this of TallyQA?")
-        return [_question(f"{file}: question {n}", row, chosen) for n, row in enumerate(rows, start=1)]
+        return [_question(f"{file}: question {n}", row, selected) for n, row in enumerate(rows, start=1)]
 
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
         """Read a list of `{"question_id", "answer"}`, answers as text or whole numbers, or LLaVA's answer lines."""
@@ -76,18 +76,18 @@ class TallyQA(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Accuracy and root mean squared error, simple and complex."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        if chosen == "official":
+        if selected == "official":
             require_all_answered(self.name, len(questions), missing, instead="number")
-        counts = {question.id: _count(question, texts.get(question.id, ""), chosen) for question in questions}
+        counts = {question.id: _count(question, texts.get(question.id, ""), selected) for question in questions}
         items = graded(questions, texts, lambda _, question: counts[question.id] == int(question.references[0]))
         metrics = {"accuracy": percent([item.correct for item in items])}
         for kind in ("simple", "complex"):
             of_kind = [(q, i) for q, i in zip(questions, items, strict=True) if q.details["kind"] == kind]
             if of_kind:
                 metrics |= _figures(kind, of_kind, counts)
-        return Score(self.name, chosen, metrics, items, missing)
+        return Score(self.name, selected, metrics, items, missing)
 
 
 def _question(where: str, row: Any, prompt: str) -> Question:
@@ -100,7 +100,7 @@ def _question(where: str, row: Any, prompt: str) -> Question:
         id=str(row["question_id"]),
         prompt=with_options(row["question"], _COUNTS) if options else row["question"] + SHORT_ANSWER,
         image=row["image"],
-        unit=row["image"],
+        cluster=row["image"],
         references=(str(int(row["answer"])),),
         details={"kind": kind, "options": options},
     )

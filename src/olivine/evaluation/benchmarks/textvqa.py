@@ -1,4 +1,4 @@
-"""TextVQA: questions about writing in pictures, ten human answers each, asked with or without OCR hints.
+"""TextVQA: questions about writing in images, ten human answers each, asked with or without OCR hints.
 
 The normaliser and the soft score are in `vqa_normaliser`; no OCR is run here.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from olivine.data.images import Pictures
+from olivine.data.images import ImageSource
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
@@ -44,7 +44,7 @@ class TextVQA(Benchmark):
 
     Metrics, in percent: `accuracy`, and the same once more under a name that says what was asked:
     `accuracy/with-ocr`, `accuracy/without-ocr` or `accuracy/ocr-unknown` (an official results file does not say; a
-    mixture gives several). Numbers with and without hints do not compare. One unit is one picture; an item's
+    mixture gives several). Numbers with and without hints do not compare. One cluster is one image; an item's
     correctness is its soft score.
 
     The answer and the ten human answers are normalised as `normalise_m4c` does; other than ten human answers are
@@ -60,7 +60,7 @@ class TextVQA(Benchmark):
     name = "textvqa"
     prompts = ("llava-1.5", "no-ocr", "lmms-eval")
 
-    parquet = ParquetLayout(splits=("validation", "test", "train"), picture=lambda row: f"{row.values['image_id']}.jpg")
+    parquet = ParquetLayout(splits=("validation", "test", "train"), image=lambda row: f"{row.values['image_id']}.jpg")
 
     def __init__(self, ocr: Path | None = None) -> None:
         self._ocr = ocr
@@ -77,31 +77,31 @@ class TextVQA(Benchmark):
         Raises:
             DataError: not TextVQA's file, hints asked for by name that are nowhere, or a question without ten answers.
         """
-        chosen = self.choose_prompt(prompt)
+        selected = self.choose_prompt(prompt)
         shards = self.shards(path)
         if shards:
-            return self._from_parquet(read_parquet(shards), chosen)
+            return self._from_parquet(read_parquet(shards), selected)
         file = path / "TextVQA_0.5.1_val.json" if path.is_dir() else path
         rows = read_json(file)
         if not isinstance(rows, dict) or not isinstance(rows.get("data"), list):
             raise DataError(f"{file}: expected an object with a list data. Is this file of TextVQA?")
-        hints = self._hints(file) if chosen == "llava-1.5" else None
+        hints = self._hints(file) if selected == "llava-1.5" else None
         if prompt == "llava-1.5" and hints is None:
             raise DataError(f"{file}: no OCR tokens for the prompt llava-1.5. Expected a Rosetta OCR file beside it.")
-        return [_question(f"{file}: question {n}", row, chosen, hints) for n, row in enumerate(rows["data"], start=1)]
+        return [_question(f"{file}: question {n}", row, selected, hints) for n, row in enumerate(rows["data"], start=1)]
 
-    def images(self, path: Path) -> Pictures | Path:
-        """The folder of pictures: `train_images`, where the validation split's lie too, if it is there."""
+    def images(self, path: Path) -> ImageSource | Path:
+        """The folder of images: `train_images`, where the validation split's lie too, if it is there."""
         folder = (path if path.is_dir() else path.parent) / "train_images"
         return folder if folder.is_dir() else super().images(path)
 
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
         """Read official results, a list of `{"question_id", "answer"}`, or LLaVA's answer lines.
 
-        LLaVA numbers its answers by picture: they are joined by picture and the question in their prompt.
+        LLaVA numbers its answers by image: they are joined by image and the question in their prompt.
 
         Raises:
-            DataError: an answer to a picture or question that is not there.
+            DataError: an answer to an image or question that is not there.
         """
         rows = read_rows(path)
         if rows_have(rows, "question_id", "answer"):
@@ -110,7 +110,7 @@ class TextVQA(Benchmark):
         known = {question.id for question in questions}
         unmatched: dict[tuple[str, str], list[str]] = {}
         for question in questions:
-            unmatched.setdefault((question.unit, question.details["question"].lower()), []).append(question.id)
+            unmatched.setdefault((question.cluster, question.details["question"].lower()), []).append(question.id)
         answers: list[Answer] = []
         for answer, row in zip(super().read_answers(path, questions), rows, strict=True):
             asked = row.get("prompt", "")
@@ -120,7 +120,7 @@ class TextVQA(Benchmark):
                 key = same.pop(0) if len(same) > 1 else same[0]
             if not key:
                 raise DataError(
-                    f"{path}: answer to {answer.question_id!r}, {asked[:80]!r}: no such picture and question."
+                    f"{path}: answer to {answer.question_id!r}, {asked[:80]!r}: no such image and question."
                 )
             hinted = "OCR token" in asked if asked else None
             answers.append(Prediction(key, answer.text, answer.state, answer.error, hinted=hinted))
@@ -128,7 +128,7 @@ class TextVQA(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Mean soft score over the answered questions, and by what was asked."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         if not texts:
             raise DataError(f"{self.name}: no answers. Expected at least one; is the file empty?")
@@ -139,11 +139,11 @@ class TextVQA(Benchmark):
         for question in questions:
             if question.id in texts:
                 humans = [normalise_m4c(reference) for reference in question.references]
-                items.append(Item(question.id, question.unit, soft_score(normalise_m4c(texts[question.id]), humans)))
+                items.append(Item(question.id, question.cluster, soft_score(normalise_m4c(texts[question.id]), humans)))
                 labels.append(_LABELS[hinted.get(question.id, question.details["hinted"])])
         correct = [item.correct for item in items]
         metrics = {"accuracy": percent(correct)} | by_group("accuracy", zip(labels, correct, strict=True))
-        return Score(self.name, chosen, metrics, tuple(items), missing)
+        return Score(self.name, selected, metrics, tuple(items), missing)
 
     def _from_parquet(self, rows: Sequence[ParquetRow], prompt: str) -> list[Question]:
         hints = None
@@ -176,14 +176,14 @@ def _question(where: str, row: Any, prompt: str, hints: Mapping[str, Sequence[st
         id=str(row["question_id"]),
         prompt=(text.capitalize() if prompt == "lmms-eval" else text + hint) + SHORT_ANSWER,
         image=f"{row['image_id']}.jpg",
-        unit=row["image_id"],
+        cluster=row["image_id"],
         references=references,
         details={"question": text, "hinted": hints is not None},
     )
 
 
 def _read_hints(path: Path) -> dict[str, Sequence[str]]:
-    """OCR tokens by picture, out of the Rosetta file or LLaVA's prompts."""
+    """OCR tokens by image, out of the Rosetta file or LLaVA's prompts."""
     hints: dict[str, Sequence[str]] = {}
     if path.suffix == ".jsonl":
         for number, row in enumerate(read_json_lines(path), start=1):
@@ -194,7 +194,7 @@ def _read_hints(path: Path) -> dict[str, Sequence[str]]:
     rows = read_json(path)
     require_keys(rows, ("data",), str(path))
     for number, row in enumerate(rows["data"], start=1):
-        require_keys(row, ("image_id", "ocr_tokens"), f"{path}: picture {number}")
+        require_keys(row, ("image_id", "ocr_tokens"), f"{path}: image {number}")
         hints[row["image_id"]] = row["ocr_tokens"]
     return hints
 

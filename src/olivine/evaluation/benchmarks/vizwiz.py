@@ -47,7 +47,7 @@ class VizWiz(Benchmark):
 
     Metrics, in percent to two decimals as the tool rounds: `accuracy`, `answer_type/TYPE`, and
     `unanswerable/average_precision` and `unanswerable/f1` from the results file's `answerable` scores or, where not
-    every answer has one, from whether the answer is "unanswerable" (as Prismatic does). One unit is one picture; an
+    every answer has one, from whether the answer is "unanswerable" (as Prismatic does). One cluster is one image; an
     item's correctness is its soft score.
 
     Variants:
@@ -58,34 +58,34 @@ class VizWiz(Benchmark):
       `scripts/convert_vizwiz_for_submission.py`.
     - `lmms-eval`: that processor on both sides, and nothing else.
 
-    The official tool stops at a picture without an answer, and so do `official` and `llava`; under `lmms-eval` it is
+    The official tool stops at an image without an answer, and so do `official` and `llava`; under `lmms-eval` it is
     wrong. Unknown and repeated answers are refused by all (the tool passes over the former and keeps the last).
     """
 
     name = "vizwiz"
     variants = ("official", "llava", "lmms-eval")
     prompts = ("llava-1.5", "lmms-eval")
-    parquet = ParquetLayout(splits=("val", "test"), picture=lambda row: _picture(row.values))
+    parquet = ParquetLayout(splits=("val", "test"), image=lambda row: _image(row.values))
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read val.json (or another split's), or the folder that holds it, or `lmms-lab/VizWiz-VQA`.
 
-        `lmms-eval` writes the question in lower case with a capital. A question's id is its picture's name.
+        `lmms-eval` writes the question in lower case with a capital. A question's id is its image's name.
         """
-        chosen = self.choose_prompt(prompt)
+        selected = self.choose_prompt(prompt)
         shards = self.shards(path)
         if shards:
-            return [_question(row.where, _official_row(row), chosen) for row in read_parquet(shards)]
+            return [_question(row.where, _official_row(row), selected) for row in read_parquet(shards)]
         file = find_file(path, ("val.json", "Annotations/val.json"), "VizWiz annotations")
         rows = read_json(file)
         if not rows_have(rows, "image", "question"):
             raise DataError(f"{file}: expected a list of objects with image and question. Is this file of VizWiz?")
-        return [_question(f"{file}: question {n}", row, chosen) for n, row in enumerate(rows, start=1)]
+        return [_question(f"{file}: question {n}", row, selected) for n, row in enumerate(rows, start=1)]
 
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
         """Read official results, a list of `{"image", "answer", "answerable"?}`, or LLaVA's answer lines.
 
-        LLaVA's `question_id` may be the picture's name with or without its suffix.
+        LLaVA's `question_id` may be the image's name with or without its suffix.
         """
         rows = read_rows(path)
         if rows_have(rows, "image", "answer"):
@@ -100,22 +100,22 @@ class VizWiz(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Accuracy over all questions and per answer type, and how well unanswerable questions are told apart."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         require_human_answers(self.name, questions)
-        if chosen != "lmms-eval":
+        if selected != "lmms-eval":
             require_all_answered(self.name, len(questions), missing, instead="lmms-eval")
-        of_answer, of_human = _CONVERSIONS[chosen]
+        of_answer, of_human = _CONVERSIONS[selected]
         items = []
         for question in questions:
             humans = [of_human(reference) for reference in question.references]
             correct = soft_score(of_answer(texts[question.id]), humans) if question.id in texts else 0.0
-            items.append(Item(question.id, question.unit, correct))
+            items.append(Item(question.id, question.cluster, correct))
         metrics = {"accuracy": rounded_percent([item.correct for item in items])}
         metrics |= by_detail("answer_type", questions, items, rounded_percent)
         if not missing:
             metrics |= _unanswerability(questions, answers)
-        return Score(self.name, chosen, metrics, tuple(items), missing)
+        return Score(self.name, selected, metrics, tuple(items), missing)
 
 
 def _as_is(text: str) -> str:
@@ -139,10 +139,10 @@ def _official_row(row: ParquetRow) -> dict[str, Any]:
     require_keys(row.values, ("question_id", "question"), row.where)
     humans = [{"answer": answer} for answer in row.values.get("answers") or ()]
     kind = row.values.get("category")
-    return {"image": _picture(row.values), "question": row.values["question"], "answers": humans, "answer_type": kind}
+    return {"image": _image(row.values), "question": row.values["question"], "answers": humans, "answer_type": kind}
 
 
-def _picture(row: Mapping[str, Any]) -> str:
+def _image(row: Mapping[str, Any]) -> str:
     return str(row["question_id"]).removesuffix(".jpg") + ".jpg"
 
 
@@ -156,7 +156,7 @@ def _question(where: str, row: Any, prompt: str) -> Question:
         id=row["image"],
         prompt=text + _INSUFFICIENT + SHORT_ANSWER,
         image=row["image"],
-        unit=row["image"],
+        cluster=row["image"],
         references=tuple(human["answer"] for human in humans),
         details={"answer_type": row.get("answer_type"), "answerable": row.get("answerable")},
     )

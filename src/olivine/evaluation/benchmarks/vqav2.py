@@ -1,4 +1,4 @@
-"""VQAv2: open questions about COCO pictures, ten human answers each, scored as either official release does.
+"""VQAv2: open questions about COCO images, ten human answers each, scored as either official release does.
 
 The normaliser and the soft score are in `vqa_normaliser`; no submission file is written here.
 """
@@ -42,7 +42,7 @@ class VQAv2(Benchmark):
     """VQAv2 (`GT-Vision-Lab/VQA:PythonEvaluationTools/vqaEvaluation/vqaEval.py`).
 
     Metrics, in percent to two decimals as the tool rounds: `accuracy`, `answer_type/TYPE`, `question_type/TYPE`. One
-    unit is one picture; an item's correctness is its soft score.
+    cluster is one image; an item's correctness is its soft score.
 
     Variants:
 
@@ -72,7 +72,7 @@ class VQAv2(Benchmark):
 
     parquet = ParquetLayout(
         splits=("validation", "testdev", "test"),
-        picture=lambda row: _picture({"data_subtype": _SUBTYPES[row.split]}, row.values["image_id"]),
+        image=lambda row: _image({"data_subtype": _SUBTYPES[row.split]}, row.values["image_id"]),
     )
 
     def __init__(self, questions: Path | None = None) -> None:
@@ -112,21 +112,21 @@ class VQAv2(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Accuracy over all questions, per answer type and per question type."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         require_human_answers(self.name, questions)
-        if chosen != "normalised":
+        if selected != "normalised":
             require_all_answered(self.name, len(questions), missing, instead="normalised")
         final = {answer.question_id for answer in answers if isinstance(answer, Prediction)}
         items = []
         for question in questions:
             text = texts.get(question.id)
-            correct = 0.0 if text is None else _soft(question, text, chosen, final=question.id in final)
-            items.append(Item(question.id, question.unit, correct))
+            correct = 0.0 if text is None else _soft(question, text, selected, final=question.id in final)
+            items.append(Item(question.id, question.cluster, correct))
         metrics = {"accuracy": rounded_percent([item.correct for item in items])}
         for name in ("answer_type", "question_type"):
             metrics |= by_detail(name, questions, items, rounded_percent)
-        return Score(self.name, chosen, metrics, tuple(items), missing)
+        return Score(self.name, selected, metrics, tuple(items), missing)
 
 
 def _file_in(folder: Path) -> Path:
@@ -175,8 +175,8 @@ def _annotated(path: Path, header: Mapping[str, Any], texts: Mapping[int, str] |
             Question(
                 id=str(row["question_id"]),
                 prompt="" if texts is None else texts[row["question_id"]] + SHORT_ANSWER,
-                image=_picture(header, row["image_id"]),
-                unit=str(row["image_id"]),
+                image=_image(header, row["image_id"]),
+                cluster=str(row["image_id"]),
                 references=tuple(human["answer"] for human in humans),
                 details={**{name: row[name] for name in ("question_type", "answer_type")}, "apart": _apart(humans)},
             )
@@ -203,14 +203,14 @@ def _unannotated(path: Path, header: Mapping[str, Any]) -> list[Question]:
     questions = []
     for number, row in enumerate(header["questions"], start=1):
         require_keys(row, ("question_id", "image_id", "question"), f"{path}: question {number}")
-        image = _picture(header, row["image_id"])
+        image = _image(header, row["image_id"])
         questions.append(
-            Question(str(row["question_id"]), row["question"] + SHORT_ANSWER, image, unit=str(row["image_id"]))
+            Question(str(row["question_id"]), row["question"] + SHORT_ANSWER, image, cluster=str(row["image_id"]))
         )
     return questions
 
 
-def _picture(header: Mapping[str, Any], image_id: int) -> str:
+def _image(header: Mapping[str, Any], image_id: int) -> str:
     split = str(header.get("data_subtype", "val2014")).replace("test-dev", "test")
     return f"COCO_{split}_{image_id:012d}.jpg"
 

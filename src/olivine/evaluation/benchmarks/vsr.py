@@ -1,4 +1,4 @@
-"""VSR: is a statement about two things' places in a picture true?
+"""VSR: is a statement about two things' places in an image true?
 
 Probabilities of "True" and "False" (Prismatic's AUROC and AUPR) are not scored here: they are no answer.
 """
@@ -27,7 +27,7 @@ class VSR(Benchmark):
     """Visual Spatial Reasoning (`cambridgeltl/visual-spatial-reasoning:analysis_scripts/eval_compute_acc_by_*.py`).
 
     Metrics, as fractions: `accuracy`, `relation/NAME`, and `category/NAME` where rel_meta_category_dict.txt of the
-    official repository is at hand (relations outside it are in no category). One unit is one picture. Missing
+    official repository is at hand (relations outside it are in no category). One cluster is one image. Missing
     answers are wrong; the official predictions file must have one line a statement.
 
     Variants:
@@ -64,7 +64,7 @@ class VSR(Benchmark):
                     prompt=f'Based on the image, is this statement "True" or "False"? {row["caption"]}\n'
                     'Respond with "True" or "False" directly.',
                     image=row["image"],
-                    unit=row["image"],
+                    cluster=row["image"],
                     references=(str(row["label"]),),
                     details={"relation": row["relation"], "category": categories.get(row["relation"])},
                 )
@@ -82,14 +82,14 @@ class VSR(Benchmark):
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Accuracy in total, per relation and per category."""
-        chosen = self.choose_variant(variant)
+        selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
-        parse = _PARSERS[chosen]
+        parse = _PARSERS[selected]
         items = graded(questions, texts, lambda text, question: parse(text) == question.references[0])
         metrics = {"accuracy": fraction([item.correct for item in items])}
         for name in ("relation", "category"):
             metrics |= by_detail(name, questions, items, fraction)
-        return Score(self.name, chosen, metrics, items, missing)
+        return Score(self.name, selected, metrics, items, missing)
 
 
 def _read_categories(path: Path) -> Mapping[str, str]:

@@ -17,13 +17,13 @@ from olivine.world.sampling import VERSION
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """How a benchmark is written: `write(folder, seed, pictures)` gives the number of questions.
+    """How a benchmark is written: `write(folder, seed, images)` gives the number of questions.
 
-    `pictures` is the usual number, for MME that of each sub-task.
+    `images` is the usual number, for MME that of each sub-task.
     """
 
     write: Callable[[Path, int, int], int]
-    pictures: int
+    images: int
 
 
 WRITERS: dict[str, Writer] = {
@@ -53,10 +53,10 @@ def write_all(
     """Write every benchmark into `folder/NAME`; one that is there already, of the same request, is left as it is.
 
     Each folder appears whole or not at all. Returns what `folder/world.json` then holds:
-    `{"world", "seed", "share", "benchmarks": {NAME: {"questions", "pictures", ...}}}`.
+    `{"world", "seed", "share", "benchmarks": {NAME: {"questions", "images", ...}}}`.
 
     Args:
-        share: of the usual numbers of pictures, at least two each.
+        share: of the usual numbers of images, at least two each.
         measure: is given a benchmark's name and folder; what it returns is added to the benchmark's record.
         on_benchmark: is told (done, of how many) as it goes.
 
@@ -73,10 +73,10 @@ def write_all(
             on_benchmark(number, len(WRITERS))
         if name in done and (folder / name).is_dir():
             continue
-        pictures = max(2, round(writer.pictures * share))
+        images = max(2, round(writer.images * share))
         with atomic_folder(folder / name) as place:
-            questions = writer.write(place, seed, pictures)
-        done[name] = {"questions": questions, "pictures": _pictures_in(folder / name)}
+            questions = writer.write(place, seed, images)
+        done[name] = {"questions": questions, "images": _images_in(folder / name)}
         if measure is not None:
             done[name] |= measure(name, folder / name)
         write_json(folder / RECORD, {**request, "benchmarks": done})
@@ -95,7 +95,7 @@ def _written(folder: Path, request: Mapping[str, Any]) -> dict[str, dict[str, An
     return dict(record["benchmarks"]) if all(record.get(key) == value for key, value in request.items()) else {}
 
 
-def _pictures_in(folder: Path) -> int:
+def _images_in(folder: Path) -> int:
     with (folder / "scenes.jsonl").open(encoding="utf-8") as file:
         return sum(1 for line in file if json.loads(line))
 

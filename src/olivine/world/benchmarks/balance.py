@@ -1,6 +1,6 @@
 """Choosing questions so that no answer can be guessed from the question: what every benchmark here leans on.
 
-Each form of question gets its answers as evenly as the pictures allow.
+Each form of question gets its answers as evenly as the images allow.
 """
 
 from collections import Counter, defaultdict

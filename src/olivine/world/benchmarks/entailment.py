@@ -1,6 +1,6 @@
 """What else must be so if a question's answer is right: the questions that an answer entails.
 
-Only what follows from question and answer alone, without another look at the picture.
+Only what follows from question and answer alone, without another look at the image.
 """
 
 import re

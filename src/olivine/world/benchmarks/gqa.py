@@ -13,7 +13,7 @@ from olivine.files import write_json
 from olivine.world.asked import YES_NO, Asked
 from olivine.world.benchmarks.balance import Balance, candidates
 from olivine.world.benchmarks.entailment import entailed
-from olivine.world.pictures import save_with_truth
+from olivine.world.image_files import save_with_truth
 from olivine.world.sampling import HELD_OUT, could_be_in, scene
 from olivine.world.scene import KINDS, Scene
 
@@ -32,17 +32,17 @@ _DETAILED = {
 }  # fmt: skip
 
 
-def write(folder: Path, seed: int, pictures: int) -> int:
-    """Write the testdev tier: balanced and all questions, choices, pictures; how many are balanced.
+def write(folder: Path, seed: int, images: int) -> int:
+    """Write the testdev tier: balanced and all questions, choices, images; how many are balanced.
 
-    The balanced file holds ten questions a picture, the other one those and all that they entail.
+    The balanced file holds ten questions an image, the other one those and all that they entail.
     """
     draw = Random(f"{seed}/{SPLIT}/questions")
     balance = Balance()
     scenes = {}
     everything: dict[str, dict[str, Any]] = {}
     choices = {}
-    for index in range(pictures):
+    for index in range(images):
         shown = scene(seed, SPLIT, index)
         image_id = f"n{index + 1:06d}"
         scenes[f"images/{image_id}.jpg"] = shown
@@ -67,7 +67,7 @@ class _Entry:
 
 
 def _numbered(picked: Iterable[Asked], prefix: str) -> Iterator[_Entry]:
-    """The picked questions of a picture and what they entail, each once, with ids."""
+    """The picked questions of an image and what they entail, each once, with ids."""
     by_text = {asked.text: asked for asked in picked}
     asked_first = set(by_text)
     links: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""World-MME in the folders of MME's release: two yes/no questions a picture, one of each answer, by sub-task.
+"""World-MME in the folders of MME's release: two yes/no questions an image, one of each answer, by sub-task.
 
 Only the sub-tasks that the world can show: it has no posters, celebrities, landmarks, art, code or foreign language.
 """
@@ -9,8 +9,8 @@ from random import Random
 
 from olivine.files import write_text
 from olivine.world.asked import YES_NO, Asked
+from olivine.world.image_files import save_with_truth
 from olivine.world.language import article, number, reference
-from olivine.world.pictures import save_with_truth
 from olivine.world.questions import TOPICS, misread
 from olivine.world.sampling import scene
 from olivine.world.scene import COLOURS, KINDS, OPPOSITE, SETTINGS, Scene, relations
@@ -20,14 +20,14 @@ _INSTRUCTION = "Please answer yes or no."
 _Pair = tuple[str, str] | None
 
 
-def write(folder: Path, seed: int, pictures: int) -> int:
-    """Write every sub-task's folder with `pictures` pictures each; how many questions there are in all."""
+def write(folder: Path, seed: int, images: int) -> int:
+    """Write every sub-task's folder with `images` images each; how many questions there are in all."""
     scenes: dict[str, Scene] = {}
     for task, ask in TASKS.items():
         split = f"mme-{task}"
         draw = Random(f"{seed}/{split}/questions")
         index = found = 0
-        while found < pictures:
+        while found < images:
             shown = scene(seed, split, index)
             index += 1
             pair = ask(shown, draw)

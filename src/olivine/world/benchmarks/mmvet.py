@@ -11,8 +11,8 @@ from typing import Any
 
 from olivine.files import write_json
 from olivine.world.asked import YES_NO, Asked
+from olivine.world.image_files import save_with_truth
 from olivine.world.language import number
-from olivine.world.pictures import save_with_truth
 from olivine.world.questions import TOPICS
 from olivine.world.sampling import scene
 from olivine.world.scene import KINDS, Scene
@@ -29,13 +29,13 @@ class Open:
     answer: str
 
 
-def write(folder: Path, seed: int, pictures: int) -> int:
-    """Write mm-vet.json, a question a picture, and the pictures; how many questions there are."""
+def write(folder: Path, seed: int, images: int) -> int:
+    """Write mm-vet.json, a question an image, and the images; how many questions there are."""
     draw = Random(f"{seed}/{SPLIT}/questions")
     rows: dict[str, dict[str, Any]] = {}
     scenes = {}
     index = 0
-    while len(rows) < pictures:
+    while len(rows) < images:
         capabilities, ask = FORMS[len(rows) % len(FORMS)]
         shown = scene(seed, SPLIT, index)
         index += 1

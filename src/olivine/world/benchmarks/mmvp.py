@@ -1,4 +1,4 @@
-"""World-MMVP in MMVP's own files: pairs of pictures that differ in one thing, one question, opposite answers.
+"""World-MMVP in MMVP's own files: pairs of images that differ in one thing, one question, opposite answers.
 
 The nine visual patterns are those of the MMVP paper (Tong et al. 2024, section 3.2), each as far as this world has it.
 """
@@ -13,8 +13,8 @@ from typing import Any
 
 from olivine.files import atomic_file
 from olivine.world.asked import another, some_thing
+from olivine.world.image_files import save_with_truth
 from olivine.world.language import article
-from olivine.world.pictures import save_with_truth
 from olivine.world.questions import misread
 from olivine.world.sampling import HELD_OUT, RADIUS, scene
 from olivine.world.scene import COLOURS, KINDS, PATTERNS, PLACES, SIDE, Scene, Thing
@@ -31,14 +31,14 @@ class Twins:
     second: tuple[Scene, str]
 
 
-def write(folder: Path, seed: int, pictures: int) -> int:
-    """Write Questions.csv and the pictures of `pictures // 2` pairs; how many questions (= pictures) there are."""
+def write(folder: Path, seed: int, images: int) -> int:
+    """Write Questions.csv and the images of `images // 2` pairs; how many questions (= images) there are."""
     draw = Random(f"{seed}/{SPLIT}/questions")
     rows: list[tuple[int, str, str, str]] = []
     scenes = {}
     patterns = list(PATTERN)
     index = 0
-    while len(rows) < 2 * (pictures // 2):
+    while len(rows) < 2 * (images // 2):
         pattern = patterns[len(rows) // 2 % len(patterns)]
         twins = PATTERN[pattern](scene(seed, SPLIT, index), draw)
         index += 1
@@ -81,7 +81,7 @@ def _property(name: str, options: tuple[str, ...], question: str) -> Callable[[S
         value = str(getattr(thing, name))
         possible = [option for option in options if name != "colour" or (thing.kind, option) not in HELD_OUT]
         other = another(possible, value, draw)
-        # The pair's values are told in a fixed order: the order of the pictures gives nothing away.
+        # The pair's values are told in a fixed order: the order of the images gives nothing away.
         told = dict(zip(("one", "two"), sorted((value, other)), strict=True))
         change: dict[str, Any] = {name: other}
         changed = _changed(shown, index, replace(thing, **change))
@@ -153,7 +153,7 @@ def _position(shown: Scene, draw: Random) -> Twins | None:
 
 
 def _clear_of(thing: Thing, shown: Scene, but: int) -> bool:
-    """Whether the thing stands free of all others of the scene, so that both pictures show as much of everything."""
+    """Whether the thing stands free of all others of the scene, so that both images show as much of everything."""
     others = (other for i, other in enumerate(shown.things) if i != but)
     return all(math.dist((thing.x, thing.y), (other.x, other.y)) >= thing.radius + other.radius for other in others)
 

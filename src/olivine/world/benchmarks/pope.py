@@ -1,4 +1,4 @@
-"""World-POPE in POPE's own files, by POPE's own rule: three kinds that are there and three that are not, a picture.
+"""World-POPE in POPE's own files, by POPE's own rule: three kinds that are there and three that are not, an image.
 
 Those that are not: any (random), the most frequent of the split (popular), those most often seen with what is there
 (adversarial). The rule is that of `AoiDragon/POPE:main.py`.
@@ -10,8 +10,8 @@ from pathlib import Path
 from random import Random
 
 from olivine.files import write_json_lines
+from olivine.world.image_files import save_with_truth
 from olivine.world.language import article
-from olivine.world.pictures import save_with_truth
 from olivine.world.sampling import scene
 from olivine.world.scene import KINDS, Scene
 
@@ -20,9 +20,9 @@ _EACH = 3
 SETTINGS = ("random", "popular", "adversarial")
 
 
-def write(folder: Path, seed: int, pictures: int) -> int:
-    """Write the three label files and the pictures; how many questions there are in all."""
-    shown = _scenes(seed, pictures)
+def write(folder: Path, seed: int, images: int) -> int:
+    """Write the three label files and the images; how many questions there are in all."""
+    shown = _scenes(seed, images)
     draw = Random(f"{seed}/{SPLIT}/questions")
     # Statistics of the split, as POPE takes those of its own: not what the sampler says.
     frequency = Counter(kind for one in shown for kind in one.kinds)
@@ -52,11 +52,11 @@ def write(folder: Path, seed: int, pictures: int) -> int:
     return sum(map(len, rows.values()))
 
 
-def _scenes(seed: int, pictures: int) -> list[Scene]:
-    """The split's first scenes with three kinds or more (POPE, too, passes over pictures of few objects)."""
+def _scenes(seed: int, images: int) -> list[Scene]:
+    """The split's first scenes with three kinds or more (POPE, too, passes over images of few objects)."""
     found: list[Scene] = []
     index = 0
-    while len(found) < pictures:
+    while len(found) < images:
         one = scene(seed, SPLIT, index)
         index += 1
         if len(one.kinds) >= _EACH:

@@ -1,4 +1,4 @@
-"""World-ScienceQA in ScienceQA's own files: questions with choices, a third of them without a picture.
+"""World-ScienceQA in ScienceQA's own files: questions with choices, a third of them without an image.
 
 Those without are answered from a described scene in the hint, or from what the lecture teaches.
 """
@@ -10,8 +10,8 @@ from typing import Any
 
 from olivine.files import write_json
 from olivine.world.asked import Asked
+from olivine.world.image_files import save_with_truth
 from olivine.world.language import article, description
-from olivine.world.pictures import save_with_truth
 from olivine.world.questions import TOPICS, misread
 from olivine.world.reasoning import USES
 from olivine.world.sampling import scene
@@ -38,7 +38,7 @@ _LECTURES = {
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """A question with choices; `shown` is its picture, if it has one."""
+    """A question with choices; `shown` is its image, if it has one."""
 
     question: str
     choices: tuple[str, ...]
@@ -49,14 +49,14 @@ class _Problem:
     solution: str = ""
 
 
-def write(folder: Path, seed: int, pictures: int) -> int:
-    """Write problems.json, pid_splits.json and the pictures: half as many problems again as pictures; how many."""
+def write(folder: Path, seed: int, images: int) -> int:
+    """Write problems.json, pid_splits.json and the images: half as many problems again as images; how many."""
     draw = Random(f"{seed}/{SPLIT}/questions")
     problems = {}
     scenes = {}
     index = made = 0
-    while made < pictures + pictures // 2:
-        # Two of three have a picture; of the others every fourth asks for what is known of things.
+    while made < images + images // 2:
+        # Two of three have an image; of the others every fourth asks for what is known of things.
         shown = scene(seed, SPLIT, index)
         if made % 12 == 11:
             problem: _Problem | None = _known(draw)

@@ -1,6 +1,6 @@
 """World-TextVQA in TextVQA's own files: what the sign says, ten answers each.
 
-There is no OCR file beside the questions: its tokens would answer them without the picture.
+There is no OCR file beside the questions: its tokens would answer them without the image.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from olivine.files import write_json
 from olivine.world.asked import Asked
-from olivine.world.pictures import save_with_truth
+from olivine.world.image_files import save_with_truth
 from olivine.world.questions import TOPICS
 from olivine.world.sampling import scene
 from olivine.world.scene import SIDE, Scene
@@ -19,13 +19,13 @@ SPLIT = "textvqa-val"
 _OTHERWISE = 0.06
 
 
-def write(folder: Path, seed: int, pictures: int) -> int:
-    """Write the validation split, a question a picture, and the pictures; how many questions there are."""
+def write(folder: Path, seed: int, images: int) -> int:
+    """Write the validation split, a question an image, and the images; how many questions there are."""
     draw = Random(f"{seed}/{SPLIT}/questions")
     scenes: dict[str, Scene] = {}
     data: list[dict[str, Any]] = []
     index = 0
-    while len(data) < pictures:
+    while len(data) < images:
         shown = scene(seed, SPLIT, index)
         index += 1
         asked = _asked(shown, draw)

@@ -13,7 +13,7 @@ from typing import Any
 from olivine.files import write_json
 from olivine.world.asked import YES_NO, Asked
 from olivine.world.benchmarks.balance import Balance, candidates
-from olivine.world.pictures import save_with_truth
+from olivine.world.image_files import save_with_truth
 from olivine.world.questions import TOPICS
 from olivine.world.sampling import scene
 from olivine.world.scene import PLACES, SIDE, Scene, Thing
@@ -63,13 +63,13 @@ _OTHER_WORD, _SLIP = 0.08, 0.015
 _NEAR_BORDER = 4.0
 
 
-def write(folder: Path, seed: int, pictures: int) -> int:
-    """Write questions and annotations of val2014, and the pictures; how many questions there are."""
+def write(folder: Path, seed: int, images: int) -> int:
+    """Write questions and annotations of val2014, and the images; how many questions there are."""
     draw = Random(f"{seed}/{SPLIT}/questions")
     balance = Balance()
     scenes = {}
     questions, annotations = [], []
-    for index in range(pictures):
+    for index in range(images):
         shown = scene(seed, SPLIT, index)
         image_id = 101 + 7 * index
         scenes[f"images/COCO_val2014_{image_id:012d}.jpg"] = shown
@@ -122,7 +122,7 @@ def _given(asked: Asked, shown: Scene, draw: Random) -> tuple[str, str]:
 
 
 def _alternatives(asked: Asked, shown: Scene) -> list[_Alternative]:
-    """What else could be said with some right about this very picture."""
+    """What else could be said with some right about this very image."""
     words = _SYNONYMS.get(asked.answer, ())
     found = [_Alternative(word, _OTHER_WORD / len(words)) for word in words]
     if asked.topic == "place":

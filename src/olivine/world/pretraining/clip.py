@@ -1,4 +1,4 @@
-"""tiny-CLIP: pictures against captions (arXiv:2103.00020), with scenes that differ in one thing in the same batch.
+"""tiny-CLIP: images against captions (arXiv:2103.00020), with scenes that differ in one thing in the same batch.
 
 A batch of 32,768 holds near misses by itself; one of this size has to be given them.
 """
@@ -18,7 +18,7 @@ from olivine.files import write_json
 from olivine.model.build import STATISTICS
 from olivine.model.loss import contrastive_loss
 from olivine.world.drawing import draw
-from olivine.world.language import Told, article, caption, noun_phrase
+from olivine.world.language import Mentions, article, caption, noun_phrase
 from olivine.world.pretraining.curriculum import world_tokenizer
 from olivine.world.pretraining.loop import Pretraining, muon
 from olivine.world.pretraining.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
@@ -31,7 +31,7 @@ _TEXT_LAYERS = 1
 _VOCABULARY = 1024
 _MAX_TOKENS = 96
 _KEEP = 0.95
-#: The first so much of the training shows things close up, in batches so many times as large: what a kind looks like
+#: The first so much of the training shows things close up, in batches this many times as large: what a kind looks like
 #: is learnt there at a tenth of the cost.
 _CLOSE_UP_SHARE, _CLOSE_UP_FACTOR = 0.5, 3
 #: Captions mostly leave out where things are and where it plays, as people's do: who could match by that alone would
@@ -43,7 +43,7 @@ class ClipPretraining(Pretraining):
     """A `CLIPVisionModel` beside a text encoder that is dropped at the end.
 
     Args:
-        steps, batch: how long; `batch` pictures a step, in groups of `variants` that differ in one property.
+        steps, batch: how long; `batch` images a step, in groups of `variants` that differ in one property.
     """
 
     def __init__(self, steps: int, batch: int, seed: int, *, variants: int = 4, peak: float = 3e-3) -> None:
@@ -85,8 +85,8 @@ class ClipPretraining(Pretraining):
 
     def step(self, index: int) -> dict[str, float]:
         """Every other caption of the batch is a negative, the near misses above all."""
-        pictures, captions = self._pairs(index)
-        seen, read = self._embed(pictures, captions)
+        images, captions = self._pairs(index)
+        seen, read = self._embed(images, captions)
         scale = self._heads.log_scale.exp().clamp(max=100)
         loss = contrastive_loss(seen, read, scale, captions)
         loss.backward()
@@ -112,21 +112,21 @@ class ClipPretraining(Pretraining):
 
     def _close_ups(self, index: int, drawn: Random) -> tuple[NDArray[np.uint8], list[str]]:
         wanted = self._batch * _CLOSE_UP_FACTOR
-        pictures: list[NDArray[np.uint8]] = []
+        images: list[NDArray[np.uint8]] = []
         captions: list[str] = []
         first = index * wanted
         while len(captions) < wanted:
             shown = scene(self._seed, "clip-close-up", first + len(captions), things=5)
-            picture = draw(shown)
+            image = draw(shown)
             for thing in shown.things:
-                pictures.append(close_up(picture, thing))
-                told = Told(*(drawn.random() < likely for likely in (_KEEP, _KEEP, _KEEP, _KEEP, 0.0)))
+                images.append(close_up(image, thing))
+                told = Mentions(*(drawn.random() < likely for likely in (_KEEP, _KEEP, _KEEP, _KEEP, 0.0)))
                 captions.append(f"{article(noun_phrase(thing, told))}.")
-        return np.stack(pictures[:wanted]), captions[:wanted]
+        return np.stack(images[:wanted]), captions[:wanted]
 
-    def _embed(self, pictures: NDArray[np.uint8], captions: list[str]) -> tuple[Tensor, Tensor]:
+    def _embed(self, images: NDArray[np.uint8], captions: list[str]) -> tuple[Tensor, Tensor]:
         # Patches are averaged, as in CLIP's variants without a class token: it is they that a language model is shown.
-        pixels = as_pixels(pictures, STATISTICS["clip_vision_model"]).to(self.device)
+        pixels = as_pixels(images, STATISTICS["clip_vision_model"]).to(self.device)
         states = self.tower(pixels, interpolate_pos_encoding=pixels.shape[-1] != SIDE).last_hidden_state
         pooled = self.tower.post_layernorm(states[:, 1:].mean(dim=1))
         encoded = self.tokenizer(
@@ -135,11 +135,11 @@ class ClipPretraining(Pretraining):
         states = self._text(**{k: encoded[k] for k in ("input_ids", "attention_mask")}).last_hidden_state
         real = encoded.attention_mask.unsqueeze(-1).to(states.dtype)
         read = (states * real).sum(dim=1) / real.sum(dim=1)
-        return F.normalize(self._heads.picture(pooled), dim=-1), F.normalize(self._heads.text(read), dim=-1)
+        return F.normalize(self._heads.image(pooled), dim=-1), F.normalize(self._heads.text(read), dim=-1)
 
     @torch.no_grad()
     def figures(self, rounds: int = 10) -> dict[str, Any]:
-        """Retrieval of a picture's caption among 100 of other scenes, and the linear probe."""
+        """Retrieval of an image's caption among 100 of other scenes, and the linear probe."""
         self.trained.eval()
         right = 0
         for number in range(rounds):
@@ -157,7 +157,7 @@ class ClipPretraining(Pretraining):
         }
 
     def save(self, folder: Path) -> None:
-        """The tower in bf16, with the statistics that its pictures are normalised by."""
+        """The tower in bf16, with the statistics that its images are normalised by."""
         self.tower.to(torch.bfloat16).save_pretrained(folder)
         mean, deviation = STATISTICS["clip_vision_model"]
         write_json(folder / "preprocessor_config.json", {"image_mean": mean, "image_std": deviation})
@@ -166,6 +166,6 @@ class ClipPretraining(Pretraining):
 class _Heads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.picture = nn.Linear(SHAPE.hidden, _WIDTH, bias=False)
+        self.image = nn.Linear(SHAPE.hidden, _WIDTH, bias=False)
         self.text = nn.Linear(SHAPE.hidden, _WIDTH, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())

@@ -12,13 +12,13 @@ from random import Random
 from typing import Any
 
 from olivine.data.encoding import Example, TemplateEncoder, Tokens
-from olivine.data.template import TEMPLATES, Piece, PieceKind, independent_parts
+from olivine.data.template import TEMPLATES, Piece, PieceKind, independent_segments
 from olivine.data.vocabulary import IMAGE_TOKEN, train_tokenizer
 from olivine.records import Role, Sample, Turn
 from olivine.world.asked import Asked
 from olivine.world.conversations import conversation, instructions, told_in_words
-from olivine.world.language import EVERYTHING, Told, caption, description
-from olivine.world.pretraining.cells import Cells, Text, told_by_cells
+from olivine.world.language import EVERYTHING, Mentions, caption, description
+from olivine.world.pretraining.symbolic_patches import Cells, Text, symbolic_patch_captions
 from olivine.world.pretraining.towers import SHAPE
 from olivine.world.questions import ask
 from olivine.world.sampling import scene
@@ -49,21 +49,21 @@ class _Level:
     """
 
     until: float
-    told: Told = EVERYTHING
+    told: Mentions = EVERYTHING
     plainly: bool = False
     things: tuple[int, int] | None = None
     topics: tuple[str, ...] | None = None
     reading: float = 0.0
 
     def scene(self, seed: int, index: int, draw: Random) -> Scene:
-        """A scene of so many things."""
+        """A scene of this many things."""
         return scene(seed, "language", index, things=draw.randint(*self.things) if self.things else None)
 
     def asked(self, shown: Scene, draw: Random, most: int) -> list[Asked]:
         """Questions that can be answered from what is told."""
-        untold = {word for name, words in _WORDS_OF.items() if not getattr(self.told, name) for word in words}
+        aliased = {word for name, words in _WORDS_OF.items() if not getattr(self.told, name) for word in words}
         found = ask(shown, draw, most, self.topics)
-        return [asked for asked in found if untold.isdisjoint(re.findall(r"\w+", asked.sentence))]
+        return [asked for asked in found if aliased.isdisjoint(re.findall(r"\w+", asked.sentence))]
 
 
 #: Lists of words up to this share of the training, said twice or asked for what stands third after a word: where a
@@ -76,10 +76,10 @@ _LOOKED_UP = ("colour", "kind", "size", "place", "exist", "pattern", "state", "w
 #: Then from little told of few things to everything: looking up is learnt sooner where there is less to search. What is
 #: told behind a thing's name, its place and state, is learnt later than what is told before it, and not in passing.
 _LEVELS = (
-    _Level(0.05, Told(size=False, pattern=False, state=False, place=False), True, (2, 2), ("colour", "kind")),
-    _Level(0.075, Told(size=False, pattern=False, state=False), True, (2, 2), ("place", "kind"), 0.5),
-    _Level(0.10, Told(size=False, pattern=False, place=False), True, (2, 2), ("state", "writing", "colour"), 0.5),
-    _Level(0.12, Told(pattern=False, state=False), True, (2, 3), ("colour", "kind", "size", "place", "exist"), 0.7),
+    _Level(0.05, Mentions(size=False, pattern=False, state=False, place=False), True, (2, 2), ("colour", "kind")),
+    _Level(0.075, Mentions(size=False, pattern=False, state=False), True, (2, 2), ("place", "kind"), 0.5),
+    _Level(0.10, Mentions(size=False, pattern=False, place=False), True, (2, 2), ("state", "writing", "colour"), 0.5),
+    _Level(0.12, Mentions(pattern=False, state=False), True, (2, 3), ("colour", "kind", "size", "place", "exist"), 0.7),
     _Level(0.16, EVERYTHING, True, (2, 4), _LOOKED_UP, 0.8),
     _Level(1.0, reading=0.8),
 )
@@ -87,7 +87,7 @@ _LEVELS = (
 _AGAIN = 0.2
 #: From this share of the training on, most scenes are told cell by cell: a model that finds things in sentences learns
 #: to find them in a grid of words in a few hundred steps, and one that read sentences alone has it all before it when
-#: the first picture comes. Of the last ones one in five has a caption for its answer, as in LLaVA's first stage.
+#: the first image comes. Of the last ones one in five has a caption for its answer, as in LLaVA's first stage.
 _CELLS_FROM, _CELLS, _CAPTIONS = 0.12, 0.6, 0.2
 #: Half of what is asked of cells is about what is learnt last.
 _HARDER = ("relation", "count", "state", "total", "compare", "writing", "place", "pattern")
@@ -95,13 +95,13 @@ _HARDER = ("relation", "count", "state", "total", "compare", "writing", "place",
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long, and on how much: about so many tokens a step, and of a scene so many questions.
+    """How long, and on how much: about this many tokens a step, and of a scene this many questions.
 
     Attributes:
         lists: what is to be known of lists: at 1 how they go on, at 3 what stands third after a word; () for no lists.
         before: how many steps the smaller model learnt that this one is grown from: these are the next ones.
-        unplaced: for the last so many steps cells do not tell where things are.
-        restarted: what the rate rises to anew where these begin; 0 if it goes on as it was.
+        unplaced: for the last this many steps cells do not tell where things are.
+        restarted: what the rate rises to anew where these begin; 0 if it resumes as it was.
     """
 
     steps: int
@@ -160,7 +160,7 @@ class Curriculum:
 
     def _in_cells(self, number: int, draw: Random, *, placed: bool) -> Text:
         shown = scene(self._seed, "language", number)
-        cells = told_by_cells(shown, self._tokenizer, draw, places=placed)
+        cells = symbolic_patch_captions(shown, self._tokenizer, draw, places=placed)
         if draw.random() < _CAPTIONS:
             said = conversation([("", caption(shown, draw, keep=1.0))])
             encoded = self.encoders["plain"].conversation(said, image=True)
@@ -172,13 +172,13 @@ class Curriculum:
     def asked_of_cells(self, shown: Scene, pairs: Sequence[tuple[str, str]], draw: Random) -> Text:
         """Independent questions about a scene told cell by cell as at the end of the training, no word left out."""
         placed = not self._schedule.unplaced
-        cells = told_by_cells(shown, self._tokenizer, draw, places=placed, kept=1.0)
+        cells = symbolic_patch_captions(shown, self._tokenizer, draw, places=placed, kept=1.0)
         return self._asked_of_cells(shown.id, pairs, cells)
 
     def _asked_of_cells(self, name: str, pairs: Sequence[tuple[str, str]], cells: Cells) -> Text:
         turns = conversation(pairs)
-        parts = independent_parts(self.encoders["gemma"].template, turns, image=True)
-        return Text(Example(Sample(name, turns), self.encoders["gemma"].encode_parts(parts)), cells)
+        parts = independent_segments(self.encoders["gemma"].template, turns, image=True)
+        return Text(Example(Sample(name, turns), self.encoders["gemma"].encode_segments(parts)), cells)
 
     def _listed(self, number: int, draw: Random) -> Text:
         words = draw.sample(_LIST_WORDS, draw.randint(*_LIST_LENGTH))
@@ -216,29 +216,29 @@ class Curriculum:
         return self._going_on(shown.id, told, [part for said, after in spans.items() for part in (said, (after, ""))])
 
     def _going_on(self, name: str, told: str, spans: Sequence[tuple[str, str]]) -> Text:
-        """A text and how it goes on, given and learnt by turns: as caption follows picture in `plain`."""
+        """A text and how it resumes, given and learnt by turns: as caption follows image in `plain`."""
         encoder = self.encoders["plain"]
         again = [piece for given, learnt in spans for piece in (Piece(given), Piece(learnt, supervised=True))]
-        shared, rest = encoder.encode_parts([[_BEGINNING, Piece(told), Piece("\n")], again])
+        shared, rest = encoder.encode_segments([[_BEGINNING, Piece(told), Piece("\n")], again])
         tokens = Tokens(shared.ids + rest.ids, shared.supervised + rest.supervised)
         return Text(Example(Sample(name, ()), (tokens,)))
 
     def said_again(self, name: str, told: str, statements: Sequence[tuple[str, str]]) -> Text:
         """A description and statements (given, to be known) that share it and do not see each other."""
         parts = [[Piece(given), Piece(known, supervised=True)] for given, known in statements]
-        encoded = self.encoders["plain"].encode_parts([[_BEGINNING, Piece(told), Piece("\n")], *parts])
+        encoded = self.encoders["plain"].encode_segments([[_BEGINNING, Piece(told), Piece("\n")], *parts])
         return Text(Example(Sample(name, ()), encoded))
 
     def reading(self, name: str, told: str, pairs: Sequence[tuple[str, str]]) -> Text:
-        """A description that independent questions share, as pictures are shared."""
+        """A description that independent questions share, as images are shared."""
         encoder = self.encoders["gemma"]
-        # As with a picture: what is shared comes first in the user's turn, on a line of its own.
+        # As with an image: what is shared comes first in the user's turn, on a line of its own.
         shared = [*encoder.template.render((Turn(Role.USER, ""),), False)[:3], Piece(told)]
         parts: list[list[Piece]] = [shared]
         for pair in pairs:
-            pieces = independent_parts(encoder.template, conversation([pair]), False)[1]
+            pieces = independent_segments(encoder.template, conversation([pair]), False)[1]
             parts.append([Piece("\n"), *pieces[2:]])
-        return Text(Example(Sample(name, conversation(pairs)), encoder.encode_parts(parts)))
+        return Text(Example(Sample(name, conversation(pairs)), encoder.encode_segments(parts)))
 
 
 @lru_cache

@@ -2,9 +2,9 @@
 
 After DINOv2 (arXiv:2304.07193): the DINO loss between crops, the iBOT loss on hidden patches of the global crops,
 teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread; and as in MoCo v3 (arXiv:2104.02057; no
-predictor) the student's crop must be told from all others of the batch by the teacher's of the same picture, which
+predictor) the student's crop must be told from all others of the batch by the teacher's of the same image, which
 clusters alone do not ask for. Things close up in one scene count as others: what is about them is alike. A crop is told
-by the mean of its patches, as tiny-CLIP's pictures are, since patches are what a language model is shown. Crops are
+by the mean of its patches, as tiny-CLIP's images are, since patches are what a language model is shown. Crops are
 neither mirrored nor resized: here things face left or right, and are small or large.
 """
 
@@ -31,7 +31,7 @@ from olivine.world.scene import SIDE
 #: Few enough that a batch's crops share them: with more, each crop had some of its own and nothing was learnt.
 _CROP_PROTOTYPES, _PATCH_PROTOTYPES = 128, 256
 _BOTTLENECK = 64
-#: Crops keep the picture's scale: sizes mean something here (things are small or large).
+#: Crops keep the image's scale: sizes mean something here (things are small or large).
 _GLOBAL_SIDE, _LOCAL_SIDE = 80, 32
 #: The first so much of the training shows things close up, as tiny-CLIP's does.
 _CLOSE_UP_SHARE, _CLOSE_UP_FROM, _CLOSE_UP_SIDE = 0.8, 64, 48
@@ -42,7 +42,7 @@ _HIDDEN = (0.2, 0.5)
 _MOMENTUM = 0.95
 #: How much darker or brighter a crop may be.
 _LIT = (0.8, 1.2)
-#: The share of pictures of which each crop is recoloured, so that something else must be seen in them. They have
+#: The share of images of which each crop is recoloured, so that something else must be seen in them. They have
 #: crop prototypes of their own: the others' may go on telling colours.
 _RECOLOURED = 0.5
 _STATISTICS = STATISTICS["dinov2"]
@@ -52,7 +52,7 @@ class Dinov2Pretraining(Pretraining):
     """A `Dinov2Model` taught by its own moving average.
 
     Args:
-        steps, batch: how long; `batch` close-ups or pictures a step, each in two global and `local_crops` local crops.
+        steps, batch: how long; `batch` close-ups or images a step, each in two global and `local_crops` local crops.
     """
 
     def __init__(self, steps: int, batch: int, seed: int, *, local_crops: int = 2, peak: float = 3e-3) -> None:
@@ -62,7 +62,7 @@ class Dinov2Pretraining(Pretraining):
         torch.manual_seed(seed)
         student = _Network()
         self._teacher = copy.deepcopy(student).requires_grad_(False)
-        # The teacher lies in a resume point with the student, and takes no gradients.
+        # The teacher lies in a training checkpoint with the student, and takes no gradients.
         self.trained = nn.ModuleDict({"student": student, "teacher": self._teacher})
         self._student = student
         self.optimizers = muon(student, (student.tower,), 0.05)
@@ -75,12 +75,12 @@ class Dinov2Pretraining(Pretraining):
         with torch.no_grad():
             patches = self._teacher.patches(whole)
             crops = patches.mean(1)
-            pictures, crop_targets = self._teacher.picture_head(crops), self._crop_targets(crops)
+            images, crop_targets = self._teacher.image_head(crops), self._crop_targets(crops)
             patch_targets = sinkhorn(self._teacher.patch_head(patches[hidden]))
         seen = self._student.patches(whole, hidden)
         views = torch.cat([seen.mean(1), self._student.patches(parts).mean(1)])
         between_crops = self._mean_over_pairs(_agreement, crop_targets, self._clustered(self._student, views))
-        found = self._mean_over_pairs(_found, pictures, self._student.picture_head(views))
+        found = self._mean_over_pairs(_found, images, self._student.image_head(views))
         on_patches = _agreement(patch_targets, self._student.patch_head(seen[hidden]))
         spread = koleo(views[: self._batch]) + koleo(views[self._batch : 2 * self._batch])
         loss = between_crops + found + on_patches + _KOLEO * spread / 2
@@ -103,10 +103,10 @@ class Dinov2Pretraining(Pretraining):
     def _crops(self, index: int, drawn: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Two global crops of each source `[2 * batch, 3, side, side]` and the local ones `[n * batch, 3, 32, 32]`."""
         close = index < _CLOSE_UP_SHARE * self.steps
-        pictures = self._close_ups(index) if close else self._scenes(index)
+        images = self._close_ups(index) if close else self._scenes(index)
 
         def cut(times: int, side: int) -> Tensor:
-            crops = [_crop(picture, drawn, side) for _ in range(times) for picture in pictures]
+            crops = [_crop(image, drawn, side) for _ in range(times) for image in images]
             shown = [_recoloured(c, drawn) if i % self._batch < self._many else c for i, c in enumerate(crops)]
             return as_pixels(np.stack(shown), _STATISTICS).to(self.device)
 
@@ -117,12 +117,12 @@ class Dinov2Pretraining(Pretraining):
         return [draw(scene(self._seed, "dinov2", first + place)) for place in range(self._batch)]
 
     def _close_ups(self, index: int) -> list[NDArray[np.uint8]]:
-        """A thing and what is about it, 64 pixels wide and high; as many things a picture as there can be."""
+        """A thing and what is about it, 64 pixels wide and high; as many things an image as there can be."""
         found: list[NDArray[np.uint8]] = []
         while len(found) < self._batch:
             shown = scene(self._seed, "dinov2-close-up", index * self._batch + len(found), things=5)
-            picture = draw(shown)
-            found += [close_up(picture, thing, _CLOSE_UP_FROM) for thing in shown.things]
+            image = draw(shown)
+            found += [close_up(image, thing, _CLOSE_UP_FROM) for thing in shown.things]
         return found[: self._batch]
 
     def _is_recoloured(self, states: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class Dinov2Pretraining(Pretraining):
         return similar
 
     def _mean_over_pairs(self, loss: Callable[[Tensor, Tensor], Tensor], told: Tensor, views: Tensor) -> Tensor:
-        """Every student crop against the teacher's global crops of its picture, but none against itself."""
+        """Every student crop against the teacher's global crops of its image, but none against itself."""
         first, second = told.chunk(2)
         others = views.chunk(2 + self._local_crops)
         terms = [loss(second, others[0]), loss(first, others[1])]
@@ -153,11 +153,11 @@ class Dinov2Pretraining(Pretraining):
         tower = self._teacher.tower.eval()
         return {
             "parameters": sum(parameter.numel() for parameter in tower.parameters()),
-            "probe": probe(lambda pictures: patches_of(tower, as_pixels(pictures, _STATISTICS)), self._seed),
+            "probe": probe(lambda images: patches_of(tower, as_pixels(images, _STATISTICS)), self._seed),
         }
 
     def save(self, folder: Path) -> None:
-        """The teacher in bf16, with the statistics that its pictures are normalised by."""
+        """The teacher in bf16, with the statistics that its images are normalised by."""
         self._teacher.tower.to(torch.bfloat16).save_pretrained(folder)
         mean, deviation = _STATISTICS
         values = {"image_mean": mean, "image_std": deviation, "crop_size": {"height": SIDE, "width": SIDE}}
@@ -182,7 +182,7 @@ class _Network(nn.Module):
         )
         self.tower.set_attn_implementation(TRAINING_ATTENTION)
         self.crop_head, self.recoloured_head = _Head(_CROP_PROTOTYPES), _Head(_CROP_PROTOTYPES)
-        self.patch_head, self.picture_head = _Head(_PATCH_PROTOTYPES), _Projection()
+        self.patch_head, self.image_head = _Head(_PATCH_PROTOTYPES), _Projection()
 
     def patches(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
         """`[crops, patches, hidden]`; those that `hidden` marks are not seen."""
@@ -241,15 +241,15 @@ def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:
     return -(targets * F.log_softmax(similarities / _STUDENT_TEMPERATURE, dim=-1)).sum(-1).mean()
 
 
-def _found(pictures: Tensor, crops: Tensor) -> Tensor:
-    """How surely each crop's own picture is found among all of the batch."""
+def _found(images: Tensor, crops: Tensor) -> Tensor:
+    """How surely each crop's own image is found among all of the batch."""
     # In bf16 like the rest of the step: at this temperature that did no harm.
-    return F.cross_entropy(crops @ pictures.T / _PICTURE_TEMPERATURE, torch.arange(len(crops), device=crops.device))
+    return F.cross_entropy(crops @ images.T / _PICTURE_TEMPERATURE, torch.arange(len(crops), device=crops.device))
 
 
-def _crop(picture: NDArray[np.uint8], drawn: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    left, top = drawn.integers(0, len(picture) - side + 1, size=2)
-    cut = picture[top : top + side, left : left + side].astype(np.float32)
+def _crop(image: NDArray[np.uint8], drawn: np.random.Generator, side: int) -> NDArray[np.uint8]:
+    left, top = drawn.integers(0, len(image) - side + 1, size=2)
+    cut = image[top : top + side, left : left + side].astype(np.float32)
     lit: NDArray[np.uint8] = np.clip(cut * drawn.uniform(*_LIT), 0, 255).astype(np.uint8)
     return lit
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM
 
-#: The first layer's heads that begin by looking back, by how far: colour, pattern and size stand so many words before
+#: The first layer's heads that begin by looking back, by how far: colour, pattern and size stand this many words before
 #: a thing's name, and what tells its state or place begins three behind it ("ball at the top", "box that is open").
 LOOKS_BACK = (1, 2, 3)
 #: The first coordinate that all tokens begin with, in standard deviations of the others; by how much the place looked
@@ -49,7 +49,7 @@ def gemma_config(size: Size, vocabulary: int) -> GemmaConfig:
 
 
 @torch.no_grad()
-def begin_calmly(model: GemmaForCausalLM) -> None:
+def scaled_init(model: GemmaForCausalLM) -> None:
     """GPT-2's initialisation of what layers add to the residual stream: smaller, the more of them add to it."""
     config = model.config
     share = (2 * config.num_hidden_layers) ** -0.5
@@ -60,12 +60,12 @@ def begin_calmly(model: GemmaForCausalLM) -> None:
 
 @torch.no_grad()
 def begin_looking_back(model: GemmaForCausalLM, distances: Sequence[int]) -> None:
-    """Let the first heads of the first layer attend, at first, to the token so many places before: one head each.
+    """Let the first heads of the first layer attend, at first, to the token this many places before: one head each.
 
     Who learns to look back for "the ball" must first have found out, in each token, what stands before it; at this
     size that takes longer than all the rest, and seldom happens at all in minutes. After the smeared keys of
     arXiv:2209.11895, as an initialisation: every token begins with the same first coordinate, these heads' queries
-    and keys with one vector in answer to it, the query's turned back by so many of the rotary embedding's steps.
+    and keys with one vector in answer to it, the query's turned back by this many of the rotary embedding's steps.
     """
     config = model.config
     embedded = model.model.embed_tokens.weight
@@ -88,7 +88,7 @@ def begin_looking_back(model: GemmaForCausalLM, distances: Sequence[int]) -> Non
 
 
 @torch.no_grad()
-def grown(smaller: GemmaForCausalLM, size: Size) -> GemmaForCausalLM:
+def expanded(smaller: GemmaForCausalLM, size: Size) -> GemmaForCausalLM:
     """A larger model with the smaller one's logits, up to rounding, that can learn more.
 
     Net2Net's idea (arXiv:1511.05641): behind each layer stand copies of it that add nothing yet, and what is new in a

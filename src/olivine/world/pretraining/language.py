@@ -1,6 +1,6 @@
 """Gemma-shaped language models on the world's text: captions, and questions about scenes told in words.
 
-Reading from a description comes before any picture, so that the connector has only to put pictures in its place. What
+Reading from a description comes before any image, so that the connector has only to put images in its place. What
 is read, in which order, is in `curriculum`; scenes told cell by cell in `cells`; shapes and initial weights in `gemma`.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import GemmaForCausalLM
 
-from olivine.data.packing import IGNORED, Row, deal, pack
+from olivine.data.packing import IGNORED, PackedSequence, balance, pack
 from olivine.files import sha256_of_file
 from olivine.model.attention import packed
 from olivine.model.configuration import folder_config
@@ -23,10 +23,10 @@ from olivine.model.tokenizers import folder_tokenizer
 from olivine.model.weights import language_naming, load_weights
 from olivine.wording import SHORT_ANSWER
 from olivine.world.language import description
-from olivine.world.pretraining.cells import Text, embedded
 from olivine.world.pretraining.curriculum import Curriculum, Schedule, world_tokenizer
-from olivine.world.pretraining.gemma import LOOKS_BACK, Size, begin_calmly, begin_looking_back, gemma_config, grown
+from olivine.world.pretraining.gemma import LOOKS_BACK, Size, begin_looking_back, expanded, gemma_config, scaled_init
 from olivine.world.pretraining.loop import Pretraining, muon
+from olivine.world.pretraining.symbolic_patches import Text, embedded
 from olivine.world.questions import ask
 from olivine.world.sampling import scene
 
@@ -55,14 +55,14 @@ class LanguagePretraining(Pretraining):
         torch.manual_seed(seed)
         if smaller is None:
             self.model = GemmaForCausalLM(gemma_config(size, len(self.tokenizer)))
-            begin_calmly(self.model)
+            scaled_init(self.model)
             begin_looking_back(self.model, LOOKS_BACK)
         else:
             self.origin = sha256_of_file(smaller / "model.safetensors")
             config = folder_config(smaller, "smaller")
             naming = language_naming(config)
             origin = load_weights(GemmaForCausalLM, smaller, config, naming, key="smaller", dtype=torch.float32)
-            self.model = grown(origin, size)
+            self.model = expanded(origin, size)
         self.trained: nn.Module = self.model
         # With it, the same is learnt in fewer steps than with AdamW alone (docs/decisions.md).
         self.optimizers = muon(self.model, (self.model,), 0.05)
@@ -75,7 +75,7 @@ class LanguagePretraining(Pretraining):
         noise = torch.Generator(self.device).manual_seed(self._seed * self.steps + index)
         total = 0.0
         with packed(self.model.model):
-            for dealt in deal([text.example.length for text in texts], _ROW_TOKENS):
+            for dealt in balance([text.example.length for text in texts], _ROW_TOKENS):
                 some = [texts[i] for i in dealt]
                 row = pack([text.example for text in some], ()).to(self.device)
                 loss = labelled_loss(self._hidden(row, some, noise), row.targets, self.model.lm_head)
@@ -83,7 +83,7 @@ class LanguagePretraining(Pretraining):
                 total += loss.item()
         return {"loss": total / labels, "labels": labels}
 
-    def _hidden(self, row: Row, texts: Sequence[Text], noise: torch.Generator | None = None) -> torch.Tensor:
+    def _hidden(self, row: PackedSequence, texts: Sequence[Text], noise: torch.Generator | None = None) -> torch.Tensor:
         words = embedded(self.model.model.embed_tokens, row.ids, texts, self.curriculum.image_token, noise)
         states: torch.Tensor = self.model.model(
             inputs_embeds=words[None],

@@ -1,4 +1,4 @@
-"""One loop for every backbone: steps, learning rate, progress, a log, resume points, held-out figures.
+"""One loop for every backbone: steps, learning rate, progress, a log, training checkpoints, held-out figures.
 
 What a step does is the business of each backbone's own module.
 """
@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from olivine.errors import RunError
-from olivine.files import append_json_line, atomic_file, keep_json_lines, only_process_in, write_json
+from olivine.files import append_json_line, atomic_file, exclusive_lock, keep_json_lines, write_json
+from olivine.training.optimizer import warmup_then_cosine
 
 LOG, RESUME, FIGURES = "pretraining.jsonl", "resume.pt", "figures.json"
 _LOG_EVERY = 20
@@ -25,7 +26,7 @@ class Pretraining(ABC):
 
     Attributes:
         steps: optimiser steps in all.
-        trained: everything that takes gradients, as one module; it is what a resume point holds.
+        trained: everything that takes gradients, as one module; it is what a training checkpoint holds.
         optimizers: over `trained`, each parameter in one of them; their groups' rates are set by the loop.
         peak: the highest learning rate.
         restart: a step from which the rate rises anew, and how high (warm restarts, arXiv:1608.03983); None for none.
@@ -61,13 +62,13 @@ class Pretraining(ABC):
 
 
 def pretrain(job: Pretraining, folder: Path, *, save_every: int, on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    """Train to the end, going on from the folder's resume point if there is one; returns the held-out figures.
+    """Train to the end, going on from the folder's training checkpoint if there is one; returns the held-out figures.
 
     Raises:
         RequestError: another process trains it.
-        RunError: the loss is not finite, or the resume point is of a model grown from another one.
+        RunError: the loss is not finite, or the training checkpoint is of a model grown from another one.
     """
-    with only_process_in(folder):
+    with exclusive_lock(folder):
         return _pretrain(job, folder, save_every, on_step)
 
 
@@ -123,10 +124,7 @@ def _rate(job: Pretraining, index: int) -> float:
         else:
             index, steps, peak = index - again, steps - again, restarted
     warmup = max(1, round(0.04 * steps))
-    if index < warmup:
-        return peak * (index + 1) / warmup
-    progress = (index - warmup) / max(1, steps - warmup)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return warmup_then_cosine(peak, index, steps, warmup=warmup, peak_after=warmup, lowest=0.01)
 
 
 def _save(job: Pretraining, folder: Path, step: int, seconds: float) -> None:
@@ -144,7 +142,7 @@ def _save(job: Pretraining, folder: Path, step: int, seconds: float) -> None:
 def _resume(job: Pretraining, folder: Path) -> tuple[int, float]:
     path = folder / RESUME
     if not path.is_file():
-        # A log without a resume point is of a run that was cut off before its first one.
+        # A log without a training checkpoint is of a run that was cut off before its first one.
         (folder / LOG).unlink(missing_ok=True)
         return 0, 0.0
     state = torch.load(path, weights_only=True, map_location="cpu")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from olivine.available_cpus import cores, end_with_parent
+from olivine.available_cpus import available_cpus, end_with_parent
 from olivine.errors import RunError
 from olivine.files import read_json
 from olivine.world.backbones import shipped
@@ -75,7 +75,7 @@ def pretrain_all(
 ) -> dict[str, dict[str, Any]]:
     """Train the named backbones that are not yet done, several at a time; returns their held-out figures.
 
-    Killed at any instant, the same command goes on from the last resume points. One that is grown from another waits
+    Killed at any instant, the same command resumes from the last training checkpoints. One that is grown from another waits
     for it where that one is named too; else it takes the one in `output`, or else the shipped one.
 
     Args:
@@ -91,9 +91,9 @@ def pretrain_all(
     waiting = [name for name in names if not (output / name / FIGURES).is_file()]
     gpu = torch.cuda.is_available()
     together = sum(JOBS[name].grown_from not in waiting for name in waiting)
-    at_once = max(1, min(jobs or (1 if gpu else cores()), together))
+    at_once = max(1, min(jobs or (1 if gpu else available_cpus()), together))
     # Two processes of one thread each do more in a second than one of two: nothing is ever waited for.
-    threads = max(1, cores() // at_once)
+    threads = max(1, available_cpus() // at_once)
     failed: dict[str, BaseException] = {}
     running: dict[str, Future[dict[str, Any]]] = {}
     with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:

@@ -1,4 +1,4 @@
-"""What both towers share: their common shape, pictures as tensors, and the linear probe that judges their patches.
+"""What both towers share: their common shape, images as tensors, and the linear probe that judges their patches.
 
 How each learns is in `clip` and `dinov2`.
 """
@@ -40,26 +40,26 @@ LAYER = -2
 TRAINING_ATTENTION = "eager"
 
 
-def as_pixels(pictures: NDArray[np.uint8], statistics: tuple[Sequence[float], Sequence[float]]) -> Tensor:
-    """`[pictures, side, side, 3]` bytes to `[pictures, 3, side, side]` float32, normalised by (means, deviations)."""
+def as_pixels(images: NDArray[np.uint8], statistics: tuple[Sequence[float], Sequence[float]]) -> Tensor:
+    """`[images, side, side, 3]` bytes to `[images, 3, side, side]` float32, normalised by (means, deviations)."""
     mean, deviation = (np.asarray(values, np.float32) for values in statistics)
-    values = (pictures.astype(np.float32) / 255 - mean) / deviation
+    values = (images.astype(np.float32) / 255 - mean) / deviation
     return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
 
 
 def close_up(
-    picture: NDArray[np.uint8], thing: Thing, side: int = SIDE // 2, shape: TowerShape = SHAPE
+    image: NDArray[np.uint8], thing: Thing, side: int = SIDE // 2, shape: TowerShape = SHAPE
 ) -> NDArray[np.uint8]:
     """The thing's surroundings, `side` pixels wide and high, cut along the patches' borders."""
     left, top = (
         min(max(round((middle - side / 2) / shape.patch), 0) * shape.patch, SIDE - side)
         for middle in (thing.x, thing.y)
     )
-    return picture[top : top + side, left : left + side]
+    return image[top : top + side, left : left + side]
 
 
 def patches_of(tower: nn.Module, pixels: Tensor, layer: int = LAYER) -> Tensor:
-    """`[pictures, patches, hidden]`: one hidden state without its class token."""
+    """`[images, patches, hidden]`: one hidden state without its class token."""
     device = next(tower.parameters()).device
     states: Tensor = tower(pixels.to(device), output_hidden_states=True).hidden_states[layer]
     return states[:, 1:]
@@ -95,7 +95,7 @@ def probe(
     its right.
 
     Args:
-        encode: pictures `[n, side, side, 3]` to patch features `[n, patches, hidden]`.
+        encode: images `[n, side, side, 3]` to patch features `[n, patches, hidden]`.
         seed: of the world.
         train, test: how many scenes the classifiers learn from and are tried on; none was trained on.
     """

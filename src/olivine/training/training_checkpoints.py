@@ -1,4 +1,4 @@
-"""Resume points: folders of sharded safetensors with checksums, the last few kept, the newest whole one used.
+"""Training checkpoints: folders of sharded safetensors with checksums, the last few kept, the newest whole one used.
 
 They hold what decides the steps to come and nothing else; whole models for use are written by `model.checkpoint`.
 """
@@ -25,7 +25,7 @@ from olivine.files import flush_to_disk, read_json, sha256_of_file, write_json
 from olivine.training.processes import Processes
 from olivine.training.staging import Staging
 
-POINTS, MANIFEST = "resume", "point.json"
+CHECKPOINTS, MANIFEST = "resume", "point.json"
 #: A point is first written under this name and gets its own when it is whole.
 _UNFINISHED = ".unfinished"
 _GPU_RANDOM = "random.cuda"
@@ -82,8 +82,8 @@ class TrainingState:
         return state
 
 
-class ResumePoints:
-    """The resume points of one stage.
+class TrainingCheckpoints:
+    """The training checkpoints of one stage.
 
     A point appears under its name only when every byte of it is on disk, with a checksum of each file beside it. It can
     be read by any number of processes, whatever number wrote it.
@@ -95,7 +95,7 @@ class ResumePoints:
     """
 
     def __init__(self, folder: Path, *, keep: int, processes: Processes, console: Console, background: bool) -> None:
-        self._folder = folder / POINTS
+        self._folder = folder / CHECKPOINTS
         self._keep = keep
         self._processes = processes
         self._console = console
@@ -145,20 +145,20 @@ class ResumePoints:
                 pending.result()
 
     def load(self, state: TrainingState) -> int:
-        """Put the newest whole point back; returns the step to go on with, 0 if there is none.
+        """Put the newest whole point back; returns the step to resume with, 0 if there is none.
 
         A point that is incomplete or damaged is named on the console, and the one before it is taken.
 
         Raises:
             RunError: it belongs to another model.
         """
-        chosen = self._processes.from_first(self._newest_whole() if self._processes.first else None)
-        if chosen is None:
+        selected = self._processes.from_first(self._newest_whole() if self._processes.first else None)
+        if selected is None:
             return 0
         tensors = state.tensors()
         try:
             with torch.no_grad():
-                reader = HuggingFaceStorageReader(str(chosen))
+                reader = HuggingFaceStorageReader(str(selected))
                 metadata = reader.read_metadata().state_dict_metadata
                 if _GPU_RANDOM in tensors and _GPU_RANDOM not in metadata:
                     del tensors[_GPU_RANDOM]  # it was written on a machine without a GPU
@@ -166,10 +166,10 @@ class ResumePoints:
                 load(tensors, storage_reader=reader, no_dist=not self._processes.several)
         except (CheckpointException, RuntimeError, KeyError, ValueError, OSError) as error:
             raise RunError(
-                f"{chosen}: does not fit this model ({_reason(error)}). Delete {self._folder} to start the stage again."
+                f"{selected}: does not fit this model ({_reason(error)}). Delete {self._folder} to start the stage again."
             ) from None
         state.take(tensors)
-        return int(read_json(chosen / MANIFEST)["step"])
+        return int(read_json(selected / MANIFEST)["step"])
 
     def clear(self) -> None:
         """Remove all points: the stage is finished, and its checkpoint written."""
@@ -181,14 +181,14 @@ class ResumePoints:
     def _newest_whole(self) -> Path | None:
         for leftover in self._folder.glob(f"{_UNFINISHED}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        for point in reversed(self._points()):
-            problem = what_is_wrong(point)
+        for saved in reversed(self._checkpoints()):
+            problem = find_corruption(saved)
             if problem is None:
-                return point
-            self._console.print(f"{point}: not used, {problem}; trying the one before", style="yellow", highlight=False)
+                return saved
+            self._console.print(f"{saved}: not used, {problem}; trying the one before", style="yellow", highlight=False)
         return None
 
-    def _points(self) -> list[Path]:
+    def _checkpoints(self) -> list[Path]:
         return sorted(self._folder.glob("step-*"))
 
     def _seal_when(self, written: "Future[Any]", unfinished: Path, step: int) -> None:
@@ -208,12 +208,12 @@ class ResumePoints:
             "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)} for file in files},
         }
         write_json(unfinished / MANIFEST, manifest)
-        point = self._folder / f"step-{step:08d}"
+        saved = self._folder / f"step-{step:08d}"
         # A damaged point of this very step may lie there: the run went on from an older one and came here again.
-        shutil.rmtree(point, ignore_errors=True)
-        unfinished.rename(point)
+        shutil.rmtree(saved, ignore_errors=True)
+        unfinished.rename(saved)
         flush_to_disk(self._folder)
-        for old in self._points()[: -self._keep]:
+        for old in self._checkpoints()[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
 
     @contextmanager
@@ -222,11 +222,11 @@ class ResumePoints:
             yield
         except (CheckpointException, OSError, RuntimeError) as error:
             shutil.rmtree(self._folder / f"{_UNFINISHED}-{step:08d}", ignore_errors=True)
-            kept = [int(point.name.rpartition("-")[2]) for point in self._points()]
+            kept = [int(saved.name.rpartition("-")[2]) for saved in self._checkpoints()]
             there = f"that of step {kept[-1]} is whole" if kept else "there is no earlier one"
             raise RunError(
-                f"{self._folder}: the resume point of step {step} cannot be written ({_reason(error)}); {there}. "
-                "Make room and run the same command to go on."
+                f"{self._folder}: the training checkpoint of step {step} cannot be written ({_reason(error)}); {there}. "
+                "Make room and run the same command to resume."
             ) from None
 
 
@@ -244,14 +244,14 @@ def _check_tensors(written: Mapping[str, Any], expected: Mapping[str, Tensor]) -
             raise ValueError(f"{len(names)} tensors are {said}: {', '.join(sorted(names)[:4])}")
 
 
-def what_is_wrong(point: Path) -> str | None:
-    """Why a resume point cannot be used, in words; None where every file is there with its checksum."""
+def find_corruption(saved: Path) -> str | None:
+    """Why a training checkpoint cannot be used, in words; None where every file is there with its checksum."""
     try:
-        files = read_json(point / MANIFEST)["files"]
+        files = read_json(saved / MANIFEST)["files"]
         for name, expected in files.items():
-            if (point / name).stat().st_size != expected["bytes"]:
-                return f"{name} has {(point / name).stat().st_size:,} bytes instead of {expected['bytes']:,}"
-            if sha256_of_file(point / name) != expected["sha256"]:
+            if (saved / name).stat().st_size != expected["bytes"]:
+                return f"{name} has {(saved / name).stat().st_size:,} bytes instead of {expected['bytes']:,}"
+            if sha256_of_file(saved / name) != expected["sha256"]:
                 return f"{name} is damaged (its checksum differs)"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"

@@ -1,6 +1,6 @@
 """Scenes told cell by cell: where image tokens will stand, the words for what each patch shows, summed.
 
-No picture is drawn or seen: what lies where is the scene's data. What is asked of such scenes is in `curriculum`.
+No image is drawn or seen: what lies where is the scene's data. What is asked of such scenes is in `curriculum`.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,9 @@ class Text:
     cells: Cells = ()
 
 
-def told_by_cells(shown: Scene, tokenizer: Any, draw: Random, *, places: bool = True, kept: float = _KEPT) -> Cells:
+def symbolic_patch_captions(
+    shown: Scene, tokenizer: Any, draw: Random, *, places: bool = True, kept: float = _KEPT
+) -> Cells:
     """One entry a patch, row by row: the ids of the words for what lies there, or for setting and time.
 
     Args:

@@ -1,18 +1,18 @@
-"""Scenes as picture files: JPEG or PNG, by one process or by many, the same bytes either way.
+"""Scenes as image files: JPEG or PNG, by one process or by many, the same bytes either way.
 
-How a picture is drawn lies in `drawing`.
+How an image is drawn lies in `drawing`.
 """
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from olivine.available_cpus import cores
+from olivine.available_cpus import available_cpus
 from olivine.files import write_json_lines
 from olivine.world.drawing import image
 from olivine.world.scene import Scene
 
-#: Fewer pictures than this are drawn before other processes have started.
+#: Fewer images than this are drawn before other processes have started.
 _WORTH_STARTING = 1500
 _CHUNK = 64
 
@@ -30,22 +30,22 @@ def save_all(
     scenes: Mapping[Path, Scene],
     *,
     processes: int | None = None,
-    on_picture: Callable[[int, int], None] | None = None,
+    on_image: Callable[[int, int], None] | None = None,
 ) -> None:
     """Draw every scene into its file.
 
     Args:
-        processes: how many; by default one for each processor where there are many pictures, else this one alone.
-        on_picture: is told (done, of how many) as it goes.
+        processes: how many; by default one for each processor where there are many images, else this one alone.
+        on_image: is told (done, of how many) as it goes.
     """
     jobs = list(scenes.items())
-    wanted = processes or (cores() if len(jobs) >= _WORTH_STARTING else 1)
+    wanted = processes or (available_cpus() if len(jobs) >= _WORTH_STARTING else 1)
     chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
     done = 0
     for count in _saved(chunks, wanted):
         done += count
-        if on_picture is not None:
-            on_picture(done, len(jobs))
+        if on_image is not None:
+            on_image(done, len(jobs))
 
 
 def save_with_truth(folder: Path, scenes: Mapping[str, Scene]) -> None:

@@ -1,4 +1,4 @@
-"""Questions on which two cells part ways: the picture, what each said, and the truth.
+"""Questions on which two configurations part ways: the image, what each said, and the truth.
 
 Which are shown follows from the answers alone; the page that shows them is in `report`.
 """
@@ -11,31 +11,31 @@ from pathlib import Path
 
 from olivine.ablation.measures import Evaluated
 from olivine.ablation.results import Results
-from olivine.data.images import Pictures, pictures_in
+from olivine.data.images import ImageSource, image_source
 from olivine.errors import DataError
 from olivine.records import Question
-from olivine.statistics import Cell, generator
+from olivine.statistics import Configuration, generator
 
-#: Longest side of a picture in the page, in pixels.
+#: Longest side of an image in the page, in pixels.
 _SIDE = 256
 _LONGEST = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """One question about which one cell is right and the other is not."""
+    """One question about which one configuration is right and the other is not."""
 
     benchmark: str
     question: str
     truth: str
-    #: (cell's name, its answer, whether it is right), the baseline first.
+    #: (configuration's name, its answer, whether it is right), the baseline first.
     said: tuple[tuple[str, str, bool], tuple[str, str, bool]]
-    #: The picture as a data URI; None without one or where it cannot be read.
-    picture: str | None
+    #: The image as a data URI; None without one or where it cannot be read.
+    image: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Parting:
+class DisagreementSet:
     """The questions that a change of one axis decides, for or against."""
 
     axis: str
@@ -46,8 +46,8 @@ class Parting:
     shown: tuple[Disagreement, ...]
 
 
-def partings(results: Results, *, each: int = 4) -> list[Parting]:
-    """For every level that differs from the baseline cell on one axis, `each` of the questions that it decides.
+def disagreements(results: Results, *, each: int = 4) -> list[DisagreementSet]:
+    """For every level that differs from the baseline configuration on one axis, `each` of the questions that it decides.
 
     Half of those shown are won and half lost, as far as there are such, over all benchmarks in turn.
     """
@@ -65,22 +65,22 @@ def partings(results: Results, *, each: int = 4) -> list[Parting]:
         for won, count in ((True, each - each // 2), (False, each // 2)):
             random = generator("gallery", axis, "\n".join(q.id for _, q, *_ in pools[won]))
             picked = sorted(random.permutation(len(pools[won]))[:count])
-            shown += [_disagreement(results, base, other, won, *pools[won][place]) for place in picked]
+            shown += [_disagreement(results, base, other, won, *pools[won][position]) for position in picked]
         level = other[list(study.axes).index(axis)]
-        found.append(Parting(axis, level, len(pools[False]), len(pools[True]), tuple(shown)))
+        found.append(DisagreementSet(axis, level, len(pools[False]), len(pools[True]), tuple(shown)))
     return found
 
 
-def _neighbours(results: Results) -> Iterator[tuple[str, Cell, Cell]]:
-    """(axis, cell, the cell that differs from it on that axis alone), from the baseline if it is there."""
+def _neighbours(results: Results) -> Iterator[tuple[str, Configuration, Configuration]]:
+    """(axis, configuration, the configuration that differs from it on that axis alone), from the baseline if it is there."""
     study = results.plan.study
     names = list(study.axes)
-    for place, axis in enumerate(names):
+    for position, axis in enumerate(names):
         for level in study.axes[axis][1:]:
-            for cell in study.cells:
-                other = (*cell[:place], level, *cell[place + 1 :])
-                if cell[place] == study.axes[axis][0] and other in study.cells:
-                    yield axis, cell, other
+            for configuration in study.configurations:
+                other = (*configuration[:position], level, *configuration[position + 1 :])
+                if configuration[position] == study.axes[axis][0] and other in study.configurations:
+                    yield axis, configuration, other
                     break
 
 
@@ -93,21 +93,28 @@ def _decided(base: Evaluated, other: Evaluated) -> Iterator[tuple[bool, Question
 
 
 def _disagreement(
-    results: Results, base: Cell, other: Cell, won: bool, name: str, question: Question, one: Evaluated, two: Evaluated
+    results: Results,
+    base: Configuration,
+    other: Configuration,
+    won: bool,
+    name: str,
+    question: Question,
+    one: Evaluated,
+    two: Evaluated,
 ) -> Disagreement:
     study = results.plan.study
     asked = study.recipe.benchmarks[name]
     root = asked.images or one.asked.benchmark.images(asked.data)
-    said_one, said_two = (run.answers[question.id].text for run in (one, two))
+    said_one, said_two = (run.texts[question.id] for run in (one, two))
     return Disagreement(
         benchmark=name,
         question=question.prompt,
         truth=", ".join(dict.fromkeys(question.references)) or "–",
         said=(
-            (study.cell_name(base), _short(said_one), not won),
-            (study.cell_name(other), _short(said_two), won),
+            (study.configuration_name(base), _short(said_one), not won),
+            (study.configuration_name(other), _short(said_two), won),
         ),
-        picture=_data_uri(root, question.image),
+        image=_data_uri(root, question.image),
     )
 
 
@@ -115,14 +122,14 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
 
 
-def _data_uri(root: Pictures | Path, name: str | None) -> str | None:
+def _data_uri(root: ImageSource | Path, name: str | None) -> str | None:
     if name is None:
         return None
     try:
-        picture = pictures_in(root).open(name)
+        image = image_source(root).open(name)
     except DataError:
         return None
-    picture.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((_SIDE, _SIDE))
     raw = io.BytesIO()
-    picture.save(raw, format="PNG")
+    image.save(raw, format="PNG")
     return "data:image/png;base64," + base64.b64encode(raw.getvalue()).decode("ascii")

@@ -18,8 +18,8 @@ from olivine.errors import RequestError
 _SUPERVISED, _SEEN, _IMAGE = "bold green", "dim", "cyan"
 
 
-def show(path: Path, wanted: str, encoder: TemplateEncoder, turns: str, console: Console) -> None:
-    """Print one item: supervised tokens green, all others dim, the picture's as one mark with their number.
+def show(path: Path, requested: str, encoder: TemplateEncoder, turns: str, console: Console) -> None:
+    """Print one item: supervised tokens green, all others dim, the image's as one mark with their number.
 
     Raises:
         RequestError: no item of that id (or place, as `#N`), or `turns` is neither together nor independent.
@@ -27,7 +27,7 @@ def show(path: Path, wanted: str, encoder: TemplateEncoder, turns: str, console:
     """
     if turns not in ("together", "independent"):
         raise RequestError(f"--turns {turns!r}: expected together or independent.")
-    found = _find(path, wanted)
+    found = _find(path, requested)
     if isinstance(found.value, ItemError):
         raise found.value
     example = encoder.example(parse_item(found.value, found.index), independent=turns == "independent")
@@ -66,15 +66,15 @@ def _visible(text: str) -> str:
     return "".join("⏎\n" if c == "\n" else c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _find(path: Path, wanted: str) -> Located:
-    place = int(wanted[1:]) if wanted.startswith("#") and wanted[1:].isdecimal() else None
+def _find(path: Path, requested: str) -> Located:
+    position = int(requested[1:]) if requested.startswith("#") and requested[1:].isdecimal() else None
     count = 0
     for found in scan(path):
         count = found.index + 1
-        if found.index == place or (
-            place is None and isinstance(found.value, dict) and str(found.value.get("id")) == wanted
+        if found.index == position or (
+            position is None and isinstance(found.value, dict) and str(found.value.get("id")) == requested
         ):
             return found
-    if place is not None:
-        raise RequestError(f"{path}: no item {wanted}; it has {count:,}.")
-    raise RequestError(f"{path}: no item with id {wanted!r}. Give an id, or its place as #N.")
+    if position is not None:
+        raise RequestError(f"{path}: no item {requested}; it has {count:,}.")
+    raise RequestError(f"{path}: no item with id {requested!r}. Give an id, or its place as #N.")

@@ -10,16 +10,16 @@ from collections.abc import Iterable
 
 #: Losses that the running median is taken over.
 WINDOW = 64
-#: Before so many losses are known, none is called a spike: the first steps of a stage fall steeply.
+#: Before this many losses are known, none is called a spike: the first steps of a stage fall steeply.
 FEWEST = 16
 
 
-class LossWatch:
+class LossSpikeDetector:
     """Says what is wrong with a step, before it changes any weight.
 
     Args:
         factor: a loss above `factor` times the running median is a spike; None calls nothing one.
-        before: losses of earlier steps, oldest first (of a run that is gone on with).
+        before: losses of earlier steps, oldest first (of a run that is resumed).
     """
 
     def __init__(self, factor: float | None, before: Iterable[float] = ()) -> None:

@@ -64,7 +64,7 @@ ALONE = Processes()
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
+def init_distributed() -> Iterator[Processes]:
     """Join the other processes of this torchrun inside the block; without torchrun there is one alone.
 
     Raises:

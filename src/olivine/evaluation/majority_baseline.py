@@ -34,7 +34,7 @@ def majority(benchmark: Benchmark, questions: Sequence[Question]) -> Score:
     return benchmark.score(questions, answers)
 
 
-def guessing(name: str, folder: Path) -> dict[str, dict[str, float]]:
+def majority_baseline_answers(name: str, folder: Path) -> dict[str, dict[str, float]]:
     """`{"majority": metrics}` of the benchmark whose files are in `folder`; MM-Vet's answers are graded by rule.
 
     Raises:

@@ -24,9 +24,9 @@ def plan_lines(plan: Plan, device_name: str) -> Iterator[str]:
     """
     on = named_device(device_name)
     costs = plan_costs(plan, on)
-    steps, cells = len(plan.steps), len(plan.study.cells)
-    yield f"{plan.study.name}: {cells} cells, {len(plan.stages)} trainings, {steps} steps -> {plan.study.directory}"
-    yield f"{'step':<44} {'state':<6} {'cells':>5} {'tokens':>8} {'FLOP':>8} {'memory':>10} {device_name:>10}"
+    steps, configurations = len(plan.steps), len(plan.study.configurations)
+    yield f"{plan.study.name}: {configurations} configurations, {len(plan.stages)} trainings, {steps} steps -> {plan.study.directory}"
+    yield f"{'step':<44} {'state':<6} {'configurations':>5} {'tokens':>8} {'FLOP':>8} {'memory':>10} {device_name:>10}"
     for key, step in plan.steps.items():
         state = "done" if step.done else "to do"
         yield f"{key:<44} {state:<6} {len(plan.used_by(key)):>5} {_cost_line(costs[key])}"
@@ -37,7 +37,7 @@ def plan_lines(plan: Plan, device_name: str) -> Iterator[str]:
         yield f"{unknown} steps could not be estimated: their data or a model's configuration are not at hand here."
     yield from _feature_lines(plan)
     alone = sum(len(plan.used_by(key)) for key in plan.steps)
-    yield f"Run one by one, the cells would take {alone} steps; shared, they take {steps}."
+    yield f"Run one by one, the configurations would take {alone} steps; shared, they take {steps}."
     for path in plan.missing:
         yield f"missing: {path} (needed before anything runs)"
     yield "Estimates: ablation/step_costs.py and cost/estimate.py say by which rules. One device; nothing sharded."
@@ -45,14 +45,14 @@ def plan_lines(plan: Plan, device_name: str) -> Iterator[str]:
 
 def _feature_lines(plan: Plan) -> Iterator[str]:
     """What keeping features of frozen towers on disk would save, where it is possible."""
-    for worth in plan.features:
-        if worth.bytes is None or worth.saved is None:
+    for benefit in plan.features:
+        if benefit.bytes is None or benefit.saved is None:
             known = "what that would save cannot be estimated here"
         else:
-            saved = f"{100 * worth.saved:.1f} % of {worth.trainings} trainings' FLOP"
-            known = f"{worth.bytes / 1e9:.3g} GB would save {saved}"
-        kept = "kept" if worth.kept else "not kept"
-        yield f"features of {worth.what}: {kept} ({known}; the study says {plan.study.recipe.features})"
+            saved = f"{100 * benefit.saved:.1f} % of {benefit.trainings} trainings' FLOP"
+            known = f"{benefit.bytes / 1e9:.3g} GB would save {saved}"
+        kept = "kept" if benefit.kept else "not kept"
+        yield f"features of {benefit.what}: {kept} ({known}; the study says {plan.study.recipe.features})"
 
 
 def _cost_line(cost: Cost | None) -> str:
@@ -96,10 +96,10 @@ class StepLines:
             console.print(f"{self._over} of {self._total} steps were done before", highlight=False)
 
     def begin(self, step: Step) -> None:
-        """Say which cells a step is for."""
+        """Say which configurations a step is for."""
         self._since[step.key] = time.monotonic()
         users = self._plan.used_by(step.key)
-        first = self._plan.study.cell_name(users[0][0])
+        first = self._plan.study.configuration_name(users[0][0])
         more = f" and {len(users) - 1} more" if len(users) > 1 else ""
         self._names[step.key] = f"[{self._over + len(self._since)}/{self._total}] {step.kind} for {first}{more}"
         self._print(self._names[step.key])
@@ -108,7 +108,7 @@ class StepLines:
     def within(self, done: int, total: int) -> None:
         """Evaluations are short beside training: a line for each is enough."""
 
-    def says(self, step: Step, text: str) -> None:
+    def log_line(self, step: Step, text: str) -> None:
         """Print it under the step's name."""
         if self._speaks != step.key:
             self._print(self._names[step.key])

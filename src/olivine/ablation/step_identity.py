@@ -1,0 +1,138 @@
+"""What decides the output of a study's steps, as plain values whose hash is a step's name.
+
+Which steps there are is in `plan`. What a field decides is said on the field (`field_identity`) and read from there.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from olivine.ablation.fingerprint import Fingerprints
+from olivine.ablation.study import BenchmarkRecipe
+from olivine.field_identity import decisive
+from olivine.recipe import (
+    DataRecipe,
+    ModelRecipe,
+    OptimizerRecipe,
+    Recipe,
+    StageRecipe,
+    TokenizerRecipe,
+    without_overruled,
+)
+from olivine.records import Control
+from olivine.registry import locate
+
+#: Goes up whenever the code gives other outputs for the same recipe and data: old outputs are then not taken for new.
+FORMAT = 2
+
+#: Sections that a stage's identity names part by part; and one that a step, which is one process, never reads.
+_NAMED_APART, _OF_SEVERAL_PROCESSES = ("model", "data", "stages"), ("sharding",)
+#: Fields of a stage and of the optimizer that leave every bit as it is, and yet counted in the names that steps were
+#: given before fields said so. Their defaults keep those names; steps with other values are found by `earlier_stage`.
+_ONCE_COUNTED: tuple[tuple[str, type[BaseModel], str], ...] = (
+    ("stage", StageRecipe, "validate_every"),
+    ("optimizer", OptimizerRecipe, "checkpoint_activations"),
+)
+
+
+def feature_identity(recipe: Recipe, stage: StageRecipe, prints: Fingerprints) -> dict[str, Any]:
+    """Return what decides the features of a frozen tower over the images of a stage's source."""
+    source = recipe.data[stage.data]
+    return {
+        "format": FORMAT,
+        "kind": "features",
+        "vision": _model_values(recipe.model, prints)["vision"]
+        | {"image_fit": stage.image_fit or recipe.model.vision.image_fit},
+        "precision": recipe.optimizer.precision,
+        "data": {"format": source.format, "on_error": source.on_error, **_content(source, prints)},
+    }
+
+
+def stage_identity(
+    recipe: Recipe, stage: StageRecipe, after: str | None, features: str | None, prints: Fingerprints
+) -> dict[str, Any]:
+    """Return what decides what a finished stage leaves.
+
+    Args:
+        recipe: the whole recipe.
+        stage: one of its stages, which is not skipped.
+        after: the name of the step that it starts from; None starts from the recipe's own modules.
+        features: the name of the step whose features it reads; None runs the tower itself.
+        prints: hashes of files and folders.
+    """
+    values = decisive(recipe)
+    values = {key: value for key, value in values.items() if key not in _NAMED_APART + _OF_SEVERAL_PROCESSES}
+    own = without_overruled(decisive(stage))
+    del own["skip"]  # a stage that is skipped is no step
+    identity = {
+        "format": FORMAT,
+        "kind": "stage",
+        **({"after": after} if after else _start(recipe, prints)),
+        "stage": own,
+        "data": decisive(recipe.data[stage.data]) | _content(recipe.data[stage.data], prints),
+        **values,
+        # Images that are encoded in other company differ in their last bits.
+        **({"features": features} if features else {}),
+    }
+    for section, schema, name in _ONCE_COUNTED:
+        identity[section] |= {name: schema.model_fields[name].default}
+    return identity
+
+
+def earlier_stage(identity: dict[str, Any], recipe: Recipe, stage: StageRecipe, after: str | None) -> dict[str, Any]:
+    """Return what earlier versions took a stage's identity for; `after` is the name that the step before had there."""
+    earlier = {**identity, **({"after": after} if after else {})}
+    for section, _, name in _ONCE_COUNTED:
+        values = stage if section == "stage" else recipe.optimizer
+        earlier[section] = identity[section] | {name: getattr(values, name)}
+    return earlier
+
+
+def evaluation_identity(
+    after: str, name: str, asked: BenchmarkRecipe, control: Control | None, prints: Fingerprints
+) -> dict[str, Any]:
+    """Return what decides a benchmark's scores of the model that the step `after` left."""
+    # What is not given counts only where it always has, so that a new option leaves names as they are.
+    values = {key: value for key, value in decisive(asked).items() if value or key in ("prompt", "variant")}
+    if asked.options:
+        paths = {key: prints.of(path) for key, path in asked.option_paths(name).items()}
+        values["options"] = dict(asked.options) | paths
+    return {
+        "format": FORMAT,
+        "kind": "evaluate",
+        "after": after,
+        "benchmark": name,
+        **values,
+        "control": control,
+        "data": prints.of(asked.data),
+        "images": prints.of(asked.images),
+    }
+
+
+def _content(source: DataRecipe, prints: Fingerprints) -> dict[str, Any]:
+    return {"json": prints.of_source(source), "images": prints.of(source.images)}
+
+
+def _start(recipe: Recipe, prints: Fingerprints) -> dict[str, Any]:
+    """What decides the model that the first stage starts from."""
+    start: dict[str, Any] = {"model": _model_values(recipe.model, prints)}
+    if isinstance(recipe.model.language.tokenizer, TokenizerRecipe):
+        # A trained tokenizer has read the texts of every source, in order.
+        start["texts"] = [
+            {"json": prints.of_source(source), "format": source.format, "on_error": source.on_error}
+            for source in recipe.data.values()
+        ]
+    return start
+
+
+def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
+    """The model section, with the content of local folders in place of their paths."""
+    values = decisive(model)
+    for section, key in (("vision", "from"), ("language", "from"), ("language", "tokenizer")):
+        source = values[section][key]
+        if isinstance(source, str):
+            source = locate(source)
+        if isinstance(source, str) and (source.startswith((".", "/", "~")) or Path(source).is_dir()):
+            values[section][key] = prints.of(Path(source).expanduser())
+    return values

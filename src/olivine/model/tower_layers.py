@@ -1,0 +1,61 @@
+"""One hidden state of a vision tower, and no layer computed behind it.
+
+Which layer is shown, and what becomes of its class token, is in `vlm`.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class _Reached(Exception):  # noqa: N818  # no error: the way out of a forward pass
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+
+class _End(nn.Module):
+    """Stands where the first layer that is not needed would."""
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        raise _Reached(hidden_states)
+
+
+def hidden_state(tower: Any, layer: int, pixels: Tensor) -> Tensor:
+    """Return `hidden_states[layer]` of a tower, `[images, tokens, tower width]`, to the bit.
+
+    Layers behind it do not run, nor does the norm behind the last. The tower keeps all of them: they are taken out for
+    the pass alone, so that one tower must not run in two threads at once. The last layer's state, and a tower whose
+    layers are not found, are read off a whole pass.
+
+    Args:
+        tower: CLIP's or DINOv2's.
+        layer: as `vision_feature_layer` has it, 0 for what enters the first layer, -1 for what leaves the last.
+        pixels: `[images, 3, size, size]`, of the tower's dtype and on its device.
+    """
+    count: int = tower.config.num_hidden_layers
+    needed = layer if layer >= 0 else count + 1 + layer
+    found = _layers(tower, count)
+    if needed >= count or found is None:
+        whole: Tensor = tower(pixels, output_hidden_states=True).hidden_states[layer]
+        return whole
+    parent, name, layers = found
+    setattr(parent, name, nn.ModuleList([*layers[:needed], _End()]))
+    try:
+        tower(pixels)
+    except _Reached as reached:
+        return reached.states
+    finally:
+        setattr(parent, name, layers)
+    raise AssertionError("the tower ran past the layers that it was given")
+
+
+def _layers(tower: Any, count: int) -> tuple[nn.Module, str, nn.ModuleList] | None:
+    """Where the tower's layers are: (their parent, its name for them, themselves), if that is plain."""
+    found = [
+        (parent, name, child)
+        for parent in tower.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.ModuleList) and len(child) == count
+    ]
+    return found[0] if len(found) == 1 else None
