@@ -19,6 +19,7 @@ from olivine.model.configuration import model_config, understood
 from olivine.model.connector import initialise, llava_class
 from olivine.model.hub import CONFIGURATION, WEIGHTS, local_folder
 from olivine.model.languages.registry import language_family
+from olivine.model.languages.traits import language_traits
 from olivine.model.preprocessor import STATISTICS as STATISTICS
 from olivine.model.preprocessor import image_transform
 from olivine.model.tokenizers import check_vocabulary_rows
@@ -73,6 +74,9 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
     model.model.multi_modal_projector.to_empty(device="cpu")
     initialise(model.model.multi_modal_projector, recipe.connector.depth, torch.Generator().manual_seed(seed))
     model.tie_weights()
+    if language_traits(language.config).cap is not None:
+        # Newer versions of transformers take eager mode by themselves; older ones SDPA, which leaves the cap out.
+        model.model.language_model.set_attn_implementation("eager")
 
     template = recipe.language.template or _template_of(recipe.language.from_, language.config, tokenizer)
     vlm = VisionLanguageModel(model.eval(), tokenizer, transform, template, image_tokens)
