@@ -34,6 +34,8 @@ _ONCE_COUNTED: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("stage", StageRecipe, "validate_every"),
     ("optimizer", OptimizerRecipe, "checkpoint_activations"),
 )
+#: Fields that have been renamed, with the names under which they count: a new name makes no other step.
+_FIRST_NAMES = {"sequence_tokens": "row_tokens"}
 
 
 def feature_identity(recipe: Recipe, stage: StageRecipe, prints: Fingerprints) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def stage_identity(
     values = {key: value for key, value in values.items() if key not in _NAMED_APART + _OF_SEVERAL_PROCESSES}
     own = without_overruled(decisive(stage))
     del own["skip"]  # a stage that is skipped is no step
+    own |= {first: own.pop(name) for name, first in _FIRST_NAMES.items() if name in own}
     identity = {
         "format": FORMAT,
         "kind": "stage",
