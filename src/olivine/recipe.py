@@ -21,7 +21,9 @@ RECIPE, PROVENANCE, STEP = "recipe.yaml", "provenance.json", "step.json"
 
 ModuleName = Literal["vision", "connector", "language"]
 ImageFit = Literal["pad", "crop", "squash", "letterbox"]
-TemplateName = Literal["gemma", "vicuna", "plain"]
+#: A stage's: those by name. The tokenizer's own is the model's, or none.
+StageTemplateName = Literal["gemma", "vicuna", "plain", "chatml", "llama3", "phi3", "prismatic-base"]
+TemplateName = Literal[StageTemplateName, "chat"]
 OnError = Literal["stop", "skip"]
 #: A local folder, a hub id, or a `transformers` configuration (with `model_type`) for a random start.
 Source = str | dict[str, Any]
@@ -68,7 +70,7 @@ class LanguageRecipe(_Section):
     from_: Annotated[Source, Field(alias="from"), another_output("the language model's first weights")]
     #: None takes the tokenizer that lies beside the model; a mapping trains one.
     tokenizer: Annotated[str | TokenizerRecipe | None, another_output("the tokens of every text")] = None
-    #: None follows the model type: gemma -> gemma, llama -> vicuna.
+    #: None follows the model type: gemma -> gemma, llama -> vicuna. "chat" is the tokenizer's own.
     template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
 
 
@@ -159,7 +161,7 @@ class StageRecipe(_Section):
     #: own first stage.
     objective: Annotated[Literal["language", "contrastive"], another_output("the loss")] = "language"
     #: None keeps the language model's template; LLaVA-1.5 aligns with "plain".
-    template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
+    template: Annotated[StageTemplateName | None, another_output("the text around every turn")] = None
     image_fit: Annotated[ImageFit | None, another_output("what the tower sees of an image")] = None
     #: Samples (items of the data source) per optimiser step, over all devices.
     batch: Annotated[int, Field(gt=0), another_output("which samples make a step")]

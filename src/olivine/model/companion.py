@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from olivine import __version__
 from olivine.data.images import ImageTransform
-from olivine.data.template import TEMPLATES
+from olivine.data.template import TEMPLATE_NAMES
 from olivine.errors import DataError, RequestError, unknown_name
 from olivine.files import read_json, sha256_of_file, write_json
 from olivine.model.hub import TOKENIZER, WEIGHTS
@@ -90,8 +90,8 @@ def read_companion(folder: Path) -> Companion:
             f"{path}: {position}: {first['msg']} ({error.error_count()} such). Copy the file again, or write the "
             "checkpoint again."
         ) from None
-    if companion.template not in TEMPLATES:
-        raise DataError(f"{path}: template: {unknown_name(companion.template, TEMPLATES)}")
+    if companion.template not in TEMPLATE_NAMES:
+        raise DataError(f"{path}: template: {unknown_name(companion.template, TEMPLATE_NAMES)}")
     try:
         statistics(companion.image.mean, f"{path}: image.mean")
         statistics(companion.image.std, f"{path}: image.std", smallest=1e-5)

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from olivine.data.images import ImageTransform
-from olivine.data.template import TEMPLATES
+from olivine.data.pieces import ChatTemplate
 from olivine.data.vocabulary import IMAGE_TOKEN
 from olivine.errors import RequestError
 from olivine.files import read_json, write_json
@@ -39,7 +39,7 @@ def processor(vlm: VisionLanguageModel, transform: ImageTransform) -> Any:
         # One: the class token, which the strategy then drops.
         num_additional_image_tokens=1,
         image_token=IMAGE_TOKEN,
-        chat_template=_chat_template(vlm),
+        chat_template=saved_chat_template(vlm.chat_template(), vlm.tokenizer),
     )
 
 
@@ -121,11 +121,10 @@ def _set_pad_token(vlm: VisionLanguageModel) -> None:
         vlm.model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
-def _chat_template(vlm: VisionLanguageModel) -> str:
-    """Return the template's Jinja form; it opens with the beginning of sequence only if the tokenizer does not add it.
+def saved_chat_template(template: ChatTemplate, tokenizer: Any) -> str:
+    """Return a template's Jinja form; it opens with the beginning of sequence only if the tokenizer does not add it.
 
     With Gemma's own chat template and a tokenizer that adds `<bos>`, the documented two-step use gives two of them.
     """
-    jinja = TEMPLATES[vlm.template].jinja
-    adds = vlm.tokenizer("a").input_ids[:1] == [vlm.tokenizer.bos_token_id]
-    return jinja if adds else "{{ bos_token }}" + jinja
+    adds = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    return template.jinja if adds or not template.begins else "{{ bos_token }}" + template.jinja

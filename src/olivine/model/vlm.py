@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from olivine.data.encoding import TemplateEncoder
 from olivine.data.images import ImageTransform
 from olivine.data.packing import PackedSequence
-from olivine.data.template import TEMPLATES
+from olivine.data.pieces import ChatTemplate
+from olivine.data.template import OWN, TEMPLATES
 from olivine.errors import RunError
+from olivine.model.extra_tokens import make_markers_special
 from olivine.model.languages.traits import LanguageTraits, language_traits
+from olivine.model.own_template import own_template
 from olivine.model.packed_masks import PackedMasks
 from olivine.model.pixels import normalise_on
 from olivine.model.tower_layers import hidden_state
@@ -94,10 +97,27 @@ class VisionLanguageModel:
         for name in parts:
             cast(self.part(name).values(), dtype)
 
+    def chat_template(self, name: str | None = None) -> ChatTemplate:
+        """Return the model's chat template, or a named one.
+
+        Raises:
+            RequestError: it is to be the tokenizer's own, which has none that can be trained on.
+        """
+        name = name or self.template
+        return own_template(self.tokenizer) if name == OWN else TEMPLATES[name]
+
     def encoder(self, template: str | None = None) -> TemplateEncoder:
-        """Tokenises conversations for this model, in its own template or a named one."""
+        """Tokenises conversations for this model, in its own template or a named one.
+
+        The template's markers are special tokens of the model's tokenizer from then on.
+
+        Raises:
+            RequestError: the tokenizer cannot write the template.
+        """
+        chosen = self.chat_template(template)
+        make_markers_special(self.tokenizer, chosen)
         return TemplateEncoder(
-            TEMPLATES[template or self.template],
+            chosen,
             self.tokenizer,
             image_token_id=self.model.config.image_token_id,
             image_tokens=self.image_tokens,

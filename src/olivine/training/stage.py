@@ -21,6 +21,7 @@ from olivine.data.features import FeatureTable
 from olivine.data.image_record import ImageRecord
 from olivine.data.lazy_samples import SelectedSamples
 from olivine.data.packing import SequenceLayout
+from olivine.data.pieces import without_system
 from olivine.data.sources import usable
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
@@ -304,11 +305,11 @@ class Stage:
             yield sequence
 
     def _sampled_answer(self, sample: Sample) -> dict[str, str]:
-        question, truth = sample.conversation[0], sample.conversation[1]
+        system, (question, truth, *_) = without_system(sample.conversation)
         assert question.role is Role.USER, "conversations begin with the user"
         image = self._held_out_batches.image(sample) if sample.image is not None else None
         with self._autocast():
-            answer = answer_one(self.vlm, question.text, image, max_new_tokens=32)
+            answer = answer_one(self.vlm, question.text, image, system=system, max_new_tokens=32)
         return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
 
     def _make_objective(self) -> Objective:
