@@ -5,7 +5,7 @@ Nothing is downloaded but configurations, and nothing is written.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -15,6 +15,8 @@ from olivine.data.llava_json import ItemError
 from olivine.data.sources import Skipped, read_samples
 from olivine.errors import DataError, RequestError, unknown_name
 from olivine.model.activation_memory import saved_bytes_per_token
+from olivine.model.languages.registry import family_of
+from olivine.model.languages.traits import language_traits
 from olivine.model.loss import logit_rows_at_once
 from olivine.model.size import ModelSize, model_size
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
@@ -166,7 +168,10 @@ def _trained(shape: ModelSize, stage: StageRecipe) -> dict[str, int]:
     """Parameters that a stage trains, by part; adapters stand in for the language model under LoRA."""
     sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
     if stage.lora:
-        sizes["language"] = stage.lora.rank * sum(shape.linear.get(name, 0) for name in stage.lora.targets)
+        sizes["language"] = stage.lora.rank * sum(
+            shape.linear.get(name, 0)
+            for name in family_of(shape.config).linear_layers(stage.lora.targets, shape.linear)
+        )
     return {name: size for name, size in sizes.items() if name in stage.train}
 
 
@@ -214,11 +219,17 @@ def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: L
     if stage.objective == "contrastive":
         return tower
     connector = 2 * shape.connector * patches * (3 if {"vision", "connector"} & set(stage.train) else 1)
-    attention = 2 * 2 * shape.heads * shape.head_dim * lengths.tokens**2 / 2 * shape.layers
+    attention = 2 * 2 * shape.heads * shape.head_dim * _seen(lengths.tokens, language_traits(shape.config).windows)
     passes = 1 + 1 + (language_trains and not stage.lora) + recipe.optimizer.checkpoint_activations
     blocks = 2 * shape.blocks * lengths.tokens * passes
     head = 2 * shape.table * lengths.labels * (2 + (language_trains and not stage.lora))
     return tower + connector + blocks + attention * (3.5 + recipe.optimizer.checkpoint_activations) + head
+
+
+def _seen(tokens: float, windows: Sequence[int | None]) -> float:
+    """Pairs of a query and a key that it sees in a sample of so many tokens, over all layers."""
+    full = tokens**2 / 2
+    return sum(full if window is None or window >= tokens else full - (tokens - window) ** 2 / 2 for window in windows)
 
 
 def tower_operations(shape: ModelSize, lengths: Lengths) -> float:

@@ -72,7 +72,9 @@ class RowLoss(nn.Module):
             embedded = embedded.to(stream)
             if torch.is_grad_enabled() and not embedded.requires_grad:
                 embedded.requires_grad_()
-        return labelled_loss(self._vlm.value.run(sequence, embedded), sequence.targets, self.head, sequence.labelled)
+        vlm = self._vlm.value
+        hidden = vlm.run(sequence, embedded)
+        return labelled_loss(hidden, sequence.targets, self.head, sequence.labelled, vlm.traits.final_cap)
 
 
 class LanguageObjective(Objective):

@@ -346,7 +346,7 @@ class Stage:
     def _layout(self, source: DataRecipe) -> SequenceLayout:
         return SequenceLayout(
             image_token=self.vlm.model.config.image_token_id,
-            varlen=self.attention.varlen,
+            varlen=self.attention.by_spans,
             continuations=source.turns == "independent",
         )
 
