@@ -15,6 +15,7 @@ FLOORS = [
         "files",
         "available_cpus",
         "accelerators",
+        "distributed",
         "registry",
         "stop",
         "streams",
