@@ -13,6 +13,7 @@ FLOORS = [
     {"records", "text_formats", "wording", "printable"},
     {
         "files",
+        "locks",
         "available_cpus",
         "accelerators",
         "distributed",

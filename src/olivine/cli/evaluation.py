@@ -17,7 +17,7 @@ from olivine.cli.once import OnceCommand, OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, metrics_line, selected_device
 from olivine.distributed import init_distributed, is_first_process
 from olivine.errors import RequestError, RunError
-from olivine.files import exclusive_lock
+from olivine.locks import exclusive_lock
 
 app = OnceTyper()
 #: Shares of questions take unequal time; torchrun itself ends the others when one process dies.

@@ -12,7 +12,8 @@ from olivine.data.features import FeatureTable
 from olivine.distributed import Processes, init_distributed
 from olivine.errors import RequestError
 from olivine.field_identity import Change
-from olivine.files import exclusive_lock, full_disk_reported
+from olivine.files import full_disk_reported
+from olivine.locks import exclusive_lock
 from olivine.model import checkpoint
 from olivine.recipe import PROVENANCE, RECIPE, Recipe, StageRecipe, TokenizerRecipe, read_values
 from olivine.stop import StopSignal
