@@ -29,6 +29,14 @@ class RunError(OlivineError):
     """A run that was rightly asked for could not be finished (exit code 1)."""
 
 
+class OtherProcessError(OlivineError):
+    """Another process of the same run failed, and says why; this one ends with the same exit code and says nothing."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this run failed; the first process says why")
+        self.exit_code = exit_code
+
+
 class Stopped(BaseException):  # no error: the run was told to stop, and did
     """A run that was told to stop before its end has saved what it had, and can be resumed (exit code 75).
 

@@ -15,13 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from olivine.errors import DataError, OlivineError, RequestError, RunError
+from olivine.errors import DataError, OlivineError, RunError
 from olivine.text_formats import HEAD, foreign_format
-
-try:
-    import fcntl
-except ImportError:  # not on every system
-    fcntl = None  # type: ignore[assignment]
 
 #: System errors of a disk that cannot take more, by number: whether it is room that is wanting.
 DISK_ERRORS = {
@@ -37,8 +32,6 @@ LONGEST_PATH = 4096
 #: Half of a surrogate pair (a text cut inside an emoji) becomes `\\udXXX`, which JSON reads back as it was.
 _LONE_SURROGATES = "backslashreplace"
 _decode = json.JSONDecoder().raw_decode
-#: In a folder that one process writes at a time.
-LOCK = ".lock"
 
 
 @contextmanager
@@ -99,34 +92,6 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{path}: is in the way and cannot be removed ({error.strerror}). Remove it by hand.") from None
-
-
-@contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes of this machine (and of others, where the file system tells them) out of a folder.
-
-    The lock goes with the process, however it ends. Systems without such locks have none here. What fails before it has
-    written anything, a wrong request, leaves no folder.
-
-    Raises:
-        RequestError: another process is at work in the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RequestError(
-                    f"{folder}: another process is at work there. Wait until it is done, or stop it."
-                ) from None
-        try:
-            yield
-        finally:
-            if [path.name for path in folder.iterdir()] == [LOCK]:
-                with suppress(OSError):  # a system may hold on to open files
-                    (folder / LOCK).unlink()
-                    folder.rmdir()
 
 
 @contextmanager

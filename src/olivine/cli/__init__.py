@@ -19,7 +19,8 @@ from olivine.available_cpus import limit_threads
 from olivine.cli import data, evaluation, housekeeping, last_resort, studies, world
 from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, say
-from olivine.errors import OlivineError, Stopped
+from olivine.distributed import is_first_process
+from olivine.errors import OtherProcessError, OlivineError, Stopped
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr, release
 
@@ -59,9 +60,11 @@ def _exit_code() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as stop:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             log.print(str(stop), markup=False, highlight=False)
         return stop.exit_code
+    except OtherProcessError as error:
+        return error.exit_code
     except OlivineError as error:
         log.print(Text("error:", "red"), str(error), highlight=False)
         return error.exit_code

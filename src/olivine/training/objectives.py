@@ -14,11 +14,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from olivine.data.batches import Batch
 from olivine.data.packing import PackedSequence, SequenceLayout, padding_sequence
+from olivine.distributed import Processes
 from olivine.model.attention import packed
 from olivine.model.loss import contrastive_loss, labelled_loss
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ShardingRecipe
-from olivine.training.processes import Processes
 from olivine.training.sharding import Shards
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class LanguageObjective(Objective):
 
         Labels are counted over all processes before any gradient: each token weighs the same, whoever has it.
         """
-        vlm, world = self._vlm.value, self._processes.world
+        vlm, world = self._vlm.value, self._processes.world_size
         patches = self._frozen_patches(batch)
         labels = int(self._processes.total([batch.labels])[0])
         total = torch.zeros((), dtype=torch.float64, device=vlm.device)

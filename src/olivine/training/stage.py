@@ -23,6 +23,7 @@ from olivine.data.lazy_samples import SelectedSamples
 from olivine.data.packing import SequenceLayout
 from olivine.data.pieces import without_system
 from olivine.data.sources import usable
+from olivine.distributed import Processes
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
 from olivine.model.attention import choose_attention, compile_layers
@@ -37,7 +38,6 @@ from olivine.training.log import MODULE_NAMES, MetricsLog, StageSummary, print_s
 from olivine.training.loss_spikes import WINDOW, LossSpikeDetector
 from olivine.training.objectives import ContrastiveObjective, LanguageObjective, Objective
 from olivine.training.optimizer import learning_rate, make_optimizer
-from olivine.training.processes import Processes
 from olivine.training.sharding import average_whole_gradients, clip_gradients
 from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState
 from olivine.training.working_weights import WorkingWeights, keeps_working_weights
@@ -136,8 +136,8 @@ class Stage:
             Stopped: told to, and saved.
         """
         first = self.checkpoints.load(self.state)
-        log = MetricsLog(self.folder, first, writes=self.processes.first, console=self.console)
-        before = self.processes.from_first(log.losses(WINDOW) if self.processes.first else [])
+        log = MetricsLog(self.folder, first, writes=self.processes.is_first, console=self.console)
+        before = self.processes.from_first(log.losses(WINDOW) if self.processes.is_first else [])
         self._watch = LossSpikeDetector(self.recipe.optimizer.spike, before)
         print_summary(
             self.console,
@@ -156,7 +156,7 @@ class Stage:
             if keeps_working_weights(self.recipe.optimizer.precision, self.processes):
                 self._working = WorkingWeights(self.vlm.model, self._trained)
         self._steps(first, log)
-        summary = self.processes.from_first(log.summary() if self.processes.first else StageSummary(None, 0.0, ""))
+        summary = self.processes.from_first(log.summary() if self.processes.is_first else StageSummary(None, 0.0, ""))
         if summary.loss is None:
             raise RunError(
                 f"stage {self.stage.name}: every sample was skipped ({summary.skipped}), so nothing was learnt. "
@@ -251,7 +251,7 @@ class Stage:
 
     def _stop_at(self, step: int, batch: Batch, problem: str, loss: float, norm: float) -> None:
         path = self.folder / BAD_BATCH
-        if self.processes.first:
+        if self.processes.is_first:
             named = {"step": step, "loss": str(loss), "grad_norm": str(norm), "samples": list(batch.sample_ids)}
             write_json(path, named)
         raise RunError(
@@ -328,7 +328,7 @@ class Stage:
         transform = self.vlm.transform.with_fit(self.stage.image_fit)
         # ImageSource are each other's negatives in a contrastive stage: there every process takes the whole batch.
         alone = self.stage.objective == "contrastive"
-        share = Share() if alone else Share(self.processes.rank, self.processes.world)
+        share = Share() if alone else Share(self.processes.rank, self.processes.world_size)
         return BatchMaker(
             samples,
             source,
