@@ -26,7 +26,7 @@ from olivine.world.pretraining.run import JOBS
 from olivine.world.pretraining.symbolic_patches import embedded, symbolic_patch_captions
 from olivine.world.pretraining.towers import SHAPE, as_pixels, covered, patches_of, probe
 from olivine.world.questions import ask
-from olivine.world.sampling import scene, scenes
+from olivine.world.sampling import sample_scene, sample_scenes
 
 #: So many that a tower's training ends with whole scenes.
 STEPS = 6
@@ -250,9 +250,9 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
 
 def test_reading_shares_the_description_and_hides_questions_from_one_another():
     job = _language()
-    shown, draw = scene(0, "t", 0), Random(1)
-    pairs = [(asked.text, asked.answer) for asked in ask(shown, draw, 3)]
-    told = description(shown, draw)
+    shown, rng = sample_scene(0, "t", 0), Random(1)
+    pairs = [(asked.text, asked.answer) for asked in ask(shown, rng, 3)]
+    told = description(shown, rng)
     together = job.curriculum.reading("t", told, pairs).example
     ids = [token for part in together.parts for token in part.ids]
     alone = job.tokenizer.decode(ids[: len(together.parts[0])] + together.parts[1].ids)
@@ -269,9 +269,9 @@ def test_reading_shares_the_description_and_hides_questions_from_one_another():
 
 def test_cells_stand_where_a_image_would():
     job = _language(200, 1024)
-    shown, draw = scene(0, "t", 0), Random(1)
-    pairs = [(asked.text, asked.answer) for asked in ask(shown, draw, 3)]
-    text = job.curriculum.asked_of_cells(shown, pairs, draw)
+    shown, rng = sample_scene(0, "t", 0), Random(1)
+    pairs = [(asked.text, asked.answer) for asked in ask(shown, rng, 3)]
+    text = job.curriculum.asked_of_cells(shown, pairs, rng)
     of_a_image = Sample("t", conversation(pairs), "t.png")
     assert text.example.parts == job.curriculum.encoders["gemma"].example(of_a_image, independent=True).parts
     assert text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.cells) == SHAPE.grid**2
@@ -279,22 +279,22 @@ def test_cells_stand_where_a_image_would():
 
 def test_cells_tell_what_lies_in_them():
     job = _language(200, 1024)
-    for shown in scenes(0, "t", 30):
+    for shown in sample_scenes(0, "t", 30):
         cells = [
             [job.tokenizer.convert_ids_to_tokens(token) for token in cell]
             for cell in symbolic_patch_captions(shown, job.tokenizer, Random(0), kept=1.0)
         ]
-        nearest = {place: thing for thing in shown.things for place in covered(thing)}
+        nearest = {place: obj for obj in shown.objects for place in covered(obj)}
         for place, words in enumerate(cells):
             if place not in nearest:
-                assert words == [f"▁{shown.setting}", f"▁{shown.time}"]
+                assert words == [f"▁{shown.backdrop}", f"▁{shown.time}"]
                 continue
-            thing = nearest[place]
-            assert [f"▁{word}" for word in (thing.kind, thing.colour, thing.size)] == words[:3]
+            obj = nearest[place]
+            assert [f"▁{word}" for word in (obj.class_name, obj.colour, obj.size)] == words[:3]
             # Where it is and which way it faces are told apart.
-            assert ("▁left" in words) == ("left" in thing.place)
-            if thing.kind in ("bird", "fish", "car"):
-                assert ("left" in words, "right" in words) == (thing.state == "left", thing.state == "right")
+            assert ("▁left" in words) == ("left" in obj.place)
+            if obj.class_name in ("bird", "fish", "car"):
+                assert ("left" in words, "right" in words) == (obj.state == "left", obj.state == "right")
 
 
 def test_at_last_cells_leave_it_to_their_place_where_things_are():
@@ -310,7 +310,7 @@ def test_at_last_cells_leave_it_to_their_place_where_things_are():
     late = set().union(*(told(index) for index in range(150, 160)))
     assert not places & late
     assert {"▁ball", "▁red"} <= late
-    asked = job.curriculum.asked_of_cells(scene(0, "t", 0), [("Where is it?", "left")], Random(0))
+    asked = job.curriculum.asked_of_cells(sample_scene(0, "t", 0), [("Where is it?", "left")], Random(0))
     assert not places & {word for cell in asked.cells for word in job.tokenizer.convert_ids_to_tokens(cell)}
     rates = [loop._rate(job, index) for index in range(200)]
     assert max(rates[:150]) == 1e-3

@@ -18,7 +18,7 @@ from olivine.world import benchmarks as world_benchmarks
 from olivine.world import training_data
 from olivine.world.benchmarks import WRITERS, pope, write_all
 from olivine.world.image_files import save_all
-from olivine.world.sampling import HELD_OUT, VERSION, scenes
+from olivine.world.sampling import HELD_OUT, VERSION, sample_scenes
 
 SEED = 11
 
@@ -309,7 +309,7 @@ def test_wrong_requests(tmp_path):
 
 
 def test_many_processes_draw_what_one_draws(tmp_path):
-    one, two = ({tmp_path / name / f"{s.id}.jpg": s for s in scenes(1, "many", 130)} for name in ("one", "two"))
+    one, two = ({tmp_path / name / f"{s.id}.jpg": s for s in sample_scenes(1, "many", 130)} for name in ("one", "two"))
     told = []
     save_all(one, processes=1)
     save_all(two, processes=2, on_image=lambda done, total: told.append((done, total)))

@@ -12,17 +12,17 @@ from random import Random
 from typing import Any
 
 from olivine.files import atomic_folder, read_json, write_json
-from olivine.world.conversations import instructions, told_in_words
+from olivine.world.conversations import described_in_words, instructions
 from olivine.world.drawing import image
 from olivine.world.language import caption
-from olivine.world.sampling import VERSION, scene
+from olivine.world.sampling import VERSION, sample_scene
 from olivine.world.scene import Scene
 
 CAPTIONS, INSTRUCTIONS, IMAGES = "captions.json", "instructions.json", "images"
 #: What was asked for, beside what was written.
 RECORD = "request.json"
 #: One text-only conversation for this many images (LLaVA-1.5's mix has 40,688 of 665,298).
-_PICTURES_PER_TEXT = 16
+_IMAGES_PER_TEXT = 16
 _QUESTIONS = 10
 _CHUNK = 250
 _DESCRIBE = ("Describe the picture.", "Write a caption for this picture.", "Describe this image in one sentence.")
@@ -76,29 +76,31 @@ def _write_all(folder: Path, seed: int, images: int, on_image: Callable[[int, in
 def _write_some(folder: Path, seed: int, split: str, images: int, first: int) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     for index in range(first, min(first + _CHUNK, images)):
-        shown = scene(seed, split, index)
+        scene = sample_scene(seed, split, index)
         name = f"{split}/{index:06d}.jpg"
         # Chroma is kept whole: colour is what half the questions ask of.
-        image(shown).save(folder / IMAGES / name, quality=95, subsampling=0)
-        draw = Random(f"{seed}/{split}/{index}/words")
-        items += list(_caption(shown, name, draw) if split == "align" else _instruction(shown, name, draw, seed, index))
+        image(scene).save(folder / IMAGES / name, quality=95, subsampling=0)
+        rng = Random(f"{seed}/{split}/{index}/words")
+        items += list(_caption(scene, name, rng) if split == "align" else _instruction(scene, name, rng, seed, index))
     return items
 
 
-def _caption(shown: Scene, name: str, draw: Random) -> Iterator[dict[str, Any]]:
-    yield _item(shown.id, name, [(draw.choice(_DESCRIBE), caption(shown, draw, keep=1.0))])
+def _caption(scene: Scene, name: str, rng: Random) -> Iterator[dict[str, Any]]:
+    yield _item(scene.id, name, [(rng.choice(_DESCRIBE), caption(scene, rng, keep=1.0))])
 
 
-def _instruction(shown: Scene, name: str, draw: Random, seed: int, index: int) -> Iterator[dict[str, Any]]:
-    yield _item(shown.id, name, instructions(shown, draw, _QUESTIONS))
-    if index % _PICTURES_PER_TEXT == 0:
-        told = told_in_words(scene(seed, "instruct-text", index), draw, 4)
-        yield _item(f"{shown.id}-text", None, [(f"{told.description}\n{asked}", reply) for asked, reply in told.pairs])
+def _instruction(scene: Scene, name: str, rng: Random, seed: int, index: int) -> Iterator[dict[str, Any]]:
+    yield _item(scene.id, name, instructions(scene, rng, _QUESTIONS))
+    if index % _IMAGES_PER_TEXT == 0:
+        told = described_in_words(sample_scene(seed, "instruct-text", index), rng, 4)
+        yield _item(
+            f"{scene.id}-text", None, [(f"{told.description}\n{question}", reply) for question, reply in told.pairs]
+        )
 
 
 def _item(name: str, image: str | None, pairs: list[tuple[str, str]]) -> dict[str, Any]:
     turns = []
-    for number, (asked, reply) in enumerate(pairs):
+    for number, (question, reply) in enumerate(pairs):
         mark = "<image>\n" if image is not None and number == 0 else ""
-        turns += [{"from": "human", "value": mark + asked}, {"from": "gpt", "value": reply}]
+        turns += [{"from": "human", "value": mark + question}, {"from": "gpt", "value": reply}]
     return {"id": name, **({"image": image} if image is not None else {}), "conversations": turns}

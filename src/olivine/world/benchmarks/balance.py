@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from random import Random
 
-from olivine.world.asked import YES_NO, Asked
+from olivine.world.question import YES_NO, Question
 from olivine.world.questions import WEIGHT, every_question
 from olivine.world.scene import Scene
 
@@ -26,42 +26,42 @@ class Balance:
         self._of_form: dict[object, Counter[str]] = defaultdict(Counter)
         self._of_topic: Counter[str] = Counter()
 
-    def pick(self, candidates: Sequence[Asked], count: int) -> list[Asked]:
+    def pick(self, candidates: Sequence[Question], count: int) -> list[Question]:
         """`count` of the candidates, all of one scene; fewer if there are no more."""
         left = list(candidates)
-        picked: list[Asked] = []
+        picked: list[Question] = []
         while left and len(picked) < count:
             best = min(left, key=self._cost)
             self._count(best)
             picked.append(best)
-            left = [asked for asked in left if asked.text != best.text]
+            left = [question for question in left if question.text != best.text]
         return picked
 
-    def _cost(self, asked: Asked) -> float:
-        excess = max(self._excess(key, asked) for key in _forms(asked))
+    def _cost(self, question: Question) -> float:
+        excess = max(self._excess(key, question) for key in _forms(question))
         # A topic whose turn it is goes before others, unless its answers would become lopsided.
-        return excess + self._of_topic[asked.topic] / WEIGHT.get(asked.topic, 1.0) / 4
+        return excess + self._of_topic[question.topic] / WEIGHT.get(question.topic, 1.0) / 4
 
-    def _excess(self, key: object, asked: Asked) -> float:
+    def _excess(self, key: object, question: Question) -> float:
         """How much more often than the form's other answers this one has been given already."""
         counts = self._of_form[key]
-        others = [counts[answer] for answer in (asked.valid or counts) if answer != asked.answer]
+        others = [counts[answer] for answer in (question.valid or counts) if answer != question.answer]
         mean = sum(others) / len(others) if others else 0.0
-        return 4 * (counts[asked.answer] - mean) / (1 + mean) ** 0.5
+        return 4 * (counts[question.answer] - mean) / (1 + mean) ** 0.5
 
-    def _count(self, asked: Asked) -> None:
-        self._of_topic[asked.topic] += 1
-        for key in _forms(asked):
-            self._of_form[key][asked.answer] += 1
-
-
-def _forms(asked: Asked) -> list[object]:
-    form: list[object] = [(asked.topic, asked.structural)]
-    return [*form, asked.text] if asked.valid == YES_NO else form
+    def _count(self, question: Question) -> None:
+        self._of_topic[question.topic] += 1
+        for key in _forms(question):
+            self._of_form[key][question.answer] += 1
 
 
-def candidates(scene: Scene, draw: Random, topics: Sequence[str]) -> list[Asked]:
+def _forms(question: Question) -> list[object]:
+    form: list[object] = [(question.topic, question.structural)]
+    return [*form, question.text] if question.valid == YES_NO else form
+
+
+def candidates(scene: Scene, rng: Random, topics: Sequence[str]) -> list[Question]:
     """All that is found to ask of a scene on these topics, in a drawn order."""
-    found = list(every_question(scene, draw, _TRIES, topics))
-    draw.shuffle(found)
+    found = list(every_question(scene, rng, _TRIES, topics))
+    rng.shuffle(found)
     return found

@@ -1,4 +1,4 @@
-"""tiny-CLIP: images against captions (arXiv:2103.00020), with scenes that differ in one thing in the same batch.
+"""tiny-CLIP: images against captions (arXiv:2103.00020), with scenes that differ in one object in the same batch.
 
 A batch of 32,768 holds near misses by itself; one of this size has to be given them.
 """
@@ -22,7 +22,7 @@ from olivine.world.language import Mentions, article, caption, noun_phrase
 from olivine.world.pretraining.curriculum import world_tokenizer
 from olivine.world.pretraining.loop import Pretraining, muon
 from olivine.world.pretraining.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
-from olivine.world.sampling import scene
+from olivine.world.sampling import sample_scene
 from olivine.world.scene import SIDE, Scene
 from olivine.world.variations import PROPERTIES, varied
 
@@ -31,11 +31,11 @@ _TEXT_LAYERS = 1
 _VOCABULARY = 1024
 _MAX_TOKENS = 96
 _KEEP = 0.95
-#: The first so much of the training shows things close up, in batches this many times as large: what a kind looks like
+#: The first so much of the training shows objects close up, in batches this many times as large: what a class looks like
 #: is learnt there at a tenth of the cost.
 _CLOSE_UP_SHARE, _CLOSE_UP_FACTOR = 0.5, 3
-#: Captions mostly leave out where things are and where it plays, as people's do: who could match by that alone would
-#: never learn what the things are (measured: kinds stayed unread).
+#: Captions mostly leave out where objects are and where it plays, as people's do: who could match by that alone would
+#: never learn what the objects are (measured: classes stayed unread).
 _KEEP_PLACES = 0.5
 
 
@@ -94,34 +94,34 @@ class ClipPretraining(Pretraining):
         return {"loss": loss.item(), "matched": right, "scale": scale.item()}
 
     def _pairs(self, index: int) -> tuple[NDArray[np.uint8], list[str]]:
-        drawn = Random(f"{self._seed}/clip/{index}")
+        rng = Random(f"{self._seed}/clip/{index}")
         if index < _CLOSE_UP_SHARE * self.steps:
-            return self._close_ups(index, drawn)
+            return self._close_ups(index, rng)
         shown: list[Scene] = []
         while len(shown) < self._batch:
-            first = scene(self._seed, "clip", index * self._batch + len(shown))
+            first = sample_scene(self._seed, "clip", index * self._batch + len(shown))
             group = [first]
             while len(group) < self._variants:
-                other = varied(first, drawn, drawn.choice(PROPERTIES))
+                other = varied(first, rng, rng.choice(PROPERTIES))
                 if other is not None:
                     group.append(other[0])
             shown += group
         return np.stack([draw(one) for one in shown]), [
-            caption(one, drawn, keep=_KEEP, keep_places=_KEEP_PLACES) for one in shown
+            caption(one, rng, keep=_KEEP, keep_places=_KEEP_PLACES) for one in shown
         ]
 
-    def _close_ups(self, index: int, drawn: Random) -> tuple[NDArray[np.uint8], list[str]]:
+    def _close_ups(self, index: int, rng: Random) -> tuple[NDArray[np.uint8], list[str]]:
         wanted = self._batch * _CLOSE_UP_FACTOR
         images: list[NDArray[np.uint8]] = []
         captions: list[str] = []
         first = index * wanted
         while len(captions) < wanted:
-            shown = scene(self._seed, "clip-close-up", first + len(captions), things=5)
+            shown = sample_scene(self._seed, "clip-close-up", first + len(captions), objects=5)
             image = draw(shown)
-            for thing in shown.things:
-                images.append(close_up(image, thing))
-                told = Mentions(*(drawn.random() < likely for likely in (_KEEP, _KEEP, _KEEP, _KEEP, 0.0)))
-                captions.append(f"{article(noun_phrase(thing, told))}.")
+            for obj in shown.objects:
+                images.append(close_up(image, obj))
+                told = Mentions(*(rng.random() < likely for likely in (_KEEP, _KEEP, _KEEP, _KEEP, 0.0)))
+                captions.append(f"{article(noun_phrase(obj, told))}.")
         return np.stack(images[:wanted]), captions[:wanted]
 
     def _embed(self, images: NDArray[np.uint8], captions: list[str]) -> tuple[Tensor, Tensor]:
@@ -143,10 +143,10 @@ class ClipPretraining(Pretraining):
         self.trained.eval()
         right = 0
         for number in range(rounds):
-            drawn = Random(f"{self._seed}/retrieval/{number}")
-            shown = [scene(self._seed, "retrieval", 100 * number + i) for i in range(100)]
+            rng = Random(f"{self._seed}/retrieval/{number}")
+            shown = [sample_scene(self._seed, "retrieval", 100 * number + i) for i in range(100)]
             seen, read = self._embed(
-                np.stack([draw(one) for one in shown]), [caption(one, drawn, keep=1.0) for one in shown]
+                np.stack([draw(one) for one in shown]), [caption(one, rng, keep=1.0) for one in shown]
             )
             right += int(((seen @ read.T).argmax(1).cpu() == torch.arange(100)).sum())
         self.trained.train()

@@ -3,9 +3,9 @@
 After DINOv2 (arXiv:2304.07193): the DINO loss between crops, the iBOT loss on hidden patches of the global crops,
 teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread; and as in MoCo v3 (arXiv:2104.02057; no
 predictor) the student's crop must be told from all others of the batch by the teacher's of the same image, which
-clusters alone do not ask for. Things close up in one scene count as others: what is about them is alike. A crop is told
+clusters alone do not ask for. Objects close up in one scene count as others: what is about them is alike. A crop is told
 by the mean of its patches, as tiny-CLIP's images are, since patches are what a language model is shown. Crops are
-neither mirrored nor resized: here things face left or right, and are small or large.
+neither mirrored nor resized: here objects face left or right, and are small or large.
 """
 
 import copy
@@ -25,17 +25,17 @@ from olivine.model.build import STATISTICS
 from olivine.world.drawing import draw
 from olivine.world.pretraining.loop import Pretraining, muon
 from olivine.world.pretraining.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
-from olivine.world.sampling import scene
+from olivine.world.sampling import sample_scene
 from olivine.world.scene import SIDE
 
 #: Few enough that a batch's crops share them: with more, each crop had some of its own and nothing was learnt.
 _CROP_PROTOTYPES, _PATCH_PROTOTYPES = 128, 256
 _BOTTLENECK = 64
-#: Crops keep the image's scale: sizes mean something here (things are small or large).
+#: Crops keep the image's scale: sizes mean something here (objects are small or large).
 _GLOBAL_SIDE, _LOCAL_SIDE = 80, 32
-#: The first so much of the training shows things close up, as tiny-CLIP's does.
+#: The first so much of the training shows objects close up, as tiny-CLIP's does.
 _CLOSE_UP_SHARE, _CLOSE_UP_FROM, _CLOSE_UP_SIDE = 0.8, 64, 48
-_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE, _PICTURE_TEMPERATURE = 0.1, 0.03, 0.1
+_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE, _IMAGE_TEMPERATURE = 0.1, 0.03, 0.1
 _KOLEO = 0.1
 #: How much of a crop is hidden at least, in half of the crops.
 _HIDDEN = (0.2, 0.5)
@@ -69,9 +69,9 @@ class Dinov2Pretraining(Pretraining):
 
     def step(self, index: int) -> dict[str, float]:
         """The teacher sees global crops whole; the student sees half of them partly hidden, and local crops."""
-        drawn = np.random.default_rng([self._seed, index])
-        whole, parts = self._crops(index, drawn)
-        hidden = torch.from_numpy(_hide(drawn, len(whole), whole.shape[-1] // SHAPE.patch)).to(self.device)
+        rng = np.random.default_rng([self._seed, index])
+        whole, parts = self._crops(index, rng)
+        hidden = torch.from_numpy(_hide(rng, len(whole), whole.shape[-1] // SHAPE.patch)).to(self.device)
         with torch.no_grad():
             patches = self._teacher.patches(whole)
             crops = patches.mean(1)
@@ -100,29 +100,29 @@ class Dinov2Pretraining(Pretraining):
             for old, new in zip(self._teacher.parameters(), self._student.parameters(), strict=True):
                 old.lerp_(new, 1 - keep)
 
-    def _crops(self, index: int, drawn: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _crops(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Two global crops of each source `[2 * batch, 3, side, side]` and the local ones `[n * batch, 3, 32, 32]`."""
         close = index < _CLOSE_UP_SHARE * self.steps
         images = self._close_ups(index) if close else self._scenes(index)
 
         def cut(times: int, side: int) -> Tensor:
-            crops = [_crop(image, drawn, side) for _ in range(times) for image in images]
-            shown = [_recoloured(c, drawn) if i % self._batch < self._many else c for i, c in enumerate(crops)]
+            crops = [_crop(image, rng, side) for _ in range(times) for image in images]
+            shown = [_recoloured(c, rng) if i % self._batch < self._many else c for i, c in enumerate(crops)]
             return as_pixels(np.stack(shown), _STATISTICS).to(self.device)
 
         return cut(2, _CLOSE_UP_SIDE if close else _GLOBAL_SIDE), cut(self._local_crops, _LOCAL_SIDE)
 
     def _scenes(self, index: int) -> list[NDArray[np.uint8]]:
         first = index * self._batch
-        return [draw(scene(self._seed, "dinov2", first + place)) for place in range(self._batch)]
+        return [draw(sample_scene(self._seed, "dinov2", first + place)) for place in range(self._batch)]
 
     def _close_ups(self, index: int) -> list[NDArray[np.uint8]]:
-        """A thing and what is about it, 64 pixels wide and high; as many things an image as there can be."""
+        """An object and what is about it, 64 pixels wide and high; as many objects an image as there can be."""
         found: list[NDArray[np.uint8]] = []
         while len(found) < self._batch:
-            shown = scene(self._seed, "dinov2-close-up", index * self._batch + len(found), things=5)
+            shown = sample_scene(self._seed, "dinov2-close-up", index * self._batch + len(found), objects=5)
             image = draw(shown)
-            found += [close_up(image, thing, _CLOSE_UP_FROM) for thing in shown.things]
+            found += [close_up(image, obj, _CLOSE_UP_FROM) for obj in shown.objects]
         return found[: self._batch]
 
     def _is_recoloured(self, states: Tensor) -> Tensor:
@@ -244,37 +244,37 @@ def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:
 def _found(images: Tensor, crops: Tensor) -> Tensor:
     """How surely each crop's own image is found among all of the batch."""
     # In bf16 like the rest of the step: at this temperature that did no harm.
-    return F.cross_entropy(crops @ images.T / _PICTURE_TEMPERATURE, torch.arange(len(crops), device=crops.device))
+    return F.cross_entropy(crops @ images.T / _IMAGE_TEMPERATURE, torch.arange(len(crops), device=crops.device))
 
 
-def _crop(image: NDArray[np.uint8], drawn: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    left, top = drawn.integers(0, len(image) - side + 1, size=2)
+def _crop(image: NDArray[np.uint8], rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
+    left, top = rng.integers(0, len(image) - side + 1, size=2)
     cut = image[top : top + side, left : left + side].astype(np.float32)
-    lit: NDArray[np.uint8] = np.clip(cut * drawn.uniform(*_LIT), 0, 255).astype(np.uint8)
+    lit: NDArray[np.uint8] = np.clip(cut * rng.uniform(*_LIT), 0, 255).astype(np.uint8)
     return lit
 
 
-def _recoloured(crop: NDArray[np.uint8], drawn: np.random.Generator) -> NDArray[np.uint8]:
+def _recoloured(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Its hues turned by any angle, paler or stronger, more or less contrast, sometimes as a negative."""
-    angle, saturation = drawn.uniform(0, 2 * np.pi), drawn.uniform(0.3, 1.3)
+    angle, saturation = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 1.3)
     grey = np.full((3, 3), 1 / 3)
     across = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
     turned = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * across
     values = crop.astype(np.float32) / 255 @ (grey + saturation * turned).T.astype(np.float32)
-    if drawn.random() < 0.4:
+    if rng.random() < 0.4:
         values = 1 - values
-    values = 0.5 + (values - 0.5) * np.float32(drawn.uniform(0.6, 1.2)) + np.float32(drawn.uniform(-0.15, 0.15))
+    values = 0.5 + (values - 0.5) * np.float32(rng.uniform(0.6, 1.2)) + np.float32(rng.uniform(-0.15, 0.15))
     shown: NDArray[np.uint8] = np.clip(255 * values, 0, 255).astype(np.uint8)
     return shown
 
 
-def _hide(drawn: np.random.Generator, crops: int, grid: int) -> NDArray[np.bool_]:
+def _hide(rng: np.random.Generator, crops: int, grid: int) -> NDArray[np.bool_]:
     """Which patches the student does not see: in half of the crops, blocks until `_HIDDEN` of each are gone."""
     hidden = np.zeros((crops, grid, grid), bool)
-    for place in drawn.permutation(crops)[: (crops + 1) // 2]:
-        share = float(drawn.uniform(*_HIDDEN))
+    for place in rng.permutation(crops)[: (crops + 1) // 2]:
+        share = float(rng.uniform(*_HIDDEN))
         while hidden[place].mean() < share:
-            height, width = drawn.integers(1, 3, size=2)
-            top, left = drawn.integers(0, grid - height + 1), drawn.integers(0, grid - width + 1)
+            height, width = rng.integers(1, 3, size=2)
+            top, left = rng.integers(0, grid - height + 1), rng.integers(0, grid - width + 1)
             hidden[place, top : top + height, left : left + width] = True
     return hidden.reshape(crops, -1)

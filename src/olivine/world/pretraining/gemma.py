@@ -10,7 +10,7 @@ import torch
 from transformers import GemmaConfig, GemmaForCausalLM
 
 #: The first layer's heads that begin by looking back, by how far: colour, pattern and size stand this many words before
-#: a thing's name, and what tells its state or place begins three behind it ("ball at the top", "box that is open").
+#: an object's name, and what tells its state or place begins three behind it ("ball at the top", "box that is open").
 LOOKS_BACK = (1, 2, 3)
 #: The first coordinate that all tokens begin with, in standard deviations of the others; by how much the place looked
 #: back to leads others before the softmax; how many of a head's pairs, the fastest-turning ones, say so; what is

@@ -28,9 +28,9 @@ from olivine.world.pretraining.gemma import LOOKS_BACK, Size, begin_looking_back
 from olivine.world.pretraining.loop import Pretraining, muon
 from olivine.world.pretraining.symbolic_patches import Text, embedded
 from olivine.world.questions import ask
-from olivine.world.sampling import scene
+from olivine.world.sampling import sample_scene
 
-_ROW_TOKENS = 4096
+_SEQUENCE_TOKENS = 4096
 
 
 class LanguagePretraining(Pretraining):
@@ -75,7 +75,7 @@ class LanguagePretraining(Pretraining):
         noise = torch.Generator(self.device).manual_seed(self._seed * self.steps + index)
         total = 0.0
         with packed(self.model.model):
-            for dealt in balance([text.example.length for text in texts], _ROW_TOKENS):
+            for dealt in balance([text.example.length for text in texts], _SEQUENCE_TOKENS):
                 some = [texts[i] for i in dealt]
                 row = pack([text.example for text in some], ()).to(self.device)
                 loss = labelled_loss(self._hidden(row, some, noise), row.targets, self.model.lm_head)
@@ -133,14 +133,14 @@ class LanguagePretraining(Pretraining):
 
     def _answered(self, scenes: int) -> Iterator[tuple[list[str], tuple[list[bool], list[bool]]]]:
         """Of each held-out scene the topics asked about, and what was right of it in sentences and in cells."""
-        draw = Random(f"{self._seed}/held-out questions")
+        rng = Random(f"{self._seed}/held-out questions")
         for index in range(scenes):
-            shown = scene(self._seed, "held-out", index)
-            found = ask(shown, draw, 12)
-            pairs = [(asked.text + SHORT_ANSWER, asked.answer) for asked in found]
-            in_sentences = self.curriculum.reading(shown.id, description(shown, draw), pairs)
-            in_cells = self.curriculum.asked_of_cells(shown, pairs, draw)
-            yield [asked.topic for asked in found], (self.right(in_sentences), self.right(in_cells))
+            scene = sample_scene(self._seed, "held-out", index)
+            found = ask(scene, rng, 12)
+            pairs = [(question.text + SHORT_ANSWER, question.answer) for question in found]
+            in_sentences = self.curriculum.reading(scene.id, description(scene, rng), pairs)
+            in_cells = self.curriculum.asked_of_cells(scene, pairs, rng)
+            yield [question.topic for question in found], (self.right(in_sentences), self.right(in_cells))
 
     def save(self, folder: Path) -> None:
         """Weights in bf16, the tokenizer beside them."""

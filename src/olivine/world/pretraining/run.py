@@ -39,17 +39,17 @@ class Job:
     """
 
     make: Callable[[int, float, Path | None], Pretraining]
-    grown_from: str = ""
+    expanded_from: str = ""
 
 
-def _language(size: str, vocabulary: int, schedule: Schedule, grown_from: str = "") -> Job:
+def _language(size: str, vocabulary: int, schedule: Schedule, expanded_from: str = "") -> Job:
     def make(seed: int, share: float, smaller: Path | None) -> Pretraining:
         before = read_json(smaller / FIGURES)["steps"] if smaller else 0
         steps, unplaced = (max(1, round(number * share)) for number in (schedule.steps, schedule.unplaced))
         plan = replace(schedule, steps=steps, unplaced=unplaced, before=before)
         return LanguagePretraining(SIZES[size], vocabulary, plan, seed, smaller=smaller)
 
-    return Job(make, grown_from)
+    return Job(make, expanded_from)
 
 
 _SMALL = Schedule(12000, 5e-3, unplaced=2000, restarted=2.5e-3)
@@ -90,7 +90,7 @@ def pretrain_all(
     """
     waiting = [name for name in names if not (output / name / FIGURES).is_file()]
     gpu = torch.cuda.is_available()
-    together = sum(JOBS[name].grown_from not in waiting for name in waiting)
+    together = sum(JOBS[name].expanded_from not in waiting for name in waiting)
     at_once = max(1, min(jobs or (1 if gpu else available_cpus()), together))
     # Two processes of one thread each do more in a second than one of two: nothing is ever waited for.
     threads = max(1, available_cpus() // at_once)
@@ -98,11 +98,11 @@ def pretrain_all(
     running: dict[str, Future[dict[str, Any]]] = {}
     with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
         while waiting or running:
-            for name in [name for name in waiting if JOBS[name].grown_from not in (*waiting, *running)]:
+            for name in [name for name in waiting if JOBS[name].expanded_from not in (*waiting, *running)]:
                 waiting.remove(name)
-                if JOBS[name].grown_from in failed:
+                if JOBS[name].expanded_from in failed:
                     continue
-                smaller = _smaller(JOBS[name].grown_from, output)
+                smaller = _smaller(JOBS[name].expanded_from, output)
                 running[name] = pool.submit(_one, name, output / name, seed, share, smaller, threads)
             time.sleep(0.5)
             for name, future in list(running.items()):

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from olivine.data.encoding import Example
 from olivine.world.pretraining.towers import SHAPE, covered
-from olivine.world.scene import KINDS, Scene, Thing
+from olivine.world.scene import CLASSES, Scene, SceneObject
 
 #: For each image token of an example, the ids of the words that stand there together.
-Cells = tuple[tuple[int, ...], ...]
-#: The share of words that are told, so that none is relied on; how often a thing's cell tells the setting, too.
-_KEPT, _SETTING = 0.95, 0.3
+PatchWords = tuple[tuple[int, ...], ...]
+#: The share of words that are told, so that none is relied on; how often an object's cell tells the backdrop, too.
+_KEPT, _BACKDROP = 0.95, 0.3
 #: What is added to the sums in training, in their own standard deviations: a connector will only come near to words.
 _NOISE = 0.3
 
@@ -29,38 +29,38 @@ class Text:
     """What is read: an example, and what its image tokens stand for; no cells where it has none."""
 
     example: Example
-    cells: Cells = ()
+    cells: PatchWords = ()
 
 
 def symbolic_patch_captions(
-    shown: Scene, tokenizer: Any, draw: Random, *, places: bool = True, kept: float = _KEPT
-) -> Cells:
-    """One entry a patch, row by row: the ids of the words for what lies there, or for setting and time.
+    scene: Scene, tokenizer: Any, rng: Random, *, places: bool = True, kept: float = _KEPT
+) -> PatchWords:
+    """One entry a patch, row by row: the ids of the words for what lies there, or for backdrop and time.
 
     Args:
-        places: whether where a thing is, is among its words; else it must be known from where the token stands.
-        kept: the likelihood of each word of a thing.
+        places: whether where an object is, is among its words; else it must be known from where the token stands.
+        kept: the likelihood of each word of an object.
     """
-    cells = [[f" {shown.setting}", f" {shown.time}"] for _ in range(SHAPE.grid**2)]
-    for thing in shown.things:
-        words = _words_of(thing, places)
-        for place in covered(thing):
-            cells[place] = [word for word in words if draw.random() < kept]
-            if not cells[place] or draw.random() < _SETTING:
-                cells[place].append(f" {shown.setting}")
+    cells = [[f" {scene.backdrop}", f" {scene.time}"] for _ in range(SHAPE.grid**2)]
+    for obj in scene.objects:
+        words = _words_of(obj, places)
+        for place in covered(obj):
+            cells[place] = [word for word in words if rng.random() < kept]
+            if not cells[place] or rng.random() < _BACKDROP:
+                cells[place].append(f" {scene.backdrop}")
     return tuple(tuple(token for word in cell for token in _ids(tokenizer, word)) for cell in cells)
 
 
-def _words_of(thing: Thing, places: bool) -> list[str]:
+def _words_of(obj: SceneObject, places: bool) -> list[str]:
     """With the space before them that they have inside of a sentence."""
-    words = [thing.kind, thing.colour, thing.size, *(thing.place.split() if places else ())]
-    if KINDS[thing.kind].patterned:
-        words.append(thing.pattern)
-    words += [word for word in (thing.state, thing.writing) if word]
+    words = [obj.class_name, obj.colour, obj.size, *(obj.place.split() if places else ())]
+    if CLASSES[obj.class_name].patterned:
+        words.append(obj.pattern)
+    words += [word for word in (obj.state, obj.writing) if word]
     said = [f" {word}" for word in words]
-    if KINDS[thing.kind].property == "facing":
+    if CLASSES[obj.class_name].property == "facing":
         # As replies begin with it: in a sum of plain words, nobody could tell where it is from which way it faces.
-        said[-1] = thing.state
+        said[-1] = obj.state
     return said
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from random import Random
 
 from olivine.world.sampling import FREQUENCY
-from olivine.world.scene import KINDS, Scene, Thing
+from olivine.world.scene import CLASSES, Scene, SceneObject
 
 YES_NO = ("yes", "no")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Question:
     """A question with its answer.
 
     Attributes:
@@ -25,7 +25,7 @@ class Asked:
         structural: GQA's structural type (query, verify, choose, logical, compare).
         semantic: GQA's semantic type (attr, obj, cat, rel, global).
         valid: all answers that would make sense.
-        things: places in `scene.things` of what it speaks of; empty if it speaks of the whole image or of what is
+        objects: places in `scene.objects` of what it speaks of; empty if it speaks of the whole image or of what is
             not there.
     """
 
@@ -36,35 +36,35 @@ class Asked:
     structural: str
     semantic: str
     valid: tuple[str, ...]
-    things: tuple[int, ...] = ()
+    objects: tuple[int, ...] = ()
 
 
 def yes_no(
-    text: str, truth: bool, statement: str, denial: str, topic: str, structural: str, semantic: str, *things: int
-) -> Asked:
+    text: str, truth: bool, statement: str, denial: str, topic: str, structural: str, semantic: str, *objects: int
+) -> Question:
     """A question that yes or no answers; `statement` and `denial` are what its full sentence resumes with."""
     sentence = f"Yes, {statement}." if truth else f"No, {denial}."
-    return Asked(text, "yes" if truth else "no", sentence, topic, structural, semantic, YES_NO, things)
+    return Question(text, "yes" if truth else "no", sentence, topic, structural, semantic, YES_NO, objects)
 
 
-def some_thing(scene: Scene, draw: Random, fits: Callable[[Thing], bool]) -> int | None:
-    """The place in the scene of one of the things that fit, None if there are none."""
-    fitting = [i for i, thing in enumerate(scene.things) if fits(thing)]
-    return draw.choice(fitting) if fitting else None
+def some_object(scene: Scene, rng: Random, fits: Callable[[SceneObject], bool]) -> int | None:
+    """The place in the scene of one of the objects that fit, None if there are none."""
+    fitting = [i for i, obj in enumerate(scene.objects) if fits(obj)]
+    return rng.choice(fitting) if fitting else None
 
 
-def another(options: Sequence[str], than: str, draw: Random) -> str:
+def another(options: Sequence[str], than: str, rng: Random) -> str:
     """One of the other options."""
-    return draw.choice([option for option in options if option != than])
+    return rng.choice([option for option in options if option != than])
 
 
-def tempting_absence(scene: Scene, draw: Random) -> str:
-    """A kind that is not there, mostly one that could well be."""
-    absent = {kind: 0.3 for kind in KINDS if kind not in scene.kinds}
-    for kind, weight in FREQUENCY[scene.setting].items():
-        if kind in absent:
-            absent[kind] += weight
-    return draw.choices(list(absent), list(absent.values()))[0]
+def tempting_absence(scene: Scene, rng: Random) -> str:
+    """A class that is not there, mostly one that could well be."""
+    absent = {class_name: 0.3 for class_name in CLASSES if class_name not in scene.classes}
+    for class_name, weight in FREQUENCY[scene.backdrop].items():
+        if class_name in absent:
+            absent[class_name] += weight
+    return rng.choices(list(absent), list(absent.values()))[0]
 
 
 def upper(text: str) -> str:
