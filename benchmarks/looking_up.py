@@ -53,7 +53,7 @@ def right(job: LanguagePretraining, topic: str) -> float:
         found = [asked for asked in ask(shown, rng, 8, (topic,)) if asked.structural in ("query", "choose")]
         stated = [(said, f" {asked.answer}") for asked in found if (said := before(asked.sentence, asked.answer))]
         if stated:
-            hits += job.right(job.curriculum.said_again(shown.id, told, stated))
+            hits += job.right(job.curriculum.statements_on(shown.id, told, stated))
     return round(100 * sum(hits) / len(hits), 1)
 
 

@@ -171,7 +171,7 @@ def test_a_grown_model_computes_what_the_smaller_one_does():
     larger.zero_grad()
     larger(ids, labels=ids).loss.backward()
     assert all(bool(p.grad.abs().sum() > 0) for p in larger.parameters())
-    with pytest.raises(ValueError, match="cannot be grown"):
+    with pytest.raises(ValueError, match="cannot be expanded"):
         expanded(smaller, Size(128, 6, 640, 4))
 
 
@@ -225,7 +225,7 @@ def test_what_is_grown_goes_on_from_the_same_model_alone(tmp_path, quick_figures
     other = MAKERS["grown"]()
     assert other.origin == sha256_of_file(shipped() / "tiny-gemma-s" / "model.safetensors")
     other.origin = "another model's"
-    with pytest.raises(RunError, match="grown from another"):
+    with pytest.raises(RunError, match="expanded from other weights"):
         loop.pretrain(other, tmp_path, save_every=2, on_step=lambda *_: None)
     assert (tmp_path / loop.RESUME).is_file(), "nothing is lost by being refused"
 
@@ -271,10 +271,10 @@ def test_cells_stand_where_a_image_would():
     job = _language(200, 1024)
     shown, rng = sample_scene(0, "t", 0), Random(1)
     pairs = [(asked.text, asked.answer) for asked in ask(shown, rng, 3)]
-    text = job.curriculum.asked_of_cells(shown, pairs, rng)
+    text = job.curriculum.questions_on_patches(shown, pairs, rng)
     of_a_image = Sample("t", conversation(pairs), "t.png")
     assert text.example.parts == job.curriculum.encoders["gemma"].example(of_a_image, independent=True).parts
-    assert text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.cells) == SHAPE.grid**2
+    assert text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.patch_words) == SHAPE.grid**2
 
 
 def test_cells_tell_what_lies_in_them():
@@ -303,15 +303,15 @@ def test_at_last_cells_leave_it_to_their_place_where_things_are():
     job = _language(200, 1024, unplaced=50, restarted=5e-4)
 
     def told(index):
-        cells = [cell for text in job.curriculum.texts(index) for cell in text.cells]
+        cells = [cell for text in job.curriculum.texts(index) for cell in text.patch_words]
         return {word for cell in cells for word in job.tokenizer.convert_ids_to_tokens(cell)}
 
     assert places & set().union(*(told(index) for index in range(145, 150)))
     late = set().union(*(told(index) for index in range(150, 160)))
     assert not places & late
     assert {"▁ball", "▁red"} <= late
-    asked = job.curriculum.asked_of_cells(sample_scene(0, "t", 0), [("Where is it?", "left")], Random(0))
-    assert not places & {word for cell in asked.cells for word in job.tokenizer.convert_ids_to_tokens(cell)}
+    asked = job.curriculum.questions_on_patches(sample_scene(0, "t", 0), [("Where is it?", "left")], Random(0))
+    assert not places & {word for ids in asked.patch_words for word in job.tokenizer.convert_ids_to_tokens(ids)}
     rates = [loop._rate(job, index) for index in range(200)]
     assert max(rates[:150]) == 1e-3
     assert rates[149] < 2e-5
@@ -323,12 +323,12 @@ def test_at_last_cells_leave_it_to_their_place_where_things_are():
 def test_a_cell_is_the_sum_of_its_words():
     job = _language(200, 1024)
     embedding, image = job.model.model.embed_tokens, job.curriculum.image_token
-    texts = [text for text in job.curriculum.texts(150) if text.cells][:2]
-    texts.insert(1, next(text for text in job.curriculum.texts(150) if not text.cells))
+    texts = [text for text in job.curriculum.texts(150) if text.patch_words][:2]
+    texts.insert(1, next(text for text in job.curriculum.texts(150) if not text.patch_words))
     row = pack([text.example for text in texts], ())
     exact = embedded(embedding, row.ids, texts, image, None)
     places = (row.ids == image).nonzero()[:, 0].tolist()
-    cells = [cell for text in texts for cell in text.cells]
+    cells = [cell for text in texts for cell in text.patch_words]
     assert len(places) == len(cells) == 2 * SHAPE.grid**2
     for place, cell in zip(places, cells, strict=True):
         torch.testing.assert_close(exact[place], embedding(torch.tensor(cell)).sum(0) / len(cell) ** 0.5)
@@ -346,14 +346,14 @@ def test_a_cell_is_the_sum_of_its_words():
 
 def test_cells_come_when_sentences_can_be_read():
     job = _language(200, 1024)
-    assert not any(text.cells for index in range(20) for text in job.curriculum.texts(index))
+    assert not any(text.patch_words for index in range(20) for text in job.curriculum.texts(index))
     late = [text for index in range(100, 130) for text in job.curriculum.texts(index)]
-    in_cells = [text for text in late if text.cells]
-    assert 0.5 < len(in_cells) / len(late) < 0.75
+    on_patches = [text for text in late if text.patch_words]
+    assert 0.5 < len(on_patches) / len(late) < 0.75
     # What an image token stands for is told, never to be known.
-    assert all(text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.cells) for text in late)
-    captions = [text for text in in_cells if len(text.example.parts) == 1]
-    assert 0.1 < len(captions) / len(in_cells) < 0.35
+    assert all(text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.patch_words) for text in late)
+    captions = [text for text in on_patches if len(text.example.parts) == 1]
+    assert 0.1 < len(captions) / len(on_patches) < 0.35
     assert all(re.fullmatch(r"<bos>(<image>)+(\[[^]]+\])+", _said(job, text)) for text in captions)
 
 

@@ -68,7 +68,7 @@ def test_official_readers_take_them_and_gold_gets_full_marks(world, name):
     assert {key: metrics[key] for key in FULL[name]} == pytest.approx(FULL[name], abs=1.0 if name == "vqav2" else 1e-9)
     record = read_json(world / "world.json")["benchmarks"][name]
     assert record["questions"] == len(questions)
-    assert record["pictures"] == len(truths(world / name))
+    assert record["images"] == len(truths(world / name))
 
 
 #: The most that guessing may get, of the figure named. A small share of the files flatters it: it is counted on them.

@@ -1,6 +1,6 @@
-"""A scene's image: background, lighting, noise, and its objects drawn one over the other.
+"""Rendering of a scene: background, lighting, noise, and its objects from back to front.
 
-The shape of each class lies in `shapes`.
+The shape of each class is in `shapes`.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from olivine.world.scene import SIDE, Scene
 from olivine.world.shapes import draw_object
 
-#: Objects are drawn this many times larger and averaged down: soft edges.
+#: Objects are drawn this many times larger and downsampled, for soft edges.
 _FINER = 3
 #: (above the horizon, below it) for each backdrop.
 _BACKGROUND = {
@@ -19,7 +19,7 @@ _BACKGROUND = {
     "kitchen": ((232, 212, 186), (186, 150, 118)),
     "beach": ((128, 190, 214), (230, 212, 164)),
 }
-#: What night leaves of the light: of the background, of the objects (they must keep their colours).
+#: Brightness at night: of the background, of the objects (which must keep their colours).
 _NIGHT = (np.array([0.40, 0.42, 0.52], np.float32), np.array([0.80, 0.80, 0.86], np.float32))
 _NOISE = 5.0
 _SHADE = 0.16
@@ -29,7 +29,7 @@ _NOISE_FIELD = np.random.default_rng(20240401).normal(0, _NOISE, (2 * SIDE, 2 * 
 
 
 def draw(scene: Scene) -> NDArray[np.uint8]:
-    """The scene's image, `[96, 96, 3]`: the same bytes for the same scene."""
+    """Render the scene, `[96, 96, 3]`: the same bytes for the same scene."""
     rest = scene.grain
     rest, right = divmod(rest, SIDE)
     horizon, down = divmod(rest, 12)
@@ -48,7 +48,7 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
 
 
 def image(scene: Scene) -> Image.Image:
-    """The scene's image for PIL."""
+    """Render the scene as a PIL image."""
     return Image.fromarray(draw(scene))
 
 
@@ -66,8 +66,8 @@ def _background(scene: Scene, horizon: int) -> NDArray[np.float32]:
 
 
 def _objects(scene: Scene) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What the objects leave on black, `[96, 96, 3]`, and how much of each pixel they cover, `[96, 96, 1]` in 0 to 1."""
-    # Averaging colours over transparent black gives colour times cover, which is what compositing wants.
+    """Render the objects on black, `[96, 96, 3]`, and their coverage of each pixel, `[96, 96, 1]` in 0 to 1."""
+    # Averaging colours over transparent black gives colour times cover, which is what compositing needs.
     sheet = Image.new("RGBA", (SIDE * _FINER, SIDE * _FINER), (0, 0, 0, 0))
     pen = ImageDraw.Draw(sheet)
     for obj in scene.objects:

@@ -1,6 +1,6 @@
-"""How scenes are spoken of: noun phrases, references, captions, whole descriptions, in varied wording.
+"""Wording of scenes: noun phrases, references, captions, whole descriptions, with variation.
 
-What is asked about them lies in `questions`.
+Questions about them are in `questions`.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from random import Random
 
 from olivine.world.scene import CLASSES, Scene, SceneObject, named_apart
 
-#: How a place reads after an object.
+#: Wordings of a place after an object.
 _AT = {
     "top left": ("at the top left", "in the top left corner"),
     "top": ("at the top", "at the top of the picture"),
@@ -33,7 +33,7 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 
 @dataclass(frozen=True, slots=True)
 class Mentions:
-    """Which properties a phrase tells: all by default."""
+    """Which properties a phrase mentions: all by default."""
 
     size: bool = True
     pattern: bool = True
@@ -46,39 +46,39 @@ EVERYTHING = Mentions()
 
 
 def number(count: int) -> str:
-    """A small count in words."""
+    """Return a small count in words."""
     return _NUMBERS[count]
 
 
 def article(phrase: str) -> str:
-    """The phrase with a or an."""
+    """Return the phrase with a or an."""
     return f"{'an' if phrase[0] in 'aeio' else 'a'} {phrase}"
 
 
 def listed(phrases: Sequence[str]) -> str:
-    """One, two or more phrases in a row: `a`, `a and b`, `a, b and c`."""
+    """Join phrases: `a`, `a and b`, `a, b and c`."""
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
 def at(place: str, rng: Random) -> str:
-    """How a place reads after an object: `at the top left`."""
+    """Draw a wording of a place after an object: `at the top left`."""
     return rng.choice(_AT[place])
 
 
-def noun_phrase(obj: SceneObject, told: Mentions = EVERYTHING) -> str:
-    """An object without article or place: `large striped red box that is open`."""
+def noun_phrase(obj: SceneObject, mentions: Mentions = EVERYTHING) -> str:
+    """Describe an object without article or place: `large striped red box that is open`."""
     words = []
-    if told.size:
+    if mentions.size:
         words.append(obj.size)
-    if told.pattern and CLASSES[obj.class_name].patterned:
+    if mentions.pattern and CLASSES[obj.class_name].patterned:
         words.append(obj.pattern)
-    if told.colour:
+    if mentions.colour:
         words.append(obj.colour)
-    return " ".join([*words, obj.class_name, *([state_phrase(obj)] if told.state and state_phrase(obj) else [])])
+    return " ".join([*words, obj.class_name, *([state_phrase(obj)] if mentions.state and state_phrase(obj) else [])])
 
 
 def state_phrase(obj: SceneObject) -> str:
-    """What stands behind the noun: `that is open`, `facing left`, `that says A5`; empty if there is nothing to say."""
+    """Return what follows the noun: `that is open`, `facing left`, `that says A5`; empty if there is nothing to say."""
     if obj.writing:
         return f"that says {obj.writing}"
     if not obj.state:
@@ -91,9 +91,9 @@ def state_phrase(obj: SceneObject) -> str:
 
 
 def reference(scene: Scene, obj: SceneObject, rng: Random, *, without: Sequence[str] = ()) -> str | None:
-    """A phrase with `the` that fits this object of the scene alone, or None.
+    """Draw a phrase with `the` that matches only this object of the scene, or return None.
 
-    The shortest that will do, most of the time; never tells what is named in `without` (size, pattern, colour, place).
+    Usually the shortest; never mentions what `without` names (size, pattern, colour, place).
     """
     same = scene.of_class(obj.class_name)
     if len(same) == 1:
@@ -102,31 +102,31 @@ def reference(scene: Scene, obj: SceneObject, rng: Random, *, without: Sequence[
         return f"the {obj.colour} {obj.class_name}"
     ways = []
     for name in ("colour", "size", "pattern", "place"):
-        told = str(getattr(obj, name))
+        value = str(getattr(obj, name))
         others = [str(getattr(other, name)) for other in same if other is not obj]
-        apart = all(named_apart(told, other) for other in others) if name == "place" else told not in others
+        apart = all(named_apart(value, other) for other in others) if name == "place" else value not in others
         if name not in without and apart:
             if name == "place":
-                ways.append(f"the {obj.class_name} {at(told, rng)}")
+                ways.append(f"the {obj.class_name} {at(value, rng)}")
             elif name != "pattern" or CLASSES[obj.class_name].patterned:
-                ways.append(f"the {told} {obj.class_name}")
+                ways.append(f"the {value} {obj.class_name}")
     return rng.choice(ways) if ways else None
 
 
 def caption(scene: Scene, rng: Random, *, keep: float = 0.8, keep_places: float | None = None) -> str:
-    """A sentence about the image; each property is told with the likelihood `keep`.
+    """Draw a sentence about the image; each property is mentioned with probability `keep`.
 
     Args:
-        keep_places: the likelihood for places and for scenery and time, if it is another.
+        keep_places: the probability for places, scenery and time; `keep` by default.
     """
     keep_places = keep if keep_places is None else keep_places
     phrases = []
     for obj in _ordered(scene, rng):
         place = rng.random() < keep_places
         size, pattern, colour, state = (rng.random() < keep for _ in range(4))
-        told = Mentions(size, pattern, colour, state, place)
-        phrase = article(noun_phrase(obj, told))
-        phrases.append(f"{phrase} {at(obj.place, rng)}" if told.place else phrase)
+        mentions = Mentions(size, pattern, colour, state, place)
+        phrase = article(noun_phrase(obj, mentions))
+        phrases.append(f"{phrase} {at(obj.place, rng)}" if mentions.place else phrase)
     objects = listed(phrases)
     scenery = rng.choice(_SCENERY[scene.backdrop])
     time = f" {rng.choice(_TIMES[scene.time])}" if rng.random() < keep_places else ""
@@ -142,16 +142,16 @@ def caption(scene: Scene, rng: Random, *, keep: float = 0.8, keep_places: float 
     return f"{_upper(scenery)}{time} there {'is' if len(phrases) == 1 else 'are'} {objects}."
 
 
-def description(scene: Scene, rng: Random, told: Mentions = EVERYTHING, *, plainly: bool = False) -> str:
-    """Every fact of the scene in words, one sentence an object: what the image shows to those who cannot see it.
+def description(scene: Scene, rng: Random, mentions: Mentions = EVERYTHING, *, plainly: bool = False) -> str:
+    """Draw a description with every fact of the scene, one sentence per object.
 
-    `told` may leave out properties of all its objects; `plainly` gives nothing but "There is ..." for each.
+    `mentions` may omit properties of all objects; `plainly` gives only "There is ..." for each.
     """
     sentences = []
     lead = "There is " if plainly or rng.random() < 0.5 else ""
     for obj in _ordered(scene, rng):
-        place = f" {at(obj.place, rng)}" if told.place else ""
-        sentences.append(_upper(f"{lead}{article(noun_phrase(obj, told))}{place}."))
+        place = f" {at(obj.place, rng)}" if mentions.place else ""
+        sentences.append(_upper(f"{lead}{article(noun_phrase(obj, mentions))}{place}."))
     if plainly:
         return " ".join(sentences)
     opening = f"{_upper(rng.choice(_SCENERY[scene.backdrop]))} {rng.choice(_TIMES[scene.time])}."

@@ -1,4 +1,4 @@
-"""A question on a scene with its one right answer, and what all topics need to put one together.
+"""A question about a scene with its one right answer, and what every topic needs to build one.
 
 The topics are in `questions` and `reasoning`.
 """
@@ -24,9 +24,9 @@ class Question:
         topic: what it asks about: a name in `TOPICS`.
         structural: GQA's structural type (query, verify, choose, logical, compare).
         semantic: GQA's semantic type (attr, obj, cat, rel, global).
-        valid: all answers that would make sense.
-        objects: places in `scene.objects` of what it speaks of; empty if it speaks of the whole image or of what is
-            not there.
+        valid: all plausible answers.
+        objects: indices in `scene.objects` of what it is about; empty if it is about the whole image or about
+            something absent.
     """
 
     text: str
@@ -42,24 +42,24 @@ class Question:
 def yes_no(
     text: str, truth: bool, statement: str, denial: str, topic: str, structural: str, semantic: str, *objects: int
 ) -> Question:
-    """A question that yes or no answers; `statement` and `denial` are what its full sentence resumes with."""
+    """Build a yes/no question; its full sentence is "Yes, `statement`." or "No, `denial`."."""
     sentence = f"Yes, {statement}." if truth else f"No, {denial}."
     return Question(text, "yes" if truth else "no", sentence, topic, structural, semantic, YES_NO, objects)
 
 
 def some_object(scene: Scene, rng: Random, fits: Callable[[SceneObject], bool]) -> int | None:
-    """The place in the scene of one of the objects that fit, None if there are none."""
+    """Draw the index of an object that fits, None if there are none."""
     fitting = [i for i, obj in enumerate(scene.objects) if fits(obj)]
     return rng.choice(fitting) if fitting else None
 
 
 def another(options: Sequence[str], than: str, rng: Random) -> str:
-    """One of the other options."""
+    """Draw one of the other options."""
     return rng.choice([option for option in options if option != than])
 
 
 def tempting_absence(scene: Scene, rng: Random) -> str:
-    """A class that is not there, mostly one that could well be."""
+    """Draw a class that is absent, usually one that is likely in this backdrop."""
     absent = {class_name: 0.3 for class_name in CLASSES if class_name not in scene.classes}
     for class_name, weight in FREQUENCY[scene.backdrop].items():
         if class_name in absent:
@@ -68,5 +68,5 @@ def tempting_absence(scene: Scene, rng: Random) -> str:
 
 
 def upper(text: str) -> str:
-    """The text with its first letter in upper case."""
+    """Return the text with its first letter in upper case."""
     return text[0].upper() + text[1:]

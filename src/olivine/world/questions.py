@@ -1,6 +1,6 @@
-"""What can be asked of a scene, with the one right answer: colours, states, counts, places, relations, writing.
+"""Questions about a scene, each with its one right answer: colours, states, counts, places, relations, writing.
 
-What takes more than looking lies in `reasoning`; benchmark files are written in `benchmarks`.
+Questions that need more than looking are in `reasoning`; benchmark files are written in `benchmarks`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ from olivine.world.scene import (
 
 
 def ask(scene: Scene, rng: Random, count: int, topics: Sequence[str] | None = None) -> list[Question]:
-    """`count` different questions on a scene, fewer if it has no more to ask; topics in turn, in a drawn order.
+    """Draw `count` different questions about a scene, fewer if there are no more; topics drawn by `WEIGHT`.
 
     Args:
         topics: names in `TOPICS`; all by default.
@@ -50,7 +50,7 @@ def ask(scene: Scene, rng: Random, count: int, topics: Sequence[str] | None = No
 
 
 def _property(name: str, options: tuple[str, ...], what: tuple[str, ...]) -> Callable[[Scene, Random], Question | None]:
-    """Questions on a property that every object of some classes has: what is it, is it so, which of two."""
+    """Return the topic of a property: what it is, whether it has a value, which of two."""
 
     def asking(scene: Scene, rng: Random) -> Question | None:
         index = some_object(scene, rng, lambda obj: name != "pattern" or CLASSES[obj.class_name].patterned)
@@ -130,7 +130,7 @@ def _exist_coloured(scene: Scene, rng: Random, truth: bool) -> Question | None:
     obj = scene.objects[index]
     colour: str = obj.colour
     if not truth:
-        # A colour that something else there has is the harder denial.
+        # A colour that another object of the scene has is the harder negative.
         others = [str(other.colour) for other in scene.objects] + [rng.choice(COLOURS)]
         colour = rng.choice(others)
         if any(other.colour == colour for other in scene.of_class(obj.class_name)):
@@ -166,7 +166,7 @@ def _logical(scene: Scene, rng: Random) -> Question | None:
 
 
 def _class(scene: Scene, rng: Random) -> Question | None:
-    """Which class of object has this colour, stands in this place, is of this category."""
+    """Ask which class has this colour, is at this place, is of this category."""
     index = rng.randrange(len(scene.objects))
     obj = scene.objects[index]
     form = rng.random()
@@ -192,7 +192,7 @@ def _class(scene: Scene, rng: Random) -> Question | None:
 
 
 def _category(scene: Scene, rng: Random) -> Question | None:
-    """Whether anything of a category is there: needs knowing what belongs to it."""
+    """Ask whether anything of a category is present: needs knowing what belongs to it."""
     there = {CLASSES[class_name].category for class_name in scene.classes}
     truth = rng.random() < 0.5
     category = rng.choice([name for name in CATEGORIES if (name in there) == truth])
@@ -214,7 +214,7 @@ def _count(scene: Scene, rng: Random) -> Question | None:
     class_name = tempting_absence(scene, rng) if rng.random() < 0.15 else rng.choice(scene.classes)
     objects = tuple(i for i, obj in enumerate(scene.objects) if obj.class_name == class_name)
     plural = CLASSES[class_name].plural
-    # One is what a blind guess would say: ask of it less often.
+    # One is the majority answer: ask about it less often.
     if len(objects) == 1 and rng.random() < 0.6:
         return None
     if objects and rng.random() < 0.3:
@@ -226,17 +226,17 @@ def _count(scene: Scene, rng: Random) -> Question | None:
 
 
 def _count_verified(class_name: str, objects: tuple[int, ...], rng: Random) -> Question | None:
-    """Whether there are this many; never fewer than there are, for of three it is true that there are two."""
-    question = len(objects) + rng.randrange(2)
-    if question == 1:
+    """Ask whether there are this many; never fewer than there are, since among three there are also two."""
+    claimed = len(objects) + rng.randrange(2)
+    if claimed == 1:
         return None
     plural = CLASSES[class_name].plural
-    statement = f"there are {number(question)} {plural}"
+    statement = f"there are {number(claimed)} {plural}"
     denial = (
         f"there is only one {class_name}" if len(objects) == 1 else f"there are only {number(len(objects))} {plural}"
     )
-    text = f"Are there {number(question)} {plural} {rng.choice(('in the picture', 'in this image'))}?"
-    return yes_no(text, question == len(objects), statement, denial, "count", "verify", "obj", *objects)
+    text = f"Are there {number(claimed)} {plural} {rng.choice(('in the picture', 'in this image'))}?"
+    return yes_no(text, claimed == len(objects), statement, denial, "count", "verify", "obj", *objects)
 
 
 _COUNT_ANSWERS = tuple(str(count) for count in range(6))
@@ -299,7 +299,7 @@ def _relation(scene: Scene, rng: Random) -> Question | None:
     )
 
 
-# --- comparing, reading, the whole image ---------------------------------------------------------------------------
+# --- comparison, reading, the whole image ---------------------------------------------------------------------------
 
 
 def _compare(scene: Scene, rng: Random) -> Question | None:
@@ -323,7 +323,7 @@ def _compare(scene: Scene, rng: Random) -> Question | None:
         return Question(text, obj.class_name, sentence, "compare", "compare", "attr", valid, (first, second))
     name = rng.choice(("colour", "size"))
     same = getattr(one, name) == getattr(other, name)
-    # Colours mostly differ, and sizes that differ have mostly been asked of above: both answers are made as frequent.
+    # Colours mostly differ, and different sizes are mostly asked about above: this balances both answers.
     if rng.random() < {("colour", False): 0.8, ("size", True): 0.4}.get((name, same), 0.0):
         return None
     text = f"Do {the} and {that} have the same {name}?"
@@ -349,10 +349,10 @@ def _writing(scene: Scene, rng: Random) -> Question | None:
 
 
 def misread(text: str, rng: Random) -> str:
-    """What a sign might say instead: one character is another of its class."""
-    place = rng.randrange(len(text))
-    characters = DIGITS if text[place] in DIGITS else LETTERS
-    return text[:place] + another(characters, text[place], rng) + text[place + 1 :]
+    """Return what a sign might say instead: one digit or letter replaced by another."""
+    position = rng.randrange(len(text))
+    characters = DIGITS if text[position] in DIGITS else LETTERS
+    return text[:position] + another(characters, text[position], rng) + text[position + 1 :]
 
 
 def _backdrop(scene: Scene, rng: Random) -> Question | None:
@@ -367,7 +367,7 @@ def _backdrop(scene: Scene, rng: Random) -> Question | None:
 
 
 def _time(scene: Scene, rng: Random) -> Question | None:
-    # Day is commoner: asked of less often, so that the time cannot be guessed.
+    # Day is more common: asked about less often, so that the time cannot be guessed.
     if scene.time == "day" and rng.random() < 0.46:
         return None
     pair = rng.sample(TIMES, 2)
@@ -384,7 +384,7 @@ _EXIST_WORDINGS = (
 _COLOUR_WORDINGS = ("What colour is {}?", "Which colour does {} have?", "What is the colour of {}?")
 _SIZE_WORDINGS = ("What size is {}?", "How large is {}?")
 _PATTERN_WORDINGS = ("What pattern does {} have?", "Is {} plain, striped or spotted?")
-#: What can be asked about, each with a function that draws one question on a scene, or None where it has none to ask.
+#: Every topic, with a function that draws one question about a scene, or None if the topic has none for it.
 TOPICS: dict[str, Callable[[Scene, Random], Question | None]] = {
     "colour": _property("colour", COLOURS, _COLOUR_WORDINGS),
     "size": _property("size", SIZES, _SIZE_WORDINGS),
@@ -403,7 +403,7 @@ TOPICS: dict[str, Callable[[Scene, Random], Question | None]] = {
     "time": _time,
     **REASONING,
 }
-#: How often a topic is asked, where not once.
+#: Weights of topics; 1 if not given.
 WEIGHT = {
     "colour": 2.5,
     "kind": 2.5,
@@ -419,10 +419,10 @@ WEIGHT = {
 def every_question(
     scene: Scene, rng: Random, tries: int = 200, topics: Sequence[str] | None = None
 ) -> Iterator[Question]:
-    """All that can be found to ask of a scene in this many tries, each once.
+    """Yield every question about a scene that this many tries find, each once.
 
     Args:
-        topics: names in `TOPICS`, all tried equally often; all by default.
+        topics: names in `TOPICS`, tried equally often; all by default.
     """
     names = list(topics or TOPICS)
     seen = set()

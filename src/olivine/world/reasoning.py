@@ -1,4 +1,4 @@
-"""Questions that take more than looking: what objects are for, and counting on from what is seen.
+"""Questions that need more than looking: what objects are for, and arithmetic on what is seen.
 
 Questions that looking alone answers are in `questions`.
 """
@@ -11,7 +11,7 @@ from olivine.world.question import Question, another, some_object, tempting_abse
 from olivine.world.sampling import DIGITS
 from olivine.world.scene import CLASSES, Scene
 
-#: What is known of objects, and of which classes it is true.
+#: Facts about objects, and the classes for which they are true.
 USES: dict[str, tuple[str, ...]] = {
     "can fly": ("bird", "kite"),
     "lives in water": ("fish",),
@@ -29,7 +29,7 @@ _MOST_ADDED = 5
 
 
 def use(scene: Scene, rng: Random) -> Question | None:
-    """Whether something there serves a purpose, or which of the objects there does."""
+    """Ask whether something present serves a purpose, or which object does."""
     if rng.random() < 0.4:
         return _which_serves(scene, rng)
     truth = rng.random() < 0.5
@@ -48,7 +48,7 @@ def use(scene: Scene, rng: Random) -> Question | None:
 
 
 def _which_serves(scene: Scene, rng: Random) -> Question | None:
-    # With a single class that serves, the answer would be known without looking.
+    # With a single class that serves it, the answer would be known without looking.
     purpose = rng.choice([purpose for purpose, classes in USES.items() if len(classes) > 1])
     objects = tuple(i for i, obj in enumerate(scene.objects) if obj.class_name in USES[purpose])
     classes = {scene.objects[i].class_name for i in objects}
@@ -61,7 +61,7 @@ def _which_serves(scene: Scene, rng: Random) -> Question | None:
 
 
 def total(scene: Scene, rng: Random) -> Question | None:
-    """How many objects of two classes there are in all, which are more, or a sum with the number on a sign."""
+    """Ask for the total of two classes, which of them is more frequent, or a sum with the number on a sign."""
     form = rng.random()
     if form < 0.4:
         return _number_on_sign(scene, rng)
@@ -78,7 +78,7 @@ def total(scene: Scene, rng: Random) -> Question | None:
         sentence = f"There {'is' if sum(counts) == 1 else 'are'} {number(sum(counts))} in all."
         return Question(text, str(sum(counts)), sentence, "total", "query", "obj", SUMS, objects)
     truth = counts[0] > counts[1]
-    # Mostly there are not more, for there may be as many.
+    # Usually there are not more, since there may be as many.
     if not truth and rng.random() < 0.4:
         return None
     statement = f"there are more {plurals[0]} than {plurals[1]}"
@@ -104,7 +104,7 @@ def _number_on_sign(scene: Scene, rng: Random) -> Question | None:
     return yes_no(f"Is {what} equal to {claimed}?", truth, statement, statement, "total", "verify", "attr", index)
 
 
-#: Every number that a sum can come to.
+#: Every possible sum.
 SUMS = tuple(str(value) for value in range(9 + _MOST_ADDED + 1))
 #: Topics for `questions.TOPICS`.
 REASONING: dict[str, Callable[[Scene, Random], Question | None]] = {"use": use, "total": total}

@@ -173,7 +173,7 @@ def named_apart(place: str, other: str) -> bool:
 
 
 def holds(first: SceneObject, relation: Relation, second: SceneObject) -> bool:
-    """Return whether `first` clearly stands in this relation to `second`: in another third of the image and `CLEARLY` apart.
+    """Return whether `first` clearly has this relation to `second`: in another third, and `CLEARLY` apart.
 
     Both the drawn distance and the named places must agree, so that a question has one answer whether the scene is
     rendered or described in words.

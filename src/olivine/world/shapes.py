@@ -1,6 +1,6 @@
-"""How each class of object is drawn, in a square from -1 to 1 about its centre (y points down).
+"""Drawing of each class of object, in a square from -1 to 1 around its centre (y points down).
 
-Backgrounds, light and noise lie in `drawing`.
+Backgrounds, light and noise are in `drawing`.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,9 +32,9 @@ _GREY: Rgb = (120, 120, 126)
 _GLASS: Rgb = (188, 222, 240)
 _GLOW: Rgb = (255, 244, 150)
 _COFFEE: Rgb = (92, 52, 24)
-#: Light colours are patterned and written on in dark ink, dark ones in light ink.
+#: Patterns and writing are dark on light colours and light on dark ones.
 _LIGHT_COLOURS = {"yellow", "pink", "white"}
-#: Where an object surely shows its own colour, in its own square; everything else does so at its centre.
+#: A point where an object always shows its own colour, in its own square; other classes show it at the centre.
 _PROBES: dict[str, Point] = {
     "sign": (-0.88, 0.42),
     "car": (0.0, 0.15),
@@ -46,7 +46,7 @@ _PROBES: dict[str, Point] = {
 
 
 def probe(obj: SceneObject) -> Point:
-    """A point of the image, in pixels, where the object shows its main colour whatever its pattern and state."""
+    """Return a point, in pixels, where the object shows its main colour for any pattern and state."""
     u, v = _PROBES.get(obj.class_name, (0.0, 0.0))
     return obj.x + u * obj.radius, obj.y + v * obj.radius
 
@@ -61,7 +61,7 @@ def draw_object(pen: ImageDraw.ImageDraw, obj: SceneObject, scale: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Brush:
-    """Draws in the object's own square; mirrored where the object faces left."""
+    """Drawing in the object's own square; mirrored if the object faces left."""
 
     pen: ImageDraw.ImageDraw
     obj: SceneObject
@@ -212,14 +212,14 @@ def _sign(brush: _Brush) -> None:
 
 
 def _write(brush: _Brush) -> None:
-    """The sign's writing, each dot two pixels of the image wide and high, so that it can be read."""
+    """Draw the sign's writing, each dot two pixels wide and high, so that it is legible."""
     dot = 2 * brush.scale
     text = brush.obj.writing
     width = (len(text) * (glyphs.WIDTH + 1) - 1) * dot
     left, top = brush.at((0, -0.12))
     left, top = round(left - width / 2), round(top - glyphs.HEIGHT * dot / 2)
-    for place, character in enumerate(text):
-        start = left + place * (glyphs.WIDTH + 1) * dot
+    for index, character in enumerate(text):
+        start = left + index * (glyphs.WIDTH + 1) * dot
         for v, u in zip(*glyphs.dots(character).nonzero(), strict=True):
             x, y = start + int(u) * dot, top + int(v) * dot
             brush.pen.rectangle((x, y, x + dot - 1, y + dot - 1), fill=brush.contrast)
@@ -238,7 +238,7 @@ def _draw_pattern(brush: _Brush) -> None:
             brush.ellipse((middle + u * half(v), v), (0.14, 0.14), brush.contrast, outlined=False)
 
 
-#: For each patterned class: its half width at a height, and the heights of the two rows of its pattern, which leave its
+#: For each patterned class: its half width at a height, and the heights of the two rows of its pattern, which keep its
 #: centre free.
 _PATTERN_AREA: dict[str, tuple[Callable[[float], float], float, float]] = {
     "ball": (lambda v: 0.86 * (1 - min(1.0, (abs(v) + 0.1) ** 2)) ** 0.5, -0.45, 0.45),

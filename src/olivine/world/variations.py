@@ -1,6 +1,6 @@
-"""Scenes that differ in one property of one object: what a model must look closely to tell apart.
+"""Scenes that differ in one property of one object: what a model must look closely to distinguish.
 
-Pairs for benchmarks and hard negatives for contrastive training both come from here.
+Benchmarks take pairs from here, contrastive training hard negatives.
 """
 
 from dataclasses import replace
@@ -9,15 +9,15 @@ from random import Random
 from olivine.world.sampling import DIGITS, HELD_OUT, LETTERS, RADIUS
 from olivine.world.scene import CLASSES, COLOURS, PATTERNS, SIDE, Scene, SceneObject
 
-#: The properties that can be changed alone.
+#: The properties that can be changed independently.
 PROPERTIES = ("colour", "pattern", "state", "writing", "size", "place", "kind", "absence")
 _SMALL, _LARGE = (sum(RADIUS[size]) / 2 for size in ("small", "large"))
 
 
 def varied(scene: Scene, rng: Random, name: str) -> tuple[Scene, int] | None:
-    """The scene with one property of one of its objects changed, and which object; None if none has the property.
+    """Change one property of one object; return the scene and the object's index, None if no object has the property.
 
-    A removed object keeps its place in the result's numbering only as the second value: it is gone from the scene.
+    For `absence` the index is that of the removed object in the original scene.
     """
     order = rng.sample(range(len(scene.objects)), len(scene.objects))
     for index in order:
@@ -60,10 +60,10 @@ def _state(_: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:  # no
 def _writing(_: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:
     if not obj.writing:
         return None
-    place = rng.randrange(len(obj.writing))
-    characters = DIGITS if obj.writing[place] in DIGITS else LETTERS
-    other = rng.choice([c for c in characters if c != obj.writing[place]])
-    return replace(obj, writing=obj.writing[:place] + other + obj.writing[place + 1 :])
+    position = rng.randrange(len(obj.writing))
+    characters = DIGITS if obj.writing[position] in DIGITS else LETTERS
+    other = rng.choice([c for c in characters if c != obj.writing[position]])
+    return replace(obj, writing=obj.writing[:position] + other + obj.writing[position + 1 :])
 
 
 def _size(scene: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:  # noqa: ARG001
@@ -71,22 +71,22 @@ def _size(scene: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:  #
         return None  # a small one could not be read
     if obj.size == "large":
         return replace(obj, size="small", radius=_SMALL)
-    grown = replace(obj, size="large", radius=_LARGE)
-    return grown if _free(scene, obj, grown) else None
+    enlarged = replace(obj, size="large", radius=_LARGE)
+    return enlarged if _free(scene, obj, enlarged) else None
 
 
 def _place(scene: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:
     taken = {other.place for other in scene.objects}
     third = SIDE / 3
-    for cell in rng.sample(range(9), 9):
-        moved = replace(obj, x=third * (cell % 3 + 0.5), y=third * (cell // 3 + 0.5))
+    for ninth in rng.sample(range(9), 9):
+        moved = replace(obj, x=third * (ninth % 3 + 0.5), y=third * (ninth // 3 + 0.5))
         if moved.place not in taken and _free(scene, obj, moved):
             return moved
     return None
 
 
 def _class(_: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:
-    """Another class, with the same looks as far as it can have them."""
+    """Change the class, keeping the properties that the new class has too."""
     if obj.class_name == "sign":
         return None
     options = [k for k in CLASSES if k not in (obj.class_name, "sign") and (k, obj.colour) not in HELD_OUT]
@@ -97,7 +97,7 @@ def _class(_: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:
 
 
 def _free(scene: Scene, obj: SceneObject, moved: SceneObject) -> bool:
-    """Whether a changed object stays clear of the others, as sampled scenes do."""
+    """Return whether a changed object keeps its distance from the others, as in sampled scenes."""
     others = (other for other in scene.objects if other is not obj)
     return all(((moved.x - o.x) ** 2 + (moved.y - o.y) ** 2) ** 0.5 >= 0.8 * (moved.radius + o.radius) for o in others)
 

@@ -1,4 +1,4 @@
-"""Choosing questions so that no answer can be guessed from the question: what every benchmark here leans on.
+"""Selection of questions so that no answer can be guessed from the question; used by the world's benchmarks.
 
 Each form of question gets its answers as evenly as the images allow.
 """
@@ -11,14 +11,14 @@ from olivine.world.question import YES_NO, Question
 from olivine.world.questions import WEIGHT, every_question
 from olivine.world.scene import Scene
 
-#: How often topics are tried on a scene before choosing among what they gave.
+#: How many times topics are tried on a scene before selecting among the results.
 _TRIES = 150
 
 
 class Balance:
-    """Counts what has been asked and answered, and picks what evens it out.
+    """Counts of questions and answers so far, and selection of what balances them.
 
-    A question's form is its topic and structural type; yes/no questions are evened out for each wording as well, so
+    A question's form is its topic and structural type; yes/no questions are balanced for each wording as well, so
     that knowing what is common in the world does not help.
     """
 
@@ -27,7 +27,7 @@ class Balance:
         self._of_topic: Counter[str] = Counter()
 
     def pick(self, candidates: Sequence[Question], count: int) -> list[Question]:
-        """`count` of the candidates, all of one scene; fewer if there are no more."""
+        """Select `count` of the candidates, all of one scene; fewer if there are no more."""
         left = list(candidates)
         picked: list[Question] = []
         while left and len(picked) < count:
@@ -39,11 +39,11 @@ class Balance:
 
     def _cost(self, question: Question) -> float:
         excess = max(self._excess(key, question) for key in _forms(question))
-        # A topic whose turn it is goes before others, unless its answers would become lopsided.
+        # A topic whose turn it is comes first, unless its answers would become imbalanced.
         return excess + self._of_topic[question.topic] / WEIGHT.get(question.topic, 1.0) / 4
 
     def _excess(self, key: object, question: Question) -> float:
-        """How much more often than the form's other answers this one has been given already."""
+        """Return how much more frequent this answer is already than the form's other answers."""
         counts = self._of_form[key]
         others = [counts[answer] for answer in (question.valid or counts) if answer != question.answer]
         mean = sum(others) / len(others) if others else 0.0
@@ -61,7 +61,7 @@ def _forms(question: Question) -> list[object]:
 
 
 def candidates(scene: Scene, rng: Random, topics: Sequence[str]) -> list[Question]:
-    """All that is found to ask of a scene on these topics, in a drawn order."""
+    """Return every question found for a scene on these topics, shuffled."""
     found = list(every_question(scene, rng, _TRIES, topics))
     rng.shuffle(found)
     return found

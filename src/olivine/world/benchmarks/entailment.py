@@ -1,6 +1,6 @@
-"""What else must be so if a question's answer is right: the questions that an answer entails.
+"""The questions that an answer entails.
 
-Only what follows from question and answer alone, without another look at the image.
+Only what follows from question and answer, without the image.
 """
 
 import re
@@ -17,7 +17,7 @@ _BOTH = re.compile(r"^Are there both an? (\w+) and an? (\w+) in the picture\?$")
 
 
 def entailed(question: Question) -> Iterator[Question]:
-    """The questions that the answer to `asked` answers too, with their answers."""
+    """Yield the questions that the answer to `question` also answers, with their answers."""
     if question.topic in _PROPERTIES and question.answer != "no":
         yield from _of_property(question)
     elif question.topic == "relation" and question.structural in ("verify", "choose"):
@@ -29,7 +29,7 @@ def entailed(question: Question) -> Iterator[Question]:
 
 
 def _statement(question: Question) -> str:
-    """What the full answer states, with a small letter and without its yes or no."""
+    """Return what the full answer states, in lower case and without its yes or no."""
     text = question.sentence.removeprefix("Yes, ").removeprefix("No, ").removesuffix(".")
     return text[0].lower() + text[1:]
 
@@ -74,7 +74,7 @@ def _of_existence(question: Question) -> Iterator[Question]:
 
 
 def _of_logic(question: Question) -> Iterator[Question]:
-    """Both are there if "both" is true; neither is if "either" is false."""
+    """Yield both as present if "both" is true, both as absent if "either" is false."""
     pattern, truth = (_BOTH, True) if question.answer == "yes" else (_EITHER, False)
     found = pattern.match(question.text)
     for class_name in found.groups() if found else ():

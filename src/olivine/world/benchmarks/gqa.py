@@ -1,6 +1,6 @@
-"""World-GQA in GQA's own files: typed questions with their programs, what they entail, choices, balanced and all.
+"""World-GQA in GQA's own files: typed questions with their programs, entailments and choices, balanced and all.
 
-The questions are `questions`'s; counting and reading are left out, as GQA does not ask for them.
+The questions come from `questions`; counting and reading are excluded, since GQA has no such questions.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ SPLIT = "gqa-testdev"
 QUESTIONS_PER_IMAGE = 10
 _TOPICS = ("colour", "size", "pattern", "state", "exist", "logical", "kind", "category", "place", "relation", "compare",
            "setting", "time")  # fmt: skip
-#: GQA's names of the detailed types, by topic and structural type.
+#: GQA's detailed types, by topic and structural type.
 _DETAILED = {
     ("colour", "query"): "directOf", ("size", "query"): "how", ("pattern", "query"): "what",
     ("state", "query"): "activity", ("state", "choose"): "stateChoose", ("exist", "verify"): "exist",
@@ -33,9 +33,9 @@ _DETAILED = {
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write the testdev tier: balanced and all questions, choices, images; how many are balanced.
+    """Write the testdev tier (balanced and all questions, choices, images); return how many are balanced.
 
-    The balanced file holds ten questions an image, the other one those and all that they entail.
+    The balanced file holds ten questions per image, the other one those and all that they entail.
     """
     rng = Random(f"{seed}/{SPLIT}/questions")
     balance = Balance()
@@ -67,9 +67,9 @@ class _Entry:
 
 
 def _numbered(picked: Iterable[Question], prefix: str) -> Iterator[_Entry]:
-    """The picked questions of an image and what they entail, each once, with ids."""
+    """Yield the selected questions of an image and what they entail, each once, with ids."""
     by_text = {question.text: question for question in picked}
-    asked_first = set(by_text)
+    selected = set(by_text)
     links: dict[str, list[str]] = {}
     for question in list(by_text.values()):
         followers = [other for other in entailed(question) if other.text != question.text]
@@ -80,7 +80,7 @@ def _numbered(picked: Iterable[Question], prefix: str) -> Iterator[_Entry]:
     ids = {text: f"{prefix}{number:03d}" for number, text in enumerate(by_text)}
     for text, question in by_text.items():
         entails = tuple(ids[other] for other in links.get(text, []))
-        yield _Entry(ids[text], question, text in asked_first, entails)
+        yield _Entry(ids[text], question, text in selected, entails)
 
 
 def _row(entry: _Entry, image_id: str, scene: Scene) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _row(entry: _Entry, image_id: str, scene: Scene) -> dict[str, Any]:
 
 
 def _program(question: Question, names: list[str]) -> list[dict[str, Any]]:
-    """The steps that lead to the answer, in GQA's operations."""
+    """Return the steps that lead to the answer, in GQA's operations."""
     steps: list[dict[str, Any]] = []
 
     def step(operation: str, argument: str, *after: int) -> None:
@@ -155,7 +155,7 @@ def _relation_in(text: str) -> str:
 
 
 def _choices(question: Question, scene: Scene) -> dict[str, list[str]]:
-    """All answers that make sense, and those that this world could show there."""
+    """Return all plausible answers, and those that are possible in this world."""
     plausible = list(question.valid)
     if question.topic == "colour" and question.objects and question.valid != YES_NO:
         class_name = scene.objects[question.objects[0]].class_name

@@ -1,6 +1,6 @@
-"""World-MME in the folders of MME's release: two yes/no questions an image, one of each answer, by sub-task.
+"""World-MME in the folders of MME's release: two yes/no questions per image, one of each answer, by sub-task.
 
-Only the sub-tasks that the world can show: it has no posters, celebrities, landmarks, art, code or foreign language.
+Only the sub-tasks that the world can render: it has no posters, celebrities, landmarks, art, code or foreign language.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from olivine.world.sampling import sample_scene
 from olivine.world.scene import BACKDROPS, CLASSES, COLOURS, OPPOSITE, Scene, relations
 
 _INSTRUCTION = "Please answer yes or no."
-#: A question of each answer, without the instruction; None where a scene has no such pair.
+#: A question of each answer, without the instruction; None if a scene has no such pair.
 _Pair = tuple[str, str] | None
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write every sub-task's folder with `images` images each; how many questions there are in all."""
+    """Write every sub-task's folder with `images` images each; return the total number of questions."""
     scenes: dict[str, Scene] = {}
     for task, ask in TASKS.items():
         split = f"mme-{task}"
@@ -72,7 +72,7 @@ def _position(scene: Scene, rng: Random) -> _Pair:
 def _colour(scene: Scene, rng: Random) -> _Pair:
     obj = rng.choice(scene.objects)
     of_class = {other.colour for other in scene.of_class(obj.class_name)}
-    # A colour that something else has is the harder denial.
+    # A colour that another object has is the harder negative.
     others = sorted({other.colour for other in scene.objects} - of_class) or [c for c in COLOURS if c not in of_class]
     colours = obj.colour, rng.choice(others)
     yes, no = (f"Is there {article(colour)} {obj.class_name} in this image?" for colour in colours)
@@ -94,7 +94,7 @@ def _ocr(scene: Scene, rng: Random) -> _Pair:
 
 
 def _of_topic(topic: str) -> Callable[[Scene, Random], _Pair]:
-    """A pair out of a topic's own yes/no questions."""
+    """Return a function that pairs a topic's own yes/no questions."""
 
     def ask(scene: Scene, rng: Random) -> _Pair:
         found: dict[str, Question] = {}

@@ -1,6 +1,6 @@
-"""World-MM-Vet in MM-Vet's own file: open questions, answers in elements, the capabilities that each question needs.
+"""World-MM-Vet in MM-Vet's own file: open questions, answers as elements, the capabilities that each question needs.
 
-Who grades the answers is not decided here.
+Grading is decided elsewhere.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Open:
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write mm-vet.json, a question an image, and the images; how many questions there are."""
+    """Write mm-vet.json, one question per image, and the images; return the number of questions."""
     rng = Random(f"{seed}/{SPLIT}/questions")
     rows: dict[str, dict[str, Any]] = {}
     scenes = {}
@@ -39,14 +39,14 @@ def write(folder: Path, seed: int, images: int) -> int:
         capabilities, ask = FORMS[len(rows) % len(FORMS)]
         scene = sample_scene(seed, SPLIT, index)
         index += 1
-        question = ask(scene, rng)
-        if question is None:
+        form = ask(scene, rng)
+        if form is None:
             continue
         key = f"v1_{len(rows)}"
         rows[key] = {
             "imagename": f"{key}.jpg",
-            "question": question.question,
-            "answer": question.answer,
+            "question": form.question,
+            "answer": form.answer,
             "capability": list(capabilities),
             "imagesource": "olivine world",
         }
@@ -57,7 +57,7 @@ def write(folder: Path, seed: int, images: int) -> int:
 
 
 def _of_topic(topic: str, *, starting: str | tuple[str, ...] = "") -> Callable[[Scene, Random], Open | None]:
-    """A topic's own open questions."""
+    """Return a function that draws a topic's own open questions."""
 
     def ask(scene: Scene, rng: Random) -> Open | None:
         for _ in range(20):
@@ -70,7 +70,7 @@ def _of_topic(topic: str, *, starting: str | tuple[str, ...] = "") -> Callable[[
 
 
 def _elements(question: Question) -> str:
-    """The answer as it may be said: numbers in words or figures."""
+    """Return the accepted forms of the answer: numbers in words or figures."""
     if question.answer.isdecimal() and question.topic != "writing" and int(question.answer) < 10:
         return f"{question.answer}{OR}{number(int(question.answer))}"
     return question.answer
@@ -107,7 +107,7 @@ def _colours_of(scene: Scene, rng: Random) -> Open | None:
     return Open(f"Which colours do the {CLASSES[class_name].plural} have?", AND.join(colours))
 
 
-#: Capabilities in MM-Vet's names, and what makes a question that needs them, or None where a scene has nothing for it.
+#: Capabilities in MM-Vet's names, and a function that draws a question that needs them, None if a scene has none.
 FORMS: tuple[tuple[tuple[str, ...], Callable[[Scene, Random], Open | None]], ...] = (
     (("rec",), _of_topic("colour", starting="Wh")),
     (("rec", "gen"), _everything),

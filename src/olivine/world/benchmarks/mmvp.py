@@ -1,6 +1,6 @@
 """World-MMVP in MMVP's own files: pairs of images that differ in one object, one question, opposite answers.
 
-The nine visual patterns are those of the MMVP paper (Tong et al. 2024, section 3.2), each as far as this world has it.
+The nine visual patterns are from the MMVP paper (Tong et al. 2024, section 3.2), each as far as this world covers it.
 """
 
 import csv
@@ -32,7 +32,7 @@ class Twins:
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write Questions.csv and the images of `images // 2` pairs; how many questions (= images) there are."""
+    """Write Questions.csv and the images of `images // 2` pairs; return the number of questions (= images)."""
     rng = Random(f"{seed}/{SPLIT}/questions")
     rows: list[tuple[int, str, str, str]] = []
     scenes = {}
@@ -60,18 +60,18 @@ def write(folder: Path, seed: int, images: int) -> int:
 
 
 def _changed(scene: Scene, index: int, obj: SceneObject) -> Scene:
-    """The scene with one object replaced, nearer objects still over farther ones."""
+    """Replace one object, keeping the order from back to front."""
     objects = [*scene.objects[:index], obj, *scene.objects[index + 1 :]]
     return replace(scene, id=f"{scene.id}-twin", objects=tuple(sorted(objects, key=lambda other: other.y)))
 
 
 def _single(scene: Scene, rng: Random, fits: Callable[[SceneObject], bool] = lambda _: True) -> int | None:
-    """The place of an object that is the only one of its class, and fits."""
+    """Draw the index of an object that is the only one of its class, and fits."""
     return some_object(scene, rng, lambda obj: len(scene.of_class(obj.class_name)) == 1 and fits(obj))
 
 
 def _property(name: str, options: tuple[str, ...], question: str) -> Callable[[Scene, Random], Twins | None]:
-    """Twins in which one object has another value of a property."""
+    """Return a function that draws twins in which one object has another value of a property."""
 
     def twins(scene: Scene, rng: Random) -> Twins | None:
         index = _single(scene, rng, lambda obj: name != "pattern" or CLASSES[obj.class_name].patterned)
@@ -81,11 +81,11 @@ def _property(name: str, options: tuple[str, ...], question: str) -> Callable[[S
         value = str(getattr(obj, name))
         possible = [option for option in options if name != "colour" or (obj.class_name, option) not in HELD_OUT]
         other = another(possible, value, rng)
-        # The pair's values are told in a fixed order: the order of the images gives nothing away.
-        told = dict(zip(("one", "two"), sorted((value, other)), strict=True))
+        # The question names the values in a fixed order, so that it does not reveal the order of the images.
+        values = dict(zip(("one", "two"), sorted((value, other)), strict=True))
         change: dict[str, Any] = {name: other}
         changed = _changed(scene, index, replace(obj, **change))
-        return Twins(question.format(class_name=obj.class_name, **told), (scene, value), (changed, other))
+        return Twins(question.format(class_name=obj.class_name, **values), (scene, value), (changed, other))
 
     return twins
 
@@ -105,6 +105,7 @@ def _state(scene: Scene, rng: Random) -> Twins | None:
     return _other_state(scene, index, question, rng)
 
 
+_IS_THE_DOOR = "Is the door of the {class_name} {one} or {two}?"
 _IS_IT = "Is the {class_name} {one} or {two}?"
 
 
@@ -142,8 +143,8 @@ def _position(scene: Scene, rng: Random) -> Twins | None:
     obj = scene.objects[index]
     third = SIDE / 3
     free = [
-        replace(obj, x=third * (cell % 3 + 0.5), y=third * (cell // 3 + 0.5))
-        for cell, place in enumerate(PLACES)
+        replace(obj, x=third * (ninth % 3 + 0.5), y=third * (ninth // 3 + 0.5))
+        for ninth, place in enumerate(PLACES)
         if place not in {other.place for other in scene.objects}
     ]
     fitting = [moved for moved in free if _clear_of(moved, scene, index)]
@@ -155,7 +156,7 @@ def _position(scene: Scene, rng: Random) -> Twins | None:
 
 
 def _clear_of(obj: SceneObject, scene: Scene, but: int) -> bool:
-    """Whether the object stands free of all others of the scene, so that both images show as much of everything."""
+    """Return whether the object overlaps no other, so that both images show equally much of everything."""
     others = (other for i, other in enumerate(scene.objects) if i != but)
     return all(math.dist((obj.x, obj.y), (other.x, other.y)) >= obj.radius + other.radius for other in others)
 
@@ -185,7 +186,7 @@ def _size(scene: Scene, rng: Random) -> Twins | None:
     return Twins(text, (scene, obj.size), (_changed(scene, index, changed), size))
 
 
-#: By the paper's name of the visual pattern: what makes twins of a scene, or None where it has nothing for it.
+#: By the paper's name of the visual pattern: a function that draws twins of a scene, None if it has none.
 PATTERN: dict[str, Callable[[Scene, Random], Twins | None]] = {
     "orientation and direction": _facing,
     "presence of specific features": _presence,

@@ -1,6 +1,6 @@
-"""World-POPE in POPE's own files, by POPE's own rule: three classes that are there and three that are not, an image.
+"""World-POPE in POPE's own files, by POPE's own rule: three present and three absent classes per image.
 
-Those that are not: any (random), the most frequent of the split (popular), those most often seen with what is there
+The absent ones: any (random), the most frequent of the split (popular), those that co-occur most with what is present
 (adversarial). The rule is that of `AoiDragon/POPE:main.py`.
 """
 
@@ -21,15 +21,15 @@ SETTINGS = ("random", "popular", "adversarial")
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write the three label files and the images; how many questions there are in all."""
-    shown = _scenes(seed, images)
+    """Write the three label files and the images; return the total number of questions."""
+    selected = _scenes(seed, images)
     rng = Random(f"{seed}/{SPLIT}/questions")
-    # Statistics of the split, as POPE takes those of its own: not what the sampler says.
-    frequency = Counter(class_name for one in shown for class_name in one.classes)
-    together = Counter((a, b) for one in shown for a in one.classes for b in one.classes if a != b)
+    # Statistics of the split itself, as POPE does: not the sampler's weights.
+    frequency = Counter(class_name for one in selected for class_name in one.classes)
+    together = Counter((a, b) for one in selected for a in one.classes for b in one.classes if a != b)
     rows: dict[str, list[dict[str, object]]] = {setting: [] for setting in SETTINGS}
     scenes = {}
-    for index, one in enumerate(shown):
+    for index, one in enumerate(selected):
         name = f"COCO_val2014_{211 + 13 * index:012d}.jpg"
         scenes[f"images/{name}"] = one
         present = rng.sample(one.classes, _EACH)
@@ -53,7 +53,7 @@ def write(folder: Path, seed: int, images: int) -> int:
 
 
 def _scenes(seed: int, images: int) -> list[Scene]:
-    """The split's first scenes with three classes or more (POPE, too, passes over images of few objects)."""
+    """Return the split's first scenes with three classes or more (POPE ignores images of few objects too)."""
     found: list[Scene] = []
     index = 0
     while len(found) < images:
@@ -67,9 +67,9 @@ def _scenes(seed: int, images: int) -> list[Scene]:
 def _most_often_seen_with(
     present: Sequence[str], absent: Sequence[str], together: Counter[tuple[str, str]]
 ) -> list[str]:
-    """For each class that is there, the absent one most often seen with it that is not yet taken."""
-    chosen: list[str] = []
+    """Return for each present class the absent one that co-occurs most with it and is not yet taken."""
+    selected: list[str] = []
     for class_name in present:
-        left = [other for other in absent if other not in chosen]
-        chosen.append(max(left, key=lambda other, class_name=class_name: together[class_name, other]))  # type: ignore[misc]
-    return chosen
+        left = [other for other in absent if other not in selected]
+        selected.append(max(left, key=lambda other, class_name=class_name: together[class_name, other]))  # type: ignore[misc]
+    return selected

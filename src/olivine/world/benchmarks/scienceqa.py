@@ -1,6 +1,6 @@
 """World-ScienceQA in ScienceQA's own files: questions with choices, a third of them without an image.
 
-Those without are answered from a described scene in the hint, or from what the lecture teaches.
+Those without are answered from a description in the hint, or from general knowledge.
 """
 
 from dataclasses import dataclass
@@ -50,13 +50,13 @@ class _Problem:
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write problems.json, pid_splits.json and the images: half as many problems again as images; how many."""
+    """Write problems.json, pid_splits.json and the images (1.5 problems per image); return the number of problems."""
     rng = Random(f"{seed}/{SPLIT}/questions")
     problems = {}
     scenes = {}
     index = made = 0
     while made < images + images // 2:
-        # Two of three have an image; of the others every fourth asks for what is known of objects.
+        # Two of three have an image; of the others every fourth asks for general knowledge about objects.
         scene = sample_scene(seed, SPLIT, index)
         if made % 12 == 11:
             problem: _Problem | None = _known(rng)
@@ -80,7 +80,7 @@ def _seen(scene: Scene, rng: Random) -> _Problem | None:
     question = _open_question(scene, rng)
     if question is None:
         return None
-    # Half of them have a hint, as in ScienceQA; it is true and does not answer.
+    # Half of them have a hint, as in ScienceQA; it is true and does not give the answer.
     time = "by day" if scene.time == "day" else "at night"
     hint = f"The picture shows a scene {time}." if rng.random() < 0.5 else ""
     return _problem(question, rng, hint=hint, scene=scene)
@@ -108,7 +108,7 @@ def _known(rng: Random) -> _Problem:
 
 
 def _open_question(scene: Scene, rng: Random) -> Question | None:
-    """A question that is neither answered by yes or no nor names the choices itself."""
+    """Draw a question that is not answered by yes or no and does not name the choices itself."""
     for _ in range(20):
         question = TOPICS[rng.choice(_TOPICS)](scene, rng)
         if question is not None and question.structural == "query" and " or " not in question.text:
@@ -122,7 +122,7 @@ def _problem(question: Question, rng: Random, *, hint: str, scene: Scene | None 
 
 
 def _choices(question: Question, rng: Random) -> tuple[str, ...]:
-    """The answer among others, none of which could be meant too."""
+    """Return the answer among other choices, none of which could also be right."""
     if question.topic == "writing":
         others = {misread(question.answer, rng) for _ in range(_MOST_CHOICES)}
     else:

@@ -1,6 +1,6 @@
 """World-TextVQA in TextVQA's own files: what the sign says, ten answers each.
 
-There is no OCR file beside the questions: its tokens would answer them without the image.
+There is no OCR file: its tokens would answer the questions without the image.
 """
 
 from pathlib import Path
@@ -15,12 +15,12 @@ from olivine.world.sampling import sample_scene
 from olivine.world.scene import SIDE, Scene
 
 SPLIT = "textvqa-val"
-#: How likely an annotator types something else: without the space of others, or half of it.
+#: Probability that an annotator types something else: spaced, half of it, or a sentence.
 _OTHERWISE = 0.06
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write the validation split, a question an image, and the images; how many questions there are."""
+    """Write the validation split, one question per image, and the images; return the number of questions."""
     rng = Random(f"{seed}/{SPLIT}/questions")
     scenes: dict[str, Scene] = {}
     data: list[dict[str, Any]] = []
@@ -28,7 +28,7 @@ def write(folder: Path, seed: int, images: int) -> int:
     while len(data) < images:
         scene = sample_scene(seed, SPLIT, index)
         index += 1
-        question = _asked(scene, rng)
+        question = _open_question(scene, rng)
         if question is None:
             continue
         image_id = f"{rng.getrandbits(64):016x}"
@@ -40,8 +40,8 @@ def write(folder: Path, seed: int, images: int) -> int:
     return len(data)
 
 
-def _asked(scene: Scene, rng: Random) -> Question | None:
-    """An open question on the sign, None if there is none."""
+def _open_question(scene: Scene, rng: Random) -> Question | None:
+    """Draw an open question about the sign, None if there is none."""
     while "sign" in scene.classes:
         question = TOPICS["writing"](scene, rng)
         if question is not None and question.structural == "query":
@@ -67,7 +67,7 @@ def _row(question: Question, scene: Scene, image_id: str, question_id: int, rng:
 
 
 def _typed(writing: str, rng: Random) -> str:
-    """What an annotator types: in small letters, as TextVQA's answers are."""
+    """Return what an annotator types: in lower case, as TextVQA's answers are."""
     text = writing.lower()
     if rng.random() >= _OTHERWISE:
         return text

@@ -1,6 +1,6 @@
-"""World-VQAv2 in VQAv2's own files: ten annotators a question, who do not always agree, nor always feel sure.
+"""World-VQAv2 in VQAv2's own files: ten annotators per question, who do not always agree and are not always sure.
 
-What they disagree on is what can be disagreed on: synonyms, shades, places near a border, counts of objects that cover
+They disagree where people could: synonyms, shades, places near a border, counts of objects that cover
 one another.
 """
 
@@ -26,13 +26,13 @@ _HEADER = {
     "data_type": "mscoco",
     "data_subtype": "val2014",
 }
-#: The official question types that these questions fall under: the longest that a question begins with.
+#: The official question types of these questions: the longest one that a question starts with.
 _QUESTION_TYPES = (
     "are there", "do you", "does the", "how many", "is it", "is the", "is there", "is there a", "is this", "is this a",
     "what", "what color is the", "what does the", "what is", "what is the", "what kind of", "where is the", "which",
     "how", "are",
 )  # fmt: skip
-#: Other words for the same, which some annotators use.
+#: Synonyms that some annotators use.
 _SYNONYMS = {
     "car": ("auto", "vehicle"),
     "cup": ("mug",),
@@ -57,14 +57,14 @@ _SYNONYMS = {
     "large": ("big",),
     "small": ("little",),
 }
-#: How often an annotator uses another word, and how often one errs.
+#: How often an annotator uses a synonym, and how often one errs.
 _OTHER_WORD, _SLIP = 0.08, 0.015
-#: Farther than this from the middle of its ninth (whose border is at 16 pixels) an object seems elsewhere to some.
+#: An object farther than this from the middle of its ninth (whose border is at 16 pixels) seems elsewhere to some.
 _NEAR_BORDER = 4.0
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write questions and annotations of val2014, and the images; how many questions there are."""
+    """Write questions and annotations of val2014, and the images; return the number of questions."""
     rng = Random(f"{seed}/{SPLIT}/questions")
     balance = Balance()
     scenes = {}
@@ -89,7 +89,7 @@ def write(folder: Path, seed: int, images: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Alternative:
-    """Another answer, and how likely an annotator gives it."""
+    """Another answer, and the probability that an annotator gives it."""
 
     answer: str
     likelihood: float
@@ -111,7 +111,7 @@ def _annotation(question: Question, scene: Scene, rng: Random) -> dict[str, Any]
 
 
 def _given(question: Question, scene: Scene, rng: Random) -> tuple[str, str]:
-    """One annotator's answer, in small letters as all of VQAv2's are, and confidence."""
+    """Draw one annotator's answer, in lower case as all of VQAv2's are, and confidence."""
     alternatives = _alternatives(question, scene)
     for alternative in alternatives:
         if rng.random() < alternative.likelihood:
@@ -122,7 +122,7 @@ def _given(question: Question, scene: Scene, rng: Random) -> tuple[str, str]:
 
 
 def _alternatives(question: Question, scene: Scene) -> list[_Alternative]:
-    """What else could be said with some right about this very image."""
+    """Return other defensible answers about this image."""
     words = _SYNONYMS.get(question.answer, ())
     found = [_Alternative(word, _OTHER_WORD / len(words)) for word in words]
     if question.topic == "place":
@@ -133,7 +133,7 @@ def _alternatives(question: Question, scene: Scene) -> list[_Alternative]:
 
 
 def _near_places(obj: SceneObject) -> list[_Alternative]:
-    """The ninths that an object leans towards, likelier the nearer it is to their border."""
+    """Return the neighbouring ninths of an object, likelier the nearer it is to their border."""
     third = SIDE / 3
     column, row = int(obj.x // third), int(obj.y // third)
     across, down = obj.x - third * (column + 0.5), obj.y - third * (row + 0.5)
@@ -145,7 +145,7 @@ def _near_places(obj: SceneObject) -> list[_Alternative]:
 
 
 def _covered(scene: Scene) -> bool:
-    """Whether any two objects reach into one another."""
+    """Return whether any two objects overlap."""
     objects = scene.objects
     return any(
         max(abs(a.x - b.x), abs(a.y - b.y)) < 0.9 * (a.radius + b.radius)
