@@ -64,7 +64,7 @@ def test_the_demo_says_where_its_results_lie_and_is_not_done_twice(run, tmp_path
 
 def test_the_world_is_written_scored_and_shown(run, tmp_path):
     world = tmp_path / "world"
-    command = ("world", "write", world, "--pictures", 0, "--share", "0.02", "--json")
+    command = ("world", "write", world, "--images", 0, "--share", "0.02", "--json")
     code, out, err = run(*command)
     assert code == 0, err
     assert err.strip().splitlines()[-1] == f"done: {world}"
