@@ -1,6 +1,6 @@
 """`olivine demo`: the paper's question on the embedded world, from data to a report with intervals.
 
-Only what every user could type: write the world, run the study, open its report; with `--quick`, one configuration of it.
+Only what a user could type: write the world, run the study, open its report; with `--quick`, one configuration.
 """
 
 from collections.abc import Callable
