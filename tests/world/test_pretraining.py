@@ -66,7 +66,7 @@ def test_goes_on_to_the_same_bits(name, tmp_path, quick_figures):
     assert (tmp_path / "cut" / loop.RESUME).is_file()
     done = []
     loop.pretrain(MAKERS[name](), tmp_path / "cut", save_every=2, on_step=lambda step, _: done.append(step))
-    assert done == [3, 4, 5, 6], "it began again instead of going on"
+    assert done == [3, 4, 5, 6], "it started again instead of resuming"
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "cut")]
     assert weights[0] == weights[1]
     assert not (tmp_path / "cut" / loop.RESUME).exists()
@@ -75,7 +75,7 @@ def test_goes_on_to_the_same_bits(name, tmp_path, quick_figures):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_weight_that_takes_part_is_trained(name):
-    """Products in bf16 must not go on using copies of the first step's weights."""
+    """Products in bf16 must not keep using copies of the first step's weights."""
     job = MAKERS[name]()
     before = {n: p.detach().clone() for n, p in job.trained.named_parameters() if p.requires_grad}
     trained = {id(p) for optimizer in job.optimizers for group in optimizer.param_groups for p in group["params"]}

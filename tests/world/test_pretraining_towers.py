@@ -33,7 +33,7 @@ def test_crops_of_half_of_the_images_are_recoloured(index, side, monkeypatch):
     assert parts.shape == (8, 3, dinov2._LOCAL_SIDE, dinov2._LOCAL_SIDE)
     for crops in (whole, parts):
         recoloured = [bool((crop == crop[:, :1, :1]).all()) for crop in crops]
-        assert recoloured == [True, True, False, False] * 2, "all crops of a picture alike"
+        assert recoloured == [True, True, False, False] * 2, "all crops of an image alike"
         assert job._is_recoloured(crops).tolist() == recoloured
 
 

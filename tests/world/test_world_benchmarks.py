@@ -259,7 +259,7 @@ def test_textvqa_asks_what_the_sign_says(world):
         right = answer(row["question"], shown[f"train_images/{row['image_id']}.jpg"])
         assert most_common(row["answers"]) == right.lower()
         assert row["ocr_tokens"] == [right]
-    assert not list((world / "textvqa").glob("*OCR*")), "hints would answer without the picture"
+    assert not list((world / "textvqa").glob("*OCR*")), "hints would answer without the image"
 
 
 # Reproducibility

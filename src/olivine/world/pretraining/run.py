@@ -35,7 +35,7 @@ class Job:
 
     Attributes:
         make: builds it from the world's seed, its share of steps, and the folder of the backbone it is expanded from.
-        grown_from: that backbone's name; empty if it starts from random weights.
+        expanded_from: that backbone's name; empty if it starts from random weights.
     """
 
     make: Callable[[int, float, Path | None], Pretraining]
