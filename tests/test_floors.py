@@ -12,6 +12,7 @@ LAYERS = [
     {"errors"},
     {"records", "text_formats", "wording", "printable"},
     {
+        "auto_classes",
         "files",
         "available_cpus",
         "accelerators",

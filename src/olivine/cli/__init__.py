@@ -14,6 +14,7 @@ from rich.text import Text
 
 from olivine import __version__
 from olivine.accelerators import choose_allocator
+from olivine.auto_classes import withdraw
 from olivine.available_cpus import limit_threads
 from olivine.cli import data, evaluation, housekeeping, last_resort, studies, world
 from olivine.cli.once import OnceTyper
@@ -43,6 +44,7 @@ _RESUMABLE = {"train", "evaluate", "ablate", "demo"}
 def main() -> None:
     """Run the command line; a user's mistake is one message, without a stack trace."""
     guard_stderr()
+    withdraw()
     code = _exit_code()
     if not release(sys.stdout) and code == 0:
         log.print("error: standard output could not be written to its end", markup=False, highlight=False)

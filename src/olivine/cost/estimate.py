@@ -223,7 +223,7 @@ def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: L
 
 def tower_operations(shape: ModelSize, lengths: Lengths) -> float:
     """Of one sample's images through the tower, forward alone."""
-    return 2 * shape.tower * (shape.patches + 1) * lengths.images
+    return 2 * shape.tower * shape.tower_tokens * lengths.images
 
 
 def _memory(
@@ -257,7 +257,7 @@ def _memory(
         # Not yet summed over processes: those of the whole model wait for the last row.
         parts["gradients"] += 4 * shape.language
     if stage.objective == "contrastive":
-        tower_tokens = stage.batch * (shape.patches + 1)
+        tower_tokens = stage.batch * shape.tower_tokens
         parts["activations"] = tower_tokens * shape.tower_width * shape.tower_layers * (34 if bf16 else 60)
         parts["logits"], parts["buffers"] = 4.0 * stage.batch**2, _RESERVED
         return parts
@@ -269,8 +269,9 @@ def _memory(
         parts["activations"] = sequence * shape.layers * block
     images = max(1.0, stage.batch * lengths.images / count)
     tower_bytes = 2 if bf16 else 4
-    patch_bytes = shape.patches * shape.tower_width * tower_bytes
-    parts["images"] = images * patch_bytes + min(images, _TOWER_CHUNK) * patch_bytes * (shape.tower_layers + 1)
+    kept_bytes = shape.features * shape.feature_width * tower_bytes
+    inside_bytes = shape.features * shape.tower_width * tower_bytes * (shape.tower_layers + 1)
+    parts["images"] = images * kept_bytes + min(images, _TOWER_CHUNK) * inside_bytes
     labels = sequence * lengths.labels / max(lengths.tokens, 1)
     at_once = logit_rows_at_once(shape.vocabulary, on_gpu=device.name != "cpu")
     # Logits in the weights' type and in fp32, their log-softmax, and the gradients of both.

@@ -140,9 +140,9 @@ class AnsweringEngine:
         return answers
 
     def _run_prompts(self, prefix: list[int], features: Tensor | None, chunk: Sequence[_Group]) -> Prompts:
-        if all(len(group.questions) == 1 for group in chunk):
+        if not prefix or all(len(group.questions) == 1 for group in chunk):
             # No prefix is shared: one pass over whole prompts costs less than two.
-            return self._prefill_prompts(prefix, features, [group.continuations[0] for group in chunk])
+            return self._prefill_prompts(prefix, features, [text for group in chunk for text in group.continuations])
         return self._prefill_shared(prefix, features, chunk)
 
     def _prefill_prompts(self, prefix: list[int], features: Tensor | None, texts: Sequence[list[int]]) -> Prompts:

@@ -14,14 +14,26 @@ from olivine.model.vlm import VisionLanguageModel
 
 @torch.no_grad()
 def answer_one(
-    vlm: VisionLanguageModel, text: str, image: Path | Image.Image | None, *, max_new_tokens: int = 64
+    vlm: VisionLanguageModel,
+    text: str,
+    image: Path | Image.Image | None,
+    *,
+    system: str | None = None,
+    max_new_tokens: int = 64,
 ) -> str:
     """Greedy answer to one question about one image (or none), special tokens left out and stripped.
+
+    Args:
+        vlm: the model.
+        text: the question.
+        image: a file, an opened image, or None.
+        system: what a system turn says; None is no such turn.
+        max_new_tokens: where the answer is cut.
 
     Raises:
         DataError: the image cannot be read.
     """
-    prefix, continuation = vlm.encoder().prompt(text, image is not None)
+    prefix, continuation = vlm.encoder().prompt(text, image is not None, system)
     ids = torch.tensor([prefix + continuation], device=vlm.device)
     # Left out rather than None: transformers 5.23 encodes whatever is given.
     inputs = {}

@@ -1,10 +1,12 @@
-"""One hidden state of a vision tower, and no layer computed behind it.
+"""One hidden state of a vision tower, and no layer computed behind it; or several joined.
 
 Which layer is shown, and what becomes of its class token, is in `vlm`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -29,7 +31,7 @@ def hidden_state(tower: Any, layer: int, pixels: Tensor) -> Tensor:
     layers are not found, are read off a whole pass.
 
     Args:
-        tower: CLIP's or DINOv2's.
+        tower: of a registered family; of a joined tower, the one state is read off a whole pass.
         layer: as `vision_feature_layer` has it, 0 for what enters the first layer, -1 for what leaves the last.
         pixels: `[images, 3, size, size]`, of the tower's dtype and on its device.
     """
@@ -48,6 +50,15 @@ def hidden_state(tower: Any, layer: int, pixels: Tensor) -> Tensor:
     finally:
         setattr(parent, name, layers)
     raise AssertionError("the tower ran past the layers that it was given")
+
+
+def hidden_states(tower: Any, layers: Sequence[int], pixels: Tensor) -> Tensor:
+    """Return several of a tower's hidden states joined channel by channel, `[images, tokens, layers * tower width]`.
+
+    They are read off a whole pass. Arguments as `hidden_state` has them.
+    """
+    states = tower(pixels, output_hidden_states=True).hidden_states
+    return torch.cat([states[layer] for layer in layers], dim=-1)
 
 
 def _layers(tower: Any, count: int) -> tuple[nn.Module, str, nn.ModuleList] | None:

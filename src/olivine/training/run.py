@@ -119,7 +119,7 @@ def train_stage(
     if (folder / RESULT).is_file():
         return folder / CHECKPOINT
     data, alone = RecipeData(recipe, console), Processes()
-    coming = [later for later in recipe.stages[recipe.stages.index(stage) :] if not later.skip]
+    coming = [later for later in recipe.stages[[s.name for s in recipe.stages].index(stage.name) :] if not later.skip]
     vlm = start_model(recipe, data, after, coming, alone)
     with StopSignal() as stop:
         run = open_run(recipe, data, console, alone, stop, folder)

@@ -21,14 +21,15 @@ from olivine.data.features import FeatureTable
 from olivine.data.image_record import ImageRecord
 from olivine.data.lazy_samples import SelectedSamples
 from olivine.data.packing import SequenceLayout
+from olivine.data.pieces import without_system
 from olivine.data.sources import usable
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
 from olivine.model.attention import choose_attention, compile_layers
-from olivine.model.connector import trainable
+from olivine.model.connectors.llava import trainable
 from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
-from olivine.recipe import DataRecipe, Recipe, StageRecipe
+from olivine.recipe import ConnectorRecipe, DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 from olivine.stop import StopSignal
 from olivine.training import lora
@@ -108,7 +109,7 @@ class Stage:
                 )
             lora.insert(vlm.language, stage.lora, processes.device)
         _to_device(vlm, processes)
-        self.weights = choose_trainable(vlm, stage, recipe.model.connector.depth)
+        self.weights = choose_trainable(vlm, stage, recipe.model.connector)
         self.objective = self._make_objective()
         named = dict(vlm.model.named_parameters())
         self.weights = {name: named[name] for name in self.weights}  # those of a cut model are other objects
@@ -304,11 +305,11 @@ class Stage:
             yield sequence
 
     def _sampled_answer(self, sample: Sample) -> dict[str, str]:
-        question, truth = sample.conversation[0], sample.conversation[1]
+        system, (question, truth, *_) = without_system(sample.conversation)
         assert question.role is Role.USER, "conversations begin with the user"
         image = self._held_out_batches.image(sample) if sample.image is not None else None
         with self._autocast():
-            answer = answer_one(self.vlm, question.text, image, max_new_tokens=32)
+            answer = answer_one(self.vlm, question.text, image, system=system, max_new_tokens=32)
         return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
 
     def _make_objective(self) -> Objective:
@@ -392,11 +393,13 @@ def split_held_out(
     )
 
 
-def choose_trainable(vlm: VisionLanguageModel, stage: StageRecipe, depth: int) -> dict[str, nn.Parameter]:
+def choose_trainable(
+    vlm: VisionLanguageModel, stage: StageRecipe, connector: ConnectorRecipe
+) -> dict[str, nn.Parameter]:
     """Freeze everything but the stage's parts; returns what trains, by name."""
     for parameter in vlm.model.parameters():
         parameter.requires_grad_(False)
-    may_train = {id(parameter) for parameter in trainable(vlm.connector, depth)}
+    may_train = {id(parameter) for parameter in trainable(vlm.connector, connector)}
     selected = {}
     for part in stage.train:
         for name, parameter in vlm.part(part).items():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
 from olivine.files import write_json
-from olivine.model.build import STATISTICS
+from olivine.model.towers.dinov2 import Dinov2
 from olivine.world.drawing import draw
 from olivine.world.pretraining.loop import Pretraining, muon
 from olivine.world.pretraining.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
@@ -45,7 +45,7 @@ _LIT = (0.8, 1.2)
 #: The share of images whose crops are recoloured, so that features other than colour are learnt. They have their own
 #: crop prototypes: the others' can still represent colours.
 _RECOLOURED = 0.5
-_STATISTICS = STATISTICS["dinov2"]
+_STATISTICS = Dinov2.statistics
 
 
 class Dinov2Pretraining(Pretraining):
