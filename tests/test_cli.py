@@ -1,4 +1,4 @@
-"""The front door: what a user types, sees and gets as an exit code; bad input is one clear message and no half file."""
+"""The command line: what a user types, sees and gets as exit code; bad input is one clear message, no partial file."""
 
 import json
 import subprocess

@@ -20,7 +20,7 @@ from olivine.cli import data, evaluation, housekeeping, last_resort, studies, wo
 from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, say
 from olivine.distributed import is_first_process
-from olivine.errors import OtherProcessError, OlivineError, Stopped
+from olivine.errors import OlivineError, OtherProcessError, Stopped
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr, release
 
