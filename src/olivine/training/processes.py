@@ -1,4 +1,4 @@
-"""The processes of one run under torchrun, or the single one: who this is, and the few words they exchange.
+"""The processes of one run under torchrun, or the single one: their ranks, and the small messages they exchange.
 
 What is sharded over them is in `sharding`.
 """
@@ -16,7 +16,7 @@ import torch.distributed as dist
 from olivine.accelerators import image_threads
 
 T = TypeVar("T")
-#: How long one process waits for another: saving and reading a large data set come in between.
+#: How long one process waits for another, which may be saving or reading a large data set.
 _TIMEOUT = timedelta(minutes=60)
 
 
@@ -40,16 +40,16 @@ class Processes:
 
     @property
     def device(self) -> torch.device:
-        """The device that is this process's own."""
+        """The device that this process uses."""
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
     @property
     def readers(self) -> int:
-        """Threads that open images: one beside a model on the CPU, which needs the cores, and more beside a GPU."""
+        """The number of threads that open images: one next to a model on the CPU, which needs the cores; more with a GPU."""
         return image_threads()
 
     def total(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over all processes, exact for counts below 2**53."""
+        """Return each value summed over all processes, exact for counts below 2**53."""
         if not self.several:
             return list(values)
         summed = torch.tensor(values, dtype=torch.float64)
@@ -57,7 +57,7 @@ class Processes:
         return [float(value) for value in summed]
 
     def from_first(self, value: T) -> T:
-        """What the first process has; others may hand in anything."""
+        """Return the first process's value; the others may pass anything."""
         if not self.several:
             return value
         shared = [value]
@@ -65,7 +65,7 @@ class Processes:
         return shared[0]
 
     def union(self, values: Sequence[T]) -> list[T]:
-        """All processes' values, in the order of processes."""
+        """Return all processes' values, in rank order."""
         if not self.several:
             return list(values)
         gathered: list[Sequence[T]] = [[] for _ in range(self.world)]
@@ -73,20 +73,20 @@ class Processes:
         return [value for some in gathered for value in some]
 
     def wait(self) -> None:
-        """Return when all have come here."""
+        """Return when all processes have called this."""
         self.total([0.0])
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints, known before the processes have met."""
+    """Return whether this process is the one that prints, known before the process group exists."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def init_distributed() -> Iterator[Processes]:
-    """Meet the other processes that torchrun started, if it did; part from them at the end of the block.
+    """Join the process group that torchrun started, if any, and leave it at the end of the block.
 
-    Small messages and checkpoints go over gloo on the CPU, tensors of the step over nccl where there are GPUs.
+    Small messages and checkpoints go over gloo on the CPU, tensors of the training step over nccl where there are GPUs.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
