@@ -45,7 +45,7 @@ class Processes:
 
     @property
     def readers(self) -> int:
-        """The number of threads that open images: one next to a model on the CPU, which needs the cores; more with a GPU."""
+        """Threads that open images: one next to a model on the CPU, which needs the cores; more with a GPU."""
         return image_threads()
 
     def total(self, values: Sequence[float]) -> list[float]:

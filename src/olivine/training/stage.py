@@ -47,7 +47,7 @@ BAD_BATCH = "bad_batch.json"
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a finished stage reports, over all runs that it took: see `log.StageSummary` for all but the held-out loss."""
+    """What a finished stage reports, over all its runs: see `log.StageSummary` for all but the held-out loss."""
 
     steps: int
     summary: StageSummary
@@ -129,7 +129,8 @@ class Stage:
         """Train to the end of the stage, from the last training checkpoint if there is one.
 
         Raises:
-            RunError: a batch without labels, or a loss that is not finite or a spike (the batch's samples are recorded).
+            RunError: a batch without labels, or a loss that is not finite or is a spike (the batch's samples are
+                recorded).
             DataError: a broken sample under `on_error: stop`.
             Stopped: a stop was requested; the state is saved.
         """
@@ -219,8 +220,8 @@ class Stage:
             measured = self.objective.measure(batch, backward=True)
         if not measured.count:
             raise RunError(
-                f"stage {self.stage.name}, step {step}: no token of the batch is supervised, so there is nothing to train on. "
-                f"Run: olivine data check {self.recipe.data[self.stage.data].json_}"
+                f"stage {self.stage.name}, step {step}: no token of the batch is supervised, so there is nothing to "
+                f"train on. Run: olivine data check {self.recipe.data[self.stage.data].json_}"
             )
         loss = measured.total / measured.count
         average_whole_gradients(self._trained, self.processes)
@@ -376,7 +377,7 @@ def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
 def split_held_out(
     samples: Sequence[Sample], held_out: int, seed: int, key: str
 ) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    """Return (training, held-out) samples: the same split in every stage over the same source, at most a tenth of it."""
+    """Return (training, held-out) samples: the same split in every stage over a source, at most a tenth held out."""
     count = min(held_out, len(samples) // 10)
     entropy = [seed, int.from_bytes(hashlib.sha256(f"held out {key}".encode()).digest()[:8], "big")]
     selected = np.random.default_rng(entropy).choice(len(samples), size=count, replace=False)

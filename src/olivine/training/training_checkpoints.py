@@ -198,7 +198,7 @@ class TrainingCheckpoints:
         self._seal(unfinished, step)
 
     def _seal(self, unfinished: Path, step: int) -> None:
-        """Write checksums, then rename, then delete the oldest checkpoints. The writer has returned: all shards exist."""
+        """Write checksums, rename, then delete the oldest checkpoints. The writer has returned: all shards exist."""
         if not self._processes.first:
             return
         files = sorted(unfinished.glob("*.safetensors"))
