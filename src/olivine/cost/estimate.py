@@ -207,7 +207,7 @@ def _kept(stage: StageRecipe) -> tuple[str, ...]:
 
 
 def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths) -> float:
-    """Return the operations of one sample: two per weight and token forward, and as many for each of the two gradients."""
+    """Return the operations of one sample: two per weight and token forward, and as many for each gradient."""
     vision_trains, language_trains = "vision" in stage.train, "language" in stage.train
     patches = shape.patches * lengths.images
     tower = tower_operations(shape, lengths) * (3 if vision_trains else 1)
@@ -286,7 +286,7 @@ def _memory(
 def _suggestions(
     recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, device: Device, count: int
 ) -> Iterator[str]:
-    """Yield the first change that makes it fit, cheaper ones first; or, if it fits, what may be dropped or enlarged."""
+    """Yield the first change that makes it fit, cheapest first; or, if it fits, what may be dropped or enlarged."""
 
     def peak(**changes: object) -> float:
         optimizer = recipe.optimizer.model_copy(

@@ -86,7 +86,7 @@ def effects(values: Array, contrasts: Sequence[Contrast], random: np.random.Gene
 
 
 def corrected(family: Iterable[Effect]) -> list[Effect]:
-    """Return the same effects with `p_holm` computed over all their main effects, and separately over all interactions."""
+    """Return the same effects with `p_holm` over all their main effects, and separately over all interactions."""
     effects = list(family)
     adjusted = [0.0] * len(effects)
     for is_main in (True, False):

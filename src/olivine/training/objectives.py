@@ -129,7 +129,7 @@ class LanguageObjective(Objective):
         return Measured(self._processes.total([float(total)])[0], labels)
 
     def _frozen_patches(self, batch: Batch) -> Tensor | None:
-        """Return the tower's features of all the batch's images, computed once or from disk; None if the tower trains."""
+        """Return the tower's features of the batch's images, computed once or from disk; None if the tower trains."""
         vlm = self._vlm.value
         if batch.patches is not None:
             return batch.patches.to(vlm.device, non_blocking=True)
