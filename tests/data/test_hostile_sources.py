@@ -65,7 +65,7 @@ def test_members_too_large_for_a_sample_break_that_sample_alone(tmp_path, monkey
     monkeypatch.setattr(shard_index, "_LARGEST_TEXT", 200)
     write_shard(tmp_path / "a.tar", [("1.json", text("x" * 500)), ("2.json", text())])
     samples = ShardSamples(tmp_path)
-    with pytest.raises(ItemError, match="sample 0: a member of it is too large"):
+    with pytest.raises(ItemError, match="sample 0: a member is too large"):
         samples[0]
     assert samples[1].conversation[1].text == "red"
 
@@ -162,8 +162,8 @@ def test_an_index_that_names_another_place_is_found_out(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a/" * 2500 + "a.png", "names no file|no file system takes that|no file can be looked for"),
-        ("a" * 400 + ".png", "no file can be looked for|not found"),
+        ("a/" * 2500 + "a.png", "names no file|no file system takes that|the path cannot be looked up"),
+        ("a" * 400 + ".png", "the path cannot be looked up|not found"),
         ("a\0.png", "NUL"),
         ("../a.png", "leaves the root"),
         ("/etc/passwd", "leaves the root"),
@@ -265,7 +265,7 @@ def test_a_cut_parquet_file_is_named(tmp_path, part):
     folder = write_parquet(tmp_path / "set", {"conversations": [TURNS] * 9})
     content = (folder / "a.parquet").read_bytes()
     (folder / "a.parquet").write_bytes(content[: part if isinstance(part, int) else len(content) // 2])
-    with pytest.raises(DataError, match=r"a\.parquet: not a whole Parquet file"):
+    with pytest.raises(DataError, match=r"a\.parquet: not a complete Parquet file"):
         opened(folder)
 
 

@@ -58,11 +58,11 @@ REFUSED = {
         "<image> count",
         "joined by commas",
     ),
-    "two images": ({"image": ["a.png", "b.png"], "conversations": said()}, "several images", "one an item"),
+    "two images": ({"image": ["a.png", "b.png"], "conversations": said()}, "several images", "one per item"),
     "image differs from images": (
         {"image": "a.png", "images": ["b.png"], "conversations": said()},
         "several images",
-        "one an item",
+        "one per item",
     ),
     "images of dicts": ({"images": [{"bytes": "x"}], "conversations": said()}, "image is no path", "is a dict"),
     "mark of an empty image": ({"image": "", "conversations": said()}, "<image> count", "empty name"),

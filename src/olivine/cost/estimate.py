@@ -305,7 +305,7 @@ def _suggestions(
         larger = 2 * stage.sequence_tokens
         mean = stage.batch * lengths.tokens / count
         if larger <= mean and peak(sequence_tokens=larger) <= device.memory:
-            yield f"stages.{stage.name}.sequence_tokens={larger}: longer packed sequences fit, for fewer and larger passes"
+            yield f"stages.{stage.name}.sequence_tokens={larger}: longer sequences fit, for fewer, larger passes"
         return
     ladder: list[dict[str, object]] = [{"checkpoint_activations": True}]
     if count > 1:

@@ -31,8 +31,8 @@ def _stage(stage: StageEstimate, memory: float) -> Iterator[str]:
             yield f"  {module:12} {size:>15,} parameters, {state}"
     lengths = stage.lengths
     yield f"  lengths: {lengths.tokens:.0f} tokens per sample, {lengths.labels:.0f} labelled ({lengths.source})"
-    for use, size in stage.memory.items():
-        yield f"  {use:12} {size / 1e9:8.2f} GB per device"
+    for use, memory_bytes in stage.memory.items():
+        yield f"  {use:12} {memory_bytes / 1e9:8.2f} GB per device"
     verdict = "fits" if stage.fits else "DOES NOT FIT"
     yield f"  {'at the peak':12} {stage.peak / 1e9:8.2f} GB of {memory / 1e9:.0f}: {verdict}"
     for suggestion in stage.suggestions:

@@ -1,6 +1,6 @@
-"""How much a Parquet file becomes when it is read, known before it is read.
+"""How large a Parquet file becomes when it is read, determined before it is read.
 
-A value that is stored once and named many times, or zeros that were compressed, can make gigabytes of a few kilobytes.
+A value stored once and referenced many times, or compressed zeros, can turn a few kilobytes into gigabytes.
 """
 
 from pathlib import Path
@@ -8,19 +8,19 @@ from typing import Any
 
 from olivine.errors import DataError
 
-#: A file may become this much, or this many times its size, whichever is more.
+#: A file may expand to this many bytes, or this many times its size, whichever is more.
 _FREE, _TIMES = 256 * 2**20, 100
 _BATCH_ROWS = 16
 
 
 def require_bounded(path: Path) -> None:
-    """Raise where a Parquet file would become far more than it is.
+    """Raise if a Parquet file would expand to far more than its size.
 
-    What its metadata tell is summed up; values kept once in a dictionary count as often as they can be named, and where
-    that is too much, they are counted, a few rows at a time.
+    The sizes in its metadata are summed; dictionary values count as often as they can be referenced, and if that is too
+    much, the actual sizes are counted, a few rows at a time.
 
     Raises:
-        DataError: it would, or it is no whole Parquet file.
+        DataError: it would, or it is not a complete Parquet file.
     """
     import pyarrow as arrow
     import pyarrow.parquet as parquet
@@ -36,11 +36,11 @@ def require_bounded(path: Path) -> None:
                 _count(path, file, sorted(suspected), size, limit)
     except (arrow.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:160]
-        raise DataError(f"{path}: not a whole Parquet file ({reason}). Fetch or write it again.") from None
+        raise DataError(f"{path}: not a complete Parquet file ({reason}). Fetch or write it again.") from None
 
 
 def _columns(path: Path, metadata: Any) -> tuple[int, set[str]]:
-    """(bytes of all columns without compression, columns whose dictionary may expand beyond all bounds)."""
+    """Return (bytes of all columns without compression, columns whose dictionary may expand without bound)."""
     plain, expanded = 0, 0
     possible: dict[str, int] = {}
     with path.open("rb") as file:
@@ -63,7 +63,7 @@ def _columns(path: Path, metadata: Any) -> tuple[int, set[str]]:
 
 
 def _page_size(header: bytes) -> int | None:
-    """A page's size without compression: the second field of its header, in Thrift's compact protocol."""
+    """Return a page's uncompressed size: the second field of its header, in Thrift's compact protocol."""
     if not header.startswith(b"\x15"):
         return None
     _, behind = _varint(header, 1)
@@ -74,7 +74,7 @@ def _page_size(header: bytes) -> int | None:
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and the place behind it."""
+    """Return a varint (seven bits per byte, lowest first) and the position after it."""
     value, shift = 0, 0
     for byte in content[position:]:
         value |= (byte & 0x7F) << shift
@@ -95,5 +95,5 @@ def _count(path: Path, file: Any, columns: list[str], size: int, limit: int) -> 
 def _too_much(path: Path, size: int, found: int) -> DataError:
     return DataError(
         f"{path}: {size:,} bytes that become {found:,} or more when read; at most {_TIMES} times a file's size is "
-        "accepted. Is it what it should be? Write it again with its values stored plainly."
+        "accepted. Is it the right file? Write it again with plainly stored values."
     )

@@ -12,8 +12,9 @@ Array = NDArray[np.float64]
 def ratio_values(sums: Array, counts: Array) -> Array:
     """Return values whose mean is the ratio of totals, for clusters of different sizes.
 
-    They are re-centred jackknife pseudo-values. The change of the ratio when a cluster is omitted gives large clusters their full influence; a linear influence
-    would make the interval too narrow where a few clusters hold most of the answers.
+    They are re-centred jackknife pseudo-values. The change of the ratio when a cluster is omitted gives large clusters
+    their full influence; a linear influence would make the interval too narrow where a few clusters hold most of the
+    answers.
 
     Args:
         sums: `[clusters, ...]`, what a cluster adds to the numerator (correct answers).

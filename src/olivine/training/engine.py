@@ -128,9 +128,7 @@ def run_stage(
             # Only now: a refused request must not leave a record that the corrected one is then compared with.
             begin()
         finish_stage(job, job.run(), run.data.skipped_before(stage.data), followed=followed)
-    if (
-        run.processes.several and followed
-    ):  # its modules are sharded over the processes: start again from what was written
+    if run.processes.several and followed:  # its modules are sharded: start again from what was written
         return load_to_train(folder / CHECKPOINT)
     return vlm
 

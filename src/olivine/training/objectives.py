@@ -147,12 +147,12 @@ class LanguageObjective(Objective):
         vlm = self._vlm.value
         if patches is None:
             assert batch.pixels is not None, "the sequence has images"
-            pixels = batch.pixels.index_select(0, on_cpu.shown)
-            shown = vlm.patch_features(pixels.pin_memory() if batch.pixels.is_pinned() else pixels)
+            pixels = batch.pixels.index_select(0, on_cpu.unique_images)
+            features = vlm.patch_features(pixels.pin_memory() if batch.pixels.is_pinned() else pixels)
         else:
-            shown = patches.index_select(0, sequence.shown)
+            features = patches.index_select(0, sequence.unique_images)
         # The gradient of an index with duplicates is added in any order by several threads, this one in one order.
-        return vlm.project(shown).index_select(0, sequence.image_order)
+        return vlm.project(features).index_select(0, sequence.image_order)
 
 
 class ContrastiveObjective(Objective):
