@@ -261,7 +261,7 @@ def read_json(path: Path) -> Any:
         if error.msg == "Extra data" and text.lstrip()[:1] == "{":
             raise DataError(f"{where} Are these JSON lines, one object a line? Expected one JSON value.") from None
         cut = error.msg.startswith("Unterminated string") or not text[error.pos :].strip()
-        advice = "The file ends there: is it cut short? Fetch or write it again." if cut else "Repair it there."
+        advice = "The file ends there: is it truncated? Fetch or write it again." if cut else "Repair it there."
         raise DataError(f"{where} {advice}") from None
     except RecursionError:
         raise DataError(f"{path}: JSON that is nested too deeply to be read.") from None

@@ -68,7 +68,7 @@ REFUSED = {
     "mark of an empty image": ({"image": "", "conversations": said()}, "<image> count", "empty name"),
     "video": ({"video": "a.mp4", "conversations": PLAIN}, "unread input", "'video' is not read"),
     "audios": ({"audios": ["a.wav"], "conversations": PLAIN}, "unread input", "'audios' is not read"),
-    "another image key": ({"image_path": "a.png", "conversations": PLAIN}, "unread input", "trained blind"),
+    "another image key": ({"image_path": "a.png", "conversations": PLAIN}, "unread input", "blind to it"),
     "system key": ({"system": "One word.", "conversations": PLAIN}, "system turn", "in front of the first question"),
     "tools": ({"tools": "[...]", "conversations": PLAIN}, "system turn", "'tools' is not read"),
     "system turn": ({"conversations": [{"from": "system", "value": "x"}, *PLAIN]}, "system turn", "turn 1"),
