@@ -162,7 +162,7 @@ def test_an_index_that_names_another_place_is_found_out(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a/" * 2500 + "a.png", "names no file|no file system takes that|the path cannot be looked up"),
+        ("a/" * 2500 + "a.png", "names no file|no file system accepts that|the path cannot be looked up"),
         ("a" * 400 + ".png", "the path cannot be looked up|not found"),
         ("a\0.png", "NUL"),
         ("../a.png", "leaves the root"),

@@ -122,7 +122,7 @@ def run_stage(
         The model that the next stage starts from.
     """
     samples = run.data.samples(stage.data)
-    with run.stop.held(), out_of_memory_reported(run.recipe, stage):
+    with run.stop.deferred(), out_of_memory_reported(run.recipe, stage):
         job = Stage(vlm, run.recipe, stage, samples, folder, run.console, run.processes, run.stop, features, run.record)
         if run.processes.first and begin is not None:
             # Only now: a refused request must not leave a record that the corrected one is then compared with.
