@@ -182,7 +182,7 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one JSON object to a log, in a single write so that a kill leaves at most one truncated line at the end."""
+    """Append one JSON object to a log, in a single write so that a kill leaves at most one truncated line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", errors=_LONE_SURROGATES) as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -264,10 +264,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{where} {advice}") from None
     except RecursionError:
         raise DataError(f"{path}: the JSON is nested too deeply to be read.") from None
-    except (
-        ValueError,
-        MemoryError,
-    ) as error:  # a number with more digits than Python reads, or a file that is too large
+    except (ValueError, MemoryError) as error:  # a number with more digits than Python reads, or too large a file
         raise DataError(f"{path}: the JSON cannot be read ({error}).") from None
 
 

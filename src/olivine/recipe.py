@@ -223,7 +223,7 @@ class OptimizerRecipe(_Section):
     epsilon: Annotated[float, Field(gt=0), another_output("every step")] = 1e-8
     #: bf16: autocast over fp32 weights, frozen modules kept in bf16.
     precision: Annotated[Literal["bf16", "fp32"], another_output("how everything is rounded")] = "bf16"
-    #: A loss above this many times the running median of 64 stops the run before it changes a weight; None turns it off.
+    #: A loss above this many times the running median of 64 stops the run before it changes a weight; None disables it.
     spike: Annotated[Annotated[float, Field(gt=1)] | None, same_bits("what stops a run")] = None
     #: Keep only each layer's input and run the layer again in the backward pass: less memory, a third more work.
     checkpoint_activations: Annotated[bool, same_bits("what is computed again instead of kept")] = False

@@ -123,8 +123,8 @@ def _fetched_earlier(source: str, key: str, files: tuple[str, ...]) -> Path:
     except Exception:  # as above
         reason = _unreachable[constants.ENDPOINT]
         raise RequestError(
-            f"{key}: {source!r} is not a local folder, could not be fetched from the hub ({constants.ENDPOINT}: {reason}; "
-            "tried once) and was not fetched earlier. Check the name and the network, or " + _by_hand(source)
+            f"{key}: {source!r} is not a local folder, could not be fetched from the hub ({constants.ENDPOINT}: "
+            f"{reason}; tried once) and was not fetched earlier. Check the name and the network, or " + _by_hand(source)
         ) from None
 
 
@@ -136,7 +136,10 @@ def _gated(source: str, key: str) -> RequestError:
 
 
 def _by_hand(source: str) -> str:
-    return f"download it on a machine with network access (`hf download {source} --local-dir DIR`) and give the path of that folder."
+    return (
+        f"download it on a machine with network access (`hf download {source} --local-dir DIR`) and give the path of "
+        "that folder."
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -24,9 +24,9 @@ class _End(nn.Module):
 def hidden_state(tower: Any, layer: int, pixels: Tensor) -> Tensor:
     """Return `hidden_states[layer]` of a tower, `[images, tokens, tower width]`, bit-identical to a full pass.
 
-    Later layers do not run, nor does the final norm. The tower keeps all of them: they are removed only for the pass, so
-    one tower must not run in two threads at once. The last layer's state, and that of a tower whose layers are not
-    found, is taken from a full pass.
+    Later layers do not run, nor does the final norm. The tower keeps all of them: they are removed only for the pass,
+    so one tower must not run in two threads at once. The last layer's state, and that of a tower whose layers are
+    not found, is taken from a full pass.
 
     Args:
         tower: CLIP's or DINOv2's.
