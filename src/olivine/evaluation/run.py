@@ -71,7 +71,7 @@ def evaluate(
     engine = AnsweringEngine(vlm, max_new_tokens=requested.benchmark.max_new_tokens)
     mine: list[Answer] = []
     on_answer(len(answers), len(answers) + len(share))
-    with StopSignal() as stop, stop.held():
+    with StopSignal() as stop, stop.deferred():
         for answer in _retried_individually(engine, share, images):
             log.append(answer, processes)
             mine.append(answer)
