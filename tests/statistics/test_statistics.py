@@ -28,8 +28,8 @@ REPLICATES = 3000
 def simulate(random, clusters, *, effect=0.0, sizes=(1, 20)):
     """Two configurations that answer the same questions about images of different difficulty: `[clusters, replicates]`.
 
-    Returns the right answers of each configuration and the number of questions. An image has its own difficulty, and each
-    configuration its own luck with it, so that answers about one image are correlated.
+    Returns the right answers of each configuration and the number of questions. An image has its own difficulty, and
+    each configuration its own luck with it, so that answers about one image are correlated.
     """
     asked = random.integers(*sizes, clusters)[:, None] * np.ones((1, REPLICATES))
     difficulty = random.uniform(0.2, 0.7, (clusters, REPLICATES))
