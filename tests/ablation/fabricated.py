@@ -68,7 +68,7 @@ def write_benchmarks(folder, images):
 
 
 def write_finished(folder, *, images=24, seeds=(0,), wrong="something else", **more):
-    """The plan of a study of eight configurations, every step done; `wrong` is what a wrong answer to an open question says."""
+    """The plan of a finished study of eight configurations; `wrong` is the wrong answer to an open question."""
     path = write_study(
         folder,
         axes=AXES,

@@ -143,3 +143,20 @@ def test_a_change_of_the_fit_or_the_precision_is_another_table(tmp_path):
     others = [fitted, {"optimizer.precision": "bf16"}, {"model.vision.layer": -1}, {"data.all.on_error": "skip"}]
     keys = [key(f"other-{n}", changes) for n, changes in enumerate(others)]
     assert len({plain, *keys}) == 5
+
+
+def test_fused_towers_are_known_by_their_contents(tmp_path):
+    """One table for both seeds; another one where either tower is another, wherever they lie."""
+
+    def keys(folder, seed):
+        towers = [save_tower(folder / name, seed=number) for name, number in (("a", 0), ("b", seed))]
+        vision = {"fused": [str(position) for position in towers]}
+        plan = planned(write_study(folder, features="always", overrides={"model.vision": vision}))
+        return {step.key for step in plan.steps.values() if isinstance(step, FeatureStep)}
+
+    for name in ("here", "there", "other"):
+        (tmp_path / name).mkdir()
+    first = keys(tmp_path / "here", 1)
+    assert len(first) == 1
+    assert keys(tmp_path / "there", 1) == first
+    assert not keys(tmp_path / "other", 2) & first

@@ -1,4 +1,4 @@
-"""Studies: shipped ones read, configurations are what was asked for, and a mistake is answered in the file's own words."""
+"""Studies: shipped ones are read, configurations are as requested, and errors quote the file's own words."""
 
 from importlib.resources import files
 from pathlib import Path

@@ -47,7 +47,7 @@ def cacheable(recipe: Recipe, stage: StageRecipe) -> bool:
     """Return whether a stage reads unaugmented images through a pretrained tower that is never trained."""
     before = [s for s in recipe.stages[: recipe.stages.index(stage)] if not s.skip]
     return (
-        isinstance(recipe.model.vision.from_, str)
+        all(isinstance(source, str) for source in recipe.model.vision.sources)
         and stage.objective == "language"
         and not any("vision" in s.train for s in (*before, stage))
         and recipe.data[stage.data].augment == AugmentRecipe()
@@ -67,9 +67,8 @@ def estimate_benefit(
     Args:
         key: key of the step that would compute the features.
         trainings: those stages, each with its recipe.
-        keep: the study's setting; `auto` caches what saves at least `BENEFIT_FACTOR` and takes at most `limit` bytes.
-        limit: the most that the features may take on disk, in bytes.
-        decided: earlier decisions, by key.
+        keep: what the study asks for; `auto` keeps what saves at least `BENEFIT_FACTOR`, in at most `limit` bytes.
+        decided: what was decided before, by key.
     """
     try:
         disk_bytes, saved = _disk_bytes(*trainings[0]), _saved(trainings)
@@ -79,9 +78,8 @@ def estimate_benefit(
     kept = decided.get(key, pays) if keep == "auto" else keep == "always"
     recipe, stage = trainings[0]
     fit = stage.image_fit or recipe.model.vision.image_fit
-    return CacheBenefit(
-        key, f"{recipe.model.vision.from_} over {stage.data}, {fit}", len(trainings), disk_bytes, saved, kept
-    )
+    towers = " + ".join(str(source) for source in recipe.model.vision.sources)
+    return CacheBenefit(key, f"{towers} over {stage.data}, {fit}", len(trainings), disk_bytes, saved, kept)
 
 
 def decisions(directory: Path) -> dict[str, bool]:
@@ -119,7 +117,7 @@ def _disk_bytes(recipe: Recipe, stage: StageRecipe) -> float:
     """Return the size of all features in bytes, assuming that no two samples share an image."""
     shape, lengths = model_size(recipe.model), lengths_of(recipe, stage)
     width = 2 if recipe.optimizer.precision == "bf16" else 4
-    return lengths.samples * lengths.images * shape.patches * shape.tower_width * width
+    return lengths.samples * lengths.images * shape.features * shape.feature_width * width
 
 
 def _saved(trainings: Sequence[tuple[Recipe, StageRecipe]]) -> float:

@@ -36,6 +36,8 @@ _ONCE_COUNTED: tuple[tuple[str, type[BaseModel], str], ...] = (
 )
 #: Fields that have been renamed, with the names under which they count: a new name makes no other step.
 _FIRST_NAMES = {"sequence_tokens": "row_tokens"}
+#: Keys of the model section that came later: where they say nothing, steps keep the names that they had without.
+_LATER = {"vision": ("fused", "registers", "resample"), "connector": ("factor", "queries", "options")}
 
 
 def feature_identity(recipe: Recipe, stage: StageRecipe, prints: Fingerprints) -> dict[str, Any]:
@@ -133,9 +135,20 @@ def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
     """Return the model section, with the content hashes of local folders in place of their paths."""
     values = decisive(model)
     for section, key in (("vision", "from"), ("language", "from"), ("language", "tokenizer")):
-        source = values[section][key]
-        if isinstance(source, str):
-            source = locate(source)
-        if isinstance(source, str) and (source.startswith((".", "/", "~")) or Path(source).is_dir()):
-            values[section][key] = prints.of(Path(source).expanduser())
+        values[section][key] = _of_content(values[section][key], prints)
+    for section, names in _LATER.items():
+        for name in names:
+            if values[section][name] is None:
+                del values[section][name]
+    if "fused" in values["vision"]:
+        values["vision"]["fused"] = [_of_content(source, prints) for source in values["vision"]["fused"]]
     return values
+
+
+def _of_content(source: Any, prints: Fingerprints) -> Any:
+    """A local folder's content in place of its path; any other source as it is."""
+    if not isinstance(source, str):
+        return source
+    folder = locate(source)
+    local = folder.startswith((".", "/", "~")) or Path(folder).is_dir()
+    return prints.of(Path(folder).expanduser()) if local else source

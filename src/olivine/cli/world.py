@@ -99,7 +99,7 @@ def world_page(
     from olivine.evaluation.example_page import Shelf, write_page
     from olivine.world.benchmarks import WRITERS, write_all
     from olivine.world.drawing import image
-    from olivine.world.sampling import scenes
+    from olivine.world.sampling import sample_scenes
 
     about = (
         "Drawn scenes of 96 x 96 pixels, and what the eight benchmarks ask about them. This page is written by "
@@ -110,5 +110,5 @@ def world_page(
         written = Path(name)
         write_all(written, seed, share=0.1, on_benchmark=bar)
         shelves = [Shelf(known.get(benchmark), written / benchmark) for benchmark in WRITERS]
-        write_page(target, "The embedded world", about, [image(s) for s in scenes(seed, "page", 24)], shelves)
+        write_page(target, "The embedded world", about, [image(s) for s in sample_scenes(seed, "page", 24)], shelves)
     log.print(f"done: {target}", highlight=False)
