@@ -146,7 +146,7 @@ def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
 
 
 def _of_content(source: Any, prints: Fingerprints) -> Any:
-    """A local folder's content in place of its path; any other source as it is."""
+    """Return the hash of a local folder in place of its path; any other source unchanged."""
     if not isinstance(source, str):
         return source
     folder = locate(source)

@@ -50,7 +50,7 @@ class Bar:
 
 
 def say(text: str) -> None:
-    """A last line, once for all processes of a run."""
+    """Print a last line, once for all processes of a run."""
     if is_first_process():
         log.print(text, markup=False, highlight=False)
 
