@@ -94,9 +94,9 @@ class AnswerLog:
     def _other_answers(self, before: Any, request: Mapping[str, Any], differing: Sequence[str]) -> RequestError:
         known = before.get("model_id") if isinstance(before, Mapping) else None
         return RequestError(
-            f"{self._folder}: holds answers of {known or self._model_in_answers() or 'an unknown model'} to another "
-            f"request than this one to {request['model_id']}; different: {', '.join(differing)}. They were not "
-            "changed. Give another --output, or --replace to remove them and answer again."
+            f"{self._folder}: holds answers of {known or self._model_in_answers() or 'an unknown model'}, given to a "
+            f"different request than this one (of {request['model_id']}); different: {', '.join(differing)}. They were "
+            "not changed. Give another --output, or --replace to remove them and answer again."
         )
 
     def _model_in_answers(self) -> str | None:
