@@ -76,7 +76,7 @@ DATA = {
     "src/olivine/world/benchmarks/pope.py": "the world's language",
     "docs/glossary.md": "its last column has the words of other tools",
 }
-#: How many are left in a file, at most: files whose wording is not yet put right. A count may only fall; the aim is none.
+#: How many are left in a file, at most: its wording is not yet put right. A count may only fall; the aim is none.
 LEFT: dict[str, int] = {
     "benchmarks/evaluate.py": 1,
     "benchmarks/gpu_data.py": 1,

@@ -47,7 +47,7 @@ def _section(kind: str) -> dict[str, Any]:
 def specimen_recipe(
     vision: dict[str, Any] | None = None, connector: dict[str, Any] | None = None, **tiny: Any
 ) -> ModelRecipe:
-    """Return a tiny model section with these modules instead of the default ones; `tiny` as `tiny_model_recipe` has it."""
+    """Return a tiny model section with these modules, not the default ones; `tiny` as in `tiny_model_recipe`."""
     values = tiny_model_recipe(**tiny).model_dump(by_alias=True)
     return ModelRecipe.model_validate(
         {**values, "vision": vision or values["vision"], "connector": connector or values["connector"]}
