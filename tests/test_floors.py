@@ -14,8 +14,10 @@ LAYERS = [
     {
         "auto_classes",
         "files",
+        "locks",
         "available_cpus",
         "accelerators",
+        "distributed",
         "registry",
         "stop",
         "streams",

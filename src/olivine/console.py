@@ -1,7 +1,4 @@
-"""The console that all messages go through: it shows what it is given and obeys none of it.
-
-Which messages there are is for those who print.
-"""
+"""The console that all messages go through: it prints text as it is and interprets none of it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +11,7 @@ from olivine.printable import printable
 
 
 class PlainConsole(Console):
-    """A console that takes text for text: no markup, no emoji codes, control characters written out.
+    """A console that prints text literally: no markup, no emoji codes, control characters escaped.
 
     Colour is given by `style=`, or by a `rich.text.Text`.
     """
@@ -23,10 +20,10 @@ class PlainConsole(Console):
         super().__init__(**{"markup": False, "emoji": False, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return `text` with control characters written out before it is measured and wrapped."""
+        """Return `text` with control characters escaped before it is measured and wrapped."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the pieces of anything rich can show, control characters in its text written out."""
+        """Yield the segments of anything that rich can render, control characters in its text escaped."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)

@@ -17,7 +17,7 @@ from olivine.registry import offered
 from olivine.schema_mistakes import explain, types_of
 from olivine.strict_yaml import parse_yaml, read_yaml
 
-#: In a run directory: the recipe with every default stated, and what it was run with. In a study's step: what it is.
+#: In a run directory: the recipe with all defaults, and what it was run with. In a study's step: what it is.
 RECIPE, PROVENANCE, STEP = "recipe.yaml", "provenance.json", "step.json"
 
 ModuleName = Literal["vision", "connector", "language"]
@@ -33,7 +33,7 @@ Source = str | dict[str, Any]
 
 
 class _Section(IdentifiedSection):
-    """Every field says what a change of it does: see `field_identity`."""
+    """A section in which every field declares what a change of it does: see `field_identity`."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
@@ -41,7 +41,7 @@ class _Section(IdentifiedSection):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _true_is_not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None, "fields have names"
         if value is True and set(types_of(cls.model_fields[info.field_name].annotation)) <= {int, float, NoneType}:
             raise ValueError("expected a number")  # pydantic would take it for 1
@@ -182,7 +182,7 @@ class ModelRecipe(_Section):
 
 
 class AugmentRecipe(_Section):
-    """Random changes to training images, drawn from the seed, the epoch and the sample's place."""
+    """Random changes to training images, drawn from the seed, the epoch and the sample's index."""
 
     #: Mirror left to right with probability one half (only where no text speaks of left and right).
     flip: Annotated[bool, another_output("how training images are changed")] = False
@@ -199,15 +199,17 @@ class DataRecipe(_Section):
         Literal["llava", "webdataset", "huggingface"], another_output("which samples are read, in which order")
     ] = "llava"
     #: The JSON file, the shards or the dataset's folder (which may also be written `path:`).
-    json_: Annotated[Path, Field(alias="json"), same_bits("where the samples lie; they are known by their content")]
+    json_: Annotated[
+        Path, Field(alias="json"), same_bits("where the samples are; they are identified by their content")
+    ]
     #: Root of the image paths in the JSON.
-    images: Annotated[Path | None, same_bits("where images lie; they are known by their content")] = None
+    images: Annotated[Path | None, same_bits("where images are; they are identified by their content")] = None
     #: Several questions about one image: as turns of one conversation, or as independent continuations of one
     #: shared image prefix (no question sees another's answer).
     turns: Annotated[Literal["together", "independent"], another_output("what each question sees")] = "together"
-    #: What a broken item does: stop the run with its name, or be skipped and counted.
+    #: What happens to a broken item: it stops the run with its name, or is skipped and counted.
     on_error: Annotated[
-        OnError, same_mathematics("whether a broken item stops the run; of whole items the same is learnt")
+        OnError, same_mathematics("whether a broken item stops the run; intact items are trained on the same")
     ] = "stop"
     #: Longest sample in tokens, image tokens included; a longer one counts as broken (nothing is cut silently).
     max_length: Annotated[int, Field(gt=0), another_output("which samples are trained on")] = 2048
@@ -227,7 +229,7 @@ class LoraRecipe(_Section):
     rank: Annotated[int, Field(ge=1), another_output("the size of the updates")] = 16
     #: The update is scaled by alpha / rank.
     alpha: Annotated[float, Field(gt=0), another_output("the size of the updates")] = 32.0
-    #: Hold the linear layers' own weights in four bits meanwhile (QLoRA's NF4, arXiv:2305.14314); None leaves them.
+    #: Keep the linear layers' own weights in four bits meanwhile (QLoRA's NF4, arXiv:2305.14314); None does not.
     quantize: Annotated[Literal["nf4"] | None, another_output("the weights that updates are added to")] = None
     #: Linear layers of each block, by name.
     targets: Annotated[tuple[str, ...], Field(min_length=1), another_output("which layers are updated")] = (
@@ -242,10 +244,10 @@ class LoraRecipe(_Section):
 
 
 class StageRecipe(_Section):
-    """One training stage: which parts train, on what, how long."""
+    """One training stage: which modules train, on what, for how long."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), another_output("the order of samples")]
-    train: Annotated[tuple[ModuleName, ...], Field(min_length=1), another_output("which parts train")]
+    train: Annotated[tuple[ModuleName, ...], Field(min_length=1), another_output("which modules train")]
     data: Annotated[str, another_output("which samples are trained on")]
     #: "language": next token at labelled positions. "contrastive": image against caption (CLIP), for a tower's
     #: own first stage.
@@ -257,20 +259,20 @@ class StageRecipe(_Section):
     batch: Annotated[int, Field(gt=0), another_output("which samples make a step")]
     lr: Annotated[float, Field(gt=0), another_output("the size of every step")]
     epochs: Annotated[float, Field(gt=0), another_output("the number of steps")] = 1.0
-    #: Optimiser steps; None follows from epochs. A number cuts the stage short or makes it longer.
+    #: Optimiser steps; None derives them from epochs. A number shortens or lengthens the stage.
     steps: Annotated[Annotated[int, Field(gt=0)] | None, another_output("the number of steps")] = None
-    #: Leave the stage out (the paper's "connector not pretrained").
+    #: Skip the stage (the paper's "connector not pretrained").
     skip: Annotated[bool, another_output("whether the stage trains")] = False
     #: Train low-rank updates of the language model, which must be among `train`, instead of its own weights.
     lora: Annotated[LoraRecipe | None, another_output("which weights train")] = None
-    #: Tokens per packed row: what one forward pass holds.
+    #: Tokens per packed sequence, which is one forward pass.
     sequence_tokens: Annotated[int, Field(gt=0), same_mathematics("in which order the same terms are summed")] = 4096
-    #: Held-out samples (kept out of training) and how often, in steps, they are looked at; 0 turns it off.
+    #: Held-out samples (kept out of training) and how often, in steps, they are evaluated; 0 turns it off.
     held_out: Annotated[int, Field(ge=0), another_output("which samples are trained on")] = 64
-    validate_every: Annotated[int, Field(ge=0), same_bits("how often the model is looked at")] = 200
+    validate_every: Annotated[int, Field(ge=0), same_bits("how often the model is validated")] = 200
     #: Steps between training checkpoints; 0 saves only at the end of the stage.
     save_every: Annotated[int, Field(ge=0), same_bits("what is kept")] = 500
-    #: Training checkpoints kept; the older serve where the newest is damaged.
+    #: Training checkpoints kept; an older one is used if the newest is damaged.
     keep: Annotated[int, Field(ge=1), same_bits("what is kept")] = 2
 
     @field_validator("data", mode="before")
@@ -278,17 +280,17 @@ class StageRecipe(_Section):
     def _one_source(cls, name: Any) -> Any:
         if isinstance(name, list | tuple | dict):
             raise ValueError(
-                "one data source a stage is trained on; to mix several, write their items into one JSON file, with "
+                "a stage is trained on one data source; to mix several, write their items into one JSON file, with "
                 "image paths relative to one root"
             )
         return name
 
     @field_validator("train")
     @classmethod
-    def _each_module_once(cls, parts: tuple[ModuleName, ...]) -> tuple[ModuleName, ...]:
-        if len(set(parts)) != len(parts):
-            raise ValueError("each part may be named once")
-        return parts
+    def _each_module_once(cls, modules: tuple[ModuleName, ...]) -> tuple[ModuleName, ...]:
+        if len(set(modules)) != len(modules):
+            raise ValueError("each module may be named once")
+        return modules
 
     @model_validator(mode="after")
     def _modules_and_objective_agree(self) -> "StageRecipe":
@@ -311,24 +313,24 @@ class OptimizerRecipe(_Section):
     clip: Annotated[float, Field(ge=0), another_output("the size of large steps")] = 1.0
     betas: Annotated[tuple[float, float], another_output("every step")] = (0.9, 0.999)
     epsilon: Annotated[float, Field(gt=0), another_output("every step")] = 1e-8
-    #: bf16: autocast over fp32 weights, frozen parts held in bf16.
+    #: bf16: autocast over fp32 weights, frozen modules kept in bf16.
     precision: Annotated[Literal["bf16", "fp32"], another_output("how everything is rounded")] = "bf16"
-    #: A loss above this many times the running median of 64 stops the run before it changes a weight; None never does.
+    #: A loss above this many times the running median of 64 stops the run before it changes a weight; None disables it.
     spike: Annotated[Annotated[float, Field(gt=1)] | None, same_bits("what stops a run")] = None
-    #: Keep each layer's input alone and run the layer again in the backward pass: less memory, a third more work.
+    #: Keep only each layer's input and run the layer again in the backward pass: less memory, a third more work.
     checkpoint_activations: Annotated[bool, same_bits("what is computed again instead of kept")] = False
     #: Compile each layer (torch.compile); the first steps of a run then take minutes.
     compile: Annotated[bool, same_mathematics("in which order the same terms are summed")] = False
 
 
 class ShardingRecipe(_Section):
-    """How a run under torchrun is spread over its processes; decides time, memory and the last bits at most."""
+    """How a run under torchrun is sharded over its processes; decides time, memory and at most the last bits."""
 
-    #: Whole copies of the model (HSDP): the number of nodes keeps gathering inside each; 1 cuts over all processes.
+    #: Whole copies of the model (HSDP): the number of nodes keeps gathering inside each; 1 shards over all processes.
     replicas: Annotated[int, Field(ge=1), same_mathematics("in which order processes are summed")] = 1
     #: Gather each layer's weights again for the backward pass (least memory) or keep them from the forward pass.
     gather_twice: Annotated[bool, same_bits("what is gathered again instead of kept")] = True
-    #: Sum gradients after every row (less memory) instead of once a step (less communication).
+    #: Sum gradients after every packed sequence (less memory) instead of once a step (less communication).
     sum_each_sequence: Annotated[bool, same_mathematics("in which order processes are summed")] = False
 
 
@@ -349,7 +351,7 @@ class Recipe(_Section):
 
     @property
     def run_directory(self) -> Path:
-        """Where everything that this recipe makes is written."""
+        """Where everything that this recipe produces is written."""
         return self.output or Path("runs") / self.name
 
     @model_validator(mode="after")
@@ -364,22 +366,22 @@ class Recipe(_Section):
         return self
 
     def to_yaml(self) -> str:
-        """The recipe with every default stated, as YAML that `load` reads back to the same recipe."""
+        """Return the recipe with all defaults, as YAML that `load` reads back to the same recipe."""
         values = self.model_dump(mode="json", by_alias=True)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, with what it is based on and dotted overrides laid over it in that order.
+    """Read a recipe, applied over what it is based on, with dotted overrides on top.
 
     `base: other.yaml` (relative to the file) names a recipe to start from; mappings merge key by key and stages by
     their names. An override is `dotted.key=value`, the value in YAML; stages are addressed by name
     (`stages.align.lr=2e-3`).
 
-    `path` may be a run's directory too, or the recipe in it: the run is then where it lies, wherever it began.
+    `path` may also be a run directory, or the recipe in it: the output is then that directory, even if it was moved.
 
     Raises:
-        RequestError: no such file, no YAML, an unknown key (with the nearest valid one) or a wrong value.
+        RequestError: no such file, not YAML, an unknown key (with the nearest valid one) or a wrong value.
     """
     file, folder = _of_run(path)
     values = read_values(file)
@@ -395,10 +397,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """A recipe's plain values, with what it is based on merged in, not yet checked.
+    """Return a recipe's plain values, with what it is based on merged in, not yet checked.
 
     Raises:
-        RequestError: no such file, no YAML, or based on itself.
+        RequestError: no such file, not YAML, or based on itself.
     """
     return _read(path, seen=())
 
@@ -407,7 +409,7 @@ def from_values(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Check plain values against the schema.
 
     Raises:
-        RequestError: every unknown key and wrong value, one a line.
+        RequestError: every unknown key and wrong value, one per line.
     """
     try:
         return Recipe.model_validate(values)
@@ -421,7 +423,7 @@ def without_overruled(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_run(path: Path) -> tuple[Path, Path | None]:
-    """The recipe's file, and the run directory that it lies in if it is one's own record."""
+    """Return the recipe's file, and its run directory if it is the record of a run."""
     file = path / RECIPE if path.is_dir() else path
     if file.name != RECIPE or not (file.parent / PROVENANCE).is_file():
         return path, None
@@ -447,12 +449,12 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `over` upon `base`: mappings key by key, lists of named things by name, all else replaced."""
+    """Merge `over` into `base`: mappings key by key, lists of named entries by name, everything else replaced."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
-            # A model source is one thing: half of one configuration laid over another would be neither.
+            # A model source is one unit: half of one configuration merged into another would be neither.
             merged[key] = value if key == "from" else _merge(old, value)
         elif _is_named(old) and _is_named(value):
             merged[key] = _merge_named(old, value)
@@ -483,30 +485,30 @@ def change(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     """Set `dotted.key` to `value` in a recipe's plain values; stages are addressed by name.
 
     Raises:
-        RequestError: no such stage, or the key leads into a plain value; the message begins with `where`.
+        RequestError: no such stage, or the key leads into a plain value; the message starts with `where`.
     """
-    position: Any = values
+    section: Any = values
     steps = key.split(".")
     for depth, step in enumerate(steps):
         last = depth == len(steps) - 1
-        if _is_named(position):
-            names = [entry["name"] for entry in position]
+        if _is_named(section):
+            names = [entry["name"] for entry in section]
             if step not in names:
                 raise RequestError(f"{where}: {unknown_name(step, names)}")
             index = names.index(step)
             if last:
-                position[index] = value
-            position = position[index]
-        elif isinstance(position, dict):
+                section[index] = value
+            section = section[index]
+        elif isinstance(section, dict):
             if last:
-                position[step] = value
-            elif step not in position and position and steps[:depth] == ["data"]:
+                section[step] = value
+            elif step not in section and section and steps[:depth] == ["data"]:
                 # It would be a new source that nothing reads; a whole one may be set: data.NAME={json: ...}.
-                raise RequestError(f"{where}: data: {unknown_name(step, position)}")
+                raise RequestError(f"{where}: data: {unknown_name(step, section)}")
             else:
-                if position.get(step) is None:  # a section that is turned off, as a run's own record has it
-                    position[step] = {}
-                position = position[step]
+                if section.get(step) is None:  # a section that is turned off, as in a run's own record
+                    section[step] = {}
+                section = section[step]
         else:
             parent = ".".join(steps[:depth])
-            raise RequestError(f"{where}: {parent} has no parts to set {step!r} in.")
+            raise RequestError(f"{where}: {parent} has no keys, so {step!r} cannot be set in it.")

@@ -196,7 +196,7 @@ def test_what_is_not_whole_is_refused(recipe, tmp_path):
     kept(recipe, tmp_path / "features")
     path = tmp_path / "features" / FEATURES
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match="to have it made anew"):
+    with pytest.raises(DataError, match="to have it regenerated"):
         FeatureTable(tmp_path / "features")
     kept(recipe, tmp_path / "other")
     with pytest.raises(ItemError, match=r"nowhere\.png"):

@@ -16,11 +16,12 @@ from rich.console import Console
 from tiny_runs import QUIET, interrupt_at, make_recipe, same, weights
 
 from olivine.data.batches import SampleOrder
+from olivine.distributed import Processes
 from olivine.errors import RequestError, RunError, Stopped
-from olivine.files import exclusive_lock, keep_json_lines, read_json, read_json_lines, write_text
+from olivine.files import keep_json_lines, read_json, read_json_lines, write_text
+from olivine.locks import exclusive_lock
 from olivine.recipe import Recipe
 from olivine.training.loss_spikes import FEWEST, LossSpikeDetector
-from olivine.training.processes import Processes
 from olivine.training.run import train
 from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState, find_corruption
 
@@ -129,7 +130,7 @@ def test_a_full_disk_leaves_the_point_before(dataset, tmp_path, monkeypatch, exp
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     interrupt_at(monkeypatch, 5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))
     try:
-        with pytest.raises(RunError, match=r"training checkpoint of step 6 cannot be written \(.*step 4 is whole"):
+        with pytest.raises(RunError, match=r"training checkpoint of step 6 cannot be written \(.*step 4 is intact"):
             train(recipe_of(dataset, tmp_path / "run"), QUIET)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -9,13 +9,13 @@ import torch
 from test_resume import KilledError, die, killed_run, recipe_of
 from tiny_runs import QUIET, interrupt_at, make_recipe, same, weights
 
+from olivine.distributed import Processes
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import read_json, read_json_lines
 from olivine.recipe import from_values, load
 from olivine.stop import StopSignal
 from olivine.training import engine
 from olivine.training.out_of_memory import is_out_of_memory
-from olivine.training.processes import Processes
 from olivine.training.recipe_data import RecipeData
 from olivine.training.run import find_checkpoint, train, train_stage
 
@@ -309,7 +309,7 @@ def test_a_damaged_line_of_a_log_takes_no_other_with_it(dataset, tmp_path, monke
     train(recipe_of(dataset, tmp_path / "run"), Console(width=400))
     said = capsys.readouterr().out
     assert "metrics.jsonl: line 3 (Expecting value" in said
-    assert "all other rows are kept" in said
+    assert "all other lines are kept" in said
     steps = [sequence["step"] for sequence in read_json_lines(folder / "metrics.jsonl") if "loss" in sequence]
     assert steps == [0, 1, 3, 4, 5, 6, 7]
     assert [sequence["step"] for sequence in read_json_lines(folder / "audit.jsonl")] == steps

@@ -132,10 +132,10 @@ def test_what_does_not_fit_is_said_with_what_would(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("suggestion", "said"),
     [
-        ("optimizer.checkpoint_activations=true", " (a begun run may be resumed so: the same bits)"),
+        ("optimizer.checkpoint_activations=true", " (a begun run may be resumed with it: the same bits)"),
         (
             "optimizer.checkpoint_activations=true, stages.a.sequence_tokens=9",
-            " (a begun run may be resumed so: the same mathematics, perhaps rounded otherwise)",
+            " (a begun run may be resumed with it: the same mathematics, perhaps rounded differently)",
         ),
         ("stages.a.lora.rank=4, stages.a.sequence_tokens=9: smaller", " (in a new run)"),
         ("a device with more memory, or LoRA", ""),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from olivine.data.template import TEMPLATES
 from olivine.data.vocabulary import train_tokenizer
 from olivine.errors import RequestError
 from olivine.model.companion import COMPANION, read_companion, verify_module_files
@@ -16,17 +17,16 @@ from olivine.model.configuration import model_config, understood
 from olivine.model.connectors.base import Shape
 from olivine.model.connectors.llava import initialise, llava_class
 from olivine.model.hub import CONFIGURATION, WEIGHTS, local_folder
+from olivine.model.languages.registry import language_family
+from olivine.model.languages.traits import language_traits
 from olivine.model.tokenizers import check_vocabulary_rows
 from olivine.model.tokenizers import image_token as image_token
 from olivine.model.tokenizers import load_tokenizer as load_tokenizer
 from olivine.model.towers.assembly import TowerPlan, class_of, load_tower, plan_tower
-from olivine.model.vlm import VisionLanguageModel
+from olivine.model.vlm import VisionLanguageModel, stop_ids_of
 from olivine.model.weights import language_naming, load_weights
 from olivine.recipe import ModelRecipe, Source, TokenizerRecipe, VisionRecipe
 from olivine.registry import locate
-
-#: Which template a language model was instruction-tuned with, by its model type.
-TEMPLATE_OF = {"gemma": "gemma", "llama": "vicuna"}
 
 
 def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]]) -> VisionLanguageModel:
@@ -65,12 +65,15 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
     model.model.multi_modal_projector.to_empty(device="cpu")
     initialise(model.model.multi_modal_projector, recipe.connector, torch.Generator().manual_seed(seed))
     model.tie_weights()
+    if language_traits(language.config).cap is not None:
+        # Newer versions of transformers take eager mode by themselves; older ones SDPA, which leaves the cap out.
+        model.model.language_model.set_attn_implementation("eager")
 
-    template = recipe.language.template or _template_of(recipe.language.from_, language.config.model_type)
+    template = recipe.language.template or _template_of(recipe.language.from_, language.config, tokenizer)
     vlm = VisionLanguageModel(model.eval(), tokenizer, plan.transform, template, config.image_seq_length)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=list(vlm.encoder().stop_ids),
+        eos_token_id=sorted({*vlm.encoder().stop_ids, *_own_stop_ids(recipe, language)}),
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         do_sample=False,
     )
@@ -148,10 +151,7 @@ def _language_config(source: Source) -> Any:
     config = model_config(source, key)
     if getattr(config, "vision_config", None) is not None:
         config = getattr(config, "text_config", config)
-    if config.model_type not in TEMPLATE_OF:
-        raise RequestError(
-            f"{key}: a {config.model_type!r} is no known language model. Valid: {', '.join(TEMPLATE_OF)}."
-        )
+    language_family(config.model_type, key).check(config, key)
     return config
 
 
@@ -195,10 +195,18 @@ def _add_image_token(tokenizer: Any, language: Any, recipe: ModelRecipe) -> int:
     return token_id
 
 
-def _template_of(source: Source, model_type: str) -> str:
+def _template_of(source: Source, config: Any, tokenizer: Any) -> str:
     """The template that a language model knows: written beside it by Olivine, or its family's."""
     if isinstance(source, str):
         folder = local_folder(source, "model.language.from", CONFIGURATION)
         if (folder / COMPANION).is_file():
             return read_companion(folder).template
-    return TEMPLATE_OF[model_type]
+    family = language_family(config.model_type)
+    return family.template(tokenizer.get_vocab().keys(), TEMPLATES.keys(), "model.language.template")
+
+
+def _own_stop_ids(recipe: ModelRecipe, language: Any) -> list[int]:
+    """What ends a reply by the language model's own generation settings; none where its tokenizer is another."""
+    if isinstance(recipe.language.from_, dict) or recipe.language.tokenizer is not None:
+        return []
+    return stop_ids_of(language.generation_config)

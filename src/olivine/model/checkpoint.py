@@ -23,6 +23,7 @@ from olivine.model.companion import COMPANION as COMPANION
 from olivine.model.companion import Companion, read_companion, verify, write_companion
 from olivine.model.configuration import folder_config, understood
 from olivine.model.connectors.llava import image_tokens
+from olivine.model.languages.registry import language_family
 from olivine.model.processor import finish_configs, processor
 from olivine.model.tokenizers import check_vocabulary_rows, folder_tokenizer
 from olivine.model.towers.assembly import shown_features
@@ -90,6 +91,9 @@ def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
 def _load_model(folder: Path, config: Any, *, to_train: bool) -> Any:
     if getattr(config, "vision_config", None) is None or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise DataError(f"{folder}: config.json describes a {config.model_type!r}, no model of the LLaVA type.")
+    language_family(config.text_config.model_type, f"{folder}: config.json: text_config").check(
+        config.text_config, f"{folder}: config.json: text_config"
+    )
     model = load_weights(
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)],
         folder,

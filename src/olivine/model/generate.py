@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from olivine.data.images import open_image, upright_rgb
-from olivine.model.vlm import VisionLanguageModel
+from olivine.model.vlm import VisionLanguageModel, stop_ids_of
 
 
 @torch.no_grad()
@@ -49,4 +49,7 @@ def answer_one(
         max_new_tokens=max_new_tokens,
         do_sample=False,
     )
-    return vlm.decode(out[0, ids.shape[1] :].tolist()).strip()
+    tokens = out[0, ids.shape[1] :].tolist()
+    if tokens and tokens[-1] in stop_ids_of(vlm.model.generation_config):
+        tokens.pop()  # it need not be a special one, which decoding leaves out
+    return vlm.decode(tokens).strip()

@@ -18,7 +18,9 @@ from olivine.data.pieces import ChatTemplate
 from olivine.data.template import OWN, TEMPLATES
 from olivine.errors import RunError
 from olivine.model.extra_tokens import make_markers_special
+from olivine.model.languages.traits import LanguageTraits, language_traits
 from olivine.model.own_template import own_template
+from olivine.model.packed_masks import PackedMasks
 from olivine.model.pixels import normalise_on
 from olivine.model.tower_layers import hidden_state, hidden_states
 from olivine.recipe import ModuleName
@@ -121,6 +123,29 @@ class VisionLanguageModel:
             image_tokens=self.image_tokens,
         )
 
+    def stop_ids(self, encoder: TemplateEncoder) -> tuple[int, ...]:
+        """Every token that ends a reply: the template's, the tokenizer's and the generation settings' together."""
+        return tuple(sorted({*encoder.stop_ids, *stop_ids_of(self.model.generation_config)}))
+
+    @property
+    def traits(self) -> LanguageTraits:
+        """What is particular in the language model's attention and head."""
+        return language_traits(self.language.config)
+
+    def check_length(self, tokens: int) -> None:
+        """Refuse a sample of more tokens than the language model's rotary frequencies are the same for.
+
+        Raises:
+            RunError: it is too long.
+        """
+        longest = self.traits.longest
+        if longest is not None and tokens > longest:
+            raise RunError(
+                f"a sample has {tokens:,} tokens, but this {self.language.config.model_type} changes its rotary "
+                f"frequencies beyond {longest:,} (longrope), which packed sequences cannot do. Set max_length to "
+                f"{longest} at most."
+            )
+
     def patch_features(self, pixels: Tensor) -> Tensor:
         """`[images, 3, size, size]` to the tower's patch features `[images, patches, tower width]`.
 
@@ -182,6 +207,10 @@ class VisionLanguageModel:
 
     def run(self, row: PackedSequence, embedded: Tensor) -> Tensor:
         """`hidden_states` from `[1, tokens, hidden]`, which `embed` made of the row's ids and images."""
+        traits = self.traits
+        self.check_length(row.spans.longest_key)
+        # A kernel without padding needs no masks, and a compiled block no object that it does not use.
+        windowed = traits.masked(bool(row.groups))
         outputs = self.language(
             inputs_embeds=embedded,
             position_ids=row.positions[None],
@@ -189,12 +218,16 @@ class VisionLanguageModel:
             use_cache=False,
             packed_groups=row.groups,
             packed_spans=row.spans,
+            **({"packed_masks": PackedMasks(row.positions)} if windowed else {}),
         )
         states: Tensor = outputs.last_hidden_state
         return states[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """`[..., hidden]` through the head: `[..., vocabulary]`."""
+        """`[..., hidden]` through the head: `[..., vocabulary]`, as plain transformers' LLaVA gives them.
+
+        Gemma 2's final cap is not in them: it keeps their order, and the saved model has none.
+        """
         scores: Tensor = self.model.lm_head(hidden)
         return scores
 
@@ -228,6 +261,14 @@ def _check_as_many(features: int, positions: int) -> None:
             f"{features} image features for {positions} image-token positions: the model and what made its prompts "
             "disagree on how many tokens an image takes. Use the tokenizer and processor saved with the model."
         )
+
+
+def stop_ids_of(settings: Any) -> list[int]:
+    """Return the tokens that end a reply by a transformers generation configuration: none, one or several."""
+    ids = settings.eos_token_id
+    if ids is None:
+        return []
+    return [int(one) for one in ids] if isinstance(ids, list | tuple) else [int(ids)]
 
 
 def cast(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:

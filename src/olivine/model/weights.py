@@ -141,7 +141,7 @@ def load_weights(
                 config=config,
                 dtype=dtype,
                 key_mapping=dict(naming.renamed) or None,
-                attn_implementation="sdpa",
+                attn_implementation=_attention(config),
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -154,6 +154,14 @@ def load_weights(
     _check_report({**report, "unexpected_keys": _unexpected(report["unexpected_keys"], own, naming)}, where)
     _check_finite(model, where)
     return model
+
+
+def _attention(config: Any) -> str | dict[str, str]:
+    """SDPA, but for a language model with softly capped scores, which transformers computes in eager mode alone."""
+    text = getattr(config, "text_config", None)
+    if getattr(text or config, "attn_logit_softcapping", None) is None:
+        return "sdpa"
+    return "eager" if text is None else {"": "sdpa", "text_config": "eager"}
 
 
 def tensors_in(folder: Path, key: str) -> dict[str, StoredTensor]:
@@ -293,8 +301,8 @@ def _check_report(report: Mapping[str, Any], where: str) -> None:
     if other:
         differences = [f"{name} is {list(found)}, expected {list(requested)}" for name, found, requested in other]
         raise RequestError(
-            f"{where}: {len(other)} weights have another shape than config.json says ({_list(differences, '; ')}). Give the "
-            "configuration that belongs to these files."
+            f"{where}: {len(other)} weights have another shape than config.json says ({_list(differences, '; ')}). "
+            "Give the configuration that belongs to these files."
         )
     unexpected = sorted(report["unexpected_keys"])
     if unexpected:

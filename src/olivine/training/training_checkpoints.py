@@ -20,9 +20,9 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
+from olivine.distributed import Processes
 from olivine.errors import DataError, RunError
 from olivine.files import flush_to_disk, read_json, sha256_of_file, write_json
-from olivine.training.processes import Processes
 from olivine.training.staging import Staging
 
 CHECKPOINTS, MANIFEST = "resume", "point.json"
@@ -115,7 +115,7 @@ class TrainingCheckpoints:
         self.finish()
         unfinished = self._folder / f"{_UNFINISHED}-{step:08d}"
         with self._told(step):
-            if self._processes.first:
+            if self._processes.is_first:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir(parents=True)
             self._processes.wait()
@@ -152,7 +152,7 @@ class TrainingCheckpoints:
         Raises:
             RunError: it belongs to another model.
         """
-        selected = self._processes.from_first(self._newest_whole() if self._processes.first else None)
+        selected = self._processes.from_first(self._newest_whole() if self._processes.is_first else None)
         if selected is None:
             return 0
         tensors = state.tensors()
@@ -166,7 +166,8 @@ class TrainingCheckpoints:
                 load(tensors, storage_reader=reader, no_dist=not self._processes.several)
         except (CheckpointException, RuntimeError, KeyError, ValueError, OSError) as error:
             raise RunError(
-                f"{selected}: does not fit this model ({_reason(error)}). Delete {self._folder} to start the stage again."
+                f"{selected}: does not fit this model ({_reason(error)}). "
+                f"Delete {self._folder} to start the stage again."
             ) from None
         state.take(tensors)
         return int(read_json(selected / MANIFEST)["step"])
@@ -175,7 +176,7 @@ class TrainingCheckpoints:
         """Remove all points: the stage is finished, and its checkpoint written."""
         self.finish()
         self._staging.close()
-        if self._processes.first:
+        if self._processes.is_first:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _newest_whole(self) -> Path | None:
@@ -197,14 +198,14 @@ class TrainingCheckpoints:
 
     def _seal(self, unfinished: Path, step: int) -> None:
         """Checksums, then the name; then the oldest points go. The writer has come back: all shards are there."""
-        if not self._processes.first:
+        if not self._processes.is_first:
             return
         files = sorted(unfinished.glob("*.safetensors"))
         for file in files:
             flush_to_disk(file)
         manifest = {
             "step": step,
-            "processes": self._processes.world,
+            "processes": self._processes.world_size,
             "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)} for file in files},
         }
         write_json(unfinished / MANIFEST, manifest)
@@ -225,7 +226,8 @@ class TrainingCheckpoints:
             kept = [int(saved.name.rpartition("-")[2]) for saved in self._checkpoints()]
             there = f"that of step {kept[-1]} is whole" if kept else "there is no earlier one"
             raise RunError(
-                f"{self._folder}: the training checkpoint of step {step} cannot be written ({_reason(error)}); {there}. "
+                f"{self._folder}: the training checkpoint of step {step} cannot be written ({_reason(error)}); "
+                f"{there}. "
                 "Make room and run the same command to resume."
             ) from None
 
