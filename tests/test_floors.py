@@ -12,9 +12,12 @@ FLOORS = [
     {"errors"},
     {"records", "text_formats", "wording", "printable"},
     {
+        "auto_classes",
         "files",
+        "locks",
         "available_cpus",
         "accelerators",
+        "distributed",
         "registry",
         "stop",
         "streams",

@@ -29,6 +29,14 @@ class RunError(OlivineError):
     """A valid run could not be finished (exit code 1)."""
 
 
+class OtherProcessError(OlivineError):
+    """Another process of the same run failed and reports why; this one ends silently with the same exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this run failed; the first process says why")
+        self.exit_code = exit_code
+
+
 class Stopped(BaseException):  # not an error: the run was asked to stop, and did
     """A run was asked to stop before its end, has saved its state, and can be resumed (exit code 75).
 

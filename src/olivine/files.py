@@ -15,13 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from olivine.errors import DataError, OlivineError, RequestError, RunError
+from olivine.errors import DataError, OlivineError, RunError
 from olivine.text_formats import HEAD, foreign_format
-
-try:
-    import fcntl
-except ImportError:  # not on every system
-    fcntl = None  # type: ignore[assignment]
 
 #: System errors of failed writes, by number: whether the cause is lack of space.
 DISK_ERRORS = {
@@ -37,8 +32,6 @@ LONGEST_PATH = 4096
 #: Half of a surrogate pair (a text cut inside an emoji) becomes `\\udXXX`, which JSON reads back as it was.
 _LONE_SURROGATES = "backslashreplace"
 _decode = json.JSONDecoder().raw_decode
-#: The lock file in a folder that one process writes at a time.
-LOCK = ".lock"
 
 
 @contextmanager
@@ -99,34 +92,6 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{path}: is in the way and cannot be removed ({error.strerror}). Remove it by hand.") from None
-
-
-@contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Lock a folder against other processes of this machine (and of others, if the file system supports it).
-
-    The lock is released with the process, however it ends. Systems without such locks are not protected. A request that
-    fails before anything is written leaves no folder.
-
-    Raises:
-        RequestError: another process is using the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RequestError(
-                    f"{folder}: another process is at work there. Wait until it is done, or stop it."
-                ) from None
-        try:
-            yield
-        finally:
-            if [path.name for path in folder.iterdir()] == [LOCK]:
-                with suppress(OSError):  # some systems cannot delete open files
-                    (folder / LOCK).unlink()
-                    folder.rmdir()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 
 from olivine.errors import RequestError, unknown_name
 from olivine.field_identity import IdentifiedSection, another_output, same_bits, same_mathematics
+from olivine.registry import offered
 from olivine.schema_mistakes import explain, types_of
 from olivine.strict_yaml import parse_yaml, read_yaml
 
@@ -21,7 +22,11 @@ RECIPE, PROVENANCE, STEP = "recipe.yaml", "provenance.json", "step.json"
 
 ModuleName = Literal["vision", "connector", "language"]
 ImageFit = Literal["pad", "crop", "squash", "letterbox"]
-TemplateName = Literal["gemma", "vicuna", "plain"]
+Resample = Literal["bicubic", "bilinear"]
+Registers = Literal["keep", "drop"]
+#: A stage's: those by name. The tokenizer's own is the model's, or none.
+StageTemplateName = Literal["gemma", "vicuna", "plain", "chatml", "llama3", "phi3", "prismatic-base"]
+TemplateName = Literal[StageTemplateName, "chat"]
 OnError = Literal["stop", "skip"]
 #: A local folder, a hub id, or a `transformers` configuration (with `model_type`) for a random start.
 Source = str | dict[str, Any]
@@ -44,16 +49,47 @@ class _Section(IdentifiedSection):
 
 
 class VisionRecipe(_Section):
-    """The vision tower. `layer` indexes `hidden_states`; -2 is LLaVA's choice (before the last block)."""
+    """The vision tower, or several whose features are joined channel by channel (`fused`)."""
 
-    from_: Annotated[Source, Field(alias="from"), another_output("the tower's weights")]
-    layer: Annotated[int, another_output("which features the tower gives")] = -2
+    from_: Annotated[Source | None, Field(alias="from"), another_output("the tower's weights")] = None
+    #: Towers in place of `from`, whose patches lie on one grid (Prismatic, arXiv:2402.07865). The first one's mean and
+    #: standard deviation normalise images; what the others expect is computed from that.
+    fused: Annotated[
+        Annotated[tuple[Source, ...], Field(min_length=2, max_length=4)] | None, another_output("the towers' weights")
+    ] = None
+    #: Indexes `hidden_states`; -2 is LLaVA's choice (before the last block). Of several, features are joined.
+    layer: Annotated[
+        int | Annotated[tuple[int, ...], Field(min_length=1)], another_output("which features the tower gives")
+    ] = -2
+    #: Whether register tokens are image tokens; None keeps those of one tower and drops those of fused ones.
+    registers: Annotated[Registers | None, another_output("which features the tower gives")] = None
     image_fit: Annotated[ImageFit, another_output("what the tower sees of an image")] = "pad"
     #: Side of the square fed to the tower, in pixels; None takes the tower's own (DINOv2: 224 as its processor has).
+    #: Learnt position embeddings of another size are resampled (bicubic), and saved so.
     image_size: Annotated[Annotated[int, Field(gt=0)] | None, another_output("what the tower sees of an image")] = None
+    #: Filter that resizes images; None takes it from the tower's preprocessor file.
+    resample: Annotated[Resample | None, another_output("the pixels' values")] = None
     #: Channel means and standard deviations in [0, 1]; None takes them from the tower's preprocessor file.
     mean: Annotated[tuple[float, float, float] | None, another_output("the pixels' values")] = None
     std: Annotated[tuple[float, float, float] | None, another_output("the pixels' values")] = None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where the towers come from: one, or those that are fused."""
+        if self.fused is not None:
+            return self.fused
+        assert self.from_ is not None, "checked when it was read"
+        return (self.from_,)
+
+    @model_validator(mode="after")
+    def _one_or_fused(self) -> "VisionRecipe":
+        if (self.from_ is None) == (self.fused is None):
+            raise ValueError("expected from (one tower) or fused (several), and not both")
+        if self.fused is not None and self.registers == "keep":
+            raise ValueError("registers: the patches of fused towers lie on one grid, where registers have no place")
+        if self.fused is not None and (self.mean is not None or self.std is not None):
+            raise ValueError("mean and std: each of the fused towers has its own; they cannot be set for all")
+        return self
 
 
 class TokenizerRecipe(_Section):
@@ -68,17 +104,73 @@ class LanguageRecipe(_Section):
     from_: Annotated[Source, Field(alias="from"), another_output("the language model's first weights")]
     #: None takes the tokenizer that lies beside the model; a mapping trains one.
     tokenizer: Annotated[str | TokenizerRecipe | None, another_output("the tokens of every text")] = None
-    #: None follows the model type: gemma -> gemma, llama -> vicuna.
+    #: None follows the model type: gemma -> gemma, llama -> vicuna. "chat" is the tokenizer's own.
     template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
 
 
-class ConnectorRecipe(_Section):
-    """The projector from tower width to language-model width: `depth` linear layers with activations between."""
+#: Entry points of this group are named by the kind of connector that they offer.
+CONNECTOR_GROUP = "olivine.connectors"
+#: The package's own kinds of connectors, with the keys that each has and their defaults.
+CONNECTORS: dict[str, dict[str, Any]] = {
+    "mlp": {"depth": 2, "activation": "gelu"},
+    "linear": {},
+    "pixel-shuffle": {"factor": 2, "depth": 1, "activation": "gelu"},
+    "pool": {"factor": 2},
+    "resampler": {"queries": 64},
+}
+_CONNECTOR_KEYS = ("depth", "activation", "factor", "queries")
 
-    kind: Annotated[Literal["mlp"], another_output("the connector")] = "mlp"
-    depth: Annotated[int, Field(ge=1, le=8), another_output("the connector")] = 2
+
+class ConnectorRecipe(_Section):
+    """The connector (LLaVA: projector) from tower width to language-model width. A key that its kind lacks is refused.
+
+    "mlp": `depth` linear layers with activations between. "linear": one. "pixel-shuffle": `factor` x `factor` patches
+    joined into one token, then an MLP (Idefics3). "pool": as many averaged, a norm, one linear layer (Gemma 3).
+    "resampler": `queries` learnt vectors that read the image by cross-attention. Other kinds come from packages that
+    offer them under the entry-point group `olivine.connectors`.
+    """
+
+    kind: Annotated[str, another_output("the connector")] = "mlp"
+    #: Linear layers (mlp: 2, pixel-shuffle: 1 where nothing is said).
+    depth: Annotated[Annotated[int, Field(ge=1, le=8)] | None, another_output("the connector")] = None
     #: A name from transformers' activations; "gelu" is the exact one that LLaVA trains with.
-    activation: Annotated[str, another_output("the connector")] = "gelu"
+    activation: Annotated[str | None, another_output("the connector")] = None
+    #: How many patches along each side become one token (2 where nothing is said).
+    factor: Annotated[Annotated[int, Field(ge=1, le=64)] | None, another_output("the connector")] = None
+    #: Image tokens of a resampler (64 where nothing is said).
+    queries: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, another_output("the connector")] = None
+    #: What a kind from another package is given besides.
+    options: Annotated[dict[str, Any] | None, another_output("the connector")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("kind", "mlp"), str):
+            return values
+        defaults = CONNECTORS.get(values.get("kind", "mlp"), {})
+        return values | {key: value for key, value in defaults.items() if values.get(key) is None}
+
+    @model_validator(mode="after")
+    def _keys_of_the_kind(self) -> "ConnectorRecipe":
+        if self.kind not in CONNECTORS:
+            if self.kind not in offered(CONNECTOR_GROUP):
+                raise ValueError(f"kind: {unknown_name(self.kind, (*CONNECTORS, *offered(CONNECTOR_GROUP)))}")
+            return self
+        own = CONNECTORS[self.kind]
+        for key in (*_CONNECTOR_KEYS, "options"):
+            if key not in own and getattr(self, key) is not None:
+                has = ", ".join(own) or "none"
+                raise ValueError(
+                    f"{key}: a connector of kind {self.kind!r} has no such key (its keys: {has}). To change the kind "
+                    f"of a base recipe's connector, set the whole section: model.connector={{kind: {self.kind}}}"
+                )
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options of the kind, all of them stated."""
+        stated = {key: getattr(self, key) for key in _CONNECTOR_KEYS if getattr(self, key) is not None}
+        return stated | (self.options or {})
 
 
 class ModelRecipe(_Section):
@@ -161,7 +253,7 @@ class StageRecipe(_Section):
     #: own first stage.
     objective: Annotated[Literal["language", "contrastive"], another_output("the loss")] = "language"
     #: None keeps the language model's template; LLaVA-1.5 aligns with "plain".
-    template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
+    template: Annotated[StageTemplateName | None, another_output("the text around every turn")] = None
     image_fit: Annotated[ImageFit | None, another_output("what the tower sees of an image")] = None
     #: Samples (items of the data source) per optimiser step, over all devices.
     batch: Annotated[int, Field(gt=0), another_output("which samples make a step")]

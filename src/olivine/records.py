@@ -15,6 +15,7 @@ Control = Literal["blind", "shuffled"]
 class Role(StrEnum):
     """The speaker of a turn."""
 
+    SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
 
@@ -27,7 +28,7 @@ class Turn:
     text: str
 
 
-#: User and assistant in strict alternation, the user first.
+#: User and assistant in strict alternation, the user first; a system turn may stand before them.
 Conversation = tuple[Turn, ...]
 
 

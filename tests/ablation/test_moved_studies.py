@@ -9,7 +9,7 @@ import yaml
 from studies import write_study
 
 from olivine.ablation import launch_processes
-from olivine.files import exclusive_lock
+from olivine.locks import exclusive_lock
 from olivine.training import stage as stage_module
 
 AXES = {"align": {"yes": {}, "no": {"stages.align.skip": True}}}

@@ -71,7 +71,7 @@ REFUSED = {
     "another image key": ({"image_path": "a.png", "conversations": PLAIN}, "unread input", "blind to it"),
     "system key": ({"system": "One word.", "conversations": PLAIN}, "system turn", "in front of the first question"),
     "tools": ({"tools": "[...]", "conversations": PLAIN}, "system turn", "'tools' is not read"),
-    "system turn": ({"conversations": [{"from": "system", "value": "x"}, *PLAIN]}, "system turn", "turn 1"),
+    "late system turn": ({"conversations": [*PLAIN, {"from": "system", "value": "x"}]}, "system turn", "turn 3"),
     "tool turn": ({"conversations": [*PLAIN, {"from": "tool", "value": "x"}]}, "unknown role", "turn 3"),
     "a turn not to learn": (
         {"conversations": [PLAIN[0], {**PLAIN[1], "weight": 0}]},

@@ -201,7 +201,7 @@ def test_shares_keep_images_together_and_are_about_equal():
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from olivine.evaluation.answering_processes import joined
+from olivine.distributed import init_distributed
 from olivine.evaluation.run import evaluate
 from olivine.model.checkpoint import load
 sys.path.insert(0, {tests!r})
@@ -212,7 +212,7 @@ def die(done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 folder = Path({folder!r})
-with joined() as processes:
+with init_distributed() as processes:
     evaluate(load(folder / "checkpoint"), folder / "checkpoint", evaluation(folder, Path({target!r})), die, processes)
 """
 

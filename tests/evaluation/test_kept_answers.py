@@ -215,7 +215,7 @@ def test_no_reader_lets_a_wrong_kind_out_as_a_stack_trace(tmp_path, benchmark, k
 
 @pytest.mark.skipif(os.name == "nt", reason="locks of one system")
 def test_two_evaluations_on_one_folder_are_refused_at_the_start(run, made, tmp_path, monkeypatch):
-    from olivine.files import exclusive_lock
+    from olivine.locks import exclusive_lock
 
     _, folder = made
     monkeypatch.setattr("olivine.model.checkpoint.load", lambda *_: pytest.fail("loaded a model first"))

@@ -5,8 +5,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from olivine.distributed import Processes
 from olivine.errors import RunError
-from olivine.training.processes import Processes
 from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState
 
 

@@ -5,9 +5,9 @@ import torch
 from tiny_runs import QUIET
 from torch.distributed.checkpoint.staging import StagingOptions
 
+from olivine.distributed import Processes
 from olivine.training import staging
 from olivine.training import training_checkpoints as resume
-from olivine.training.processes import Processes
 from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState
 
 

@@ -16,11 +16,12 @@ from rich.console import Console
 from tiny_runs import QUIET, interrupt_at, make_recipe, same, weights
 
 from olivine.data.batches import SampleOrder
+from olivine.distributed import Processes
 from olivine.errors import RequestError, RunError, Stopped
-from olivine.files import exclusive_lock, keep_json_lines, read_json, read_json_lines, write_text
+from olivine.files import keep_json_lines, read_json, read_json_lines, write_text
+from olivine.locks import exclusive_lock
 from olivine.recipe import Recipe
 from olivine.training.loss_spikes import FEWEST, LossSpikeDetector
-from olivine.training.processes import Processes
 from olivine.training.run import train
 from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState, find_corruption
 

@@ -9,13 +9,13 @@ import torch
 from test_resume import KilledError, die, killed_run, recipe_of
 from tiny_runs import QUIET, interrupt_at, make_recipe, same, weights
 
+from olivine.distributed import Processes
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import read_json, read_json_lines
 from olivine.recipe import from_values, load
 from olivine.stop import StopSignal
 from olivine.training import engine
 from olivine.training.out_of_memory import is_out_of_memory
-from olivine.training.processes import Processes
 from olivine.training.recipe_data import RecipeData
 from olivine.training.run import find_checkpoint, train, train_stage
 

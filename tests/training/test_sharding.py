@@ -10,12 +10,12 @@ import torch
 from tiny_runs import QUIET, make_recipe, same, weights
 
 from olivine.data.packing import balance, distribute
+from olivine.distributed import Processes
 from olivine.errors import RequestError
 from olivine.files import read_json_lines, write_text
 from olivine.model import checkpoint
 from olivine.recipe import ShardingRecipe, load
 from olivine.training import stage as stage_module
-from olivine.training.processes import Processes
 from olivine.training.run import train
 from olivine.training.sharding import make_mesh
 
@@ -30,11 +30,11 @@ from rich.console import Console
 from olivine.errors import Stopped
 from olivine.recipe import load
 from olivine.training import run, stage as stage_module
-from olivine.training.processes import joined
+from olivine.distributed import init_distributed
 from olivine.training.run import train
 
 @contextmanager
-def joined_already():
+def already_met():
     yield processes
 
 original = stage_module.Stage._step
@@ -45,8 +45,8 @@ def taken(self, number, batch, waited, log):
     return original(self, number, batch, waited, log)
 
 stage_module.Stage._step = taken
-with joined() as processes:  # once: a process that parted from the others cannot meet them again under torchrun
-    run.joined = joined_already
+with init_distributed() as processes:  # once: a process that left the others cannot meet them again
+    run.init_distributed = already_met
     for argument in sys.argv[1:]:
         path, _, stop_at = argument.partition("@")
         stage_module.Stage.stop_at = int(stop_at) if stop_at else None

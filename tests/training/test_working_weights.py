@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from olivine.data.encoding import Example, Tokens
 from olivine.data.packing import pack
+from olivine.distributed import Processes
 from olivine.files import read_json_lines
 from olivine.model import loss as loss_module
 from olivine.model.attention import packed
@@ -18,7 +19,6 @@ from olivine.model.loss import labelled_loss
 from olivine.records import Sample
 from olivine.testing import tiny_vlm
 from olivine.training import stage as stage_module
-from olivine.training.processes import Processes
 from olivine.training.run import train
 from olivine.training.trained_weights import TRAINED
 from olivine.training.working_weights import WorkingWeights, keeps_working_weights
@@ -219,4 +219,4 @@ def test_where_they_are_kept(monkeypatch):
     monkeypatch.setattr(Processes, "device", torch.device("cuda"))
     assert keeps_working_weights("bf16", Processes())
     assert not keeps_working_weights("fp32", Processes())
-    assert not keeps_working_weights("bf16", Processes(rank=0, world=2))
+    assert not keeps_working_weights("bf16", Processes(rank=0, world_size=2))

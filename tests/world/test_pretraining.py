@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GemmaFo
 from olivine.data.packing import pack
 from olivine.errors import RequestError, RunError
 from olivine.files import read_json, read_json_lines, sha256_of_file, write_json
-from olivine.model.build import STATISTICS
+from olivine.model.towers.clip import Clip
 from olivine.records import Sample
 from olivine.world.backbones import BACKBONES, locate, shipped
 from olivine.world.conversations import conversation
@@ -385,7 +385,7 @@ def test_shipped_backbones_are_ordinary_folders(name):
 
 def test_the_shipped_clip_shows_kinds_and_colours():
     tower = AutoModel.from_pretrained(shipped() / "tiny-clip").eval()
-    found = probe(lambda images: patches_of(tower, as_pixels(images, STATISTICS["clip_vision_model"])), 0, 400, 100)
+    found = probe(lambda images: patches_of(tower, as_pixels(images, Clip.statistics)), 0, 400, 100)
     assert found["of_patches"]["kind"] > 95
     assert found["of_their_mean"]["kind"] > 90
     assert found["of_their_mean"]["colour"] > 97

@@ -47,7 +47,7 @@ def cacheable(recipe: Recipe, stage: StageRecipe) -> bool:
     """Whether a stage shows its model what a pretrained tower, never trained, makes of images as they are."""
     before = [s for s in recipe.stages[: recipe.stages.index(stage)] if not s.skip]
     return (
-        isinstance(recipe.model.vision.from_, str)
+        all(isinstance(source, str) for source in recipe.model.vision.sources)
         and stage.objective == "language"
         and not any("vision" in s.train for s in (*before, stage))
         and recipe.data[stage.data].augment == AugmentRecipe()
@@ -66,7 +66,7 @@ def estimate_benefit(
 
     Args:
         trainings: those stages, each with its recipe.
-        keep: what the study asks for; `auto` keeps what saves at least `WORTH` and takes at most `limit` bytes.
+        keep: what the study asks for; `auto` keeps what saves at least `BENEFIT_FACTOR` and takes at most `limit` bytes.
         decided: what was decided before, by key.
     """
     try:
@@ -77,9 +77,8 @@ def estimate_benefit(
     kept = decided.get(key, pays) if keep == "auto" else keep == "always"
     recipe, stage = trainings[0]
     fit = stage.image_fit or recipe.model.vision.image_fit
-    return CacheBenefit(
-        key, f"{recipe.model.vision.from_} over {stage.data}, {fit}", len(trainings), disk_bytes, saved, kept
-    )
+    towers = " + ".join(str(source) for source in recipe.model.vision.sources)
+    return CacheBenefit(key, f"{towers} over {stage.data}, {fit}", len(trainings), disk_bytes, saved, kept)
 
 
 def decisions(directory: Path) -> dict[str, bool]:
@@ -117,7 +116,7 @@ def _disk_bytes(recipe: Recipe, stage: StageRecipe) -> float:
     """Bytes of the features of all images, every sample's taken for another one."""
     shape, lengths = model_size(recipe.model), lengths_of(recipe, stage)
     width = 2 if recipe.optimizer.precision == "bf16" else 4
-    return lengths.samples * lengths.images * shape.patches * shape.tower_width * width
+    return lengths.samples * lengths.images * shape.features * shape.feature_width * width
 
 
 def _saved(trainings: Sequence[tuple[Recipe, StageRecipe]]) -> float:

@@ -54,7 +54,7 @@ class Outcome:
 
     @property
     def column(self) -> str:
-        """The same with its cluster, as tables head their columns."""
+        """The same with its unit, as tables head their columns."""
         return f"{self.name}, {self.measure.unit}"
 
 
@@ -229,7 +229,7 @@ def results_csv(results: Results) -> str:
 
 def effects_csv(results: Results) -> str:
     """Every effect on every shown metric, one a row, in the units of the reports."""
-    head = ["benchmark", "metric", "cluster", "effect_of", "order", "effect", "low", "high", "low_questions"]
+    head = ["benchmark", "metric", "unit", "effect_of", "order", "effect", "low", "high", "low_questions"]
     head += [
         "high_questions",
         "se_questions",

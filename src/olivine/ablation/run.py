@@ -18,7 +18,8 @@ from olivine.ablation.report import write_report
 from olivine.ablation.results import collect
 from olivine.ablation.study import BASE, STEPS, STUDY, Study, is_kept, load_study
 from olivine.errors import RequestError
-from olivine.files import exclusive_lock, full_disk_reported, write_text
+from olivine.files import full_disk_reported, write_text
+from olivine.locks import exclusive_lock
 from olivine.recipe import read_values
 
 

@@ -34,6 +34,10 @@ _ONCE_COUNTED: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("stage", StageRecipe, "validate_every"),
     ("optimizer", OptimizerRecipe, "checkpoint_activations"),
 )
+#: Fields that have been renamed, with the names under which they count: a new name makes no other step.
+_FIRST_NAMES = {"sequence_tokens": "row_tokens"}
+#: Keys of the model section that came later: where they say nothing, steps keep the names that they had without.
+_LATER = {"vision": ("fused", "registers", "resample"), "connector": ("factor", "queries", "options")}
 
 
 def feature_identity(recipe: Recipe, stage: StageRecipe, prints: Fingerprints) -> dict[str, Any]:
@@ -65,6 +69,7 @@ def stage_identity(
     values = {key: value for key, value in values.items() if key not in _NAMED_APART + _OF_SEVERAL_PROCESSES}
     own = without_overruled(decisive(stage))
     del own["skip"]  # a stage that is skipped is no step
+    own |= {first: own.pop(name) for name, first in _FIRST_NAMES.items() if name in own}
     identity = {
         "format": FORMAT,
         "kind": "stage",
@@ -130,9 +135,20 @@ def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
     """The model section, with the content of local folders in place of their paths."""
     values = decisive(model)
     for section, key in (("vision", "from"), ("language", "from"), ("language", "tokenizer")):
-        source = values[section][key]
-        if isinstance(source, str):
-            source = locate(source)
-        if isinstance(source, str) and (source.startswith((".", "/", "~")) or Path(source).is_dir()):
-            values[section][key] = prints.of(Path(source).expanduser())
+        values[section][key] = _of_content(values[section][key], prints)
+    for section, names in _LATER.items():
+        for name in names:
+            if values[section][name] is None:
+                del values[section][name]
+    if "fused" in values["vision"]:
+        values["vision"]["fused"] = [_of_content(source, prints) for source in values["vision"]["fused"]]
     return values
+
+
+def _of_content(source: Any, prints: Fingerprints) -> Any:
+    """A local folder's content in place of its path; any other source as it is."""
+    if not isinstance(source, str):
+        return source
+    folder = locate(source)
+    local = folder.startswith((".", "/", "~")) or Path(folder).is_dir()
+    return prints.of(Path(folder).expanduser()) if local else source

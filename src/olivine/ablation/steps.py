@@ -16,7 +16,8 @@ from olivine.ablation.plan import EvaluateStep, FeatureStep, StageStep, Step
 from olivine.data.features import FeatureTable
 from olivine.errors import RunError
 from olivine.evaluation.run import Evaluation, evaluate
-from olivine.files import exclusive_lock, full_disk_reported, write_json
+from olivine.files import full_disk_reported, write_json
+from olivine.locks import exclusive_lock
 from olivine.model.checkpoint import load
 from olivine.model.vlm import VisionLanguageModel
 from olivine.training.features import compute_features

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from olivine.ablation.plan import Plan
 from olivine.ablation.study import STEPS
-from olivine.files import exclusive_lock
+from olivine.locks import exclusive_lock
 
 
 @dataclass(frozen=True, slots=True)

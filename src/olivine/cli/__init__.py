@@ -14,11 +14,13 @@ from rich.text import Text
 
 from olivine import __version__
 from olivine.accelerators import choose_allocator
+from olivine.auto_classes import withdraw
 from olivine.available_cpus import limit_threads
 from olivine.cli import data, evaluation, housekeeping, last_resort, studies, world
 from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, say
-from olivine.errors import OlivineError, Stopped
+from olivine.distributed import is_first_process
+from olivine.errors import OtherProcessError, OlivineError, Stopped
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr, release
 
@@ -43,6 +45,7 @@ _RESUMABLE = {"train", "evaluate", "ablate", "demo"}
 def main() -> None:
     """Run the command line; a user's mistake is one message, without a stack trace."""
     guard_stderr()
+    withdraw()
     code = _exit_code()
     if not release(sys.stdout) and code == 0:
         log.print("error: standard output could not be written to its end", markup=False, highlight=False)
@@ -57,9 +60,11 @@ def _exit_code() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Stopped as stop:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             log.print(str(stop), markup=False, highlight=False)
         return stop.exit_code
+    except OtherProcessError as error:
+        return error.exit_code
     except OlivineError as error:
         log.print(Text("error:", "red"), str(error), highlight=False)
         return error.exit_code

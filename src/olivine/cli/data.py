@@ -121,13 +121,16 @@ def _transform(size: int, fit: str) -> Any:
 
 def _encoder(tokenizer: str | None, template: str, image_tokens: int) -> Any:
     from olivine.data.encoding import TemplateEncoder
-    from olivine.data.template import TEMPLATES
+    from olivine.data.template import OWN, TEMPLATE_NAMES, TEMPLATES
     from olivine.data.vocabulary import byte_tokenizer
     from olivine.model.build import image_token, load_tokenizer
+    from olivine.model.extra_tokens import make_markers_special
+    from olivine.model.own_template import own_template
 
-    if template not in TEMPLATES:
-        raise RequestError(f"--template {template!r}: unknown. Valid: {', '.join(TEMPLATES)}.")
-    selected = byte_tokenizer() if tokenizer is None else load_tokenizer(tokenizer, "--tokenizer")
-    return TemplateEncoder(
-        TEMPLATES[template], selected, image_token_id=image_token(selected), image_tokens=image_tokens
-    )
+    if template not in TEMPLATE_NAMES:
+        raise RequestError(f"--template {template!r}: unknown. Valid: {', '.join(TEMPLATE_NAMES)}.")
+    chosen = byte_tokenizer() if tokenizer is None else load_tokenizer(tokenizer, "--tokenizer")
+    token_id = image_token(chosen)
+    written = own_template(chosen) if template == OWN else TEMPLATES[template]
+    make_markers_special(chosen, written)
+    return TemplateEncoder(written, chosen, image_token_id=token_id, image_tokens=image_tokens)

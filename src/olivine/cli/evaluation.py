@@ -5,9 +5,9 @@ Answering and scoring themselves are in `evaluation`.
 
 import errno
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +15,13 @@ import typer
 
 from olivine.cli.once import OnceCommand, OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, metrics_line, selected_device
+from olivine.distributed import init_distributed, is_first_process
 from olivine.errors import RequestError, RunError
-from olivine.files import exclusive_lock
+from olivine.locks import exclusive_lock
 
 app = OnceTyper()
+#: Shares of questions take unequal time; torchrun itself ends the others when one process dies.
+_LONGEST_WAIT = timedelta(days=30)
 #: Errors of the system that mean: nothing can be written there.
 _UNWRITABLE = {
     errno.ENOSPC,
@@ -74,7 +77,6 @@ def evaluate(
     Example: olivine evaluate runs/easy-vqa --benchmarks exact-match --data data/easy-vqa
     """
     from olivine.evaluation import benchmarks as known
-    from olivine.evaluation.answering_processes import init_distributed
     from olivine.evaluation.run import Evaluation
     from olivine.evaluation.run import evaluate as run
     from olivine.model.checkpoint import load
@@ -94,22 +96,22 @@ def evaluate(
     targets = [base / (benchmark.name + (f"-{control}" if control else "")) for benchmark in made]
     summaries = []
     with ExitStack() as stack:
-        if os.environ.get("RANK", "0") == "0":  # before the expense of loading the model
+        if is_first_process():  # before the expense of loading the model
             for target in dict.fromkeys(targets):
                 stack.enter_context(writable(target))
                 stack.enter_context(exclusive_lock(target))
         vlm = load(folder)
         vlm.model.to(selected_device())
-        processes = stack.enter_context(init_distributed())
+        processes = stack.enter_context(init_distributed(timeout=_LONGEST_WAIT, gpu_tensors=False))
         for benchmark, target in zip(made, targets, strict=True):
             position = data / benchmark.name if (data / benchmark.name).is_dir() else data
             requested = Evaluation(benchmark, position, images, target, str(folder), control, prompt, variant, replace)
-            with Bar(benchmark.name, shown=processes.rank == 0) as bar:
+            with Bar(benchmark.name, shown=processes.is_first) as bar:
                 score = run(vlm, folder, requested, bar, processes)
             summaries.append(score.summary())
-            if processes.rank == 0:
+            if processes.is_first:
                 log.print(f"{benchmark.name}: {metrics_line(score.metrics)} -> {target}", highlight=False)
-        if as_json and processes.rank == 0:
+        if as_json and processes.is_first:
             echo(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
 
 

@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from olivine.console import PlainConsole
+from olivine.distributed import is_first_process
 from olivine.errors import RunError
 from olivine.printable import printable
 
@@ -50,9 +51,7 @@ class Bar:
 
 def say(text: str) -> None:
     """A last line, once for all processes of a run."""
-    from olivine.training.processes import is_first
-
-    if is_first():
+    if is_first_process():
         log.print(text, markup=False, highlight=False)
 
 

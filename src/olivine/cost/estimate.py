@@ -5,7 +5,7 @@ Only configurations are downloaded, and nothing is written.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -15,6 +15,8 @@ from olivine.data.llava_json import ItemError
 from olivine.data.sources import Skipped, read_samples
 from olivine.errors import DataError, RequestError, unknown_name
 from olivine.model.activation_memory import saved_bytes_per_token
+from olivine.model.languages.registry import family_of
+from olivine.model.languages.traits import language_traits
 from olivine.model.loss import logit_rows_at_once
 from olivine.model.size import ModelSize, model_size
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
@@ -166,7 +168,10 @@ def _trained(shape: ModelSize, stage: StageRecipe) -> dict[str, int]:
     """Return the parameters that a stage trains, by module; under LoRA the adapters stand for the language model."""
     sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
     if stage.lora:
-        sizes["language"] = stage.lora.rank * sum(shape.linear.get(name, 0) for name in stage.lora.targets)
+        sizes["language"] = stage.lora.rank * sum(
+            shape.linear.get(name, 0)
+            for name in family_of(shape.config).linear_layers(stage.lora.targets, shape.linear)
+        )
     return {name: size for name, size in sizes.items() if name in stage.train}
 
 
@@ -214,16 +219,22 @@ def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: L
     if stage.objective == "contrastive":
         return tower
     connector = 2 * shape.connector * patches * (3 if {"vision", "connector"} & set(stage.train) else 1)
-    attention = 2 * 2 * shape.heads * shape.head_dim * lengths.tokens**2 / 2 * shape.layers
+    attention = 2 * 2 * shape.heads * shape.head_dim * _seen(lengths.tokens, language_traits(shape.config).windows)
     passes = 1 + 1 + (language_trains and not stage.lora) + recipe.optimizer.checkpoint_activations
     blocks = 2 * shape.blocks * lengths.tokens * passes
     head = 2 * shape.table * lengths.labels * (2 + (language_trains and not stage.lora))
     return tower + connector + blocks + attention * (3.5 + recipe.optimizer.checkpoint_activations) + head
 
 
+def _seen(tokens: float, windows: Sequence[int | None]) -> float:
+    """Return the number of (query, visible key) pairs in a sample of this many tokens, over all layers."""
+    full = tokens**2 / 2
+    return sum(full if window is None or window >= tokens else full - (tokens - window) ** 2 / 2 for window in windows)
+
+
 def tower_operations(shape: ModelSize, lengths: Lengths) -> float:
     """Return the operations of one sample's images through the tower, forward pass only."""
-    return 2 * shape.tower * (shape.patches + 1) * lengths.images
+    return 2 * shape.tower * shape.tower_tokens * lengths.images
 
 
 def _memory(
@@ -257,7 +268,7 @@ def _memory(
         # Not yet summed over processes: those of the whole model wait for the last packed sequence.
         parts["gradients"] += 4 * shape.language
     if stage.objective == "contrastive":
-        tower_tokens = stage.batch * (shape.patches + 1)
+        tower_tokens = stage.batch * shape.tower_tokens
         parts["activations"] = tower_tokens * shape.tower_width * shape.tower_layers * (34 if bf16 else 60)
         parts["logits"], parts["buffers"] = 4.0 * stage.batch**2, _RESERVED
         return parts
@@ -269,8 +280,9 @@ def _memory(
         parts["activations"] = sequence * shape.layers * block
     images = max(1.0, stage.batch * lengths.images / count)
     tower_bytes = 2 if bf16 else 4
-    patch_bytes = shape.patches * shape.tower_width * tower_bytes
-    parts["images"] = images * patch_bytes + min(images, _TOWER_CHUNK) * patch_bytes * (shape.tower_layers + 1)
+    kept_bytes = shape.features * shape.feature_width * tower_bytes
+    inside_bytes = shape.features * shape.tower_width * tower_bytes * (shape.tower_layers + 1)
+    parts["images"] = images * kept_bytes + min(images, _TOWER_CHUNK) * inside_bytes
     labels = sequence * lengths.labels / max(lengths.tokens, 1)
     at_once = logit_rows_at_once(shape.vocabulary, on_gpu=device.name != "cpu")
     # Logits in the weights' type and in fp32, their log-softmax, and the gradients of both.

@@ -21,6 +21,7 @@ from olivine.data.image_record import SourceRecord
 from olivine.data.images import ImageTransform, augmented
 from olivine.data.llava_json import ItemError
 from olivine.data.packing import PackedSequence, SequenceLayout, distribute, pack
+from olivine.data.pieces import without_system
 from olivine.data.sources import check_example, open_sample_image
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
@@ -205,7 +206,7 @@ class BatchMaker:
         first_of: dict[str, str] = {}
         for _, example in local:
             if example.sample.image in images:
-                first_of.setdefault(example.sample.image, example.sample.conversation[1].text)
+                first_of.setdefault(example.sample.image, without_system(example.sample.conversation)[1][1].text)
         return Batch(
             sequences=tuple(sequences),
             pixels=self._stacked_pixels(images),

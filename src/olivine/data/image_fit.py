@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from olivine.data.image_modes import upright_rgb
-from olivine.recipe import AugmentRecipe, ImageFit
+from olivine.recipe import AugmentRecipe, ImageFit, Resample
 
 #: A canvas of this many pixels (256 MB) is made for any image, a larger one only in proportion to the image.
 _CANVAS_PIXELS = 2**26
 _CANVAS_PER_PIXEL = 4
-#: The radius of Pillow's bicubic filter, in pixels of the smaller of input and output.
-_BICUBIC_REACH = 2
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+#: The radius of the widest of Pillow's filters above, in pixels of the smaller of input and output.
+_REACH = 2
 #: transformers' rescaling of 8-bit values, with its rounding.
 _SCALED = (np.arange(256) * (1 / 255)).astype(np.float32)
 
@@ -33,12 +34,14 @@ class ImageTransform:
             the shorter side (CLIP's own, LLaVA's stage 1); "squash" both sides to the square (Prismatic's naive
             resize); "letterbox": resize the longer side to fit, then centre on the mean colour.
         mean, std: per channel, in [0, 1].
+        resample: the filter that resizes.
     """
 
     size: int
     fit: ImageFit
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resample: Resample = "bicubic"
 
     def with_fit(self, fit: ImageFit | None) -> "ImageTransform":
         """Return the same transform with another fit; None keeps it."""
@@ -72,22 +75,23 @@ class ImageTransform:
         """
         if image.mode != "RGB":
             image = upright_rgb(image)
+        filtered = _FILTERS[self.resample]
         if self.fit == "squash":
-            return image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+            return image.resize((self.size, self.size), filtered)
         if self.fit == "crop":
-            return _crop(image, self.size)
+            return _crop(image, self.size, filtered)
         if self.fit == "letterbox":
             scale = self.size / max(image.size)
             inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            return _centred(image.resize(inner, Image.Resampling.BICUBIC), (self.size, self.size), self._background)
-        return _pad(image, self.size, self._background)
+            return _centred(image.resize(inner, filtered), (self.size, self.size), self._background)
+        return _pad(image, self.size, self._background, filtered)
 
     @property
     def _background(self) -> tuple[int, int, int]:
         return (int(self.mean[0] * 255), int(self.mean[1] * 255), int(self.mean[2] * 255))
 
 
-def _pad(image: Image.Image, side: int, background: tuple[int, int, int]) -> Image.Image:
+def _pad(image: Image.Image, side: int, background: tuple[int, int, int], filtered: Image.Resampling) -> Image.Image:
     """Centre on a square of the background, then resize to `side`.
 
     A canvas out of proportion is not made: Pillow resizes along the width and then along the height, and so does this,
@@ -97,15 +101,15 @@ def _pad(image: Image.Image, side: int, background: tuple[int, int, int]) -> Ima
     width, height = image.size
     longer = max(width, height)
     if _in_proportion(longer * longer, image):
-        return _centred(image, (longer, longer), background).resize((side, side), Image.Resampling.BICUBIC)
+        return _centred(image, (longer, longer), background).resize((side, side), filtered)
     if width > height:
-        narrow = image.resize((side, height), Image.Resampling.BICUBIC)
-        return _centred(narrow, (side, longer), background).resize((side, side), Image.Resampling.BICUBIC)
-    low = image.resize((width, side), Image.Resampling.BICUBIC)
-    return _centred(low, (longer, side), background).resize((side, side), Image.Resampling.BICUBIC)
+        narrow = image.resize((side, height), filtered)
+        return _centred(narrow, (side, longer), background).resize((side, side), filtered)
+    low = image.resize((width, side), filtered)
+    return _centred(low, (longer, side), background).resize((side, side), filtered)
 
 
-def _crop(image: Image.Image, side: int) -> Image.Image:
+def _crop(image: Image.Image, side: int, filtered: Image.Resampling) -> Image.Image:
     """Resize the shorter side to `side`, then crop the centre square (the longer side rounds down, as in transformers).
 
     If an image is so elongated that the resized one is out of proportion, only what the square shows is resized, from
@@ -115,13 +119,13 @@ def _crop(image: Image.Image, side: int) -> Image.Image:
     size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     if _in_proportion(size[0] * size[1], image):
-        resized = image.resize(size, Image.Resampling.BICUBIC)
+        resized = image.resize(size, filtered)
         return resized.crop((left, top, left + side, top + side))
     first_column, last_column, box_left, box_right = _visible(width, size[0], left, side)
     first_row, last_row, box_top, box_bottom = _visible(height, size[1], top, side)
     window = image.crop((first_column, first_row, last_column, last_row))
     box = (box_left, box_top, box_right, box_bottom)
-    return window.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    return window.resize((side, side), filtered, box=box)
 
 
 def _visible(length: int, resized: int, start: int, side: int) -> tuple[int, int, float, float]:
@@ -131,7 +135,7 @@ def _visible(length: int, resized: int, start: int, side: int) -> tuple[int, int
     """
     scale = length / resized
     begins, ends = start * scale, (start + side) * scale
-    reach = _BICUBIC_REACH * max(1.0, scale) + 1
+    reach = _REACH * max(1.0, scale) + 1
     first = max(0, math.floor(begins - reach))
     return first, min(length, math.ceil(ends + reach)), begins - first, min(ends, length) - first
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from olivine.distributed import Processes
 from olivine.errors import DataError, RequestError
-from olivine.evaluation.answering_processes import Processes
 from olivine.evaluation.answers import read_answers, to_row
 from olivine.evaluation.request import differences
 from olivine.files import append_json_line, read_json, write_json, write_json_lines
@@ -63,7 +63,7 @@ class AnswerLog:
 
     def append(self, answer: Answer, processes: Processes) -> None:
         """Add an answer to this process's file."""
-        name = ANSWERS if processes.size == 1 else _OF_RANKS.replace("*", str(processes.rank))
+        name = ANSWERS if processes.world_size == 1 else _OF_RANKS.replace("*", str(processes.rank))
         append_json_line(self._folder / name, self._row(answer))
 
     def finish(self, ordered: Iterable[Answer]) -> None:

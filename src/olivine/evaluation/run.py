@@ -10,9 +10,9 @@ from typing import Any
 
 from olivine.contents import ContentIndex
 from olivine.data.images import ImageSource
+from olivine.distributed import Processes
 from olivine.errors import DataError, RequestError, RunError
 from olivine.evaluation.answer_log import ANSWERS, AnswerLog
-from olivine.evaluation.answering_processes import ALONE, Processes
 from olivine.evaluation.benchmarks import Benchmark
 from olivine.evaluation.benchmarks.types import require_types, shortened
 from olivine.evaluation.engine import AnsweringEngine
@@ -48,7 +48,7 @@ def evaluate(
     weights: Path,
     requested: Evaluation,
     on_answer: Callable[[int, int], None],
-    processes: Processes = ALONE,
+    processes: Processes = Processes(),  # noqa: B008  # immutable
 ) -> Score:
     """Answer what is not yet answered, score all, write the files.
 
@@ -66,8 +66,8 @@ def evaluate(
     asked = controlled(questions, requested.control)
     images = requested.images or requested.benchmark.images(requested.data)
     log = AnswerLog(requested.folder, questions, requested.model_id)
-    answers = processes.first(lambda: _begin(log, requested, weights, questions, asked, images))
-    share = shares([question for question in asked if question.id not in answers], processes.size)[processes.rank]
+    answers = processes.run_on_first(lambda: _begin(log, requested, weights, questions, asked, images))
+    share = shares([question for question in asked if question.id not in answers], processes.world_size)[processes.rank]
     engine = AnsweringEngine(vlm, max_new_tokens=requested.benchmark.max_new_tokens)
     mine: list[Answer] = []
     on_answer(len(answers), len(answers) + len(share))
@@ -79,7 +79,7 @@ def evaluate(
             stop.check(f"{len(answers) + len(mine)} answers are kept in {requested.folder}")
     answers |= {answer.question_id: answer for of_one in processes.gather(mine) for answer in of_one}
     ordered = [answers[question.id] for question in questions]
-    return processes.first(lambda: _finish(log, requested, questions, ordered))
+    return processes.run_on_first(lambda: _finish(log, requested, questions, ordered))
 
 
 def shares(questions: Sequence[Question], count: int) -> list[list[Question]]:

@@ -1,10 +1,12 @@
-"""One hidden state of a vision tower, without computing the layers after it.
+"""One hidden state of a vision tower, without computing the layers after it; or several concatenated.
 
 Which layer is used, and what happens to its class token, is in `vlm`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -29,7 +31,7 @@ def hidden_state(tower: Any, layer: int, pixels: Tensor) -> Tensor:
     not found, is taken from a full pass.
 
     Args:
-        tower: CLIP's or DINOv2's.
+        tower: of a registered family; the state of a joined tower is taken from a full pass.
         layer: as in `vision_feature_layer`: 0 is the first layer's input, -1 the last layer's output.
         pixels: `[images, 3, size, size]`, with the tower's dtype and on its device.
     """
@@ -48,6 +50,15 @@ def hidden_state(tower: Any, layer: int, pixels: Tensor) -> Tensor:
     finally:
         setattr(parent, name, layers)
     raise AssertionError("the tower ran past its replaced layer")
+
+
+def hidden_states(tower: Any, layers: Sequence[int], pixels: Tensor) -> Tensor:
+    """Return several of a tower's hidden states concatenated by channel, `[images, tokens, layers * tower width]`.
+
+    They are taken from a full pass. Arguments as in `hidden_state`.
+    """
+    states = tower(pixels, output_hidden_states=True).hidden_states
+    return torch.cat([states[layer] for layer in layers], dim=-1)
 
 
 def _layers(tower: Any, count: int) -> tuple[nn.Module, str, nn.ModuleList] | None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from olivine.accelerators import choose_arithmetic
 from olivine.data.features import FeatureTable
 from olivine.data.image_record import ImageRecord
+from olivine.distributed import Processes
 from olivine.files import write_json, write_text
 from olivine.model import checkpoint
 from olivine.model.build import build
@@ -26,7 +27,6 @@ from olivine.stop import StopSignal
 from olivine.training import lora
 from olivine.training.identity import CHECKPOINT, RESULT
 from olivine.training.out_of_memory import out_of_memory_reported
-from olivine.training.processes import Processes
 from olivine.training.recipe_data import RecipeData
 from olivine.training.sharding import whole_weights
 from olivine.training.stage import Stage, StageResult, check_objective
@@ -124,7 +124,7 @@ def run_stage(
     samples = run.data.samples(stage.data)
     with run.stop.deferred(), out_of_memory_reported(run.recipe, stage):
         job = Stage(vlm, run.recipe, stage, samples, folder, run.console, run.processes, run.stop, features, run.record)
-        if run.processes.first and begin is not None:
+        if run.processes.is_first and begin is not None:
             # Only now: a refused request must not leave a record that the corrected one is then compared with.
             begin()
         finish_stage(job, job.run(), run.data.skipped_before(stage.data), followed=followed)
@@ -163,9 +163,9 @@ def finish_stage(job: Stage, result: StageResult, skipped_before: str, *, follow
     else:
         vlm.cast(dtype)
         weights = None
-    if processes.first and dtype is not torch.float32:
+    if processes.is_first and dtype is not torch.float32:
         write_trained(unrounded, folder)
-    if processes.first:
+    if processes.is_first:
         checkpoint.save(vlm, folder / CHECKPOINT, weights=weights)
         write_json(
             folder / RESULT,
@@ -201,7 +201,7 @@ def _environment(run: Run) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if run.processes.device.type == "cuda" else "cpu",
-        "processes": run.processes.world,
+        "processes": run.processes.world_size,
         "threads": torch.get_num_threads(),
         **run.arithmetic,
     }

@@ -49,8 +49,8 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_images
     vision = recipe.model.vision
     bf16 = recipe.optimizer.precision == "bf16"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tower, transform = build_tower(vision)
-    transform = transform.with_fit(stage.image_fit)
+    tower, plan = build_tower(vision)
+    transform = plan.transform.with_fit(stage.image_fit)
     cast(tower.parameters(), torch.bfloat16 if bf16 else torch.float32)
     tower.to(device)
 
@@ -76,16 +76,18 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_images
             sent = sent.pin_memory() if device.type == "cuda" else sent
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 features = patch_features(
-                    tower, vision.layer, normalise_on(sent, transform, device, next(tower.parameters()).dtype)
+                    tower,
+                    plan.layer,
+                    normalise_on(sent, transform, device, next(tower.parameters()).dtype),
+                    strategy=plan.strategy,
                 )
             return features.cpu(), broken
 
-        side = transform.size // tower.config.patch_size
         write_features(
             folder,
             list(samples_by_image),
             encode,
-            shape=(side * side, tower.config.hidden_size),
+            shape=(plan.features.tokens, plan.features.width),
             dtype=torch.bfloat16 if bf16 else torch.float32,
             chunk=CHUNK,
             on_images=on_images,

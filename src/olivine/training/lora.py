@@ -3,6 +3,7 @@
 Which weights a stage trains otherwise is decided in `stage`.
 """
 
+from collections.abc import Collection
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from olivine.errors import RequestError
+from olivine.model.languages.registry import family_of
 from olivine.recipe import LoraRecipe
 
 _OF_ADAPTERS = ".lora_"
@@ -34,7 +36,8 @@ def insert(language: nn.Module, recipe: LoraRecipe, device: torch.device = torch
 
     if recipe.quantize:
         _quantize(language, device)
-    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(recipe.targets), lora_dropout=0.0)
+    targets = list(_targets(language, recipe, _linear_layers(language)))
+    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=targets, lora_dropout=0.0)
     inject_adapter_in_model(config, language)
     for name, parameter in language.named_parameters():
         if _OF_ADAPTERS in name:
@@ -60,12 +63,21 @@ def check(language: nn.Module, recipe: LoraRecipe, where: str, *, several: bool 
         raise RequestError(f"{where} needs peft. Install it: pip install 'olivine[lora]'.")
     if recipe.quantize and find_spec("bitsandbytes") is None:
         raise RequestError(f"{where}.quantize needs bitsandbytes. Install it: pip install 'olivine[lora]'.")
-    linear = {name.rpartition(".")[2] for name, module in language.named_modules() if isinstance(module, nn.Linear)}
-    unknown = [name for name in recipe.targets if name not in linear]
+    linear = _linear_layers(language)
+    unknown = [name for name in _targets(language, recipe, linear) if name not in linear]
     if unknown:
         raise RequestError(
             f"{where}.targets {', '.join(unknown)}: no such linear layer. Valid: {', '.join(sorted(linear))}."
         )
+
+
+def _linear_layers(language: nn.Module) -> set[str]:
+    return {name.rpartition(".")[2] for name, module in language.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _targets(language: Any, recipe: LoraRecipe, present: Collection[str]) -> tuple[str, ...]:
+    """The recipe's targets by the names of this language model's family, which may hold several in one layer."""
+    return family_of(language.config).linear_layers(recipe.targets, present)
 
 
 def of_adapters(name: str) -> bool:

@@ -14,11 +14,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from olivine.data.batches import Batch
 from olivine.data.packing import PackedSequence, SequenceLayout, padding_sequence
+from olivine.distributed import Processes
 from olivine.model.attention import packed
 from olivine.model.loss import contrastive_loss, labelled_loss
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ShardingRecipe
-from olivine.training.processes import Processes
 from olivine.training.sharding import Shards
 
 T = TypeVar("T")
@@ -72,7 +72,9 @@ class SequenceLoss(nn.Module):
             embedded = embedded.to(stream)
             if torch.is_grad_enabled() and not embedded.requires_grad:
                 embedded.requires_grad_()
-        return labelled_loss(self._vlm.value.run(sequence, embedded), sequence.targets, self.head, sequence.labelled)
+        vlm = self._vlm.value
+        hidden = vlm.run(sequence, embedded)
+        return labelled_loss(hidden, sequence.targets, self.head, sequence.labelled, vlm.traits.final_cap)
 
 
 class LanguageObjective(Objective):
@@ -103,7 +105,7 @@ class LanguageObjective(Objective):
 
         Labels are counted over all processes before any gradient, so each token has the same weight on any process.
         """
-        vlm, world = self._vlm.value, self._processes.world
+        vlm, world = self._vlm.value, self._processes.world_size
         patches = self._frozen_patches(batch)
         labels = int(self._processes.total([batch.labels])[0])
         total = torch.zeros((), dtype=torch.float64, device=vlm.device)

@@ -9,15 +9,16 @@ from typing import Any
 from rich.console import Console
 
 from olivine.data.features import FeatureTable
+from olivine.distributed import Processes, init_distributed
 from olivine.errors import RequestError
 from olivine.field_identity import Change
-from olivine.files import exclusive_lock, full_disk_reported
+from olivine.files import full_disk_reported
+from olivine.locks import exclusive_lock
 from olivine.model import checkpoint
 from olivine.recipe import PROVENANCE, RECIPE, Recipe, StageRecipe, TokenizerRecipe, read_values
 from olivine.stop import StopSignal
 from olivine.training.engine import open_run, run_stage, start_model, write_record
 from olivine.training.identity import CHECKPOINT, RESULT, check_same_data, check_same_recipe, recorded
-from olivine.training.processes import Processes, init_distributed
 from olivine.training.recipe_data import RecipeData
 
 
@@ -35,7 +36,7 @@ def train(recipe: Recipe, console: Console) -> Path:
     """
     directory = recipe.run_directory
     with init_distributed() as processes, StopSignal() as stop, full_disk_reported(directory):
-        if not processes.first:
+        if not processes.is_first:
             return _train(recipe, Console(quiet=True), processes, stop)
         with exclusive_lock(directory):
             return _train(recipe, console, processes, stop)
@@ -119,7 +120,7 @@ def train_stage(
     if (folder / RESULT).is_file():
         return folder / CHECKPOINT
     data, alone = RecipeData(recipe, console), Processes()
-    coming = [later for later in recipe.stages[recipe.stages.index(stage) :] if not later.skip]
+    coming = [later for later in recipe.stages[[s.name for s in recipe.stages].index(stage.name) :] if not later.skip]
     vlm = start_model(recipe, data, after, coming, alone)
     with StopSignal() as stop:
         run = open_run(recipe, data, console, alone, stop, folder)

@@ -14,10 +14,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from olivine.distributed import Processes
 from olivine.errors import RequestError
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ShardingRecipe
-from olivine.training.processes import Processes
 
 
 class Shards:
@@ -69,14 +69,14 @@ def make_mesh(recipe: ShardingRecipe, processes: Processes) -> Any:
     Raises:
         RequestError: the processes do not divide evenly into replicas.
     """
-    if processes.world % recipe.replicas:
+    if processes.world_size % recipe.replicas:
         raise RequestError(
-            f"sharding.replicas: {recipe.replicas} does not divide the {processes.world} processes; "
+            f"sharding.replicas: {recipe.replicas} does not divide the {processes.world_size} processes; "
             "give the number of nodes, or 1."
         )
     if recipe.replicas == 1:
-        return init_device_mesh(processes.device.type, (processes.world,), mesh_dim_names=("shard",))
-    shape = (recipe.replicas, processes.world // recipe.replicas)
+        return init_device_mesh(processes.device.type, (processes.world_size,), mesh_dim_names=("shard",))
+    shape = (recipe.replicas, processes.world_size // recipe.replicas)
     return init_device_mesh(processes.device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
@@ -93,7 +93,7 @@ def average_whole_gradients(parameters: Iterable[nn.Parameter], processes: Proce
             parameter.grad = torch.zeros_like(parameter)
     flat = torch.cat([p.grad.flatten() for p in whole if p.grad is not None])
     dist.all_reduce(flat)
-    flat /= processes.world
+    flat /= processes.world_size
     for parameter, average in zip(whole, flat.split([p.numel() for p in whole]), strict=True):
         assert parameter.grad is not None, "set above"
         parameter.grad.copy_(average.view_as(parameter))
@@ -130,7 +130,7 @@ def whole_weights(vlm: VisionLanguageModel, dtype: torch.dtype, processes: Proce
         if id(parameter) not in gathered:
             full = parameter.detach()
             full = full.full_tensor() if isinstance(full, DTensor) else full
-            gathered[id(parameter)] = full.to("cpu", dtype) if processes.first else torch.empty(0)
+            gathered[id(parameter)] = full.to("cpu", dtype) if processes.is_first else torch.empty(0)
         state[name] = gathered[id(parameter)]
     buffers = {name: value for name, value in vlm.model.state_dict().items() if name not in state}
-    return {**state, **buffers} if processes.first else {}
+    return {**state, **buffers} if processes.is_first else {}

@@ -21,14 +21,16 @@ from olivine.data.features import FeatureTable
 from olivine.data.image_record import ImageRecord
 from olivine.data.lazy_samples import SelectedSamples
 from olivine.data.packing import SequenceLayout
+from olivine.data.pieces import without_system
 from olivine.data.sources import usable
+from olivine.distributed import Processes
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
 from olivine.model.attention import choose_attention, compile_layers
-from olivine.model.connector import trainable
+from olivine.model.connectors.llava import trainable
 from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
-from olivine.recipe import DataRecipe, Recipe, StageRecipe
+from olivine.recipe import ConnectorRecipe, DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 from olivine.stop import StopSignal
 from olivine.training import lora
@@ -36,7 +38,6 @@ from olivine.training.log import MODULE_NAMES, MetricsLog, StageSummary, print_s
 from olivine.training.loss_spikes import WINDOW, LossSpikeDetector
 from olivine.training.objectives import ContrastiveObjective, LanguageObjective, Objective
 from olivine.training.optimizer import learning_rate, make_optimizer
-from olivine.training.processes import Processes
 from olivine.training.sharding import average_whole_gradients, clip_gradients
 from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState
 from olivine.training.working_weights import WorkingWeights, keeps_working_weights
@@ -108,7 +109,7 @@ class Stage:
                 )
             lora.insert(vlm.language, stage.lora, processes.device)
         _to_device(vlm, processes)
-        self.weights = choose_trainable(vlm, stage, recipe.model.connector.depth)
+        self.weights = choose_trainable(vlm, stage, recipe.model.connector)
         self.objective = self._make_objective()
         named = dict(vlm.model.named_parameters())
         self.weights = {name: named[name] for name in self.weights}  # those of a sharded model are new objects
@@ -135,8 +136,8 @@ class Stage:
             Stopped: a stop was requested; the state is saved.
         """
         first = self.checkpoints.load(self.state)
-        log = MetricsLog(self.folder, first, writes=self.processes.first, console=self.console)
-        before = self.processes.from_first(log.losses(WINDOW) if self.processes.first else [])
+        log = MetricsLog(self.folder, first, writes=self.processes.is_first, console=self.console)
+        before = self.processes.from_first(log.losses(WINDOW) if self.processes.is_first else [])
         self._watch = LossSpikeDetector(self.recipe.optimizer.spike, before)
         print_summary(
             self.console,
@@ -155,7 +156,7 @@ class Stage:
             if keeps_working_weights(self.recipe.optimizer.precision, self.processes):
                 self._working = WorkingWeights(self.vlm.model, self._trained)
         self._steps(first, log)
-        summary = self.processes.from_first(log.summary() if self.processes.first else StageSummary(None, 0.0, ""))
+        summary = self.processes.from_first(log.summary() if self.processes.is_first else StageSummary(None, 0.0, ""))
         if summary.loss is None:
             raise RunError(
                 f"stage {self.stage.name}: every sample was skipped ({summary.skipped}), so nothing was trained. "
@@ -250,7 +251,7 @@ class Stage:
 
     def _stop_at(self, step: int, batch: Batch, problem: str, loss: float, norm: float) -> None:
         path = self.folder / BAD_BATCH
-        if self.processes.first:
+        if self.processes.is_first:
             named = {"step": step, "loss": str(loss), "grad_norm": str(norm), "samples": list(batch.sample_ids)}
             write_json(path, named)
         raise RunError(
@@ -304,11 +305,11 @@ class Stage:
             yield sampled
 
     def _sampled_answer(self, sample: Sample) -> dict[str, str]:
-        question, truth = sample.conversation[0], sample.conversation[1]
+        system, (question, truth, *_) = without_system(sample.conversation)
         assert question.role is Role.USER, "conversations begin with the user"
         image = self._held_out_batches.image(sample) if sample.image is not None else None
         with self._autocast():
-            answer = answer_one(self.vlm, question.text, image, max_new_tokens=32)
+            answer = answer_one(self.vlm, question.text, image, system=system, max_new_tokens=32)
         return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
 
     def _make_objective(self) -> Objective:
@@ -327,7 +328,7 @@ class Stage:
         transform = self.vlm.transform.with_fit(self.stage.image_fit)
         # Images are each other's negatives in a contrastive stage: there every process takes the whole batch.
         alone = self.stage.objective == "contrastive"
-        share = Share() if alone else Share(self.processes.rank, self.processes.world)
+        share = Share() if alone else Share(self.processes.rank, self.processes.world_size)
         return BatchMaker(
             samples,
             source,
@@ -345,7 +346,7 @@ class Stage:
     def _layout(self, source: DataRecipe) -> SequenceLayout:
         return SequenceLayout(
             image_token=self.vlm.model.config.image_token_id,
-            varlen=self.attention.varlen,
+            varlen=self.attention.by_spans,
             continuations=source.turns == "independent",
         )
 
@@ -392,11 +393,13 @@ def split_held_out(
     )
 
 
-def choose_trainable(vlm: VisionLanguageModel, stage: StageRecipe, depth: int) -> dict[str, nn.Parameter]:
+def choose_trainable(
+    vlm: VisionLanguageModel, stage: StageRecipe, connector: ConnectorRecipe
+) -> dict[str, nn.Parameter]:
     """Freeze everything but the stage's modules and return what trains, by name."""
     for parameter in vlm.model.parameters():
         parameter.requires_grad_(False)
-    may_train = {id(parameter) for parameter in trainable(vlm.connector, depth)}
+    may_train = {id(parameter) for parameter in trainable(vlm.connector, connector)}
     selected = {}
     for module in stage.train:
         for name, parameter in vlm.part(module).items():

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from olivine.distributed import Processes
 from olivine.errors import DataError
 from olivine.files import atomic_file
 from olivine.model import checkpoint
 from olivine.model.vlm import VisionLanguageModel
-from olivine.training.processes import Processes
 
 #: Beside the checkpoint's folder, not in it: tools that read every file of a model folder would load it too.
 TRAINED = "trained.safetensors"
@@ -37,7 +37,7 @@ def trained_weights(
             continue
         whole = parameter.detach()
         whole = whole.full_tensor() if isinstance(whole, DTensor) else whole
-        if processes.first:
+        if processes.is_first:
             found[name] = whole.cpu() if processes.several else whole
     return found
 

@@ -20,9 +20,9 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
+from olivine.distributed import Processes
 from olivine.errors import DataError, RunError
 from olivine.files import flush_to_disk, read_json, sha256_of_file, write_json
-from olivine.training.processes import Processes
 from olivine.training.staging import Staging
 
 CHECKPOINTS, MANIFEST = "resume", "point.json"
@@ -116,7 +116,7 @@ class TrainingCheckpoints:
         self.finish()
         unfinished = self._folder / f"{_UNFINISHED}-{step:08d}"
         with self._write_errors_reported(step):
-            if self._processes.first:
+            if self._processes.is_first:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir(parents=True)
             self._processes.wait()
@@ -153,7 +153,7 @@ class TrainingCheckpoints:
         Raises:
             RunError: it belongs to another model.
         """
-        selected = self._processes.from_first(self._newest_intact() if self._processes.first else None)
+        selected = self._processes.from_first(self._newest_intact() if self._processes.is_first else None)
         if selected is None:
             return 0
         tensors = state.tensors()
@@ -177,7 +177,7 @@ class TrainingCheckpoints:
         """Remove all training checkpoints, once the stage is finished and its model folder written."""
         self.finish()
         self._staging.close()
-        if self._processes.first:
+        if self._processes.is_first:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _newest_intact(self) -> Path | None:
@@ -199,14 +199,14 @@ class TrainingCheckpoints:
 
     def _seal(self, unfinished: Path, step: int) -> None:
         """Write checksums, rename, then delete the oldest checkpoints. The writer has returned: all shards exist."""
-        if not self._processes.first:
+        if not self._processes.is_first:
             return
         files = sorted(unfinished.glob("*.safetensors"))
         for file in files:
             flush_to_disk(file)
         manifest = {
             "step": step,
-            "processes": self._processes.world,
+            "processes": self._processes.world_size,
             "files": {file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)} for file in files},
         }
         write_json(unfinished / MANIFEST, manifest)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from olivine.training.processes import Processes
+from olivine.distributed import Processes
 
 
 def keeps_working_weights(precision: str, processes: Processes) -> bool:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from olivine.files import write_json
-from olivine.model.build import STATISTICS
 from olivine.model.loss import contrastive_loss
+from olivine.model.towers.clip import Clip
 from olivine.world.drawing import draw
 from olivine.world.language import Mentions, article, caption, noun_phrase
 from olivine.world.pretraining.curriculum import world_tokenizer
@@ -126,7 +126,7 @@ class ClipPretraining(Pretraining):
 
     def _embed(self, images: NDArray[np.uint8], captions: list[str]) -> tuple[Tensor, Tensor]:
         # Patches are averaged, as in CLIP's variants without a class token: it is they that a language model is shown.
-        pixels = as_pixels(images, STATISTICS["clip_vision_model"]).to(self.device)
+        pixels = as_pixels(images, Clip.statistics).to(self.device)
         states = self.tower(pixels, interpolate_pos_encoding=pixels.shape[-1] != SIDE).last_hidden_state
         pooled = self.tower.post_layernorm(states[:, 1:].mean(dim=1))
         encoded = self.tokenizer(
@@ -153,13 +153,13 @@ class ClipPretraining(Pretraining):
         return {
             "parameters": sum(parameter.numel() for parameter in self.tower.parameters()),
             "retrieval_1_of_100": round(right / rounds, 2),
-            "probe": probe(lambda p: patches_of(self.tower, as_pixels(p, STATISTICS["clip_vision_model"])), self._seed),
+            "probe": probe(lambda p: patches_of(self.tower, as_pixels(p, Clip.statistics)), self._seed),
         }
 
     def save(self, folder: Path) -> None:
         """The tower in bf16, with the statistics that its images are normalised by."""
         self.tower.to(torch.bfloat16).save_pretrained(folder)
-        mean, deviation = STATISTICS["clip_vision_model"]
+        mean, deviation = Clip.statistics
         write_json(folder / "preprocessor_config.json", {"image_mean": mean, "image_std": deviation})
 
 

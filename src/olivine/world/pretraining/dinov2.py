@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
 from olivine.files import write_json
-from olivine.model.build import STATISTICS
+from olivine.model.towers.dinov2 import Dinov2
 from olivine.world.drawing import draw
 from olivine.world.pretraining.loop import Pretraining, muon
 from olivine.world.pretraining.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
@@ -45,7 +45,7 @@ _LIT = (0.8, 1.2)
 #: The share of images of which each crop is recoloured, so that something else must be seen in them. They have
 #: crop prototypes of their own: the others' may go on telling colours.
 _RECOLOURED = 0.5
-_STATISTICS = STATISTICS["dinov2"]
+_STATISTICS = Dinov2.statistics
 
 
 class Dinov2Pretraining(Pretraining):

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from olivine.errors import RunError
-from olivine.files import append_json_line, atomic_file, exclusive_lock, keep_json_lines, write_json
+from olivine.files import append_json_line, atomic_file, keep_json_lines, write_json
+from olivine.locks import exclusive_lock
 from olivine.training.optimizer import warmup_then_cosine
 
 LOG, RESUME, FIGURES = "pretraining.jsonl", "resume.pt", "figures.json"
