@@ -129,7 +129,7 @@ def prismatic_base(conversation: Conversation, image: bool) -> list[Piece]:
 
 
 def _content(conversation: Conversation, index: int, image: bool) -> list[Piece]:
-    """A turn's text, behind the image and a newline where it is the first user turn of a sample with one."""
+    """Return a turn's text, after the image and a newline if it is the first user turn of a sample with an image."""
     turn = conversation[index]
     first = next(i for i, other in enumerate(conversation) if other.role is Role.USER or i == len(conversation) - 1)
     opens = image and turn.role is Role.USER and index == first
