@@ -5,9 +5,9 @@
 
 Two configurations of the embedded world (connector aligned or not), two benchmarks, one seed, eight steps a stage, one
 thread. Durations, dates and hashes in steps' names that a report states are masked before hashing; every other byte
-counts. A change that is meant to alter the output is shown by --against with the names of the files that differ. Words that
-were renamed on purpose stand in `RENAMED`: with --renamed they are put in the place of the earlier ones before hashing,
-so that code from before the renaming can be compared with code after it.
+counts. A change that is meant to alter the output is shown by --against with the names of the files that differ. Words
+that were renamed on purpose stand in `RENAMED`: with --renamed they are put in the place of the earlier ones before
+hashing, so that code from before the renaming can be compared with code after it.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """`olivine demo`: the paper's question on the embedded world, from data to a report with intervals.
 
-Only what every user could type: write the world, run the study, open its report; or, quicker, one configuration of it.
+Only what a user could type: write the world, run the study, open its report; with `--quick`, one configuration.
 """
 
 from collections.abc import Callable
@@ -30,20 +30,25 @@ from olivine.world.benchmarks import write_all
 
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
-#: The seed of the world; the backbones were pretrained on another seed's.
+#: The seed of the world that is drawn; the backbones were pretrained on another one.
 SEED = 1
 _IMAGES = 4000
 _RECIPES = Path(str(files("olivine") / "recipes"))
-#: The benchmarks of the quick run, with and without images.
-_QUICK_BENCHMARKS = ("gqa", "pope", "mme", "scienceqa")
+#: The benchmarks of one configuration, with images and blind.
+_BENCHMARKS_OF_ONE = ("gqa", "pope", "mme", "scienceqa")
 
 
 def run(output: Path, *, quick: bool, console: Console, bar: Bar, jobs: int = 0) -> list[Failure]:
     """Write the world's data, then train and measure: the study's eight configurations, or one of them if `quick`.
 
-    `jobs` is the number of study steps at a time; 0 means one on each GPU, or on each CPU up to four.
+    Finished steps are not repeated. Prints where the results are, and returns the failures.
 
-    Finished steps are not run again. Return what failed; the last line printed says where the results are.
+    Args:
+        output: the folder of data and results.
+        quick: train one configuration instead of the study.
+        console: the terminal.
+        bar: makes a progress bar from its title.
+        jobs: steps of the study at a time; 0 means one on each GPU, or on each CPU up to four.
     """
     world = write_world(output / "world", bar)
     if quick:
@@ -62,7 +67,7 @@ def write_world(world: Path, bar: Bar) -> Path:
 
 
 def _sources(world: Path) -> dict[str, str]:
-    """Return the overrides by which a recipe finds the world's training data."""
+    """Return the overrides that point a recipe to the world's training data."""
     found = {}
     for source in ("captions", "instructions"):
         found[f"data.{source}.json"] = str(world / "training" / f"{source}.json")
@@ -88,7 +93,7 @@ def _study(world: Path, output: Path, console: Console, jobs: int) -> list[Failu
 
 
 def _jobs() -> int:
-    # A process takes a gigabyte: a laptop with many CPUs need not have that many gigabytes.
+    # A process takes a gigabyte, which a laptop with many CPUs may not have for each.
     return torch.cuda.device_count() or min(available_cpus(), 4)
 
 
@@ -98,7 +103,7 @@ def _one_configuration(world: Path, folder: Path, console: Console, bar: Bar) ->
     checkpoint = train(recipe, console)
     vlm = load_checkpoint(checkpoint)
     controls: tuple[Control | None, ...] = (None, "blind")
-    for name in _QUICK_BENCHMARKS:
+    for name in _BENCHMARKS_OF_ONE:
         folders = {control: folder / "evaluation" / (name + (f"-{control}" if control else "")) for control in controls}
         scores = {}
         for control, target in folders.items():

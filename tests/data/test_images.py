@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from olivine.data import image_files
-from olivine.data.images import ImageTransform, find_image, augmented, open_image
+from olivine.data.images import ImageTransform, augmented, find_image, open_image
 from olivine.errors import DataError
 from olivine.model.processor import image_processor
 from olivine.recipe import AugmentRecipe

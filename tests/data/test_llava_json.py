@@ -168,3 +168,10 @@ def test_check_counts_everything_and_changes_nothing(tmp_path):
     assert report.longest > 2048
     assert any("id 'cut'" in line for line in report.lines())
     assert path.read_bytes() == before
+
+
+def test_samples_are_read_where_a_system_cannot_read_at_a_position(tmp_path, monkeypatch):
+    source = DataRecipe.model_validate({"json": write_dataset(tmp_path), "images": tmp_path / "images"})
+    before = list(read_samples(source, Skipped()))
+    monkeypatch.delattr("os.pread")
+    assert list(read_samples(source, Skipped())) == before

@@ -120,7 +120,10 @@ def test_what_does_not_fit_is_said_with_what_would(dataset, tmp_path):
     followed = large(dataset, tmp_path, optimizer={"precision": "bf16", "checkpoint_activations": True})
     assert estimate(followed, "l4", 8, lengths=LENGTHS).stages[0].fits
     assert (
-        estimate(large(dataset, tmp_path), "l4", 1, lengths=LENGTHS).stages[0].suggestions[0].endswith("each_sequence=true")
+        estimate(large(dataset, tmp_path), "l4", 1, lengths=LENGTHS)
+        .stages[0]
+        .suggestions[0]
+        .endswith("each_sequence=true")
     )
     with pytest.raises(RequestError, match="h100"):
         estimate(large(dataset, tmp_path), "h1000", lengths=LENGTHS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.data.item_error import shortened
-from olivine.data.parquet_size import require_bounded
+from olivine.data.parquet_files import open_parquet
 from olivine.errors import DataError, RequestError
 
 _STATE, _DICT = "state.json", "dataset_dict.json"
@@ -58,8 +58,8 @@ def _open(path: Path, datasets: Any) -> Any:
     if not files:
         raise DataError(_nothing_there(path))
     for file in files:
-        require_bounded(file)
-    # Converted once to Arrow, which can be memory-mapped, in the library's own cache.
+        open_parquet(file).close()
+    # Turned once into Arrow, which can be mapped, in the library's own cache.
     return datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
 
 

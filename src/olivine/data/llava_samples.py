@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from olivine.records import Sample
 #: Called with (bytes read, total bytes).
 Progress = Callable[[int, int], None]
 _PROGRESS_EVERY = 2048
+#: Where a system cannot read at a position (Windows), one thread at a time moves there and reads.
+_SEEKING = Lock()
 
 
 class LlavaSamples(LazySamples):
@@ -45,7 +48,7 @@ class LlavaSamples(LazySamples):
         self.columns = positions.columns()
         self._numbers, self._starts, self._sizes = self.columns
         self._repeated = _repeated(np.frombuffer(positions.ids, np.int64))
-        self._file = os.open(path, os.O_RDONLY)
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self._file)
         self._state = state
         self._require_unchanged()
@@ -61,8 +64,8 @@ class LlavaSamples(LazySamples):
         """
         self._require_unchanged()
         number = int(self._numbers[index])
-        # Not memory-mapped: pages of a mapped file would count as this process's own.
-        content = os.pread(self._file, int(self._sizes[index]), int(self._starts[index]))
+        # Not mapped into memory: pages of a mapped file would count as this process's own.
+        content = _read_at(self._file, int(self._sizes[index]), int(self._starts[index]))
         sample = parse_item(parse(content, f"item {number}"), number, unread)
         return replace(sample, id=f"{sample.id}#{number}") if self._repeated[index] else sample
 
@@ -75,6 +78,14 @@ class LlavaSamples(LazySamples):
     def repeated_ids(self) -> NDArray[np.int64]:
         """Indices of samples whose id occurs more than once."""
         return np.flatnonzero(self._repeated)
+
+
+def _read_at(file: int, size: int, start: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, size, start)
+    with _SEEKING:
+        os.lseek(file, start, os.SEEK_SET)
+        return os.read(file, size)
 
 
 class Positions:

@@ -1,6 +1,7 @@
 """How large a Parquet file becomes when it is read, determined before it is read.
 
-A value stored once and referenced many times, or compressed zeros, can turn a few kilobytes into gigabytes.
+A value that is stored once and named many times, zeros that were compressed, or millions of rows of nothing can make
+gigabytes of a few kilobytes. Opening is in `parquet_files`.
 """
 
 from pathlib import Path
@@ -11,44 +12,46 @@ from olivine.errors import DataError
 #: A file may expand to this many bytes, or this many times its size, whichever is more.
 _FREE, _TIMES = 256 * 2**20, 100
 _BATCH_ROWS = 16
+#: What a row takes at least once it is a Python object, whatever it holds.
+_ROW_BYTES = 128
+#: What a value of a type takes in memory at least, present or not: of a text, where it ends.
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "BYTE_ARRAY": 4}
 
 
-def require_bounded(path: Path) -> None:
-    """Raise if a Parquet file would expand to far more than its size.
+def require_bounded(path: Path, file: Any) -> None:
+    """Raise where a Parquet file would become far more than it is.
 
     The sizes in its metadata are summed; dictionary values count as often as they can be referenced, and if that is too
     much, the actual sizes are counted, a few rows at a time.
 
-    Raises:
-        DataError: it would, or it is not a complete Parquet file.
-    """
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
+    Args:
+        path: where it lies.
+        file: the same, opened by pyarrow; what that raises for a damaged file is raised here too.
 
+    Raises:
+        DataError: it would.
+    """
     size = path.stat().st_size
     limit = max(_FREE, _TIMES * size)
-    try:
-        with parquet.ParquetFile(path) as file:
-            plain, suspected = _columns(path, file.metadata)
-            if plain > limit:
-                raise _too_much(path, size, plain)
-            if suspected:
-                _count(path, file, sorted(suspected), size, limit)
-    except (arrow.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0][:160]
-        raise DataError(f"{path}: not a complete Parquet file ({reason}). Fetch or write it again.") from None
+    plain, suspected = _columns(path, file)
+    if plain > limit:
+        raise _too_much(path, size, plain)
+    if suspected:
+        _count(path, file, sorted(suspected), size, limit)
 
 
-def _columns(path: Path, metadata: Any) -> tuple[int, set[str]]:
-    """Return (bytes of all columns without compression, columns whose dictionary may expand without bound)."""
-    plain, expanded = 0, 0
+def _columns(path: Path, opened: Any) -> tuple[int, set[str]]:
+    """(bytes of all columns without compression, columns whose dictionary may expand beyond all bounds)."""
+    metadata, schema = opened.metadata, opened.schema
+    plain, expanded = metadata.num_rows * _ROW_BYTES, 0
     possible: dict[str, int] = {}
     with path.open("rb") as file:
         for group in range(metadata.num_row_groups):
             row_group = metadata.row_group(group)
             for position in range(row_group.num_columns):
                 column = row_group.column(position)
-                plain += column.total_uncompressed_size
+                width = schema.column(position).length or _WIDTHS.get(column.physical_type, 8)
+                plain += max(column.total_uncompressed_size, column.num_values * width)
                 if column.has_dictionary_page and column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
                     file.seek(column.dictionary_page_offset)
                     dictionary = _page_size(file.read(32))

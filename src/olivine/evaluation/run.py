@@ -202,8 +202,8 @@ def _require_texts(questions: Sequence[Question], requested: Evaluation) -> None
     textless = [question for question in questions if not question.prompt.strip()]
     if textless:
         raise RequestError(
-            f"{requested.benchmark.name}: {len(textless)} of {len(questions)} questions of {requested.data} have no text to "
-            f"ask (first: {textless[0].id!r}). {requested.benchmark.where_texts_are}"
+            f"{requested.benchmark.name}: {len(textless)} of {len(questions)} questions of {requested.data} have no "
+            f"text to ask (first: {textless[0].id!r}). {requested.benchmark.where_texts_are}"
         )
 
 

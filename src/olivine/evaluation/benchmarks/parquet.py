@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image
 
 from olivine.data.images import decode_image
-from olivine.errors import DataError, RequestError
+from olivine.data.parquet_files import open_parquet, python_rows, read_columns
+from olivine.errors import DataError
 
 #: `test-00000-of-00003.parquet`, or with a hash behind; in converted copies the split is the folder of `0000.parquet`.
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
@@ -133,14 +134,14 @@ def read_rows(shards: Mapping[Path, str]) -> list[ParquetRow]:
 
     Raises:
         RequestError: pyarrow is not installed.
-        DataError: a file is not parquet, or cut short.
+        DataError: a file is not parquet, cut short or damaged, or would become far more than it is.
     """
     rows: list[ParquetRow] = []
     for file, split in shards.items():
-        opened = _opened(file)
+        opened = open_parquet(file)
         columns = [column for field in opened.schema_arrow for column in _without_bytes(field)]
-        table = opened.read(columns=columns).to_pylist()
-        rows += [ParquetRow(values, split, file, n, len(rows) + n) for n, values in enumerate(table)]
+        values_of_rows = python_rows(file, read_columns(file, opened, columns))
+        rows += [ParquetRow(values, split, file, n, len(rows) + n) for n, values in enumerate(values_of_rows)]
     return rows
 
 
@@ -185,7 +186,10 @@ class ParquetImages:
         if name not in self._positions:
             raise DataError(f"image {name!r}: not in the parquet files.")
         row = self._positions[name]
-        value = self._value(row)
+        try:
+            value = self._value(row)
+        except UnicodeDecodeError as error:  # a path; the image's bytes are taken as they are
+            raise DataError(f"{row.where}, column {self._column!r}: not readable ({error}).") from None
         if isinstance(value, list):  # a video's frames: the middle one, as LLaVA asks
             value = value[len(value) // 2] if value else None
         content = value.get("bytes") if isinstance(value, Mapping) else None
@@ -194,7 +198,7 @@ class ParquetImages:
         return decode_image(content, f"{name} ({row.where})")
 
     def _value(self, row: ParquetRow) -> Any:
-        opened = _opened(row.file)
+        opened = open_parquet(row.file)
         first = 0
         for group in range(opened.num_row_groups):
             count = opened.metadata.row_group(group).num_rows
@@ -206,20 +210,8 @@ class ParquetImages:
     def _group(self, file: Path, group: int, opened: Any) -> Any:
         key = (file, group)
         if key not in self._held:
-            self._held[key] = opened.read_row_group(group, columns=[self._column]).column(self._column)
+            self._held[key] = read_columns(file, opened, [self._column], [group]).column(self._column)
             while len(self._held) > _HELD:
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
         return self._held[key]
-
-
-def _opened(file: Path) -> Any:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise RequestError(f"{file}: parquet needs pyarrow. Install it: pip install 'olivine[parquet]'.") from None
-    try:
-        return pq.ParquetFile(file, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a whole parquet file ({str(error).splitlines()[0]}). Fetch it again.") from None
