@@ -18,7 +18,7 @@ from typing import Any
 from olivine.errors import DataError, OlivineError, RunError
 from olivine.text_formats import HEAD, foreign_format
 
-#: System errors of a disk that cannot take more, by number: whether it is room that is wanting.
+#: System errors of failed writes, by number: whether the cause is lack of space.
 DISK_ERRORS = {
     errno.ENOSPC: True,
     errno.EDQUOT: True,
