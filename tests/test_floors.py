@@ -13,6 +13,8 @@ FLOORS = [
     {"records", "text_formats", "wording", "printable"},
     {
         "files",
+        "process_setup",
+        "random_state",
         "locks",
         "available_cpus",
         "accelerators",

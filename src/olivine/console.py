@@ -1,9 +1,12 @@
-"""The console that all messages go through: it shows what it is given and obeys none of it.
+"""The one place that reaches the terminal: consoles that show what they are given and obey none of it, and log records.
 
-Which messages there are is for those who print.
+Which messages there are is for those who print. What a run says as it goes is printed on the console that its caller
+hands in; diagnostics go to the loggers under `olivine`, which are shown where a process of Olivine's own asks for it.
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -30,3 +33,34 @@ class PlainConsole(Console):
         """Yield the pieces of anything rich can show, control characters in its text written out."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+def stderr_console(*, quiet: bool = False) -> PlainConsole:
+    """Return a console for progress and messages; stdout is for results."""
+    return PlainConsole(stderr=True, soft_wrap=True, quiet=quiet)
+
+
+@contextmanager
+def diagnostics_on(console: Console) -> Iterator[None]:
+    """Show what is logged under `olivine` on a console inside the block: warnings and errors, one message each.
+
+    The root logger and other libraries' loggers are left as they are.
+    """
+    logger, handler = logging.getLogger("olivine"), _OnConsole(console)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _OnConsole(logging.Handler):
+    """Prints the messages of log records."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        self._console.print(record.getMessage(), style="yellow", markup=False, highlight=False)

@@ -18,8 +18,10 @@ from olivine.available_cpus import limit_threads
 from olivine.cli import data, evaluation, housekeeping, last_resort, studies, world
 from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, say
+from olivine.console import diagnostics_on
 from olivine.distributed import is_first_process
-from olivine.errors import OtherProcessError, OlivineError, Stopped
+from olivine.errors import OlivineError, OtherProcessError, Stopped
+from olivine.process_setup import ignore_known_warnings
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr, release
 
@@ -87,6 +89,7 @@ def _root(
     _shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     _quiet_libraries()
+    context.with_resource(diagnostics_on(log))
     # Both are read when torch, and then CUDA, is loaded.
     limit_threads()
     choose_allocator()
@@ -178,6 +181,7 @@ def doctor() -> None:
 
 def _quiet_libraries() -> None:
     """Keep transformers' advice about torchvision out of a user's terminal, and its loading bars out of log files."""
+    ignore_known_warnings()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not log.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -24,6 +24,7 @@ from olivine.model.tokenizers import image_token as image_token
 from olivine.model.tokenizers import load_tokenizer as load_tokenizer
 from olivine.model.vlm import VisionLanguageModel
 from olivine.model.weights import Naming, language_naming, load_weights, tower_naming
+from olivine.random_state import RandomState
 from olivine.recipe import ModelRecipe, Source, TokenizerRecipe, VisionRecipe
 from olivine.registry import locate
 
@@ -44,8 +45,11 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
     Raises:
         RequestError: a part that cannot be found, fetched or used, with its key in the recipe.
     """
-    torch.manual_seed(seed)
-    recipe = _with_located_parts(recipe)
+    with RandomState(seed).active():
+        return _build(_with_located_parts(recipe), seed, texts)
+
+
+def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -> VisionLanguageModel:
     tower = _load_tower(recipe.vision)
     language = _load_language(recipe.language.from_)
     tokenizer = _load_tokenizer(recipe, texts)
