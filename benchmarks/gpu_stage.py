@@ -19,10 +19,10 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from olivine.data.sources import Skipped, read_samples
+from olivine.distributed import Processes
 from olivine.files import read_json_lines
 from olivine.recipe import Recipe
 from olivine.training.log import METRICS
-from olivine.distributed import Processes
 from olivine.training.stage import Stage
 
 CUDA = torch.cuda.is_available()

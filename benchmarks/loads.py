@@ -24,7 +24,7 @@ from olivine.data.encoding import Example, Tokens
 from olivine.data.packing import IGNORED, balance, pack
 from olivine.model.build import build
 from olivine.model.vlm import VisionLanguageModel
-from olivine.recipe import ModelRecipe, ModuleName, OptimizerRecipe, StageRecipe
+from olivine.recipe import ConnectorRecipe, ModelRecipe, ModuleName, OptimizerRecipe, StageRecipe
 from olivine.records import Sample
 from olivine.testing import CORPUS
 from olivine.training.objectives import LanguageObjective
@@ -137,7 +137,7 @@ class Way:
         self.vlm = vlm
         vlm.model.train()
         stage = StageRecipe(name="s", train=tuple(train), data="d", batch=1, lr=1e-4)
-        trained = choose_trainable(vlm, stage, 2)
+        trained = choose_trainable(vlm, stage, ConnectorRecipe())
         if fused:
             self.optimizer: torch.optim.Optimizer = make_optimizer(trained.values(), OptimizerRecipe(), 1e-4)
         else:

@@ -27,7 +27,7 @@ from olivine.world.pretraining.gemma import SIZES, gemma_config, scaled_init
 from olivine.world.pretraining.language import LanguagePretraining
 from olivine.world.pretraining.loop import muon, update
 from olivine.world.questions import ask
-from olivine.world.sampling import scene
+from olivine.world.sampling import sample_scene
 
 SCHEDULED, PEAK = 10000, 5e-3
 #: Of the schedule: lists, colours, places.
@@ -44,16 +44,16 @@ WAYS: dict[str, tuple[tuple[int, ...], bool]] = {
 
 def right(job: LanguagePretraining, topic: str) -> float:
     """Percent of statements on two things of which what is said of one ("The ball is", "red") is known to the word."""
-    draw, hits = Random("looking up"), []
+    rng, hits = Random("looking up"), []
     for index in range(HELD_OUT):
-        shown = scene(0, "looking up", index, things=2)
-        if len({thing.kind for thing in shown.things}) == 1:
+        shown = sample_scene(0, "looking up", index, objects=2)
+        if len({obj.class_name for obj in shown.objects}) == 1:
             continue  # told apart by what is not told
-        told = description(shown, draw, Mentions(size=False, pattern=False, state=False), plainly=True)
-        found = [asked for asked in ask(shown, draw, 8, (topic,)) if asked.structural in ("query", "choose")]
+        told = description(shown, rng, Mentions(size=False, pattern=False, state=False), plainly=True)
+        found = [asked for asked in ask(shown, rng, 8, (topic,)) if asked.structural in ("query", "choose")]
         stated = [(said, f" {asked.answer}") for asked in found if (said := before(asked.sentence, asked.answer))]
         if stated:
-            hits += job.right(job.curriculum.said_again(shown.id, told, stated))
+            hits += job.right(job.curriculum.statements_on(shown.id, told, stated))
     return round(100 * sum(hits) / len(hits), 1)
 
 

@@ -5,8 +5,9 @@
 
 Two configurations of the embedded world (connector aligned or not), two benchmarks, one seed, eight steps a stage, one
 thread. Durations, dates and hashes in steps' names that a report states are masked before hashing; every other byte
-counts. A change that is meant to alter the output (a renamed column) is shown by --against with the names of the files
-that differ.
+counts. A change that is meant to alter the output is shown by --against with the names of the files that differ. Words
+that were renamed on purpose stand in `RENAMED`: with --renamed they are put in the place of the earlier ones before
+hashing, so that code from before the renaming can be compared with code after it.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -28,6 +30,8 @@ TABLES = ("results.csv", "effects.csv")
 _DURATION = re.compile(r"\d[\d,.]*(?=\s*(?:s|min|h)\b)|(?<=</code></th><td>)[\d,.]+|(?<=` \| )[\d,.]+(?= \|)")
 #: The hash in a step's name: it says what the code takes a step to be, not what the step left.
 _STEP_NAME = re.compile(r"(?<=-)[0-9a-f]{16}\b")
+#: What was renamed in the heads of tables: the earlier word, then the present one.
+RENAMED = {"units": "clusters"}
 
 
 def olivine(*arguments_: object) -> None:
@@ -62,8 +66,8 @@ def _count_option() -> str:
     return "--images" if "--images" in text else "--pictures"
 
 
-def hashes(study: Path, folder: Path) -> dict[str, str]:
-    found = {name: _sha256((study / name).read_bytes()) for name in TABLES}
+def hashes(study: Path, folder: Path, renamed: Mapping[str, str]) -> dict[str, str]:
+    found = {name: _sha256(_with_head(study / name, renamed)) for name in TABLES}
     steps = sorted(study.glob("steps/*/checkpoint/*.safetensors"))
     # By what it holds, not by its step's name, in which a new field of a recipe counts.
     found["models"] = _sha256("\n".join(sorted(_sha256(path.read_bytes()) for path in steps)).encode())
@@ -76,6 +80,11 @@ def hashes(study: Path, folder: Path) -> dict[str, str]:
     return found
 
 
+def _with_head(table: Path, renamed: Mapping[str, str]) -> bytes:
+    head, _, rows = table.read_text(encoding="utf-8").partition("\n")
+    return "\n".join([",".join(renamed.get(name, name) for name in head.split(",")), rows]).encode()
+
+
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -84,12 +93,13 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--against", type=Path, help="the JSON that an earlier run wrote with --out")
     parser.add_argument("--folder", type=Path, help="work there and keep the study (default: a temporary folder)")
+    parser.add_argument("--renamed", action="store_true", help="take the earlier heads of tables for the present ones")
     requested = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = requested.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         olivine("ablate", write_study(folder))
-        found = hashes(folder / "study", folder)
+        found = hashes(folder / "study", folder, RENAMED if requested.renamed else {})
     rows = [{"file": file, "sha256": digest} for file, digest in found.items()]
     different = []
     if requested.against:

@@ -21,7 +21,7 @@ from report import arguments, show
 from olivine.world.drawing import draw, image
 from olivine.world.language import caption, description
 from olivine.world.questions import ask
-from olivine.world.sampling import scenes
+from olivine.world.sampling import sample_scenes
 from olivine.world.scene import Scene
 
 ASKED_FOR = 500.0
@@ -29,7 +29,7 @@ QUESTIONS = 10
 
 
 def sampled(shown: list[Scene]) -> None:
-    list(scenes(1, "speed", len(shown)))
+    list(sample_scenes(1, "speed", len(shown)))
 
 
 def drawn(shown: list[Scene]) -> None:
@@ -39,7 +39,7 @@ def drawn(shown: list[Scene]) -> None:
 
 def streamed(shown: list[Scene]) -> None:
     """From the seed to the image: what training on the fly would do."""
-    for one in scenes(1, "speed", len(shown)):
+    for one in sample_scenes(1, "speed", len(shown)):
         draw(one)
 
 
@@ -71,7 +71,7 @@ WAYS: dict[str, Callable[[list[Scene]], None]] = {
 
 
 def measure(count: int, rounds: int) -> list[dict[str, Any]]:
-    shown = list(scenes(1, "speed", count))
+    shown = list(sample_scenes(1, "speed", count))
     rates: dict[str, list[float]] = {name: [] for name in WAYS}
     for number in range(rounds + 1):
         for name, way in WAYS.items():

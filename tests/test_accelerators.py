@@ -103,7 +103,7 @@ def test_doctor_names_a_gpu_and_how_it_is_set(monkeypatch):
 def test_doctor_tells_a_container_s_quota(monkeypatch):
     monkeypatch.setattr(doctor, "cgroup_quota", lambda: 1.5)
     monkeypatch.setattr(doctor, "allowed_cores", lambda: 64)
-    assert "quota of 1.5 among 64" in doctor.describe()["cores"]
+    assert "quota of 1.5 of 64" in doctor.describe()["cores"]
 
 
 @pytest.mark.parametrize(("allowed", "gpus", "expected"), [(16, 1, 8), (16, 8, 1), (6, 2, 2), (1, 1, 1)])

@@ -103,7 +103,7 @@ def test_a_recipe_by_name_or_by_value(trained):
     _, recipe = trained
     estimate = olivine.plan(recipe, device="cpu")
     assert estimate.hours > 0
-    with pytest.raises(RequestError, match="overrides are for recipes that are read"):
+    with pytest.raises(RequestError, match="overrides apply to recipes that are read"):
         olivine.plan(recipe, "seed=1")
     assert olivine.plan("easy-vqa", "stages.look.steps=3", "stages.align.steps=3", "stages.instruct.steps=3").stages
     assert load_recipe is not olivine.load

@@ -1,4 +1,4 @@
-"""The front door: what a user types, sees and gets as an exit code; bad input is one clear message and no half file."""
+"""The command line: what a user types, sees and gets as exit code; bad input is one clear message, no partial file."""
 
 import json
 import subprocess
@@ -144,7 +144,7 @@ def test_json_cut_in_the_middle(run, experiment):
         ("stages.instruct.bach=3", ["stages.instruct.bach", "Did you mean 'batch'?"]),
         ("model.language.from=nobody/no-such-model", ["model.language.from", "nobody/no-such-model", "network"]),
         ("model.vision.from=./no/folder", ["model.vision.from", "not found"]),
-        ("model.vision.from={model_type: siglip_vision_model}", ["siglip_vision_model", "clip_vision_model, dinov2"]),
+        ("model.vision.from={model_type: vit}", ["'vit'", "clip_vision_model, dinov2"]),
         ("model.vision.layer=-9", ["model.vision.layer", "-9"]),
         ("model.connector.activation=gellu", ["model.connector.activation", "gellu"]),
         ("model.language.tokenizer=null", ["model.language.tokenizer", "missing"]),
@@ -279,7 +279,7 @@ def test_options_of_other_benchmarks_and_half_a_judge_are_refused(run, tmp_path)
     assert "--grades: not an option of gqa" in err
     code, _, err = run("score", "mmvet", "--annotations", "a", "--answers", "b", "--judge-url", "http://127.0.0.1:1")
     assert code == 2
-    assert "go together" in err
+    assert "belong together" in err
 
 
 def test_doctor_and_version_in_a_process_of_their_own():

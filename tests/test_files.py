@@ -29,7 +29,7 @@ def test_what_a_kill_left_of_a_folder_is_gone_at_the_next_attempt(tmp_path):
 
 def test_a_full_disk_is_told_and_other_errors_are_left(tmp_path):
     with (
-        pytest.raises(RunError, match=r"No space left.*make room and run the same command"),
+        pytest.raises(RunError, match=r"No space left.*free disk space and run the same command"),
         full_disk_reported(tmp_path),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -40,7 +40,7 @@ def test_a_full_disk_is_told_and_other_errors_are_left(tmp_path):
 def test_other_writers_errors_of_a_full_disk_are_told_too(tmp_path):
     """The writers of safetensors and of tokenizers raise errors of their own."""
     for said in ("Error while serializing: I/O error: No space left on device (os error 28)", "(os error 27)"):
-        with pytest.raises(RunError, match="make room and run the same command"), full_disk_reported(tmp_path):
+        with pytest.raises(RunError, match="free disk space and run the same command"), full_disk_reported(tmp_path):
             raise ValueError(said)
 
 

@@ -8,10 +8,11 @@ import pytest
 
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src" / "olivine"
-FLOORS = [
+LAYERS = [
     {"errors"},
     {"records", "text_formats", "wording", "printable"},
     {
+        "auto_classes",
         "files",
         "process_setup",
         "random_state",
@@ -43,7 +44,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-HEIGHT = {room: height for height, packages in enumerate(FLOORS) for room in packages}
+HEIGHT = {package: height for height, packages in enumerate(LAYERS) for package in packages}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -58,24 +59,24 @@ def _imports(path: Path) -> set[str]:
     return found
 
 
-def _room(path: Path) -> str:
+def _package(path: Path) -> str:
     relative = path.relative_to(SOURCE)
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_imports_point_down(path):
-    room = _room(path)
+    package = _package(path)
     for name in _imports(path):
         parts = name.split(".")
-        if parts[0] == "olivine" and len(parts) > 1 and room != "__init__":
-            assert HEIGHT[parts[1]] <= HEIGHT[room], f"{path}: {name} is on a higher floor"
+        if parts[0] == "olivine" and len(parts) > 1 and package != "__init__":
+            assert HEIGHT[parts[1]] <= HEIGHT[package], f"{path}: {name} is in a higher layer"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_transformers_stays_in_its_packages(path):
     if "transformers" in {name.split(".")[0] for name in _imports(path)}:
-        assert _room(path) in {"model", "training", "testing", "world"} or path.name == "vocabulary.py"
+        assert _package(path) in {"model", "training", "testing", "world"} or path.name == "vocabulary.py"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))

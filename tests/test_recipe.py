@@ -86,7 +86,7 @@ def test_a_base_model_source_is_replaced_whole(tmp_path, recipe_file):
         ("stages.align.train=[tower]", ["stages.align.train", "vision"]),
         ("model.language.tokenizer={vocab_sise: 600}", ["vocab_sise", "Did you mean 'vocab_size'?"]),
         ("seed", ["seed", "KEY=VALUE"]),
-        ("name.first=x", ["name has no parts"]),
+        ("name.first=x", ["name has no keys"]),
         ("name={", ["not valid YAML"]),
         ("model.vision=null", ["model.vision"]),
     ],

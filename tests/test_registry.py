@@ -63,5 +63,5 @@ def test_a_package_that_cannot_be_imported_is_named(installed):
 def test_two_packages_with_one_name_are_refused(installed):
     installed("parts_elsewhere", ["lab = parts_elsewhere:find"])
     installed("parts_again", ["lab = parts_again:find"])
-    with pytest.raises(RequestError, match=r"2 packages offer 'lab' \(parts_again:find, parts_elsewhere:find\)"):
+    with pytest.raises(RequestError, match=r"2 packages provide 'lab' \(parts_again:find, parts_elsewhere:find\)"):
         load(SOURCES, "lab")

@@ -27,7 +27,7 @@ ELSEWHERE = {
     "model.lora={rank: 8}": ["It is a key of stages.NAME, not"],
     "stages.align.on_error=skip": ["It is a key of data.NAME, not"],
     "data.captions.flip=true": ["It is a key of data.NAME.augment, not"],
-    "model.connector.layers=2": ["no such setting", "Valid: activation, depth, kind."],
+    "model.connector.layers=2": ["no such setting", "Valid: activation, depth, factor, kind, options, queries."],
     "model.language.tokenizer={size: 600}": ["Valid: vocab_size."],
     "data.captoins.turns=independent": ["data: unknown name 'captoins'", "Did you mean 'captions'?"],
 }
@@ -78,9 +78,9 @@ def test_names_that_share_half_their_letters_are_not_near():
         ("stages.align.lr=.nan", "finite"),
         ("stages.align.batch=true", "expected a number"),
         ("stages.align.steps=yes", "expected a number"),
-        ("seed=010", "no decimal number"),
+        ("seed=010", "not a decimal number"),
         ('output="a\\0b"', "U+0000"),
-        ("name={a: 1, a: 2}", "stands twice"),
+        ("name={a: 1, a: 2}", "given twice"),
     ],
 )
 def test_values_that_would_be_taken_for_others_are_refused(tmp_path, override, says):
@@ -105,7 +105,7 @@ def test_a_section_that_is_turned_off_can_be_set_from_a_runs_own_record(tmp_path
 def test_levels_and_axes_that_are_one_name_in_two_spellings_are_refused(tmp_path, text):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(MINIMAL))
     (tmp_path / "study.yaml").write_text(f"name: s\nbase: base.yaml\naxes: {{{text}}}\nbenchmarks: {{gqa: data}}\n")
-    with pytest.raises(RequestError, match="one name, written in two ways"):
+    with pytest.raises(RequestError, match="the same name, written in two ways"):
         load_study(tmp_path / "study.yaml")
 
 

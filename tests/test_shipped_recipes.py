@@ -50,7 +50,7 @@ def test_a_copied_study_stands_alone(tmp_path):
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "world").mkdir()
     (tmp_path / "world" / "base.yaml").write_text("name: mine\n")
-    with pytest.raises(RequestError, match=r"base\.yaml exists already"):
+    with pytest.raises(RequestError, match=r"base\.yaml already exists"):
         shipped_recipes.copy("world/clip-s-aligned", tmp_path)
     assert [path.name for path in (tmp_path / "world").iterdir()] == ["base.yaml"]
     assert yaml.safe_load((tmp_path / "world" / "base.yaml").read_text()) == {"name": "mine"}

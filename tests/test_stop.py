@@ -145,7 +145,7 @@ def test_what_was_ignored_stays_ignored():
     """`nohup` has a run outlive its terminal."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with StopSignal() as stop, stop.held():
+        with StopSignal() as stop, stop.deferred():
             os.kill(os.getpid(), signal.SIGHUP)
         assert not stop.requested
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -157,7 +157,7 @@ def test_other_threads_listen_to_nothing():
     heard = []
 
     def listen():
-        with StopSignal() as stop, stop.held():
+        with StopSignal() as stop, stop.deferred():
             heard.append(stop.requested)
 
     thread = threading.Thread(target=listen)
@@ -176,7 +176,7 @@ import os, signal, sys, time
 from olivine.stop import StopSignal
 import olivine.stop
 olivine.stop.ECHO = 0.2
-with StopSignal() as stop, stop.held():
+with StopSignal() as stop, stop.deferred():
     print("ready", flush=True)
     for _ in range(1000):
         time.sleep(0.01)

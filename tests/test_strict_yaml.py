@@ -17,11 +17,11 @@ MERGE_BOMB = "a: &a {k0: v}\n" + "".join(
 )
 
 MISTAKES = {
-    "a key twice": ("seed: 1\nname: x\nseed: 2\n", ["line 3", "'seed' stands twice, first at line 1"]),
-    "a nested key twice": ("a:\n  b: 1\n  'b': 2\n", ["line 3", "'b' stands twice, first at line 2"]),
+    "a key twice": ("seed: 1\nname: x\nseed: 2\n", ["line 3", "'seed' is given twice, first at line 1"]),
+    "a nested key twice": ("a:\n  b: 1\n  'b': 2\n", ["line 3", "'b' is given twice, first at line 2"]),
     "a key twice in a list": ("a:\n- {x: 1,\n   x: 2}\n", ["line 3", "'x' stands twice"]),
     "keys that Python takes for one": ("1: a\nyes: b\n", ["line 2", "stands twice"]),
-    "an alias inside itself": ("a: &a {b: *a}\n", ["line 1", "*a stands inside what it stands for"]),
+    "an alias inside itself": ("a: &a {b: *a}\n", ["line 1", "*a is inside what it refers to"]),
     "a merge with itself": ("a: &a\n  <<: *a\n", ["line 2", "stands inside"]),
     "an alias bomb": (BOMB, ["more than 200,000 values once its aliases are expanded"]),
     "a merge bomb": (MERGE_BOMB, ["more than 200,000 values"]),
@@ -32,8 +32,8 @@ MISTAKES = {
     "an escaped null byte": ('name: "a\\0b"', ["line 1", "U+0000"]),
     "a terminal's escape": ('\nname: "a\\e[31m"', ["line 2", "U+001B"]),
     "half a character": ('name: "\\ud800"', ["line 1"]),
-    "an octal number": ("seed: 010", ["line 1", "010 is no decimal number"]),
-    "a number to base sixty": ("seed: 1:30", ["line 1", "1:30 is no decimal number"]),
+    "an octal number": ("seed: 010", ["line 1", "010 is not a decimal number"]),
+    "a number to base sixty": ("seed: 1:30", ["line 1", "1:30 is not a decimal number"]),
     "a number too long": ("seed: " + "9" * 5000, ["digits"]),
     "a day that there is not": ("name: 2024-13-45", ["month"]),
     "a Python object": ("name: !!python/object/apply:os.system [ls]", ["line 1", "constructor for the tag"]),

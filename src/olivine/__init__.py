@@ -5,15 +5,20 @@
     model = olivine.load("runs/easy-vqa")
     model.answer("photo.jpg", "What colour is the cup?")
 
-Nothing heavy is imported before the first call; the functions themselves are in `olivine.api`.
+Nothing heavy is imported before the first call; the functions themselves are in `olivine.api`. transformers' Auto
+classes know Olivine's registered ones from here on.
 """
 
 from typing import TYPE_CHECKING, Any
+
+from olivine.auto_classes import register
 
 if TYPE_CHECKING:
     from olivine.api import Model, ablate, evaluate, load, plan, score, train
 
     __version__: str
+
+register()
 
 __all__ = ["Model", "__version__", "ablate", "evaluate", "load", "plan", "score", "train"]
 

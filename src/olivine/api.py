@@ -1,6 +1,6 @@
-"""The Python interface: what the command line does, as functions that return what a program can use.
+"""The Python interface: what the command line does, as functions with results for programs.
 
-Nothing is decided here; `import olivine` offers all of it without loading torch before the first call.
+No logic of its own; `import olivine` offers all of it without loading torch before the first call.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,7 +83,7 @@ def load(folder: str | Path, *, device: str | None = None) -> Model:
 
 
 def train(recipe: "str | Path | Recipe", *overrides: str, quiet: bool = False) -> Path:
-    """Train all stages of a recipe, resuming where an earlier run stopped; returns the last stage's model folder.
+    """Train all stages of a recipe, resuming where an earlier run stopped, and return the last stage's model folder.
 
     Args:
         recipe: a YAML file, the name of a shipped recipe, or a `Recipe`.
@@ -92,7 +92,7 @@ def train(recipe: "str | Path | Recipe", *overrides: str, quiet: bool = False) -
 
     Raises:
         RequestError: an unknown key or wrong value, or the run directory holds another run.
-        RunError: training could not go on.
+        RunError: training could not continue.
     """
     from olivine.console import stderr_console
     from olivine.training.run import train as run
@@ -112,7 +112,7 @@ def evaluate(
     variant: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Score:
-    """Answer a benchmark's questions with a model and score the answers; answers that are there are kept.
+    """Answer a benchmark's questions with a model and score the answers; existing answers are kept.
 
     Args:
         model: a loaded `Model`, or what `load` takes.
@@ -120,13 +120,13 @@ def evaluate(
         data: the benchmark's own files.
         output: where answers and scores go; None takes `evaluation/NAME` beside the model folder.
         images: the image root, if it is not beside the data.
-        control: ask without images ("blind"), or with another question's ("shuffled").
+        control: ask without images ("blind"), or with another question's image ("shuffled").
         prompt: the wording, by name.
         variant: the scoring, by name; None takes the official one.
         options: the benchmark's own options.
 
     Raises:
-        RequestError, DataError, RunError: as `olivine evaluate`.
+        RequestError, DataError, RunError: as for `olivine evaluate`.
     """
     from olivine.evaluation import benchmarks
     from olivine.evaluation.benchmarks.options import checked_options
@@ -157,7 +157,7 @@ def score(
     variant: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Score:
-    """Score answers as a benchmark's official tool does, produced by any model or tool.
+    """Score answers from any model or tool as a benchmark's official tool does.
 
     Args:
         benchmark: its name.
@@ -167,7 +167,7 @@ def score(
         options: the benchmark's own options.
 
     Raises:
-        RequestError, DataError: as `olivine score`.
+        RequestError, DataError: as for `olivine score`.
     """
     from olivine.evaluation import benchmarks
     from olivine.evaluation.benchmarks.options import checked_options
@@ -180,7 +180,7 @@ def score(
 
 
 def ablate(study: str | Path, *, launcher: str = "local", jobs: int = 1, quiet: bool = False) -> Path:
-    """Run a study, resuming where it stopped, and write its report; returns the page's path.
+    """Run a study, resuming where it stopped, write its report, and return the report's path.
 
     Args:
         study: a YAML file, the directory of a study, or the name of a shipped one.
@@ -189,8 +189,8 @@ def ablate(study: str | Path, *, launcher: str = "local", jobs: int = 1, quiet: 
         quiet: print nothing.
 
     Raises:
-        RequestError: not a valid study, or data are missing.
-        RunError: a step failed (the others are done and kept), or nothing is finished.
+        RequestError: the study is invalid, or data are missing.
+        RunError: a step failed (the others are completed and kept), or nothing is finished.
     """
     from olivine.ablation.run import carry_out, plan_study, report
     from olivine.ablation.terminal_lines import StepLines
@@ -217,8 +217,8 @@ def plan(
         recipe: a YAML file, the name of a shipped recipe, or a `Recipe`.
         overrides: as on the command line.
         device: a device by name, such as "h100".
-        count: how many.
-        utilisation: share of the device's peak that is reached.
+        count: the number of devices.
+        utilisation: fraction of the device's peak that is reached.
 
     Raises:
         RequestError: an unknown device, or a model configuration that cannot be found.
@@ -236,5 +236,5 @@ def _recipe(given: "str | Path | Recipe", overrides: Sequence[str]) -> "Recipe":
     if not isinstance(given, Recipe):
         return read(resolve(Path(given)), overrides)
     if overrides:
-        raise RequestError("overrides are for recipes that are read from a file; change the Recipe itself.")
+        raise RequestError("overrides apply to recipes that are read from a file; change the Recipe itself.")
     return given

@@ -1,7 +1,7 @@
-"""The one place that reaches the terminal: consoles that show what they are given and obey none of it, and log records.
+"""The one module that reaches the terminal: its consoles print text as it is and interpret none of it.
 
-Which messages there are is for those who print. What a run says as it goes is printed on the console that its caller
-hands in; diagnostics go to the loggers under `olivine`, which are shown where a process of Olivine's own asks for it.
+What a run reports as it goes is printed on the console that its caller passes in. Diagnostics go to the loggers under
+`olivine`, which the processes of Olivine's own show on their console.
 """
 
 import logging
@@ -17,7 +17,7 @@ from olivine.printable import printable
 
 
 class PlainConsole(Console):
-    """A console that takes text for text: no markup, no emoji codes, control characters written out.
+    """A console that prints text literally: no markup, no emoji codes, control characters escaped.
 
     Colour is given by `style=`, or by a `rich.text.Text`.
     """
@@ -26,11 +26,11 @@ class PlainConsole(Console):
         super().__init__(**{"markup": False, "emoji": False, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return `text` with control characters written out before it is measured and wrapped."""
+        """Return `text` with control characters escaped before it is measured and wrapped."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the pieces of anything rich can show, control characters in its text written out."""
+        """Yield the segments of anything that rich can render, control characters in its text escaped."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 

@@ -1,6 +1,6 @@
-"""What files hold, remembered: hashes under names, and by size and times of change, in tables that only grow.
+"""Remembered content hashes of files, by name, size and modification times, in append-only tables.
 
-Which hashes decide what may be kept is for those who ask; reading images is in `data`.
+What the hashes are used for is up to the caller; reading images is in `data`.
 """
 
 import errno
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from olivine.errors import DataError
 
-#: Bytes of a name's digest. Of a million names two share one with a chance of one in 30 million.
+#: Bytes of a name's digest. Among a million names, the chance that any two collide is one in 30 million.
 KEY_BYTES = 8
 #: Bytes of a content's digest.
 DIGEST_BYTES = 16
-#: A file that changed less than this many seconds ago may change again without its times telling so.
+#: A file that changed less than this many seconds ago may change again without a change of its times.
 SETTLED = 2.0
-#: New rows held in a dict before they join the sorted ones: bounds what a row takes to its own bytes.
+#: New rows kept in a dict before they join the sorted ones: bounds the memory per row to about its own bytes.
 _NEW_ROWS = 65_536
 
 
@@ -35,16 +35,16 @@ def digest_of(content: bytes, size: int = DIGEST_BYTES) -> bytes:
 class Table:
     """Values of a fixed number of bytes under keys of `KEY_BYTES`, kept in a file that is only appended to.
 
-    In memory a row takes its own bytes alone. A row that a kill cut short is dropped; of several rows of a key the last
-    counts. Threads may share a table; processes append to files of their own and read each other's when they begin.
+    In memory a row takes only its own bytes. A row that a kill truncated is dropped; of several rows of a key the last
+    counts. Threads may share a table; processes append to their own files and read each other's when they start.
 
     Args:
-        path: the file that is appended to; None keeps nothing.
+        path: the file to append to; None keeps nothing.
         width: bytes of a value.
         others: further files to read, those of earlier processes.
 
     Raises:
-        OSError: from `put`: the disk is full, or the folder cannot be written.
+        OSError: from `put`: the disk is full, or the folder is not writable.
     """
 
     def __init__(self, path: Path | None, width: int, others: Sequence[Path] = ()) -> None:
@@ -67,7 +67,7 @@ class Table:
             return self._values[position].tobytes() if here else None
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Set the value under a key; the system has it when this returns."""
+        """Set the value under a key; it has been handed to the operating system when this returns."""
         assert len(key) == KEY_BYTES, "keys have one length"
         assert len(value) == self._width, "values have one length"
         with self._lock:
@@ -83,7 +83,7 @@ class Table:
     def _append(self, path: Path, row: bytes) -> None:
         if self._handle is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Opened once: on a network file system, opening costs many times what a row does.
+            # Opened once: on a network file system, opening costs many times as much as writing a row.
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             weakref.finalize(self, os.close, self._handle)
         if os.write(self._handle, row) < len(row):
@@ -93,7 +93,7 @@ class Table:
         content = file.read_bytes()
         row = KEY_BYTES + self._width
         whole = len(content) // row * row
-        if file == self._path and whole < len(content):  # what is appended next must begin at a row's place
+        if file == self._path and whole < len(content):  # the next append must start at a row boundary
             os.truncate(file, whole)
         return content[:whole]
 
@@ -106,7 +106,7 @@ class Table:
 
 
 class ContentIndex:
-    """Digests of files, each read again only where its size, its times of change or its inode differ.
+    """Digests of files, each read again only if its size, its modification times or its inode differ.
 
     Args:
         path: where digests are kept between runs; None keeps none.
@@ -128,7 +128,7 @@ class ContentIndex:
         try:
             before = file.stat()
             key = digest_of(os.fsencode(file.absolute()), KEY_BYTES)
-            # The time of the inode's change cannot be set back, as that of the content's can (cp -p, rsync -t).
+            # The inode's change time cannot be set back, unlike the content's modification time (cp -p, rsync -t).
             what = f"{before.st_size} {before.st_mtime_ns} {before.st_ctime_ns} {before.st_ino}"
             stamp = digest_of(what.encode(), self._STAMP_BYTES)
             known = self._table.get(key)

@@ -1,6 +1,6 @@
 """`olivine demo`: the paper's question on the embedded world, from data to a report with intervals.
 
-Only what every user could type: write the world, run the study, open its report; one configuration of it for the hurried.
+Only what a user could type: write the world, run the study, open its report; with `--quick`, one configuration.
 """
 
 from collections.abc import Callable
@@ -30,20 +30,25 @@ from olivine.world.benchmarks import write_all
 
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
-#: The world that is drawn; the backbones were pretrained on another seed's.
+#: The seed of the world that is drawn; the backbones were pretrained on another one.
 SEED = 1
 _IMAGES = 4000
 _RECIPES = Path(str(files("olivine") / "recipes"))
-#: What one configuration is asked, seen and blind.
-_ASKED_OF_ONE = ("gqa", "pope", "mme", "scienceqa")
+#: The benchmarks of one configuration, with images and blind.
+_BENCHMARKS_OF_ONE = ("gqa", "pope", "mme", "scienceqa")
 
 
 def run(output: Path, *, quick: bool, console: Console, bar: Bar, jobs: int = 0) -> list[Failure]:
     """Write the world's data, then train and measure: the study's eight configurations, or one of them if `quick`.
 
-    `jobs` steps of the study at a time; 0 means one on each GPU, or on each processor up to four.
+    Finished steps are not repeated. Prints where the results are, and returns the failures.
 
-    Every step that is already done is not done again. Returns what failed; the last line says where the results lie.
+    Args:
+        output: the folder of data and results.
+        quick: train one configuration instead of the study.
+        console: the terminal.
+        bar: makes a progress bar from its title.
+        jobs: steps of the study at a time; 0 means one on each GPU, or on each CPU up to four.
     """
     world = write_world(output / "world", bar)
     if quick:
@@ -53,7 +58,7 @@ def run(output: Path, *, quick: bool, console: Console, bar: Bar, jobs: int = 0)
 
 
 def write_world(world: Path, bar: Bar) -> Path:
-    """The training data and the eight benchmarks, in the folder given."""
+    """Write the training data and the eight benchmarks into a folder, and return it."""
     with bar("training data") as on_image:
         training_data.write(world / "training", SEED, _IMAGES, on_image, workers=available_cpus())
     with bar("benchmarks") as on_benchmark:
@@ -62,7 +67,7 @@ def write_world(world: Path, bar: Bar) -> Path:
 
 
 def _sources(world: Path) -> dict[str, str]:
-    """Overrides by which a recipe finds the world's training data."""
+    """Return the overrides that point a recipe to the world's training data."""
     found = {}
     for source in ("captions", "instructions"):
         found[f"data.{source}.json"] = str(world / "training" / f"{source}.json")
@@ -73,9 +78,9 @@ def _sources(world: Path) -> dict[str, str]:
 def _study(world: Path, output: Path, console: Console, jobs: int) -> list[Failure]:
     values = read_yaml(_RECIPES / "studies" / "world.yaml", "study")
     values["base"], values["output"] = str(_RECIPES / "world" / "base.yaml"), str(output / "study")
-    for name, asked in values["benchmarks"].items():
+    for name, options in values["benchmarks"].items():
         folder = str(world / name)
-        values["benchmarks"][name] = {**asked, "data": folder} if isinstance(asked, dict) else folder
+        values["benchmarks"][name] = {**options, "data": folder} if isinstance(options, dict) else folder
     path = output / "study.yaml"
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     plan = plan_study(path, _sources(world))
@@ -88,7 +93,7 @@ def _study(world: Path, output: Path, console: Console, jobs: int) -> list[Failu
 
 
 def _jobs() -> int:
-    # A process takes a gigabyte: a laptop with many processors need not have as many of those.
+    # A process takes a gigabyte, which a laptop with many CPUs may not have for each.
     return torch.cuda.device_count() or min(available_cpus(), 4)
 
 
@@ -98,18 +103,18 @@ def _one_configuration(world: Path, folder: Path, console: Console, bar: Bar) ->
     checkpoint = train(recipe, console)
     vlm = load_checkpoint(checkpoint)
     controls: tuple[Control | None, ...] = (None, "blind")
-    for name in _ASKED_OF_ONE:
-        positions = {
-            control: folder / "evaluation" / (name + (f"-{control}" if control else "")) for control in controls
-        }
+    for name in _BENCHMARKS_OF_ONE:
+        folders = {control: folder / "evaluation" / (name + (f"-{control}" if control else "")) for control in controls}
         scores = {}
-        for control, position in positions.items():
-            requested = Evaluation(benchmarks.get(name), world / name, None, position, str(checkpoint), control)
+        for control, target in folders.items():
+            requested = Evaluation(benchmarks.get(name), world / name, None, target, str(checkpoint), control)
             with bar(f"{name} {control or ''}") as on_answer:
                 scores[control] = evaluate(vlm, checkpoint, requested, on_answer).metrics
-        shown = measures(name, [metrics.keys() for metrics in scores.values()])[0]
-        seen, blind = (shown.scale * scores[control][shown.metric] for control in controls)
+        measure = measures(name, [metrics.keys() for metrics in scores.values()])[0]
+        seen, blind = (measure.scale * scores[control][measure.metric] for control in controls)
         console.print(
-            f"{title(name)} {shown.label}: {seen:.1f} {shown.unit} (blind: {blind:.1f})", markup=False, highlight=False
+            f"{title(name)} {measure.label}: {seen:.1f} {measure.unit} (blind: {blind:.1f})",
+            markup=False,
+            highlight=False,
         )
     console.print(f"done: {folder}", highlight=False)

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from olivine.accelerators import image_threads
-from olivine.errors import OtherProcessError, OlivineError, RequestError
+from olivine.errors import OlivineError, OtherProcessError, RequestError
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ _EXTRAS = {"easy-vqa": "easy-vqa", "tensorboard": "tensorboard", "torchvision": 
 
 
 def describe() -> dict[str, str]:
-    """Facts by name, ready to be printed."""
+    """Return facts about the machine by name, ready to be printed."""
     import torch
 
     facts = {
@@ -36,9 +36,11 @@ def describe() -> dict[str, str]:
 
 
 def _quota() -> str:
-    """What a container's quota leaves of the processors, where it does."""
+    """Describe how a container's quota limits the CPUs, if it does."""
     quota, allowed = cgroup_quota(), allowed_cores()
-    return f", the container's quota of {quota:g} among {allowed}" if quota is not None and quota < allowed else ""
+    return (
+        f", limited by the container's quota of {quota:g} of {allowed}" if quota is not None and quota < allowed else ""
+    )
 
 
 def _version(package: str) -> str:

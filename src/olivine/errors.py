@@ -1,8 +1,8 @@
-"""The exceptions that reach a user, each with its exit code, and how a wrong name is answered.
+"""The exceptions that reach a user, each with its exit code, and suggestions for wrong names.
 
 Programming mistakes are not here: they are asserts.
 
-Every message names the file, item or key, says what was expected, and what to do next.
+Every message names the file, item or key, and says what was expected and what to do next.
 """
 
 import difflib
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 class OlivineError(Exception):
-    """Anything a user can act on; shown as one message without a stack trace."""
+    """Anything a user can act on; printed as one message without a stack trace."""
 
     exit_code = 1
 
@@ -22,11 +22,11 @@ class RequestError(OlivineError):
 
 
 class DataError(RequestError):
-    """A data set, question or answers file does not hold what it must (exit code 2)."""
+    """A data set, question or answers file does not contain what it must (exit code 2)."""
 
 
 class RunError(OlivineError):
-    """A run that was rightly asked for could not be finished (exit code 1)."""
+    """A valid run could not be finished (exit code 1)."""
 
 
 class OtherProcessError(OlivineError):
@@ -40,7 +40,7 @@ class OtherProcessError(OlivineError):
 class Stopped(BaseException):  # no error: the run was told to stop, and did
     """A run that was told to stop before its end has saved what it had, and can be resumed (exit code 75).
 
-    No `Exception`, as `KeyboardInterrupt` is none: a library that catches whatever goes wrong must not swallow it.
+    Like `KeyboardInterrupt` it is no `Exception`: a library that catches everything must not swallow it.
     """
 
     #: EX_TEMPFAIL of sysexits.h: "try again later", which a scheduler can tell from done, failed and wrong.
@@ -48,7 +48,7 @@ class Stopped(BaseException):  # no error: the run was told to stop, and did
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:
-    """Return what to say to a name that is none of `known`: the nearest of them, and all."""
+    """Return the message for a name that is not in `known`: the nearest of them, and all."""
     valid = sorted(known)
     nearest = nearest_name(name, valid)
     hint = f" Did you mean {nearest!r}?" if nearest else ""
@@ -56,9 +56,9 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """Return the one of `known` that `name` was probably meant to be; None where none is near.
+    """Return the one of `known` that `name` was probably meant to be; None if none is close.
 
-    `held_out` is not near `dropout`, though half their letters agree: a wrong guess is worse than none.
+    `held_out` is not close to `dropout`, though half their letters agree: a wrong guess is worse than none.
     """
     valid = sorted(known)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)

@@ -1,6 +1,6 @@
-"""What a change of a field does to what is learnt: said once, on the field; read by resuming, studies and plans.
+"""What a change of a field does to the result: declared once, on the field; read by resuming, studies and plans.
 
-Which fields there are is in `recipe` and `ablation.study`; what each reader does with a change is the reader's own.
+The fields are in `recipe` and `ablation.study`; what to do about a change is decided by each reader.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,20 +15,20 @@ from olivine.schema_mistakes import types_of
 
 
 class Identity(Enum):
-    """What comes out where a field has another value; the value of each says it in words."""
+    """What comes out if a field has another value; each member's value says it in words."""
 
-    #: The same bits, if anything comes out: may change before a run is resumed, and counts in no step's identity.
+    #: The same bits, if anything comes out: may change before a run is resumed; not part of any step's identity.
     SAME_BITS = "the same bits"
-    #: The same sums over the same whole samples, perhaps rounded otherwise: may change before a run is resumed, is then
-    #: recorded in its provenance, and counts in the identity of a study's steps.
-    SAME_MATHEMATICS = "the same mathematics, perhaps rounded otherwise"
-    #: Something else is learnt: refused where a run is resumed, and another step in a study.
+    #: The same sums over the same whole samples, perhaps rounded differently: may change before a run is resumed, is
+    #: then recorded in its provenance, and is part of the identity of a study's steps.
+    SAME_MATHEMATICS = "the same mathematics, perhaps rounded differently"
+    #: The result differs: refused when a run is resumed, and another step in a study.
     ANOTHER_OUTPUT = "another output"
 
 
 @dataclass(frozen=True, slots=True)
 class Decides:
-    """The class of a field, and what it decides, in words that end the sentence "it decides ..."."""
+    """The class of a field, and what it decides, in words that complete the sentence "it decides ..."."""
 
     identity: Identity
     what: str
@@ -36,7 +36,7 @@ class Decides:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A field with another value than before; entries of lists are named by their `name`."""
+    """A field whose value has changed; entries of lists are identified by their `name`."""
 
     key: str
     before: Any
@@ -50,20 +50,20 @@ def same_bits(what: str) -> Decides:
 
 
 def same_mathematics(what: str) -> Decides:
-    """Declare that a field decides the last bits at most."""
+    """Declare that a field decides at most the last bits."""
     return Decides(Identity.SAME_MATHEMATICS, what)
 
 
 def another_output(what: str) -> Decides:
-    """Declare that a field decides what is learnt."""
+    """Declare that a field decides the result."""
     return Decides(Identity.ANOTHER_OUTPUT, what)
 
 
 class IdentifiedSection(BaseModel):
-    """A section of a recipe whose every field has a class, but for plain sections, whose own fields have.
+    """A section of a recipe whose every field has a class, except plain sections, whose own fields have one.
 
     Raises:
-        TypeError: as the class is defined, a field has none, or two.
+        TypeError: when the class is defined, if a field has no class, or two.
     """
 
     @classmethod
@@ -93,7 +93,7 @@ def fields(schema: type[BaseModel], where: str = "") -> Iterator[tuple[str, Deci
 def decides(schema: type[BaseModel], key: str | Sequence[str]) -> Decides:
     """Return the class of a field by its dotted key, such as `stages.align.lr`, or by the parts of the key.
 
-    What lies inside of a value has that value's class. A key that the schema lacks (an earlier version's) is taken to
+    What is inside a value has that value's class. A key that the schema lacks (an earlier version's) is assumed to
     decide the output.
     """
     section: type[BaseModel] | None = schema
@@ -113,7 +113,7 @@ def decides(schema: type[BaseModel], key: str | Sequence[str]) -> Decides:
 
 
 def strongest(schema: type[BaseModel], keys: Iterable[str]) -> Identity:
-    """Return what changes of several fields come to together."""
+    """Return the combined effect of changes of several fields."""
     order = list(Identity)
     return max((decides(schema, key).identity for key in keys), key=order.index, default=Identity.SAME_BITS)
 
@@ -172,7 +172,7 @@ def _is_plain_section(field: FieldInfo) -> bool:
 
 
 def _below(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
-    """The section that a field's value may be, or whose like it holds; and whether it holds several, by name."""
+    """Return the section that a field's value is or contains, and whether it contains several, by name."""
     for kind in types_of(field.annotation):
         if _is_section(kind):
             return kind, False

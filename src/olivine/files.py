@@ -27,7 +27,7 @@ DISK_ERRORS = {
     errno.EACCES: False,
     errno.EPERM: False,
 }
-#: Bytes of a path that systems take (PATH_MAX).
+#: Longest path that systems accept, in bytes (PATH_MAX).
 LONGEST_PATH = 4096
 #: Half of a surrogate pair (a text cut inside an emoji) becomes `\\udXXX`, which JSON reads back as it was.
 _LONE_SURROGATES = "backslashreplace"
@@ -36,7 +36,7 @@ _decode = json.JSONDecoder().raw_decode
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path`, on error nothing is left."""
+    """Yield a temporary path beside `path`; on success it replaces `path`, on error it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     os.close(handle)
@@ -52,9 +52,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on error it is removed.
+    """Yield a temporary folder beside `path`; on success it replaces `path`, on error it is removed.
 
-    Its name is always the same, so that what a kill leaves behind is gone at the next attempt.
+    Its name is always the same, so that what a kill leaves behind is removed at the next attempt.
     """
     temporary = path.with_name(f".{path.name}.partial")
     remove(temporary)
@@ -66,7 +66,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 flush_to_disk(file)
         if os.path.lexists(path):
-            # A folder cannot be replaced in one step: the old one steps aside under a name that says so.
+            # A folder cannot be replaced in one step: the old one is first renamed.
             aside = path.with_name(f".{path.name}.replaced")
             remove(aside)
             path.rename(aside)
@@ -75,12 +75,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         else:
             temporary.rename(path)
     finally:
-        with suppress(RunError):  # what went wrong inside says more
+        with suppress(RunError):  # the error inside the block says more
             remove(temporary)
 
 
 def remove(path: Path) -> None:
-    """Remove whatever lies under a name: a folder, a file, or a link (never what the link points to).
+    """Remove anything of a given name: a folder, a file, or a link (never what the link points to).
 
     Raises:
         RunError: it cannot be removed.
@@ -96,13 +96,12 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def full_disk_reported(folder: Path) -> Iterator[None]:
-    """Turn the error of a disk that is full, or may not be written, into one that says what to do.
+    """Turn the error of a full or unwritable disk into one that says what to do.
 
-    Writers in other languages (of safetensors, of tokenizers) raise errors of their own; they name the system's number.
+    Writers in other languages (of safetensors, of tokenizers) raise their own errors, which name the system's number.
 
     Raises:
-        RunError: the disk (or the user's share of it, or the largest file allowed) is full, or the folder is not
-            to be written.
+        RunError: the disk, the user's quota or the largest file size is exhausted, or the folder is not writable.
     """
     try:
         yield
@@ -113,11 +112,11 @@ def full_disk_reported(folder: Path) -> Iterator[None]:
         if number not in DISK_ERRORS:
             raise
         where = getattr(error, "filename", None) or folder
-        # Denied access may be to something that is only read.
+        # Access may be denied to something that is only read.
         problem = "no access" if number in (errno.EACCES, errno.EPERM) else "cannot be written"
-        todo = "make room" if DISK_ERRORS[number] else "grant access, or give another output,"
+        todo = "free disk space" if DISK_ERRORS[number] else "grant access, or give another output,"
         raise RunError(
-            f"{where}: {problem} ({os.strerror(number)}). What was saved before is whole: "
+            f"{where}: {problem} ({os.strerror(number)}). What was saved before is intact: "
             f"{todo} and run the same command to resume."
         ) from None
 
@@ -130,7 +129,7 @@ def _error_number(error: Exception) -> int | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically; half of a surrogate pair, which UTF-8 has not, as its escape."""
+    """Write `text` as UTF-8, atomically; half of a surrogate pair, which UTF-8 cannot encode, as its escape."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors=_LONE_SURROGATES)
 
@@ -141,30 +140,30 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
+    """Write one JSON object per line, atomically."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", errors=_LONE_SURROGATES) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def append_json_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one JSON object to a log, in a single write so that a kill leaves at most one cut line at the end."""
+    """Append one JSON object to a log, in a single write so that a kill leaves at most one truncated line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", errors=_LONE_SURROGATES) as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def keep_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> dict[int, str]:
-    """Drop the rows of a log that are not to be kept, and a last one that a kill cut short.
+    """Drop the lines of a log that `keep` rejects, and a last one that a kill truncated.
 
-    A damaged line takes no other with it: it goes to a file beside the log, `NAME.damaged`, and is returned.
-    Line by line: a log of many gigabytes is never in memory; one that ends in what is dropped is cut in place.
+    A damaged line affects no other: it is moved to a file beside the log, `NAME.damaged`, and returned. The log is read
+    line by line and never fully in memory; if only its end is dropped, it is truncated in place.
 
     Returns:
         What is wrong with each damaged line, by its number from 1.
     """
     damaged: dict[int, str] = {}
-    dropped = False  # a row before one that is kept
+    dropped = False  # a line before one that is kept
     end = last = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -181,7 +180,7 @@ def keep_json_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> dict[
 
 def _kept(line: bytes, keep: Callable[[dict[str, Any]], bool], number: int, damaged: dict[int, str]) -> bool:
     if not line.endswith(b"\n"):
-        return False  # a kill's
+        return False  # truncated by a kill
     try:
         return keep(json.loads(line))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -204,7 +203,7 @@ def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool], damaged: Mappin
 
 
 def flush_to_disk(path: Path) -> None:
-    """Return when a file's content, or a folder's list of names, would survive the power going off."""
+    """Return when a file's content, or a folder's list of names, would survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -216,7 +215,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        DataError: the file is missing, of another format, nested too deeply, or not whole JSON (with the line).
+        DataError: the file is missing, in another format, nested too deeply, or not complete JSON (with the line).
     """
     text = _read_text(path)
     try:
@@ -224,20 +223,20 @@ def read_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         where = f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg})."
         if error.msg == "Extra data" and text.lstrip()[:1] == "{":
-            raise DataError(f"{where} Are these JSON lines, one object a line? Expected one JSON value.") from None
+            raise DataError(f"{where} Are these JSON lines, one object per line? Expected one JSON value.") from None
         cut = error.msg.startswith("Unterminated string") or not text[error.pos :].strip()
-        advice = "The file ends there: is it cut short? Fetch or write it again." if cut else "Repair it there."
+        advice = "The file ends there: is it truncated? Fetch or write it again." if cut else "Repair it there."
         raise DataError(f"{where} {advice}") from None
     except RecursionError:
-        raise DataError(f"{path}: JSON that is nested too deeply to be read.") from None
-    except (ValueError, MemoryError) as error:  # a number of more digits than Python reads, or too large altogether
-        raise DataError(f"{path}: JSON that cannot be read ({error}).") from None
+        raise DataError(f"{path}: the JSON is nested too deeply to be read.") from None
+    except (ValueError, MemoryError) as error:  # a number with more digits than Python reads, or too large a file
+        raise DataError(f"{path}: the JSON cannot be read ({error}).") from None
 
 
 def read_json_lines(path: Path, *, allow_cut_end: bool = False) -> list[dict[str, Any]]:
-    """Read one JSON object a line; blank lines are ignored.
+    """Read one JSON object per line; blank lines are ignored.
 
-    `allow_cut_end` drops a last line that a kill cut short (for logs that are appended to).
+    `allow_cut_end` drops a last line that a kill truncated (for logs that are appended to).
 
     Raises:
         DataError: the file is missing, or a line is not a JSON object (with its number).
@@ -255,16 +254,16 @@ def read_json_lines(path: Path, *, allow_cut_end: bool = False) -> list[dict[str
                 break
             problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(
-                f"{path}: line {number} is not valid JSON ({problem}). Expected one object a line."
+                f"{path}: line {number} is not valid JSON ({problem}). Expected one object per line."
             ) from None
         if not isinstance(row, dict):
-            raise DataError(f"{path}: line {number} is a {type(row).__name__}; expected one JSON object a line.")
+            raise DataError(f"{path}: line {number} is a {type(row).__name__}; expected one JSON object per line.")
         rows.append(row)
     return rows
 
 
 def _json_of_line(line: str) -> Any:
-    """Return what `json.loads` does, in two thirds of the time where nothing stands around the value."""
+    """Return the same as `json.loads`, in two thirds of the time if nothing surrounds the value."""
     try:
         value, end = _decode(line)
     except ValueError:
@@ -273,7 +272,7 @@ def _json_of_line(line: str) -> Any:
 
 
 def sha256_of_file(path: Path) -> str:
-    """The content hash of a file, in hexadecimal.
+    """Return the content hash of a file, in hexadecimal.
 
     Raises:
         DataError: the file cannot be read.
@@ -286,22 +285,24 @@ def sha256_of_file(path: Path) -> str:
 
 
 def safe_join(root: Path, relative: str) -> Path:
-    """The path of `relative` under `root`.
+    """Return the path of `relative` under `root`.
 
-    The check is on the words of the path, not on what links point to: a user may well link `coco/` into an
-    image root, but a data file must not be able to name a place outside it.
+    The check is on the text of the path, not on what links point to: a user may well link `coco/` into an
+    image root, but a data file must not be able to name a path outside it.
 
     Raises:
         DataError: `relative` is absolute or climbs out of `root`.
     """
     if "\0" in relative:
-        raise DataError(f"path {relative[:80]!r} holds a NUL character; expected a path relative to {root}.")
+        raise DataError(f"path {relative[:80]!r} contains a NUL character; expected a path relative to {root}.")
     try:
         too_long = len(os.fsencode(relative)) > LONGEST_PATH
     except UnicodeEncodeError:
-        raise DataError(f"path {relative[:80]!r} holds half a character (a lone surrogate); no file has it.") from None
+        raise DataError(
+            f"path {relative[:80]!r} contains half a character (a lone surrogate), which no file name can."
+        ) from None
     if too_long:
-        raise DataError(f"path {relative[:80]!r}... has {len(relative):,} characters; no file system takes that.")
+        raise DataError(f"path {relative[:80]!r}... has {len(relative):,} characters; no file system accepts that.")
     path = PurePosixPath(relative.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
         raise DataError(f"path {relative!r} leaves the root {root}; expected a path relative to it, without '..'.")
@@ -314,7 +315,7 @@ def _read_text(path: Path, *, allow_cut_end: bool = False) -> str:
         foreign = foreign_format(content[:HEAD])
         if foreign is not None:
             raise DataError(f"{path}: expected JSON; this is {foreign}.")
-        if allow_cut_end:  # a kill may cut inside a character
+        if allow_cut_end:  # a kill may truncate inside a character
             end = content.rfind(b"\n") + 1
             return content[:end].decode("utf-8-sig") + content[end:].decode("utf-8", errors="replace")
         return content.decode("utf-8-sig")

@@ -1,33 +1,33 @@
-"""Text from outside made fit to show: for a terminal, a table file, a page.
+"""External text made safe to print: for a terminal, a table file, a page.
 
-What a data set, a model or an endpoint wrote may hold characters that move a cursor, recolour a screen, reorder a line
-or start a formula. They are shown by their names (`\\x1b`), never acted on. Files in JSON keep the text as it is: JSON
-has escapes of its own.
+What a data set, a model or an endpoint wrote may contain characters that move a cursor, recolour a screen, reorder a
+line or start a formula. They are printed as escapes (`\\x1b`) and have no effect. JSON files keep the text unchanged:
+JSON has its own escapes.
 """
 
 import re
 
-#: Controls (C0, DEL, C1) but tab and newline; marks that embed or override the direction of writing; separators that
-#: some programs take for newlines; tag characters, which are invisible; halves of surrogate pairs.
-_UNSHOWN = re.compile(
+#: Controls (C0, DEL, C1) except tab and newline; marks that embed or override the writing direction; separators that
+#: some programs treat as newlines; tag characters, which are invisible; halves of surrogate pairs.
+_UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
 )
-#: What spreadsheets take for the start of a formula. A number with a sign is none.
+#: What spreadsheets interpret as the start of a formula. A number with a sign is not one.
 _FORMULA = re.compile(r"[=+\-@\t\r\n|%]")
 _NUMBER = re.compile(r"[+-]?(\d[\d,.]*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
 
 
 def printable(text: str) -> str:
-    """Return `text` with its control characters written out, tabs and newlines kept.
+    """Return `text` with its control characters escaped, tabs and newlines kept.
 
-    The result encodes as UTF-8 whatever `text` held, and does nothing to a terminal but show itself.
+    The result always encodes as UTF-8, and has no effect on a terminal beyond being printed.
     """
-    return _UNSHOWN.sub(_escaped, text)
+    return _UNPRINTABLE.sub(_escaped, text)
 
 
 def csv_cell(value: object) -> object:
-    """Return `value` fit for a cell of a table file: text that a spreadsheet would run as a formula starts with `'`."""
+    """Return `value` safe for a cell of a table file: text that a spreadsheet would run as a formula gets a `'`."""
     if not isinstance(value, str):
         return value
     starts_formula = _FORMULA.match(value.lstrip(" ")) and not _NUMBER.fullmatch(value)

@@ -13,22 +13,27 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 
 from olivine.errors import RequestError, unknown_name
 from olivine.field_identity import IdentifiedSection, another_output, same_bits, same_mathematics
+from olivine.registry import offered
 from olivine.schema_mistakes import explain, types_of
 from olivine.strict_yaml import parse_yaml, read_yaml
 
-#: In a run directory: the recipe with every default stated, and what it was run with. In a study's step: what it is.
+#: In a run directory: the recipe with all defaults, and what it was run with. In a study's step: what it is.
 RECIPE, PROVENANCE, STEP = "recipe.yaml", "provenance.json", "step.json"
 
 ModuleName = Literal["vision", "connector", "language"]
 ImageFit = Literal["pad", "crop", "squash", "letterbox"]
-TemplateName = Literal["gemma", "vicuna", "plain"]
+Resample = Literal["bicubic", "bilinear"]
+Registers = Literal["keep", "drop"]
+#: A stage's: those by name. The tokenizer's own is the model's, or none.
+StageTemplateName = Literal["gemma", "vicuna", "plain", "chatml", "llama3", "phi3", "prismatic-base"]
+TemplateName = Literal[StageTemplateName, "chat"]
 OnError = Literal["stop", "skip"]
 #: A local folder, a hub id, or a `transformers` configuration (with `model_type`) for a random start.
 Source = str | dict[str, Any]
 
 
 class _Section(IdentifiedSection):
-    """Every field says what a change of it does: see `field_identity`."""
+    """A section in which every field declares what a change of it does: see `field_identity`."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, protected_namespaces=(), allow_inf_nan=False
@@ -36,7 +41,7 @@ class _Section(IdentifiedSection):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _true_is_not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None, "fields have names"
         if value is True and set(types_of(cls.model_fields[info.field_name].annotation)) <= {int, float, NoneType}:
             raise ValueError("expected a number")  # pydantic would take it for 1
@@ -44,16 +49,47 @@ class _Section(IdentifiedSection):
 
 
 class VisionRecipe(_Section):
-    """The vision tower. `layer` indexes `hidden_states`; -2 is LLaVA's choice (before the last block)."""
+    """The vision tower, or several whose features are joined channel by channel (`fused`)."""
 
-    from_: Annotated[Source, Field(alias="from"), another_output("the tower's weights")]
-    layer: Annotated[int, another_output("which features the tower gives")] = -2
+    from_: Annotated[Source | None, Field(alias="from"), another_output("the tower's weights")] = None
+    #: Towers in place of `from`, whose patches lie on one grid (Prismatic, arXiv:2402.07865). The first one's mean and
+    #: standard deviation normalise images; what the others expect is computed from that.
+    fused: Annotated[
+        Annotated[tuple[Source, ...], Field(min_length=2, max_length=4)] | None, another_output("the towers' weights")
+    ] = None
+    #: Indexes `hidden_states`; -2 is LLaVA's choice (before the last block). Of several, features are joined.
+    layer: Annotated[
+        int | Annotated[tuple[int, ...], Field(min_length=1)], another_output("which features the tower gives")
+    ] = -2
+    #: Whether register tokens are image tokens; None keeps those of one tower and drops those of fused ones.
+    registers: Annotated[Registers | None, another_output("which features the tower gives")] = None
     image_fit: Annotated[ImageFit, another_output("what the tower sees of an image")] = "pad"
     #: Side of the square fed to the tower, in pixels; None takes the tower's own (DINOv2: 224 as its processor has).
+    #: Learnt position embeddings of another size are resampled (bicubic), and saved so.
     image_size: Annotated[Annotated[int, Field(gt=0)] | None, another_output("what the tower sees of an image")] = None
+    #: Filter that resizes images; None takes it from the tower's preprocessor file.
+    resample: Annotated[Resample | None, another_output("the pixels' values")] = None
     #: Channel means and standard deviations in [0, 1]; None takes them from the tower's preprocessor file.
     mean: Annotated[tuple[float, float, float] | None, another_output("the pixels' values")] = None
     std: Annotated[tuple[float, float, float] | None, another_output("the pixels' values")] = None
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where the towers come from: one, or those that are fused."""
+        if self.fused is not None:
+            return self.fused
+        assert self.from_ is not None, "checked when it was read"
+        return (self.from_,)
+
+    @model_validator(mode="after")
+    def _one_or_fused(self) -> "VisionRecipe":
+        if (self.from_ is None) == (self.fused is None):
+            raise ValueError("expected from (one tower) or fused (several), and not both")
+        if self.fused is not None and self.registers == "keep":
+            raise ValueError("registers: the patches of fused towers lie on one grid, where registers have no place")
+        if self.fused is not None and (self.mean is not None or self.std is not None):
+            raise ValueError("mean and std: each of the fused towers has its own; they cannot be set for all")
+        return self
 
 
 class TokenizerRecipe(_Section):
@@ -68,17 +104,73 @@ class LanguageRecipe(_Section):
     from_: Annotated[Source, Field(alias="from"), another_output("the language model's first weights")]
     #: None takes the tokenizer that lies beside the model; a mapping trains one.
     tokenizer: Annotated[str | TokenizerRecipe | None, another_output("the tokens of every text")] = None
-    #: None follows the model type: gemma -> gemma, llama -> vicuna.
+    #: None follows the model type: gemma -> gemma, llama -> vicuna. "chat" is the tokenizer's own.
     template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
 
 
-class ConnectorRecipe(_Section):
-    """The projector from tower width to language-model width: `depth` linear layers with activations between."""
+#: Entry points of this group are named by the kind of connector that they offer.
+CONNECTOR_GROUP = "olivine.connectors"
+#: The package's own kinds of connectors, with the keys that each has and their defaults.
+CONNECTORS: dict[str, dict[str, Any]] = {
+    "mlp": {"depth": 2, "activation": "gelu"},
+    "linear": {},
+    "pixel-shuffle": {"factor": 2, "depth": 1, "activation": "gelu"},
+    "pool": {"factor": 2},
+    "resampler": {"queries": 64},
+}
+_CONNECTOR_KEYS = ("depth", "activation", "factor", "queries")
 
-    kind: Annotated[Literal["mlp"], another_output("the connector")] = "mlp"
-    depth: Annotated[int, Field(ge=1, le=8), another_output("the connector")] = 2
+
+class ConnectorRecipe(_Section):
+    """The connector (LLaVA: projector) from tower width to language-model width. A key that its kind lacks is refused.
+
+    "mlp": `depth` linear layers with activations between. "linear": one. "pixel-shuffle": `factor` x `factor` patches
+    joined into one token, then an MLP (Idefics3). "pool": as many averaged, a norm, one linear layer (Gemma 3).
+    "resampler": `queries` learnt vectors that read the image by cross-attention. Other kinds come from packages that
+    offer them under the entry-point group `olivine.connectors`.
+    """
+
+    kind: Annotated[str, another_output("the connector")] = "mlp"
+    #: Linear layers (mlp: 2, pixel-shuffle: 1 where nothing is said).
+    depth: Annotated[Annotated[int, Field(ge=1, le=8)] | None, another_output("the connector")] = None
     #: A name from transformers' activations; "gelu" is the exact one that LLaVA trains with.
-    activation: Annotated[str, another_output("the connector")] = "gelu"
+    activation: Annotated[str | None, another_output("the connector")] = None
+    #: How many patches along each side become one token (2 where nothing is said).
+    factor: Annotated[Annotated[int, Field(ge=1, le=64)] | None, another_output("the connector")] = None
+    #: Image tokens of a resampler (64 where nothing is said).
+    queries: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, another_output("the connector")] = None
+    #: What a kind from another package is given besides.
+    options: Annotated[dict[str, Any] | None, another_output("the connector")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("kind", "mlp"), str):
+            return values
+        defaults = CONNECTORS.get(values.get("kind", "mlp"), {})
+        return values | {key: value for key, value in defaults.items() if values.get(key) is None}
+
+    @model_validator(mode="after")
+    def _keys_of_the_kind(self) -> "ConnectorRecipe":
+        if self.kind not in CONNECTORS:
+            if self.kind not in offered(CONNECTOR_GROUP):
+                raise ValueError(f"kind: {unknown_name(self.kind, (*CONNECTORS, *offered(CONNECTOR_GROUP)))}")
+            return self
+        own = CONNECTORS[self.kind]
+        for key in (*_CONNECTOR_KEYS, "options"):
+            if key not in own and getattr(self, key) is not None:
+                has = ", ".join(own) or "none"
+                raise ValueError(
+                    f"{key}: a connector of kind {self.kind!r} has no such key (its keys: {has}). To change the kind "
+                    f"of a base recipe's connector, set the whole section: model.connector={{kind: {self.kind}}}"
+                )
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options of the kind, all of them stated."""
+        stated = {key: getattr(self, key) for key in _CONNECTOR_KEYS if getattr(self, key) is not None}
+        return stated | (self.options or {})
 
 
 class ModelRecipe(_Section):
@@ -90,7 +182,7 @@ class ModelRecipe(_Section):
 
 
 class AugmentRecipe(_Section):
-    """Random changes to training images, drawn from the seed, the epoch and the sample's place."""
+    """Random changes to training images, drawn from the seed, the epoch and the sample's index."""
 
     #: Mirror left to right with probability one half (only where no text speaks of left and right).
     flip: Annotated[bool, another_output("how training images are changed")] = False
@@ -107,15 +199,17 @@ class DataRecipe(_Section):
         Literal["llava", "webdataset", "huggingface"], another_output("which samples are read, in which order")
     ] = "llava"
     #: The JSON file, the shards or the dataset's folder (which may also be written `path:`).
-    json_: Annotated[Path, Field(alias="json"), same_bits("where the samples lie; they are known by their content")]
+    json_: Annotated[
+        Path, Field(alias="json"), same_bits("where the samples are; they are identified by their content")
+    ]
     #: Root of the image paths in the JSON.
-    images: Annotated[Path | None, same_bits("where images lie; they are known by their content")] = None
+    images: Annotated[Path | None, same_bits("where images are; they are identified by their content")] = None
     #: Several questions about one image: as turns of one conversation, or as independent continuations of one
     #: shared image prefix (no question sees another's answer).
     turns: Annotated[Literal["together", "independent"], another_output("what each question sees")] = "together"
-    #: What a broken item does: stop the run with its name, or be skipped and counted.
+    #: What happens to a broken item: it stops the run with its name, or is skipped and counted.
     on_error: Annotated[
-        OnError, same_mathematics("whether a broken item stops the run; of whole items the same is learnt")
+        OnError, same_mathematics("whether a broken item stops the run; intact items are trained on the same")
     ] = "stop"
     #: Longest sample in tokens, image tokens included; a longer one counts as broken (nothing is cut silently).
     max_length: Annotated[int, Field(gt=0), another_output("which samples are trained on")] = 2048
@@ -135,7 +229,7 @@ class LoraRecipe(_Section):
     rank: Annotated[int, Field(ge=1), another_output("the size of the updates")] = 16
     #: The update is scaled by alpha / rank.
     alpha: Annotated[float, Field(gt=0), another_output("the size of the updates")] = 32.0
-    #: Hold the linear layers' own weights in four bits meanwhile (QLoRA's NF4, arXiv:2305.14314); None leaves them.
+    #: Keep the linear layers' own weights in four bits meanwhile (QLoRA's NF4, arXiv:2305.14314); None does not.
     quantize: Annotated[Literal["nf4"] | None, another_output("the weights that updates are added to")] = None
     #: Linear layers of each block, by name.
     targets: Annotated[tuple[str, ...], Field(min_length=1), another_output("which layers are updated")] = (
@@ -150,35 +244,35 @@ class LoraRecipe(_Section):
 
 
 class StageRecipe(_Section):
-    """One training stage: which parts train, on what, how long."""
+    """One training stage: which modules train, on what, for how long."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), another_output("the order of samples")]
-    train: Annotated[tuple[ModuleName, ...], Field(min_length=1), another_output("which parts train")]
+    train: Annotated[tuple[ModuleName, ...], Field(min_length=1), another_output("which modules train")]
     data: Annotated[str, another_output("which samples are trained on")]
     #: "language": next token at labelled positions. "contrastive": image against caption (CLIP), for a tower's
     #: own first stage.
     objective: Annotated[Literal["language", "contrastive"], another_output("the loss")] = "language"
     #: None keeps the language model's template; LLaVA-1.5 aligns with "plain".
-    template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
+    template: Annotated[StageTemplateName | None, another_output("the text around every turn")] = None
     image_fit: Annotated[ImageFit | None, another_output("what the tower sees of an image")] = None
     #: Samples (items of the data source) per optimiser step, over all devices.
     batch: Annotated[int, Field(gt=0), another_output("which samples make a step")]
     lr: Annotated[float, Field(gt=0), another_output("the size of every step")]
     epochs: Annotated[float, Field(gt=0), another_output("the number of steps")] = 1.0
-    #: Optimiser steps; None follows from epochs. A number cuts the stage short or makes it longer.
+    #: Optimiser steps; None derives them from epochs. A number shortens or lengthens the stage.
     steps: Annotated[Annotated[int, Field(gt=0)] | None, another_output("the number of steps")] = None
-    #: Leave the stage out (the paper's "connector not pretrained").
+    #: Skip the stage (the paper's "connector not pretrained").
     skip: Annotated[bool, another_output("whether the stage trains")] = False
     #: Train low-rank updates of the language model, which must be among `train`, instead of its own weights.
     lora: Annotated[LoraRecipe | None, another_output("which weights train")] = None
-    #: Tokens per packed row: what one forward pass holds.
+    #: Tokens per packed sequence, which is one forward pass.
     sequence_tokens: Annotated[int, Field(gt=0), same_mathematics("in which order the same terms are summed")] = 4096
-    #: Held-out samples (kept out of training) and how often, in steps, they are looked at; 0 turns it off.
+    #: Held-out samples (kept out of training) and how often, in steps, they are evaluated; 0 turns it off.
     held_out: Annotated[int, Field(ge=0), another_output("which samples are trained on")] = 64
-    validate_every: Annotated[int, Field(ge=0), same_bits("how often the model is looked at")] = 200
+    validate_every: Annotated[int, Field(ge=0), same_bits("how often the model is validated")] = 200
     #: Steps between training checkpoints; 0 saves only at the end of the stage.
     save_every: Annotated[int, Field(ge=0), same_bits("what is kept")] = 500
-    #: Training checkpoints kept; the older serve where the newest is damaged.
+    #: Training checkpoints kept; an older one is used if the newest is damaged.
     keep: Annotated[int, Field(ge=1), same_bits("what is kept")] = 2
 
     @field_validator("data", mode="before")
@@ -186,17 +280,17 @@ class StageRecipe(_Section):
     def _one_source(cls, name: Any) -> Any:
         if isinstance(name, list | tuple | dict):
             raise ValueError(
-                "one data source a stage is trained on; to mix several, write their items into one JSON file, with "
+                "a stage is trained on one data source; to mix several, write their items into one JSON file, with "
                 "image paths relative to one root"
             )
         return name
 
     @field_validator("train")
     @classmethod
-    def _each_module_once(cls, parts: tuple[ModuleName, ...]) -> tuple[ModuleName, ...]:
-        if len(set(parts)) != len(parts):
-            raise ValueError("each part may be named once")
-        return parts
+    def _each_module_once(cls, modules: tuple[ModuleName, ...]) -> tuple[ModuleName, ...]:
+        if len(set(modules)) != len(modules):
+            raise ValueError("each module may be named once")
+        return modules
 
     @model_validator(mode="after")
     def _modules_and_objective_agree(self) -> "StageRecipe":
@@ -219,24 +313,24 @@ class OptimizerRecipe(_Section):
     clip: Annotated[float, Field(ge=0), another_output("the size of large steps")] = 1.0
     betas: Annotated[tuple[float, float], another_output("every step")] = (0.9, 0.999)
     epsilon: Annotated[float, Field(gt=0), another_output("every step")] = 1e-8
-    #: bf16: autocast over fp32 weights, frozen parts held in bf16.
+    #: bf16: autocast over fp32 weights, frozen modules kept in bf16.
     precision: Annotated[Literal["bf16", "fp32"], another_output("how everything is rounded")] = "bf16"
-    #: A loss above this many times the running median of 64 stops the run before it changes a weight; None never does.
+    #: A loss above this many times the running median of 64 stops the run before it changes a weight; None disables it.
     spike: Annotated[Annotated[float, Field(gt=1)] | None, same_bits("what stops a run")] = None
-    #: Keep each layer's input alone and run the layer again in the backward pass: less memory, a third more work.
+    #: Keep only each layer's input and run the layer again in the backward pass: less memory, a third more work.
     checkpoint_activations: Annotated[bool, same_bits("what is computed again instead of kept")] = False
     #: Compile each layer (torch.compile); the first steps of a run then take minutes.
     compile: Annotated[bool, same_mathematics("in which order the same terms are summed")] = False
 
 
 class ShardingRecipe(_Section):
-    """How a run under torchrun is spread over its processes; decides time, memory and the last bits at most."""
+    """How a run under torchrun is sharded over its processes; decides time, memory and at most the last bits."""
 
-    #: Whole copies of the model (HSDP): the number of nodes keeps gathering inside each; 1 cuts over all processes.
+    #: Whole copies of the model (HSDP): the number of nodes keeps gathering inside each; 1 shards over all processes.
     replicas: Annotated[int, Field(ge=1), same_mathematics("in which order processes are summed")] = 1
     #: Gather each layer's weights again for the backward pass (least memory) or keep them from the forward pass.
     gather_twice: Annotated[bool, same_bits("what is gathered again instead of kept")] = True
-    #: Sum gradients after every row (less memory) instead of once a step (less communication).
+    #: Sum gradients after every packed sequence (less memory) instead of once a step (less communication).
     sum_each_sequence: Annotated[bool, same_mathematics("in which order processes are summed")] = False
 
 
@@ -257,7 +351,7 @@ class Recipe(_Section):
 
     @property
     def run_directory(self) -> Path:
-        """Where everything that this recipe makes is written."""
+        """Where everything that this recipe produces is written."""
         return self.output or Path("runs") / self.name
 
     @model_validator(mode="after")
@@ -272,22 +366,22 @@ class Recipe(_Section):
         return self
 
     def to_yaml(self) -> str:
-        """The recipe with every default stated, as YAML that `load` reads back to the same recipe."""
+        """Return the recipe with all defaults, as YAML that `load` reads back to the same recipe."""
         values = self.model_dump(mode="json", by_alias=True)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, with what it is based on and dotted overrides laid over it in that order.
+    """Read a recipe, applied over what it is based on, with dotted overrides on top.
 
     `base: other.yaml` (relative to the file) names a recipe to start from; mappings merge key by key and stages by
     their names. An override is `dotted.key=value`, the value in YAML; stages are addressed by name
     (`stages.align.lr=2e-3`).
 
-    `path` may be a run's directory too, or the recipe in it: the run is then where it lies, wherever it began.
+    `path` may also be a run directory, or the recipe in it: the output is then that directory, even if it was moved.
 
     Raises:
-        RequestError: no such file, no YAML, an unknown key (with the nearest valid one) or a wrong value.
+        RequestError: no such file, not YAML, an unknown key (with the nearest valid one) or a wrong value.
     """
     file, folder = _of_run(path)
     values = read_values(file)
@@ -303,10 +397,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """A recipe's plain values, with what it is based on merged in, not yet checked.
+    """Return a recipe's plain values, with what it is based on merged in, not yet checked.
 
     Raises:
-        RequestError: no such file, no YAML, or based on itself.
+        RequestError: no such file, not YAML, or based on itself.
     """
     return _read(path, seen=())
 
@@ -315,7 +409,7 @@ def from_values(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Check plain values against the schema.
 
     Raises:
-        RequestError: every unknown key and wrong value, one a line.
+        RequestError: every unknown key and wrong value, one per line.
     """
     try:
         return Recipe.model_validate(values)
@@ -329,7 +423,7 @@ def without_overruled(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_run(path: Path) -> tuple[Path, Path | None]:
-    """The recipe's file, and the run directory that it lies in if it is one's own record."""
+    """Return the recipe's file, and its run directory if it is the record of a run."""
     file = path / RECIPE if path.is_dir() else path
     if file.name != RECIPE or not (file.parent / PROVENANCE).is_file():
         return path, None
@@ -355,12 +449,12 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `over` upon `base`: mappings key by key, lists of named things by name, all else replaced."""
+    """Merge `over` into `base`: mappings key by key, lists of named entries by name, everything else replaced."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, dict):
-            # A model source is one thing: half of one configuration laid over another would be neither.
+            # A model source is one unit: half of one configuration merged into another would be neither.
             merged[key] = value if key == "from" else _merge(old, value)
         elif _is_named(old) and _is_named(value):
             merged[key] = _merge_named(old, value)
@@ -391,30 +485,30 @@ def change(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     """Set `dotted.key` to `value` in a recipe's plain values; stages are addressed by name.
 
     Raises:
-        RequestError: no such stage, or the key leads into a plain value; the message begins with `where`.
+        RequestError: no such stage, or the key leads into a plain value; the message starts with `where`.
     """
-    position: Any = values
+    section: Any = values
     steps = key.split(".")
     for depth, step in enumerate(steps):
         last = depth == len(steps) - 1
-        if _is_named(position):
-            names = [entry["name"] for entry in position]
+        if _is_named(section):
+            names = [entry["name"] for entry in section]
             if step not in names:
                 raise RequestError(f"{where}: {unknown_name(step, names)}")
             index = names.index(step)
             if last:
-                position[index] = value
-            position = position[index]
-        elif isinstance(position, dict):
+                section[index] = value
+            section = section[index]
+        elif isinstance(section, dict):
             if last:
-                position[step] = value
-            elif step not in position and position and steps[:depth] == ["data"]:
+                section[step] = value
+            elif step not in section and section and steps[:depth] == ["data"]:
                 # It would be a new source that nothing reads; a whole one may be set: data.NAME={json: ...}.
-                raise RequestError(f"{where}: data: {unknown_name(step, position)}")
+                raise RequestError(f"{where}: data: {unknown_name(step, section)}")
             else:
-                if position.get(step) is None:  # a section that is turned off, as a run's own record has it
-                    position[step] = {}
-                position = position[step]
+                if section.get(step) is None:  # a section that is turned off, as in a run's own record
+                    section[step] = {}
+                section = section[step]
         else:
             parent = ".".join(steps[:depth])
-            raise RequestError(f"{where}: {parent} has no parts to set {step!r} in.")
+            raise RequestError(f"{where}: {parent} has no keys, so {step!r} cannot be set in it.")

@@ -1,6 +1,6 @@
-"""The few types that every room shares: what a conversation, a question, an answer and a score are.
+"""The few types that all packages share: conversations, questions, answers and scores.
 
-No reading, writing or tokenising here: those live in `data` and `evaluate`.
+No reading, writing or tokenising here: those are in `data` and `evaluation`.
 """
 
 from collections.abc import Mapping
@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-#: A control evaluation: without images (blind), or with another question's (shuffled).
+#: A control evaluation: without images (blind), or with another question's image (shuffled).
 Control = Literal["blind", "shuffled"]
 
 
 class Role(StrEnum):
-    """Who speaks a turn."""
+    """The speaker of a turn."""
 
+    SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
 
@@ -27,7 +28,7 @@ class Turn:
     text: str
 
 
-#: User and assistant in strict alternation, the user first.
+#: User and assistant in strict alternation, the user first; a system turn may stand before them.
 Conversation = tuple[Turn, ...]
 
 
@@ -35,8 +36,8 @@ Conversation = tuple[Turn, ...]
 class Sample:
     """One training item: a conversation about at most one image.
 
-    `image` is relative to the source's image root, `None` for text-only items. The image stands before the
-    first user turn's text wherever its mark stood in the file (LLaVA's `preprocess_multimodal`).
+    `image` is relative to the source's image root, `None` for text-only items. The image always precedes the
+    first user turn's text, wherever its mark was in the file (LLaVA's `preprocess_multimodal`).
     """
 
     id: str
@@ -48,7 +49,7 @@ class Sample:
 class Question:
     """One evaluation item. `prompt` is the whole user turn; `cluster` the independent cluster for statistics.
 
-    `references` are what counts as right, in the benchmark's own sense; `details` holds whatever else the
+    `references` are what counts as correct, in the benchmark's own sense; `details` has anything else that the
     benchmark's scorer reads (types, splits, choices).
     """
 
@@ -61,7 +62,7 @@ class Question:
 
 
 class AnswerState(StrEnum):
-    """Answered, answered with nothing, or not answered because something broke (never scored as wrong)."""
+    """Answered, answered with nothing, or not answered because of an error (never scored as wrong)."""
 
     ANSWERED = "answered"
     EMPTY = "empty"
@@ -70,7 +71,7 @@ class AnswerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said to one question, or why it said nothing (`error`)."""
+    """A model's answer to one question, or why there is none (`error`)."""
 
     question_id: str
     text: str
@@ -80,7 +81,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One scored question: its independent cluster and how right it was, in [0, 1]."""
+    """One scored question: its independent cluster and its correctness, in [0, 1]."""
 
     question_id: str
     cluster: str
@@ -89,10 +90,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a benchmark made of a set of answers.
+    """A benchmark's score of a set of answers.
 
-    `metrics` in the official tool's own units; `items` one row a question; `missing` the ids of questions
-    without an answer, in question order.
+    `metrics` are in the official tool's own units; `items` has one entry per question; `missing` has the ids of
+    questions without an answer, in question order.
     """
 
     benchmark: str
@@ -102,7 +103,7 @@ class Score:
     missing: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
-        """The object that `olivine score --json` prints."""
+        """Return the object that `olivine score --json` prints."""
         return {
             "benchmark": self.benchmark,
             "variant": self.variant,

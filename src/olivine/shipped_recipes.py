@@ -1,6 +1,6 @@
 """The recipes and studies that come with the package, by name: `easy-vqa`, `world/clip-s-aligned`, `studies/world`.
 
-What a recipe means is in `recipe` and `ablate.study`; here they are only found, listed and copied.
+What a recipe means is in `recipe` and `ablation.study`; here they are only found, listed and copied.
 """
 
 import shutil
@@ -35,7 +35,7 @@ def folder() -> Path:
 
 
 def shipped() -> list[ShippedRecipe]:
-    """Return every recipe and study, recipes first, each group in the order of its names."""
+    """Return every recipe and study, recipes first, each group sorted by name."""
     found = [_described(path) for path in sorted(folder().rglob("*.yaml"))]
     return sorted(found, key=lambda recipe: (recipe.is_study, recipe.name))
 
@@ -61,18 +61,18 @@ def resolve(given: Path, *, study: bool = False) -> Path:
 
 
 def copy(name: str, target: Path) -> list[Path]:
-    """Copy a recipe, with the recipes that it is based on, into a folder; returns the copies, the recipe's own first.
+    """Copy a recipe, with the recipes that it is based on, into a folder; return the copies, the recipe's own first.
 
-    The tree below the package's recipe folder is kept, so that relative `base:` paths still hold.
+    The tree below the package's recipe folder is kept, so that relative `base:` paths still work.
 
     Raises:
-        RequestError: no such recipe, or a file of that name is there already (nothing is then copied).
+        RequestError: no such recipe, or a file of that name already exists (nothing is then copied).
     """
     chain = list(_with_bases(resolve(Path(name))))
     targets = [target / path.relative_to(folder().resolve()) for path in chain]
     taken = [path for path in targets if path.exists()]
     if taken:
-        raise RequestError(f"{taken[0]} exists already; give another folder, or remove it first.")
+        raise RequestError(f"{taken[0]} already exists; give another folder, or remove it first.")
     for source, copied in zip(chain, targets, strict=True):
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copied)
@@ -82,7 +82,7 @@ def copy(name: str, target: Path) -> list[Path]:
 def _with_bases(path: Path) -> Iterator[Path]:
     path = path.resolve()
     if not path.is_relative_to(folder().resolve()):
-        raise RequestError(f"{path}: this is no shipped recipe; olivine recipes lists those.")
+        raise RequestError(f"{path}: not a shipped recipe; olivine recipes lists those.")
     yield path
     base = read_yaml(path, "recipe").get("base")
     if base is not None:

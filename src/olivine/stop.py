@@ -1,6 +1,6 @@
-"""Signals turned into an orderly end: at once where nothing would be lost, at the next safe point where it would.
+"""Signals turned into a clean stop: at once if nothing would be lost, otherwise at the next safe point.
 
-What is saved at that point is decided by whoever holds the signal back: `train.stage`, `evaluate.run`.
+What is saved at that point is decided by the code that defers the signal: `training.stage`, `evaluation.run`.
 """
 
 import os
@@ -14,37 +14,37 @@ from typing import Any
 
 from olivine.errors import Stopped
 
-#: Ctrl-C, a scheduler's end, a closed terminal, a scheduler's warning ahead of its end; some systems lack some.
+#: Ctrl-C, a scheduler's termination, a closed terminal, a scheduler's early warning; some systems lack some.
 _NAMES = ("SIGINT", "SIGBREAK", "SIGTERM", "SIGHUP", "SIGUSR1")
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-#: Seconds in which a second Ctrl-C is the first one's echo: torchrun passes on what the terminal has sent already.
+#: Seconds within which a second Ctrl-C is an echo of the first: torchrun forwards what the terminal already sent.
 ECHO = 1.0
 _RESUME = "Run the same command to resume."
 
 
 class StopSignal:
-    """Listens for the signals that mean "stop" while entered.
+    """A context in which the signals that mean "stop" are handled.
 
-    A signal that was ignored before stays ignored: `nohup` has a run outlive its terminal. Outside the main thread,
+    A signal that was ignored before stays ignored: with `nohup` a run outlives its terminal. Outside the main thread,
     where Python allows no handlers, it never fires. A second Ctrl-C ends the process at once.
     """
 
     def __init__(self) -> None:
-        #: What the signal is called once one has come, empty before.
+        #: The name of the signal received, empty before.
         self.name = ""
-        self._came = 0.0
-        self._held = 0
+        self._received_at = 0.0
+        self._deferrals = 0
         self._before: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has been received."""
         return bool(self.name)
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                # None: a handler that Python did not install, and could not put back.
+                # None: a handler that Python did not install, and could not restore.
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._on_signal)
         return self
@@ -57,45 +57,45 @@ class StopSignal:
         self._before.clear()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Inside the block a signal only sets `requested`; whoever runs there saves and raises `Stopped`.
+    def deferred(self) -> Iterator[None]:
+        """Defer signals: inside the block they only set `requested`, and the code there saves and raises `Stopped`.
 
         Raises:
-            Stopped: a signal came inside, and the block came to its end.
+            Stopped: a signal was received inside, and the block ran to its end.
         """
-        self._held += 1
+        self._deferrals += 1
         try:
             yield
         finally:
-            self._held -= 1
-        if not self._held:
+            self._deferrals -= 1
+        if not self._deferrals:
             self.check()
 
     def check(self, saved: str = "") -> None:
-        """Do nothing unless a signal has come.
+        """Do nothing unless a signal has been received.
 
         Args:
-            saved: what is kept, for the message.
+            saved: what is saved, for the message.
 
         Raises:
-            Stopped: a signal has come.
+            Stopped: a signal has been received.
         """
         if self.requested:
             raise Stopped(self.message(saved))
 
     def message(self, saved: str = "") -> str:
-        """Return what to tell a user who stopped the run; `saved` says what is kept."""
-        # Under torchrun the signal may have reached another process alone.
+        """Return the message for a user who stopped the run; `saved` says what is saved."""
+        # Under torchrun the signal may have reached only another process.
         return f"stopped by {self.name or 'a signal'}{'; ' + saved if saved else ''}. {_RESUME}"
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
         if not self.requested:
             self.name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-            self._came = now
-            if not self._held:
+            self._received_at = now
+            if not self._deferrals:
                 raise Stopped(self.message())
-        elif number == signal.SIGINT and now - self._came > ECHO:
-            # Nothing needs tidying: every file is written beside its place and renamed.
+        elif number == signal.SIGINT and now - self._received_at > ECHO:
+            # Nothing needs cleaning up: every file is written under a temporary name and renamed.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

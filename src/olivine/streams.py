@@ -1,7 +1,4 @@
-"""Standard error that never ends a run: what cannot be told is not told, and the work resumes.
-
-What is told is up to whoever prints.
-"""
+"""Standard error that never ends a run: what cannot be written is dropped, and the run continues."""
 
 import os
 import sys
@@ -10,19 +7,19 @@ from typing import Any, TextIO
 
 
 class UnfailingStream:
-    """A text stream that passes everything on and swallows what goes wrong: a full disk, a closed pipe or terminal."""
+    """A text stream that forwards everything and ignores write errors: a full disk, a closed pipe or terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written; what a full disk holds back is written later, if room is made."""
-        with suppress(OSError, ValueError):  # ValueError: closed, or text that the terminal's encoding lacks
+        """Write what can be written; what a full disk blocks is written later, if space is freed."""
+        with suppress(OSError, ValueError):  # ValueError: closed, or text that the terminal's encoding cannot represent
             return self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush if that is possible."""
+        """Flush if possible."""
         with suppress(OSError, ValueError):
             self._stream.flush()
 
@@ -31,15 +28,15 @@ class UnfailingStream:
 
 
 def guard_stderr() -> None:
-    """Put an `UnfailingStream` in the place of `sys.stderr`; one that is there stays."""
+    """Replace `sys.stderr` with an `UnfailingStream`, unless it is one already."""
     if sys.stderr is not None and not isinstance(sys.stderr, UnfailingStream):
         sys.stderr = UnfailingStream(sys.stderr)
 
 
 def release(stream: Any) -> bool:
-    """Return whether all that was written to a standard stream has arrived; what has not is given up.
+    """Flush a standard stream and return whether that succeeded; otherwise its buffered text is discarded.
 
-    The interpreter flushes both streams as it ends, and would end with exit code 120 where that fails.
+    The interpreter flushes both streams at exit, and would exit with code 120 if that failed.
     """
     if isinstance(stream, UnfailingStream):
         stream = stream._stream

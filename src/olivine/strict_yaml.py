@@ -1,6 +1,6 @@
-"""YAML as recipes, studies and published tables are read: strictly, within bounds, each mistake with its line.
+"""Strict YAML for recipes, studies and published tables: within bounds, each mistake with its line.
 
-What the values must be is the caller's to know.
+What the values must be is up to the caller.
 """
 
 import re
@@ -13,7 +13,7 @@ import yaml
 
 from olivine.errors import RequestError
 
-#: Far more than any recipe or study has, far less than would hurt.
+#: Far more than any recipe or study has, far less than would do harm.
 MAX_BYTES, MAX_DEPTH, MAX_VALUES = 4_000_000, 64, 200_000
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -30,7 +30,7 @@ def read_yaml(path: Path, what: str) -> Any:
         what: what it should be, for messages: "recipe", "study".
 
     Raises:
-        RequestError: it is not there, no regular file, not UTF-8 text, larger than 4 MB, or not valid (see
+        RequestError: it is missing, not a regular file, not UTF-8 text, larger than 4 MB, or not valid (see
             `parse_yaml`).
     """
     try:
@@ -57,11 +57,11 @@ def read_yaml(path: Path, what: str) -> Any:
 def parse_yaml(text: str, where: str) -> Any:
     """Return the plain values of one YAML document, None for an empty one.
 
-    A key that stands twice, aliases that hold themselves or expand beyond all measure, nesting beyond 64 levels,
-    control characters, and numbers that YAML 1.1 reads as others (`010`) are mistakes here.
+    Duplicate keys, aliases that contain themselves or expand without bound, nesting beyond 64 levels, control
+    characters, and numbers that YAML 1.1 reads differently (`010`) are mistakes here.
 
     Raises:
-        RequestError: it is not valid; the message begins with `where` and has the line.
+        RequestError: it is not valid; the message starts with `where` and names the line.
     """
     try:
         _check_size(text, where)
@@ -84,12 +84,12 @@ def parse_yaml(text: str, where: str) -> Any:
         raise RequestError(
             f"{where}: not valid YAML at line {line} (character {_code(error.character)}: {error.reason})."
         ) from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a date that there is not, an integer too long
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # an impossible date, an integer that is too long
         raise RequestError(f"{where}: not valid YAML ({str(error).splitlines()[0]}).") from None
 
 
 def _check_size(text: str, where: str) -> None:
-    """Nesting and what aliases expand to, from the events alone: nothing is built, nothing recurses."""
+    """Check nesting and the expansion of aliases from the events alone: nothing is built, nothing recurses."""
     sizes: dict[str | None, int | None] = {}  # values by anchor; None while it is still open
     stack: list[tuple[str | None, int]] = [(None, 0)]
     for event in yaml.parse(text, Loader=_Loader):
@@ -105,9 +105,9 @@ def _check_size(text: str, where: str) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             sizes[event.anchor] = count = 1
         elif isinstance(event, yaml.AliasEvent):
-            aliased = sizes.get(event.anchor, 1)  # an undefined one is the composer's to tell
+            aliased = sizes.get(event.anchor, 1)  # the composer reports an undefined one
             if aliased is None:
-                raise _mistake(where, mark, f"alias *{event.anchor} stands inside what it stands for")
+                raise _mistake(where, mark, f"alias *{event.anchor} is inside what it refers to")
             count = aliased
         stack[-1] = stack[-1][0], stack[-1][1] + count
         if stack[-1][1] > MAX_VALUES:
@@ -115,7 +115,7 @@ def _check_size(text: str, where: str) -> None:
 
 
 def _check_nodes(loader: Any, root: Any, where: str) -> None:
-    """Keys that stand twice, and scalars that are not what they seem."""
+    """Check for duplicate keys, and scalars that are not what they seem."""
     for node in _nodes(root):
         if isinstance(node, yaml.ScalarNode):
             _check_scalar(node, where)
@@ -127,7 +127,7 @@ def _check_nodes(loader: Any, root: Any, where: str) -> None:
                 key = loader.construct_object(key_node)
                 if key in first:
                     before = first[key].start_mark.line + 1
-                    problem = f"key {key_node.value!r} stands twice, first at line {before}"
+                    problem = f"key {key_node.value!r} is given twice, first at line {before}"
                     raise _mistake(where, key_node.start_mark, problem)
                 first[key] = key_node
 
@@ -135,15 +135,15 @@ def _check_nodes(loader: Any, root: Any, where: str) -> None:
 def _check_scalar(node: Any, where: str) -> None:
     odd = next((c for c in node.value if (c < " " and c not in "\n\t") or "\x7f" <= c < "\xa0" or _lone(c)), None)
     if odd is not None:
-        raise _mistake(where, node.start_mark, f"a value holds the character {_code(odd)}")
+        raise _mistake(where, node.start_mark, f"a value contains the character {_code(odd)}")
     if node.tag in _NUMBERS and not node.style and _MISREAD.fullmatch(node.value):
         raise _mistake(
-            where, node.start_mark, f"{node.value} is no decimal number in YAML; write one, or text in quotes"
+            where, node.start_mark, f"{node.value} is not a decimal number in YAML; write one, or text in quotes"
         )
 
 
 def _nodes(root: Any) -> Iterator[Any]:
-    """Every node once, however many aliases lead to it."""
+    """Yield every node once, however many aliases refer to it."""
     seen, waiting = {id(root)}, [root]
     while waiting:
         node = waiting.pop()
@@ -167,5 +167,5 @@ def _code(character: Any) -> str:
 
 def _mistake(where: str, mark: Any, problem: str) -> RequestError:
     location = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-    problem = "".join(c if c.isprintable() else _code(c) for c in problem)  # a tag may spell out any character
+    problem = "".join(c if c.isprintable() else _code(c) for c in problem)  # a tag may contain any character
     return RequestError(f"{where}: not valid YAML{location} ({problem}).")

@@ -1,12 +1,12 @@
-"""What a file is that was taken for JSON, told from its first bytes.
+"""The actual format of a file that was taken for JSON, from its first bytes.
 
-Nothing is unpacked or converted here: what cannot be read is named, with what to do about it.
+Nothing is unpacked or converted here: unsupported formats are named, with what to do about them.
 """
 
-#: How many bytes of a file `foreign_format` wants to see.
+#: How many bytes of a file `foreign_format` needs.
 HEAD = 512
 BOM = b"\xef\xbb\xbf"
-#: (what a file begins with, what that is and what to do about it).
+#: (a file's first bytes, its format and what to do about it).
 _BEGINNINGS = (
     (b"\x1f\x8b", "gzip-compressed. Unpack it first: gunzip -k FILE"),
     (b"BZh", "bzip2-compressed. Unpack it first: bunzip2 -k FILE"),
@@ -24,7 +24,7 @@ _UTF_16_OR_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
 
 def foreign_format(head: bytes) -> str | None:
-    """Return what a file is, and what to do about it, if its first bytes say that it is no UTF-8 text; else None."""
+    """Return what a file is, and what to do about it, if its first bytes show that it is not UTF-8 text; else None."""
     for beginning, what in _BEGINNINGS:
         if head.startswith(beginning):
             return what
@@ -35,10 +35,10 @@ def foreign_format(head: bytes) -> str | None:
     if head.startswith(_IMAGES):
         return "an image file"
     if head.removeprefix(BOM).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page and not the file itself. Fetch it again, from where it may be downloaded"
+        return "a web page and not the file itself. Fetch it again, from its download address"
     return None
 
 
 def _is_utf_16_without_mark(head: bytes) -> bool:
-    """Whether text of JSON's own characters has a zero byte at each second place."""
+    """Return whether every second byte is zero, as in UTF-16 text of ASCII characters."""
     return len(head) >= 4 and head[:4].count(0) == 2 and (head[0:4:2] == b"\0\0" or head[1:4:2] == b"\0\0")

@@ -1,6 +1,6 @@
-"""LLaVA's fixed wordings: what is put behind a question to say how it is to be answered.
+"""LLaVA's fixed wordings: what is appended to a question to say how to answer it.
 
-Where they are used is up to training data (`world`) and benchmarks (`evaluate`).
+They are used by training data (`world`) and benchmarks (`evaluation`).
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,6 @@ OPTION_LETTER = "\nAnswer with the option's letter from the given choices direct
 
 
 def with_options(question: str, options: Sequence[str]) -> str:
-    """The question with its options a line each, `A. red`, and the instruction to answer by letter."""
+    """Return the question with one option per line, `A. red`, and the instruction to answer by letter."""
     lines = [f"{chr(ord('A') + position)}. {option}" for position, option in enumerate(options)]
     return "\n".join([question, *lines]) + OPTION_LETTER

@@ -32,7 +32,7 @@ def test_plan_run_and_report(run, tmp_path):
 
     code, out, err = run("ablate", study)
     assert code == 0, err
-    assert "7 of 7 steps were done before" in err
+    assert "7 of 7 steps were already done" in err
     assert "[1/7]" not in err
     assert (tmp_path / "run" / "results.csv").read_bytes() == before
 
@@ -88,7 +88,7 @@ def test_the_papers_effects_alone(run):
         (("ablate",), "STUDY: missing"),
         (("ablate", "nowhere.yaml"), "nowhere.yaml"),
         (("ablate", "--against", "papr"), "Did you mean 'paper'"),
-        (("report", "."), "no directory of a study"),
+        (("report", "."), "not a study's directory"),
     ],
 )
 def test_wrong_requests(run, arguments, says, tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def test_they_are_kept_where_that_pays(tmp_path, monkeypatch):
     assert benefit.bytes == pytest.approx(20 * 0.8 * 36 * 128 * 4, rel=0.5)
     assert benefit.saved > 0.1
     assert benefit.kept
-    monkeypatch.setattr(feature_cache, "WORTH", benefit.saved + 0.01)
+    monkeypatch.setattr(feature_cache, "BENEFIT_FACTOR", benefit.saved + 0.01)
     assert not planned(path).features[0].kept
     assert all(step.features is None for step in steps_of(planned(path), StageStep))
     monkeypatch.undo()
@@ -100,12 +100,12 @@ def test_they_are_kept_where_that_pays(tmp_path, monkeypatch):
     path.write_text(yaml.safe_dump({**values, "features_limit_gb": benefit.bytes / 2e9}))
     assert not planned(path).features[0].kept
     line = next(line for line in plan_lines(planned(path), "cpu") if line.startswith(f"features of {benefit.what}"))
-    assert "not kept" in line
+    assert "not cached" in line
     assert "6 trainings" in line
 
 
 def test_what_was_decided_stays_when_a_study_grows(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_cache, "WORTH", 2.0)  # nothing pays
+    monkeypatch.setattr(feature_cache, "BENEFIT_FACTOR", 2.0)  # nothing pays
     path = study(tmp_path)
     plan = planned(path)
     carry_out(plan, path, Console(quiet=True), Silent(), "local")
@@ -143,3 +143,20 @@ def test_a_change_of_the_fit_or_the_precision_is_another_table(tmp_path):
     others = [fitted, {"optimizer.precision": "bf16"}, {"model.vision.layer": -1}, {"data.all.on_error": "skip"}]
     keys = [key(f"other-{n}", changes) for n, changes in enumerate(others)]
     assert len({plain, *keys}) == 5
+
+
+def test_fused_towers_are_known_by_their_contents(tmp_path):
+    """One table for both seeds; another one where either tower is another, wherever they lie."""
+
+    def keys(folder, seed):
+        towers = [save_tower(folder / name, seed=number) for name, number in (("a", 0), ("b", seed))]
+        vision = {"fused": [str(position) for position in towers]}
+        plan = planned(write_study(folder, features="always", overrides={"model.vision": vision}))
+        return {step.key for step in plan.steps.values() if isinstance(step, FeatureStep)}
+
+    for name in ("here", "there", "other"):
+        (tmp_path / name).mkdir()
+    first = keys(tmp_path / "here", 1)
+    assert len(first) == 1
+    assert keys(tmp_path / "there", 1) == first
+    assert not keys(tmp_path / "other", 2) & first

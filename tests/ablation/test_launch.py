@@ -146,7 +146,7 @@ def test_a_full_disk_fails_its_steps_with_what_to_do_and_the_rest_goes_on(tmp_pa
     assert len(failures) == len(plan.steps)
     begun = [failure for failure in failures if failure.begun]
     assert begun
-    assert all("make room and run the same command to resume" in failure.reason for failure in begun)
+    assert all("free disk space and run the same command to resume" in failure.reason for failure in begun)
 
 
 def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch, pretend):
@@ -196,7 +196,7 @@ def test_a_step_that_stays_dead_is_reported_and_the_rest_goes_on(tmp_path, monke
     failures = launch_here(plan, quiet(), Told())
     assert next((f.step.key, f.begun) for f in failures) == (dead, True)
     assert len(failures) == 3  # the stage and its two evaluations
-    assert all("not begun" in f.reason for f in failures[1:])
+    assert all("not started" in f.reason for f in failures[1:])
     assert "ValueError: no good" in (plan.steps[dead].folder / ERROR).read_text()
     assert {s.key for s in plan.left()} == {f.step.key for f in failures}
 

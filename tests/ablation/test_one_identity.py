@@ -21,7 +21,10 @@ from olivine.training.log import METRICS
 OTHER = {
     "name": "other",
     "model.vision.from": "elsewhere/tower",
+    "model.vision.fused": ["elsewhere/tower", "elsewhere/other"],
     "model.vision.layer": -1,
+    "model.vision.registers": "drop",
+    "model.vision.resample": "bilinear",
     "model.vision.image_fit": "squash",
     "model.vision.image_size": 32,
     "model.vision.mean": [0.1, 0.2, 0.3],
@@ -30,6 +33,9 @@ OTHER = {
     "model.language.tokenizer": "elsewhere/tokenizer",
     "model.language.tokenizer.vocab_size": 600,
     "model.language.template": "vicuna",
+    "model.connector.kind": "pixel-shuffle",
+    "model.connector.factor": 3,
+    "model.connector.queries": 3,
     "model.connector.depth": 3,
     "model.connector.activation": "relu",
     "data.*.format": "webdataset",
@@ -78,8 +84,15 @@ OTHER = {
     "seed": 5,
     "output": "elsewhere",
 }
-#: Collections, whose entries are in the table one by one; and what has one value.
-NOT_CHANGED = {"data", "stages", "model.connector.kind"}
+#: Collections, whose entries are in the table one by one; and what only connectors of other packages have.
+NOT_CHANGED = {"data", "stages", "model.connector.options"}
+#: Sections in which a field can have another value.
+BEFORE = {
+    "model.language.tokenizer.vocab_size": ("model.language.tokenizer", {"vocab_size": 1024}),
+    "model.connector.kind": ("model.connector", {"kind": "pool"}),
+    "model.connector.factor": ("model.connector", {"kind": "pool"}),
+    "model.connector.queries": ("model.connector", {"kind": "resampler"}),
+}
 
 
 @pytest.fixture
@@ -104,6 +117,8 @@ def changed(values, key, tmp_path):
     other = copy.deepcopy(values)
     if key == "stages.*.objective":  # it trains the tower alone
         other["stages"][1] |= {"train": ["vision"], "lora": None}
+    if key == "model.vision.fused":  # in place of the one tower
+        other["model"]["vision"]["from"] = None
     change(other, full(key), there.get(key, OTHER[key]), key)
     return Recipe.model_validate(other)
 
@@ -136,8 +151,8 @@ def test_every_field_of_the_schema_has_another_value_here():
 @pytest.mark.parametrize("key", OTHER)
 def test_resuming_and_studies_take_a_change_by_the_fields_class(values, tmp_path, monkeypatch, key):
     monkeypatch.setattr(Fingerprints, "of_source", lambda prints, source: prints.of(source.json_))  # of any format
-    if key == "model.language.tokenizer.vocab_size":
-        values["model"]["language"]["tokenizer"] = {"vocab_size": 1024}
+    if key in BEFORE:
+        change(values, *BEFORE[key], key)
     before, now = Recipe.model_validate(values), changed(values, key, tmp_path)
     assert before != now
     declared = dict(fields(Recipe))[key]

@@ -1,4 +1,4 @@
-"""Plans: configurations share what they share, and a change gives new names to the steps that depend on it and to no others."""
+"""Plans: configurations share steps, and a change renames the steps that depend on it and no others."""
 
 import shutil
 from pathlib import Path
@@ -41,7 +41,7 @@ def keys(path, change=None):
 
 
 def changed(path, change):
-    """Kinds of the steps that a change renames, in a configuration that aligns (all configurations must agree with it)."""
+    """Kinds of the steps that a change renames, in a configuration that aligns (all must agree)."""
     before, after = keys(path), keys(path, change)
     return {
         configuration: {kind for kind, key in steps.items() if after[configuration].get(kind) != key}

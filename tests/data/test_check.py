@@ -123,7 +123,7 @@ def test_a_process_that_is_killed_is_told(data, monkeypatch):
 
     monkeypatch.setattr("olivine.data.check._IMAGES", 4)
     monkeypatch.setattr(check_work, "ProcessPoolExecutor", lambda *_, **__: Killed())
-    with pytest.raises(RunError, match="--jobs 1: what was done is kept"):
+    with pytest.raises(RunError, match="--jobs 1: finished work is kept"):
         check(data, data.parent / "images", full=FullCheck(TRANSFORM), jobs=2)
 
 

@@ -50,7 +50,7 @@ def header(size, name="big.json"):
 def test_a_member_of_impossible_size_is_named(tmp_path, size):
     shard = write_shard(tmp_path / "a.tar", good())
     shard.write_bytes(header(size) + shard.read_bytes())
-    with pytest.raises(DataError, match=r"a\.tar: (member 'big.json' at byte 0 claims|not a whole)"):
+    with pytest.raises(DataError, match=r"a\.tar: (member 'big.json' at byte 0 claims|not a complete)"):
         ShardSamples(tmp_path)
 
 
@@ -65,7 +65,7 @@ def test_members_too_large_for_a_sample_break_that_sample_alone(tmp_path, monkey
     monkeypatch.setattr(shard_index, "_LARGEST_TEXT", 200)
     write_shard(tmp_path / "a.tar", [("1.json", text("x" * 500)), ("2.json", text())])
     samples = ShardSamples(tmp_path)
-    with pytest.raises(ItemError, match="sample 0: a member of it is too large"):
+    with pytest.raises(ItemError, match="sample 0: a member is too large"):
         samples[0]
     assert samples[1].conversation[1].text == "red"
 
@@ -162,8 +162,8 @@ def test_an_index_that_names_another_place_is_found_out(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a/" * 2500 + "a.png", "names no file|no file system takes that|no file can be looked for"),
-        ("a" * 400 + ".png", "no file can be looked for|not found"),
+        ("a/" * 2500 + "a.png", "names no file|no file system accepts that|the path cannot be looked up"),
+        ("a" * 400 + ".png", "the path cannot be looked up|not found"),
         ("a\0.png", "NUL"),
         ("../a.png", "leaves the root"),
         ("/etc/passwd", "leaves the root"),
@@ -265,7 +265,7 @@ def test_a_cut_parquet_file_is_named(tmp_path, part):
     folder = write_parquet(tmp_path / "set", {"conversations": [TURNS] * 9})
     content = (folder / "a.parquet").read_bytes()
     (folder / "a.parquet").write_bytes(content[: part if isinstance(part, int) else len(content) // 2])
-    with pytest.raises(DataError, match=r"a\.parquet: not a whole Parquet file"):
+    with pytest.raises(DataError, match=r"a\.parquet: not a complete Parquet file"):
         opened(folder)
 
 
@@ -327,7 +327,7 @@ def test_an_image_that_is_only_a_path_is_never_opened(tmp_path):
         {"format": "huggingface", "path": write_parquet(tmp_path / "set", {"conversations": [TURNS], "image": [cell]})}
     )
     (sample,) = read_samples(source, Skipped())
-    with pytest.raises(ItemError, match="names an image but does not hold it"):
+    with pytest.raises(ItemError, match="names an image but does not contain it"):
         open_sample_image(sample, source)
 
 

@@ -97,7 +97,7 @@ def test_a_changed_dataset_has_another_fingerprint(rows, tmp_path):
 
 
 def test_what_is_no_dataset_is_said_to_be_none(tmp_path):
-    with pytest.raises(DataError, match="no Hugging Face dataset there"):
+    with pytest.raises(DataError, match="there is no Hugging Face dataset"):
         read_samples(DataRecipe.model_validate({"path": tmp_path, "format": "huggingface"}), Skipped())
     other = datasets.Dataset.from_list([{"question": "a"}])
     with pytest.raises(DataError, match=r"no column of conversations.*there are question"):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from olivine.data import image_files
-from olivine.data.images import ImageTransform, find_image, moved, open_image
+from olivine.data.images import ImageTransform, augmented, find_image, open_image
 from olivine.errors import DataError
 from olivine.model.processor import image_processor
 from olivine.recipe import AugmentRecipe
@@ -51,10 +51,10 @@ def test_augmentation_follows_its_draw():
     augment = AugmentRecipe(flip=True, shift=4)
     image = make_image(32, 32)
     pixels = np.asarray(transform.fitted(image))
-    first = moved(pixels, augment, np.random.default_rng(5))
-    assert np.array_equal(first, moved(pixels, augment, np.random.default_rng(5)))
-    assert any(not np.array_equal(first, moved(pixels, augment, np.random.default_rng(s))) for s in range(4))
-    assert np.array_equal(pixels, moved(pixels, AugmentRecipe(), np.random.default_rng(5)))
+    first = augmented(pixels, augment, np.random.default_rng(5))
+    assert np.array_equal(first, augmented(pixels, augment, np.random.default_rng(5)))
+    assert any(not np.array_equal(first, augmented(pixels, augment, np.random.default_rng(s))) for s in range(4))
+    assert np.array_equal(pixels, augmented(pixels, AugmentRecipe(), np.random.default_rng(5)))
 
 
 def test_shift_moves_and_repeats_the_edge():
@@ -62,7 +62,7 @@ def test_shift_moves_and_repeats_the_edge():
     column[:, 0] = 255
     seen = set()
     for seed in range(40):
-        shifted = moved(column, AugmentRecipe(shift=1), np.random.default_rng(seed))
+        shifted = augmented(column, AugmentRecipe(shift=1), np.random.default_rng(seed))
         assert shifted.shape == column.shape
         seen.add(int(shifted[4, :, 0].sum()))
     assert seen == {0, 255, 510}

@@ -60,12 +60,21 @@ def test_replies_before_the_first_question_are_passed_over_as_llava_does():
     assert len(parse_item(item(turn("gpt", "hello"), turn("human", "a"), turn("gpt", "b")), 0).conversation) == 2
 
 
+def test_a_system_turn_may_come_first():
+    sample = parse_item(item(turn("system", "a"), turn("human", "b"), turn("gpt", "c")), 0)
+    assert [(said.role.value, said.text) for said in sample.conversation] == [
+        ("system", "a"),
+        ("user", "b"),
+        ("assistant", "c"),
+    ]
+
+
 BROKEN = {
     "empty conversation": item(),
     "not an object": ["a"],
     "two turns in a row": item(turn("human", "a"), turn("human", "b"), turn("gpt", "c")),
     "unknown role": item(turn("tool", "a"), turn("gpt", "c")),
-    "system turn": item(turn("system", "a"), turn("human", "b"), turn("gpt", "c")),
+    "system turn": item(turn("human", "b"), turn("gpt", "c"), turn("system", "a")),
     "turn is no text": item({"from": "human", "value": 3}, turn("gpt", "c")),
     "empty answer": item(turn("human", "a"), turn("gpt", "  ")),
     "no reply": item(turn("human", "a"), turn("gpt", "b"), turn("human", "c")),
@@ -159,3 +168,10 @@ def test_check_counts_everything_and_changes_nothing(tmp_path):
     assert report.longest > 2048
     assert any("id 'cut'" in line for line in report.lines())
     assert path.read_bytes() == before
+
+
+def test_samples_are_read_where_a_system_cannot_read_at_a_position(tmp_path, monkeypatch):
+    source = DataRecipe.model_validate({"json": write_dataset(tmp_path), "images": tmp_path / "images"})
+    before = list(read_samples(source, Skipped()))
+    monkeypatch.delattr("os.pread")
+    assert list(read_samples(source, Skipped())) == before

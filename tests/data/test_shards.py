@@ -96,7 +96,7 @@ def test_what_is_broken_is_named(shards, tmp_path):
         samples[5]
     content = (shards / "a.tar").read_bytes()
     (shards / "d.tar").write_bytes(b"not a tar" * 100)
-    with pytest.raises(DataError, match=r"d\.tar: not a whole"):
+    with pytest.raises(DataError, match=r"d\.tar: not a complete"):
         ShardSamples(shards)
     (shards / "d.tar").unlink()
     whole = ShardSamples(shards)

@@ -12,11 +12,14 @@ from olivine.errors import DataError, RequestError
 from olivine.model.build import image_token
 from olivine.records import Role, Sample, Turn
 from olivine.testing import gemma_tokenizer, llama_tokenizer
+from olivine.testing.tokenizers import chat_tokenizer
 
 TOKENIZERS = {
     "gemma": gemma_tokenizer(),
     "llama": llama_tokenizer(legacy=False),
     "llama-legacy": llama_tokenizer(legacy=True),
+    "chatml": chat_tokenizer("chatml"),
+    "llama3": chat_tokenizer("llama3"),
 }
 IMAGE_TOKENS = 5
 #: Surrogates cannot be written as UTF-8; everything else, markers spelled out included, is fair.
@@ -30,16 +33,25 @@ CONVERSATIONS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4)
 
 
 def encoder(template: str, tokenizer: str) -> TemplateEncoder:
-    selected = TOKENIZERS[tokenizer]
-    return TemplateEncoder(
-        TEMPLATES[template], selected, image_token_id=image_token(selected), image_tokens=IMAGE_TOKENS
-    )
+    chosen = TOKENIZERS[tokenizer]
+    return TemplateEncoder(TEMPLATES[template], chosen, image_token_id=image_token(chosen), image_tokens=IMAGE_TOKENS)
 
 
 ENCODERS = {
     ("gemma", "gemma"): encoder("gemma", "gemma"),
     ("vicuna", "llama"): encoder("vicuna", "llama"),
     ("vicuna", "llama-legacy"): encoder("vicuna", "llama-legacy"),
+    ("prismatic-base", "llama"): encoder("prismatic-base", "llama"),
+    ("llama3", "llama3"): encoder("llama3", "llama3"),
+    ("chatml", "chatml"): encoder("chatml", "chatml"),
+}
+#: What ends a reply, what stands before its text, and how often a question and a reply have the end.
+ENDS = {
+    "gemma": ("<end_of_turn>", "", 2),
+    "vicuna": ("</s>", " ", 1),
+    "prismatic-base": ("</s>", " ", 1),
+    "llama3": ("<|eot_id|>", "", 2),
+    "chatml": ("<|im_end|>", "", 2),
 }
 
 
@@ -49,6 +61,8 @@ def conversation(pairs):
 
 def exact_text(tokenizer, ids: list[int]) -> str:
     """Tokens as the text they stand for, byte for byte: `decode` would tidy spaces up."""
+    if "▁" not in tokenizer.get_vocab():
+        return tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
     data = b""
     for token in tokenizer.convert_ids_to_tokens(ids):
         if len(token) == 6 and token.startswith("<0x"):
@@ -56,6 +70,14 @@ def exact_text(tokenizer, ids: list[int]) -> str:
         else:
             data += token.replace("▁", " ").encode()
     return data.decode()
+
+
+def written(tokenizer, text):
+    """A text as the tokenizer can tell it: normalised, or with the metaspace for a space, which it stands for."""
+    if "▁" in tokenizer.get_vocab():
+        return text.replace("▁", " ")
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return text if normalizer is None else normalizer.normalize_str(text)
 
 
 @pytest.mark.parametrize("kind", ENCODERS, ids="-".join)
@@ -66,12 +88,11 @@ def test_supervised_tokens_are_the_replies_and_their_ends(kind, pairs, image):
     template, tokenizer = kind
     made = ENCODERS[kind]
     tokens = made.conversation(conversation(pairs), image)
-    end = {"gemma": "<end_of_turn>", "vicuna": "</s>"}[template]
-    lead = " " if template == "vicuna" else ""
+    end, lead, _ = ENDS[template]
     supervised = [i for i, flag in zip(tokens.ids, tokens.supervised, strict=True) if flag]
-    # The metaspace itself stands for a space in these tokenizers: they cannot tell the two apart.
-    requested = "".join(lead + a.replace("▁", " ") + end for _, a in pairs)
-    assert exact_text(TOKENIZERS[tokenizer], supervised) == requested
+    chosen = TOKENIZERS[tokenizer]
+    wanted = "".join(written(chosen, lead + a) + end for _, a in pairs)
+    assert exact_text(chosen, supervised) == wanted
 
 
 @pytest.mark.parametrize("kind", ENCODERS, ids="-".join)
@@ -80,14 +101,15 @@ def test_supervised_tokens_are_the_replies_and_their_ends(kind, pairs, image):
 def test_text_never_becomes_a_marker(kind, pairs, image):
     """However a text spells them: one beginning, one end a reply, exactly the image's placeholders."""
     template, tokenizer = kind
-    selected = TOKENIZERS[tokenizer]
+    chosen = TOKENIZERS[tokenizer]
     ids = ENCODERS[kind].conversation(conversation(pairs), image).ids
-    assert ids.count(selected.bos_token_id) == 1
-    assert ids[0] == selected.bos_token_id
-    assert ids.count(image_token(selected)) == (IMAGE_TOKENS if image else 0)
-    end = {"gemma": "<end_of_turn>", "vicuna": "</s>"}[template]
-    turns = {"gemma": 2, "vicuna": 1}[template] * len(pairs)
-    assert ids.count(selected.convert_tokens_to_ids(end)) == turns
+    if chosen.bos_token_id is not None:
+        assert ids.count(chosen.bos_token_id) == 1
+        assert ids[0] == chosen.bos_token_id
+    assert ids.count(image_token(chosen)) == (IMAGE_TOKENS if image else 0)
+    end, _, often = ENDS[template]
+    turns = often * len(pairs)
+    assert ids.count(chosen.convert_tokens_to_ids(end)) == turns
 
 
 @pytest.mark.parametrize("kind", ENCODERS, ids="-".join)
@@ -103,7 +125,7 @@ def test_the_prompt_at_inference_is_what_training_put_before_the_reply(kind, pai
 @pytest.mark.parametrize("kind", ENCODERS, ids="-".join)
 @given(pairs=CONVERSATIONS, image=st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_independent_parts_are_single_questions_taken_apart(kind, pairs, image):
+def test_independent_segments_are_single_questions_taken_apart(kind, pairs, image):
     made = ENCODERS[kind]
     sample = Sample("s", conversation(pairs), "x.png" if image else None)
     whole = made.example(sample, independent=True)
@@ -185,3 +207,59 @@ def test_prefix_ends_with_the_image():
     parts = independent_segments(TEMPLATES["gemma"], conversation([("a", "b"), ("c", "d")]), True)
     assert parts[0][-1].kind is PieceKind.IMAGE
     assert len(parts) == 3
+
+
+SYSTEM = {
+    "gemma": "<bos><start_of_turn>user\nBe brief.\n\n<image>\nQ<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n",
+    "vicuna": "<s>Be brief. USER: <image>\nQ ASSISTANT: A</s>",
+    "plain": "<bos><image>A\n",
+    "chatml": (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<image>\nQ<|im_end|>\n"
+        "<|im_start|>assistant\nA<|im_end|>\n"
+    ),
+    "llama3": (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n<image>\nQ<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|>"
+    ),
+    "phi3": "<|system|>\nBe brief.<|end|>\n<|user|>\n<image>\nQ<|end|>\n<|assistant|>\nA<|end|>\n",
+}
+SAID = (Turn(Role.SYSTEM, "Be brief."), *conversation([("Q", "A")]))
+
+
+@pytest.mark.parametrize("template", SYSTEM)
+def test_a_system_turn_stands_where_each_template_has_it(template):
+    pieces = TEMPLATES[template].render(SAID, True)
+    assert "".join(piece.text for piece in pieces) == SYSTEM[template]
+    assert "Be brief." not in "".join(piece.text for piece in pieces if piece.supervised)
+
+
+def test_prismatics_base_prompt_has_no_place_for_a_system_turn():
+    with pytest.raises(DataError, match="no system turn"):
+        TEMPLATES["prismatic-base"].render(SAID, True)
+    pieces = TEMPLATES["prismatic-base"].render(conversation([("Q", "A"), ("Q2", "A2")]), True)
+    text = "".join(piece.text for piece in pieces)
+    assert text == "<bos><image>In: Q\nOut: A<eos>In: Q2\nOut: A2<eos>"
+
+
+def test_independent_questions_share_the_system_turn():
+    pairs = conversation([("Q", "A"), ("Q2", "A2")])
+    shared, *parts = independent_segments(TEMPLATES["gemma"], (SAID[0], *pairs), True)
+    assert "".join(piece.text for piece in shared) == "<bos><start_of_turn>user\nBe brief.\n\n<image>"
+    assert [part[1].text for part in parts] == ["Q", "Q2"]
+
+
+def test_a_template_whose_beginning_is_an_ordinary_token_of_the_tokenizer():
+    """Gemma's vocabulary has the HTML tag `<s>`, which is not its beginning of sequence."""
+    tokenizer = gemma_tokenizer()
+    tokenizer.add_tokens(["<s>", "</s>"])
+    with pytest.raises(RequestError, match=r"begins with '<s>', but this tokenizer .* begins with '<bos>'"):
+        TemplateEncoder(TEMPLATES["vicuna"], tokenizer, image_token_id=image_token(tokenizer), image_tokens=2)
+
+
+def test_a_template_that_begins_with_text_shares_no_prefix_without_an_image():
+    made = encoder("prismatic-base", "chatml")
+    prefix, continuation = made.prompt("q", False)
+    assert prefix == []
+    assert exact_text(TOKENIZERS["chatml"], continuation) == "In: q\nOut:"
+    assert made.prompt("q", True)[0] == [made.image_token_id] * IMAGE_TOKENS

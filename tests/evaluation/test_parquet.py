@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from olivine.data import parquet_size
 from olivine.errors import DataError, RequestError
 from olivine.evaluation.benchmarks import get
 from olivine.evaluation.benchmarks.base import Benchmark
@@ -333,7 +334,7 @@ def test_what_is_wrong_with_a_copy_is_said(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(DataError, match=r"0\.jpg \(.*row 1\): not an image"):
         get("mmstar").images(tmp_path).open("0.jpg")
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(DataError, match=r"val-00000-of-00001\.parquet: not a whole parquet file"):
+    with pytest.raises(DataError, match=r"val-00000-of-00001\.parquet: not a whole Parquet file"):
         get("mmstar").read(tmp_path)
     file.rename(file.with_name("train-00000-of-00001.parquet"))
     with pytest.raises(DataError, match="of the splits train; expected val"):
@@ -347,3 +348,66 @@ def test_what_is_wrong_with_a_copy_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(RequestError, match=r"pip install 'olivine\[parquet\]'"):
         get("mmstar").read(star(tmp_path / "third"))
+
+
+@pytest.fixture
+def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_size, "_FREE", 2**20)
+
+
+def columns_of(count: int, **more: Any) -> dict[str, Any]:
+    """MMStar's columns for `count` rows, each value once."""
+    given = {"index": list(range(count)), "question": ["?"] * count, "answer": ["A"] * count}
+    cell = {"bytes": b"x", "path": "x.png"}
+    return {**given, "image": [cell] * count, "category": ["c"] * count, "l2_category": ["l"] * count, **more}
+
+
+def hostile(kind: str) -> pa.Table:
+    if kind == "zeros":
+        return pa.table(columns_of(2, question=["\0" * (3 << 20), "?"]))
+    if kind == "one value, named often":
+        once = pa.DictionaryArray.from_arrays(pa.array([0] * 4000), pa.array(["x" * 90_000]))
+        return pa.table(columns_of(4000, question=once))
+    if kind == "zeros in an image":
+        return pa.table(columns_of(2, image=[{"bytes": b"\0" * (3 << 20), "path": "x.png"}] * 2))
+    return pa.table({"index": pa.nulls(300_000, pa.int64()), "question": pa.nulls(300_000, pa.string())})
+
+
+KINDS = ["zeros", "one value, named often", "zeros in an image", "millions of empty rows"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("small_bounds")
+def test_a_small_file_that_would_expand_is_refused_before_it_does(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "val-00000-of-00001.parquet"
+    often = kind == "one value, named often"
+    pq.write_table(hostile(kind), file, compression="zstd", use_dictionary=often, store_schema=False)
+    assert file.stat().st_size < 100_000 + 90_000 * often
+    for use in (get("mmstar").read, get("mmstar").images):
+        with pytest.raises(DataError, match=r"val-00000-of-00001\.parquet: [\d,]+ bytes that become"):
+            use(tmp_path)
+
+
+def test_damage_inside_a_file_is_named_by_column_and_rows(tmp_path: Path) -> None:
+    file = tmp_path / "val-00000-of-00001.parquet"
+    rows = pa.table(columns_of(6))
+    pq.write_table(rows, file, row_group_size=2, compression="none", use_dictionary=False)
+    content = bytearray(file.read_bytes())
+    found = pq.read_metadata(file).row_group(1).column(rows.column_names.index("answer"))
+    content[found.data_page_offset : found.data_page_offset + 12] = b"\xff" * 12
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"parquet: column 'answer' in rows 3 to 4 cannot be read"):
+        get("mmstar").read(tmp_path)
+
+
+def test_text_that_is_not_utf_8_is_named_by_row_and_column(tmp_path: Path) -> None:
+    file = tmp_path / "val-00000-of-00001.parquet"
+    broken = pa.array([b"?", b"\xff\xfe", b"?"]).view(pa.string())
+    pq.write_table(pa.table(columns_of(3, question=broken)), file)
+    with pytest.raises(DataError, match=r"parquet: row 2, column 'question': not readable"):
+        get("mmstar").read(tmp_path)
+    path = pa.array([b"x.png", b"\xff\xfe"]).view(pa.string())
+    image_column = pa.StructArray.from_arrays([pa.array([b"x", b"x"]), path], ["bytes", "path"])
+    pq.write_table(pa.table(columns_of(2, image=image_column)), file)
+    with pytest.raises(DataError, match=r"parquet: row 2, column '.*': not readable"):
+        get("mmstar").read(tmp_path)

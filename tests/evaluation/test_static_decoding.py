@@ -18,7 +18,6 @@ from olivine.evaluation.decoding import ShrinkingDecoder
 from olivine.evaluation.engine import AnsweringEngine, decoder_for
 from olivine.evaluation.opened_images import reading
 from olivine.evaluation.static_decoding import CHECK_EVERY, WARM_UP, StaticDecoder
-from olivine.model.decoding_attention import decodes_over_fixed_keys
 from olivine.model.generate import answer_one
 from olivine.records import AnswerState, Question
 from olivine.testing import tiny_vlm, write_images
@@ -295,9 +294,3 @@ def test_a_token_of_gemma_2b_takes_what_its_keys_and_one_layer_take():
     )
     # Keys and values: 18 x 256 x 2 numbers, three times; gate, up, product and input 65,536, the stream 20,480.
     assert bytes_per_token(config, torch.bfloat16) == 2 * (3 * 9_216 + 65_536 + 20_480)
-
-
-@pytest.mark.parametrize(("name", "value"), [("sliding_window", 512), ("attn_logit_softcapping", 50.0)])
-def test_attention_that_is_not_plain_is_left_to_transformers(name, value):
-    assert decodes_over_fixed_keys(SimpleNamespace(sliding_window=None))
-    assert not decodes_over_fixed_keys(SimpleNamespace(**{name: value}))

@@ -52,9 +52,9 @@ def renamed(tensors, naming):
 def test_a_llava_folder_gives_its_own_tower(tmp_path, tower):
     vlm = tiny_vlm(tower=tower)
     checkpoint.save(vlm, tmp_path / "llava")
-    loaded, transform = build_tower(VisionRecipe.model_validate({"from": str(tmp_path / "llava"), "image_size": 16}))
+    loaded, plan = build_tower(VisionRecipe.model_validate({"from": str(tmp_path / "llava"), "image_size": 16}))
     assert same(loaded.state_dict(), vlm.tower.state_dict())
-    assert transform.mean == pytest.approx(vlm.transform.mean)
+    assert plan.transform.mean == pytest.approx(vlm.transform.mean)
 
 
 def test_a_llava_folder_gives_its_own_language_model_and_template(tmp_path):

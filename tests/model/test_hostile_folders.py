@@ -37,7 +37,7 @@ def test_pickled_backbones_are_never_opened(tmp_path, name, write):
         (pickle.dump if write == "pickle" else torch.save)({"a": Touch(ran)}, file)
     with pytest.raises(RequestError, match=r"pickled .*olivine.model.pickled"):
         built_with(folder)
-    with pytest.raises(RequestError, match=r"holds more than tensors"):
+    with pytest.raises(RequestError, match=r"contains more than tensors"):
         convert(str(folder), tmp_path / "converted")
     assert not ran.exists()
     assert not (tmp_path / "converted").exists()
@@ -135,7 +135,7 @@ CONFIGURATIONS = {
     "a width of words": ({"hidden_size": "wide"}, "hidden_size"),
     "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers"),
     "a million layers": ({"num_hidden_layers": 10**6}, "num_hidden_layers"),
-    "heads that do not divide": ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads"),
+    "heads that do not divide": ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads"),
     "a vocabulary of a trillion": ({"vocab_size": 10**12}, "vocab_size"),
     "more weights than there are": ({"hidden_size": 2**16, "intermediate_size": 2**16}, "config.json describes"),
 }

@@ -63,7 +63,7 @@ def server(monkeypatch):
 def test_a_hub_in_trouble_is_asked_once_for_all_parts(server):
     start = time.monotonic()
     for use in (lambda: skeleton(RECIPE), lambda: model_size(RECIPE), lambda: load_tokenizer("nobody/other", "key")):
-        with pytest.raises(RequestError, match=r"asked once.*hf download nobody/.*--local-dir"):
+        with pytest.raises(RequestError, match=r"tried once.*hf download nobody/.*--local-dir"):
             use()
     assert [path for path in server.asked if "/models/" in path] == ["/api/models/nobody/tower"]
     assert time.monotonic() - start < 5
@@ -92,7 +92,7 @@ def test_a_gated_model_says_how_to_get_in(server):
 @pytest.mark.parametrize("source", ["a/b/c", "two words", "x" * 200])
 def test_what_is_neither_folder_nor_id(source, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(RequestError, match=r"key: .*neither a local folder nor an id"):
+    with pytest.raises(RequestError, match=r"key: .*neither a local folder nor a hub id"):
         hub.local_folder(source, "key", hub.CONFIGURATION)
 
 

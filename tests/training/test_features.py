@@ -12,6 +12,7 @@ from olivine.errors import DataError, RunError
 from olivine.files import read_json, read_json_lines, write_json
 from olivine.model.build import build
 from olivine.testing import llava_item, save_tower, tiny_model_recipe, write_dataset
+from olivine.testing.specimens import connector_specimens, specimen_recipe, tower_specimens
 from olivine.training import features as features_module
 from olivine.training.features import compute_features
 from olivine.training.run import train_stage
@@ -47,9 +48,25 @@ def test_they_are_the_towers_own(recipe, tmp_path):
         pixels = torch.from_numpy(vlm.transform(open_sample_image(sample, recipe.data["all"])))[None]
         with torch.no_grad():
             expected = vlm.patch_features(pixels)[0]
-        (kept_one,) = table.sequences([table.position(sample.image)])
+        (kept_one,) = table.rows([table.position(sample.image)])
         assert kept_one.dtype == torch.float32
         torch.testing.assert_close(kept_one, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tower", ["fused, two layers", "dinov2_with_registers"])
+def test_those_of_other_towers_are_what_the_connector_is_given(tmp_path, tower):
+    """As many tokens and as wide as the tower gives, whatever the connector makes of them."""
+    model = specimen_recipe(tower_specimens()[tower], connector_specimens()["resampler"])
+    recipe = make_recipe(write_dataset(tmp_path / "data", items=SHOWN), tmp_path / "run", model=model)
+    torch.manual_seed(0)  # random towers, as `build` starts them
+    table = kept(recipe, tmp_path / "features")
+    vlm = build(recipe.model, seed=0, texts=lambda: ["a b c"])
+    sample = next(s for s in read_samples(recipe.data["all"], Skipped()) if s.image is not None)
+    pixels = torch.from_numpy(vlm.transform(open_sample_image(sample, recipe.data["all"])))[None]
+    with torch.no_grad():
+        expected = vlm.patch_features(pixels)[0]
+    (kept_one,) = table.rows([table.position(sample.image)])
+    torch.testing.assert_close(kept_one, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -151,7 +168,7 @@ def test_a_table_larger_than_memory_is_opened(tmp_path):
         tmp_path / CONTENTS,
         {"names": [str(n) for n in range(image_folder)], "broken": {}, "shape": shape, "dtype": "bfloat16"},
     )
-    sequences = FeatureTable(tmp_path).sequences([5, image_folder - 1])
+    sequences = FeatureTable(tmp_path).rows([5, image_folder - 1])
     assert sequences.shape == (2, *shape)
     assert sequences.dtype == torch.bfloat16
     assert not sequences.any()
@@ -179,7 +196,7 @@ def test_what_is_not_whole_is_refused(recipe, tmp_path):
     kept(recipe, tmp_path / "features")
     path = tmp_path / "features" / FEATURES
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match="to have it made anew"):
+    with pytest.raises(DataError, match="to have it regenerated"):
         FeatureTable(tmp_path / "features")
     kept(recipe, tmp_path / "other")
     with pytest.raises(ItemError, match=r"nowhere\.png"):

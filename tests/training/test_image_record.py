@@ -123,7 +123,7 @@ def test_an_image_that_is_gone_stops_the_run_even_where_broken_ones_are_skipped(
     record = ImageRecord(tmp_path / "run").of("all")
     open_sample_image(sample, source, record)
     (dataset.parent / "images" / sample.image).unlink()
-    with pytest.raises(RunError, match=r"image '\d+\.png' has changed .*cannot be read any more"):
+    with pytest.raises(RunError, match=r"image '\d+\.png' has changed .*can no longer be read"):
         open_sample_image(sample, source, record)
 
 

@@ -124,7 +124,7 @@ def test_a_row_brings_what_its_attention_needs_and_no_more():
     assert not varlen.groups
     assert varlen.image_positions.tolist() == [1, 2]
     assert torch.equal(varlen.labelled, (varlen.targets != -100).nonzero()[:, 0])
-    assert (varlen.shown.tolist(), varlen.image_order.tolist()) == ([3], [0])
+    assert (varlen.unique_images.tolist(), varlen.image_order.tolist()) == ([3], [0])
     # Rows of one kind, whatever is in them: a compiled block is made once.
     for continuations in (True, False):
         layout = SequenceLayout(600, varlen=True, continuations=continuations)

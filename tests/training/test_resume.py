@@ -130,7 +130,7 @@ def test_a_full_disk_leaves_the_point_before(dataset, tmp_path, monkeypatch, exp
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     interrupt_at(monkeypatch, 5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))
     try:
-        with pytest.raises(RunError, match=r"training checkpoint of step 6 cannot be written \(.*step 4 is whole"):
+        with pytest.raises(RunError, match=r"training checkpoint of step 6 cannot be written \(.*step 4 is intact"):
             train(recipe_of(dataset, tmp_path / "run"), QUIET)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -307,7 +307,7 @@ def test_a_damaged_line_of_a_log_takes_no_other_with_it(dataset, tmp_path, monke
     train(recipe_of(dataset, tmp_path / "run"), QUIET)
     said = caplog.text
     assert "metrics.jsonl: line 3 (Expecting value" in said
-    assert "all other rows are kept" in said
+    assert "all other lines are kept" in said
     steps = [sequence["step"] for sequence in read_json_lines(folder / "metrics.jsonl") if "loss" in sequence]
     assert steps == [0, 1, 3, 4, 5, 6, 7]
     assert [sequence["step"] for sequence in read_json_lines(folder / "audit.jsonl")] == steps

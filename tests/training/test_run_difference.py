@@ -55,7 +55,7 @@ def test_data_and_versions_are_compared(runs, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(runs, tmp_path):
-    with pytest.raises(RequestError, match="no run directory"):
+    with pytest.raises(RequestError, match="not a run directory"):
         compare_runs(runs[0], tmp_path)
 
 

@@ -40,10 +40,10 @@ def large(dataset, tmp_path, stages=None, **more):
 
 def test_the_skeleton_has_the_shapes_of_the_real_model():
     recipe = tiny_model_recipe(depth=3)
-    made, patches = skeleton(recipe)
+    made, plan = skeleton(recipe)
     real = build(recipe, seed=0, texts=lambda: ("a",))
     assert {n: p.shape for n, p in made.named_parameters()} == {n: p.shape for n, p in real.model.named_parameters()}
-    assert patches == real.image_tokens
+    assert plan.features.tokens == made.config.image_seq_length == real.image_tokens
     assert {p.device.type for p in made.parameters()} == {"meta"}
 
 
@@ -120,7 +120,10 @@ def test_what_does_not_fit_is_said_with_what_would(dataset, tmp_path):
     followed = large(dataset, tmp_path, optimizer={"precision": "bf16", "checkpoint_activations": True})
     assert estimate(followed, "l4", 8, lengths=LENGTHS).stages[0].fits
     assert (
-        estimate(large(dataset, tmp_path), "l4", 1, lengths=LENGTHS).stages[0].suggestions[0].endswith("each_row=true")
+        estimate(large(dataset, tmp_path), "l4", 1, lengths=LENGTHS)
+        .stages[0]
+        .suggestions[0]
+        .endswith("each_sequence=true")
     )
     with pytest.raises(RequestError, match="h100"):
         estimate(large(dataset, tmp_path), "h1000", lengths=LENGTHS)
@@ -129,10 +132,10 @@ def test_what_does_not_fit_is_said_with_what_would(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("suggestion", "said"),
     [
-        ("optimizer.checkpoint_activations=true", " (a begun run may be resumed so: the same bits)"),
+        ("optimizer.checkpoint_activations=true", " (a begun run may be resumed with it: the same bits)"),
         (
             "optimizer.checkpoint_activations=true, stages.a.sequence_tokens=9",
-            " (a begun run may be resumed so: the same mathematics, perhaps rounded otherwise)",
+            " (a begun run may be resumed with it: the same mathematics, perhaps rounded differently)",
         ),
         ("stages.a.lora.rank=4, stages.a.sequence_tokens=9: smaller", " (in a new run)"),
         ("a device with more memory, or LoRA", ""),

@@ -84,7 +84,7 @@ def test_damaged_weights_are_named_with_what_to_do(dataset, tmp_path):
 def test_another_model_s_weights_are_refused():
     vlm = tiny_vlm()
     name = next(iter(vlm.part("connector")))
-    with pytest.raises(DataError, match="is no weight of the model"):
+    with pytest.raises(DataError, match="is not a weight of the model"):
         put_trained({name: torch.zeros(3, 3)}, vlm)
 
 

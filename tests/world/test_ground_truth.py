@@ -9,7 +9,7 @@ from scene_checker import answer, scene_in
 
 from olivine.world import drawing, glyphs, language, shapes
 from olivine.world.questions import TOPICS, every_question
-from olivine.world.sampling import HELD_OUT, scene, scenes
+from olivine.world.sampling import HELD_OUT, sample_scene, sample_scenes
 
 SPLITS = ("train", "novel", "check")
 
@@ -19,7 +19,7 @@ def test_ten_thousand_questions_with_none_wrong():
     wrong = []
     for index in range(240):
         for split in SPLITS[:2]:
-            shown = scene(7, split, index)
+            shown = sample_scene(7, split, index)
             plain = shown.to_dict()
             for asked in every_question(shown, Random(f"{split}/{index}"), tries=45):
                 asked_of[asked.topic] += 1
@@ -31,16 +31,16 @@ def test_ten_thousand_questions_with_none_wrong():
 
 
 def test_a_description_tells_enough_to_answer_everything():
-    for shown in scenes(7, "told", 120):
-        draw = Random(shown.id)
-        told = scene_in(language.description(shown, draw))
-        assert (told["setting"], told["time"]) == (shown.setting, shown.time)
-        for asked in every_question(shown, draw, tries=20):
+    for shown in sample_scenes(7, "told", 120):
+        rng = Random(shown.id)
+        told = scene_in(language.description(shown, rng))
+        assert (told["setting"], told["time"]) == (shown.backdrop, shown.time)
+        for asked in every_question(shown, rng, tries=20):
             assert answer(asked.text, told) == asked.answer, (asked.text, told)
 
 
 def test_the_full_sentence_agrees_with_the_answer():
-    for shown in scenes(7, "sentences", 150):
+    for shown in sample_scenes(7, "sentences", 150):
         for asked in every_question(shown, Random(shown.id), tries=40):
             if asked.answer in ("yes", "no"):
                 assert asked.sentence.startswith(("Yes, ", "No, ")[asked.answer == "no"])
@@ -64,11 +64,11 @@ def test_every_thing_shows_its_colour_where_its_probe_is():
     names = list(shapes.PALETTE)
     palette = np.array([shapes.PALETTE[name] for name in names], float)
     for split in SPLITS[1:]:
-        for shown in scenes(3, split, 120):
-            for thing in shown.things:
-                x, y = (int(part) for part in shapes.probe(thing))
+        for shown in sample_scenes(3, split, 120):
+            for obj in shown.objects:
+                x, y = (int(part) for part in shapes.probe(obj))
                 distance = np.linalg.norm(palette - unlit(shown, x, y), axis=1)
-                assert names[int(distance.argmin())] == thing.colour, (shown.id, thing)
+                assert names[int(distance.argmin())] == obj.colour, (shown.id, obj)
 
 
 def upscaled(character):
@@ -76,15 +76,15 @@ def upscaled(character):
     return (ink - ink.mean()) / ink.std()
 
 
-def read_sign(shown, thing):
+def read_sign(shown, obj):
     """What template matching reads on a sign, character by character."""
     image = drawing.draw(shown).astype(float)
-    x, y = (int(part) for part in shapes.probe(thing))
+    x, y = (int(part) for part in shapes.probe(obj))
     contrast = np.pad(np.linalg.norm(image - image[y, x], axis=2), 4, constant_values=np.nan)
     read = ""
-    for place in range(len(thing.writing)):
-        left = round(thing.x - (6 * len(thing.writing) - 1) + 12 * place)
-        top = round(thing.y - 0.12 * thing.radius - 7)
+    for place in range(len(obj.writing)):
+        left = round(obj.x - (6 * len(obj.writing) - 1) + 12 * place)
+        top = round(obj.y - 0.12 * obj.radius - 7)
         matches = {}
         for character in glyphs.CHARACTERS:
             template = upscaled(character)
@@ -101,38 +101,38 @@ def read_sign(shown, thing):
 
 def test_every_sign_can_be_read_at_the_size_drawn():
     read = 0
-    for shown in scenes(5, "signs", 260):
-        for thing in shown.of_kind("sign"):
-            assert read_sign(shown, thing) == thing.writing, (shown.id, thing)
+    for shown in sample_scenes(5, "signs", 260):
+        for obj in shown.of_class("sign"):
+            assert read_sign(shown, obj) == obj.writing, (shown.id, obj)
             read += 1
     assert read >= 60
 
 
 def test_held_out_combinations_are_seen_in_novel_alone():
-    for shown in scenes(2, "novel", 300):
-        assert any((thing.kind, thing.colour) in HELD_OUT for thing in shown.things)
+    for shown in sample_scenes(2, "novel", 300):
+        assert any((obj.class_name, obj.colour) in HELD_OUT for obj in shown.objects)
     for split in ("train", "gqa-testdev", "pope-val", "align"):
-        for shown in scenes(2, split, 300):
-            assert not any((thing.kind, thing.colour) in HELD_OUT for thing in shown.things)
+        for shown in sample_scenes(2, split, 300):
+            assert not any((obj.class_name, obj.colour) in HELD_OUT for obj in shown.objects)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_scene_is_the_same_whenever_and_wherever_it_is_drawn(split):
-    at_once = list(scenes(9, split, 30))
-    assert at_once[20:] == list(scenes(9, split, 10, first=20))
-    assert at_once[4] == scene(9, split, 4) == type(at_once[4]).from_dict(at_once[4].to_dict())
-    assert (drawing.draw(at_once[4]) == drawing.draw(scene(9, split, 4))).all()
-    assert at_once[4] != scene(10, split, 4)
+    at_once = list(sample_scenes(9, split, 30))
+    assert at_once[20:] == list(sample_scenes(9, split, 10, first=20))
+    assert at_once[4] == sample_scene(9, split, 4) == type(at_once[4]).from_dict(at_once[4].to_dict())
+    assert (drawing.draw(at_once[4]) == drawing.draw(sample_scene(9, split, 4))).all()
+    assert at_once[4] != sample_scene(10, split, 4)
 
 
 def test_what_goes_together_is_not_uniform():
     """Adversarial negatives mean something: what is seen with a car is not what is seen with a cup."""
-    shown = list(scenes(1, "statistics", 1500))
-    with_car = [one for one in shown if "car" in one.kinds]
-    with_cup = [one for one in shown if "cup" in one.kinds]
+    shown = list(sample_scenes(1, "statistics", 1500))
+    with_car = [one for one in shown if "car" in one.classes]
+    with_cup = [one for one in shown if "cup" in one.classes]
     share = {
-        (kind, name): sum(kind in one.kinds for one in some) / len(some)
-        for kind in ("house", "box")
+        (class_name, name): sum(class_name in one.classes for one in some) / len(some)
+        for class_name in ("house", "box")
         for name, some in (("car", with_car), ("cup", with_cup))
     }
     assert share["house", "car"] > 3 * share["house", "cup"]

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GemmaFo
 from olivine.data.packing import pack
 from olivine.errors import RequestError, RunError
 from olivine.files import read_json, read_json_lines, sha256_of_file, write_json
-from olivine.model.build import STATISTICS
+from olivine.model.towers.clip import Clip
 from olivine.records import Sample
 from olivine.world.backbones import BACKBONES, locate, shipped
 from olivine.world.conversations import conversation
@@ -26,7 +26,7 @@ from olivine.world.pretraining.run import JOBS
 from olivine.world.pretraining.symbolic_patches import embedded, symbolic_patch_captions
 from olivine.world.pretraining.towers import SHAPE, as_pixels, covered, patches_of, probe
 from olivine.world.questions import ask
-from olivine.world.sampling import scene, scenes
+from olivine.world.sampling import sample_scene, sample_scenes
 
 #: So many that a tower's training ends with whole scenes.
 STEPS = 6
@@ -66,7 +66,7 @@ def test_goes_on_to_the_same_bits(name, tmp_path, quick_figures):
     assert (tmp_path / "cut" / loop.RESUME).is_file()
     done = []
     loop.pretrain(MAKERS[name](), tmp_path / "cut", save_every=2, on_step=lambda step, _: done.append(step))
-    assert done == [3, 4, 5, 6], "it began again instead of going on"
+    assert done == [3, 4, 5, 6], "it started again instead of resuming"
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "cut")]
     assert weights[0] == weights[1]
     assert not (tmp_path / "cut" / loop.RESUME).exists()
@@ -75,7 +75,7 @@ def test_goes_on_to_the_same_bits(name, tmp_path, quick_figures):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_weight_that_takes_part_is_trained(name):
-    """Products in bf16 must not go on using copies of the first step's weights."""
+    """Products in bf16 must not keep using copies of the first step's weights."""
     job = MAKERS[name]()
     before = {n: p.detach().clone() for n, p in job.trained.named_parameters() if p.requires_grad}
     trained = {id(p) for optimizer in job.optimizers for group in optimizer.param_groups for p in group["params"]}
@@ -171,7 +171,7 @@ def test_a_grown_model_computes_what_the_smaller_one_does():
     larger.zero_grad()
     larger(ids, labels=ids).loss.backward()
     assert all(bool(p.grad.abs().sum() > 0) for p in larger.parameters())
-    with pytest.raises(ValueError, match="cannot be grown"):
+    with pytest.raises(ValueError, match="cannot be expanded"):
         expanded(smaller, Size(128, 6, 640, 4))
 
 
@@ -225,7 +225,7 @@ def test_what_is_grown_goes_on_from_the_same_model_alone(tmp_path, quick_figures
     other = MAKERS["grown"]()
     assert other.origin == sha256_of_file(shipped() / "tiny-gemma-s" / "model.safetensors")
     other.origin = "another model's"
-    with pytest.raises(RunError, match="grown from another"):
+    with pytest.raises(RunError, match="expanded from other weights"):
         loop.pretrain(other, tmp_path, save_every=2, on_step=lambda *_: None)
     assert (tmp_path / loop.RESUME).is_file(), "nothing is lost by being refused"
 
@@ -250,9 +250,9 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
 
 def test_reading_shares_the_description_and_hides_questions_from_one_another():
     job = _language()
-    shown, draw = scene(0, "t", 0), Random(1)
-    pairs = [(asked.text, asked.answer) for asked in ask(shown, draw, 3)]
-    told = description(shown, draw)
+    shown, rng = sample_scene(0, "t", 0), Random(1)
+    pairs = [(asked.text, asked.answer) for asked in ask(shown, rng, 3)]
+    told = description(shown, rng)
     together = job.curriculum.reading("t", told, pairs).example
     ids = [token for part in together.parts for token in part.ids]
     alone = job.tokenizer.decode(ids[: len(together.parts[0])] + together.parts[1].ids)
@@ -269,32 +269,32 @@ def test_reading_shares_the_description_and_hides_questions_from_one_another():
 
 def test_cells_stand_where_a_image_would():
     job = _language(200, 1024)
-    shown, draw = scene(0, "t", 0), Random(1)
-    pairs = [(asked.text, asked.answer) for asked in ask(shown, draw, 3)]
-    text = job.curriculum.asked_of_cells(shown, pairs, draw)
+    shown, rng = sample_scene(0, "t", 0), Random(1)
+    pairs = [(asked.text, asked.answer) for asked in ask(shown, rng, 3)]
+    text = job.curriculum.questions_on_patches(shown, pairs, rng)
     of_a_image = Sample("t", conversation(pairs), "t.png")
     assert text.example.parts == job.curriculum.encoders["gemma"].example(of_a_image, independent=True).parts
-    assert text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.cells) == SHAPE.grid**2
+    assert text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.patch_words) == SHAPE.grid**2
 
 
 def test_cells_tell_what_lies_in_them():
     job = _language(200, 1024)
-    for shown in scenes(0, "t", 30):
+    for shown in sample_scenes(0, "t", 30):
         cells = [
             [job.tokenizer.convert_ids_to_tokens(token) for token in cell]
             for cell in symbolic_patch_captions(shown, job.tokenizer, Random(0), kept=1.0)
         ]
-        nearest = {place: thing for thing in shown.things for place in covered(thing)}
+        nearest = {place: obj for obj in shown.objects for place in covered(obj)}
         for place, words in enumerate(cells):
             if place not in nearest:
-                assert words == [f"▁{shown.setting}", f"▁{shown.time}"]
+                assert words == [f"▁{shown.backdrop}", f"▁{shown.time}"]
                 continue
-            thing = nearest[place]
-            assert [f"▁{word}" for word in (thing.kind, thing.colour, thing.size)] == words[:3]
+            obj = nearest[place]
+            assert [f"▁{word}" for word in (obj.class_name, obj.colour, obj.size)] == words[:3]
             # Where it is and which way it faces are told apart.
-            assert ("▁left" in words) == ("left" in thing.place)
-            if thing.kind in ("bird", "fish", "car"):
-                assert ("left" in words, "right" in words) == (thing.state == "left", thing.state == "right")
+            assert ("▁left" in words) == ("left" in obj.place)
+            if obj.class_name in ("bird", "fish", "car"):
+                assert ("left" in words, "right" in words) == (obj.state == "left", obj.state == "right")
 
 
 def test_at_last_cells_leave_it_to_their_place_where_things_are():
@@ -303,15 +303,15 @@ def test_at_last_cells_leave_it_to_their_place_where_things_are():
     job = _language(200, 1024, unplaced=50, restarted=5e-4)
 
     def told(index):
-        cells = [cell for text in job.curriculum.texts(index) for cell in text.cells]
+        cells = [cell for text in job.curriculum.texts(index) for cell in text.patch_words]
         return {word for cell in cells for word in job.tokenizer.convert_ids_to_tokens(cell)}
 
     assert places & set().union(*(told(index) for index in range(145, 150)))
     late = set().union(*(told(index) for index in range(150, 160)))
     assert not places & late
     assert {"▁ball", "▁red"} <= late
-    asked = job.curriculum.asked_of_cells(scene(0, "t", 0), [("Where is it?", "left")], Random(0))
-    assert not places & {word for cell in asked.cells for word in job.tokenizer.convert_ids_to_tokens(cell)}
+    asked = job.curriculum.questions_on_patches(sample_scene(0, "t", 0), [("Where is it?", "left")], Random(0))
+    assert not places & {word for ids in asked.patch_words for word in job.tokenizer.convert_ids_to_tokens(ids)}
     rates = [loop._rate(job, index) for index in range(200)]
     assert max(rates[:150]) == 1e-3
     assert rates[149] < 2e-5
@@ -323,12 +323,12 @@ def test_at_last_cells_leave_it_to_their_place_where_things_are():
 def test_a_cell_is_the_sum_of_its_words():
     job = _language(200, 1024)
     embedding, image = job.model.model.embed_tokens, job.curriculum.image_token
-    texts = [text for text in job.curriculum.texts(150) if text.cells][:2]
-    texts.insert(1, next(text for text in job.curriculum.texts(150) if not text.cells))
+    texts = [text for text in job.curriculum.texts(150) if text.patch_words][:2]
+    texts.insert(1, next(text for text in job.curriculum.texts(150) if not text.patch_words))
     row = pack([text.example for text in texts], ())
     exact = embedded(embedding, row.ids, texts, image, None)
     places = (row.ids == image).nonzero()[:, 0].tolist()
-    cells = [cell for text in texts for cell in text.cells]
+    cells = [cell for text in texts for cell in text.patch_words]
     assert len(places) == len(cells) == 2 * SHAPE.grid**2
     for place, cell in zip(places, cells, strict=True):
         torch.testing.assert_close(exact[place], embedding(torch.tensor(cell)).sum(0) / len(cell) ** 0.5)
@@ -346,14 +346,14 @@ def test_a_cell_is_the_sum_of_its_words():
 
 def test_cells_come_when_sentences_can_be_read():
     job = _language(200, 1024)
-    assert not any(text.cells for index in range(20) for text in job.curriculum.texts(index))
+    assert not any(text.patch_words for index in range(20) for text in job.curriculum.texts(index))
     late = [text for index in range(100, 130) for text in job.curriculum.texts(index)]
-    in_cells = [text for text in late if text.cells]
-    assert 0.5 < len(in_cells) / len(late) < 0.75
+    on_patches = [text for text in late if text.patch_words]
+    assert 0.5 < len(on_patches) / len(late) < 0.75
     # What an image token stands for is told, never to be known.
-    assert all(text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.cells) for text in late)
-    captions = [text for text in in_cells if len(text.example.parts) == 1]
-    assert 0.1 < len(captions) / len(in_cells) < 0.35
+    assert all(text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.patch_words) for text in late)
+    captions = [text for text in on_patches if len(text.example.parts) == 1]
+    assert 0.1 < len(captions) / len(on_patches) < 0.35
     assert all(re.fullmatch(r"<bos>(<image>)+(\[[^]]+\])+", _said(job, text)) for text in captions)
 
 
@@ -385,7 +385,7 @@ def test_shipped_backbones_are_ordinary_folders(name):
 
 def test_the_shipped_clip_shows_kinds_and_colours():
     tower = AutoModel.from_pretrained(shipped() / "tiny-clip").eval()
-    found = probe(lambda images: patches_of(tower, as_pixels(images, STATISTICS["clip_vision_model"])), 0, 400, 100)
+    found = probe(lambda images: patches_of(tower, as_pixels(images, Clip.statistics)), 0, 400, 100)
     assert found["of_patches"]["kind"] > 95
     assert found["of_their_mean"]["kind"] > 90
     assert found["of_their_mean"]["colour"] > 97

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from olivine.world.pretraining import dinov2
 from olivine.world.pretraining.dinov2 import Dinov2Pretraining, koleo, sinkhorn
 from olivine.world.pretraining.towers import SHAPE, around, covered
-from olivine.world.sampling import scenes
+from olivine.world.sampling import sample_scenes
 
 STEPS = 6
 
@@ -33,7 +33,7 @@ def test_crops_of_half_of_the_images_are_recoloured(index, side, monkeypatch):
     assert parts.shape == (8, 3, dinov2._LOCAL_SIDE, dinov2._LOCAL_SIDE)
     for crops in (whole, parts):
         recoloured = [bool((crop == crop[:, :1, :1]).all()) for crop in crops]
-        assert recoloured == [True, True, False, False] * 2, "all crops of a picture alike"
+        assert recoloured == [True, True, False, False] * 2, "all crops of an image alike"
         assert job._is_recoloured(crops).tolist() == recoloured
 
 
@@ -81,19 +81,19 @@ def test_koleo_falls_as_states_spread():
 
 
 def test_what_a_thing_covers_lies_on_it():
-    for shown in scenes(0, "t", 20):
-        for thing in shown.things:
-            for patch in covered(thing):
+    for shown in sample_scenes(0, "t", 20):
+        for obj in shown.objects:
+            for patch in covered(obj):
                 x, y = (patch % SHAPE.grid + 0.5) * SHAPE.patch, (patch // SHAPE.grid + 0.5) * SHAPE.patch
-                assert abs(x - thing.x) <= thing.radius + SHAPE.patch / 2
-                assert abs(y - thing.y) <= thing.radius + SHAPE.patch / 2
+                assert abs(x - obj.x) <= obj.radius + SHAPE.patch / 2
+                assert abs(y - obj.y) <= obj.radius + SHAPE.patch / 2
 
 
 def test_the_patches_about_a_thing_meet_near_its_middle():
-    for shown in scenes(0, "t", 50):
-        for thing in shown.things:
-            first, second, third, fourth = around(thing)
+    for shown in sample_scenes(0, "t", 50):
+        for obj in shown.objects:
+            first, second, third, fourth = around(obj)
             assert (second - first, third - first, fourth - third) == (1, SHAPE.grid, 1)
             row, column = divmod(fourth, SHAPE.grid)
-            assert abs(column * SHAPE.patch - thing.x) <= SHAPE.patch / 2
-            assert abs(row * SHAPE.patch - thing.y) <= SHAPE.patch / 2
+            assert abs(column * SHAPE.patch - obj.x) <= SHAPE.patch / 2
+            assert abs(row * SHAPE.patch - obj.y) <= SHAPE.patch / 2

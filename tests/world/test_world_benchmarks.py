@@ -18,7 +18,7 @@ from olivine.world import benchmarks as world_benchmarks
 from olivine.world import training_data
 from olivine.world.benchmarks import WRITERS, pope, write_all
 from olivine.world.image_files import save_all
-from olivine.world.sampling import HELD_OUT, VERSION, scenes
+from olivine.world.sampling import HELD_OUT, VERSION, sample_scenes
 
 SEED = 11
 
@@ -68,7 +68,7 @@ def test_official_readers_take_them_and_gold_gets_full_marks(world, name):
     assert {key: metrics[key] for key in FULL[name]} == pytest.approx(FULL[name], abs=1.0 if name == "vqav2" else 1e-9)
     record = read_json(world / "world.json")["benchmarks"][name]
     assert record["questions"] == len(questions)
-    assert record["pictures"] == len(truths(world / name))
+    assert record["images"] == len(truths(world / name))
 
 
 #: The most that guessing may get, of the figure named. A small share of the files flatters it: it is counted on them.
@@ -259,7 +259,7 @@ def test_textvqa_asks_what_the_sign_says(world):
         right = answer(row["question"], shown[f"train_images/{row['image_id']}.jpg"])
         assert most_common(row["answers"]) == right.lower()
         assert row["ocr_tokens"] == [right]
-    assert not list((world / "textvqa").glob("*OCR*")), "hints would answer without the picture"
+    assert not list((world / "textvqa").glob("*OCR*")), "hints would answer without the image"
 
 
 # Reproducibility
@@ -309,7 +309,7 @@ def test_wrong_requests(tmp_path):
 
 
 def test_many_processes_draw_what_one_draws(tmp_path):
-    one, two = ({tmp_path / name / f"{s.id}.jpg": s for s in scenes(1, "many", 130)} for name in ("one", "two"))
+    one, two = ({tmp_path / name / f"{s.id}.jpg": s for s in sample_scenes(1, "many", 130)} for name in ("one", "two"))
     told = []
     save_all(one, processes=1)
     save_all(two, processes=2, on_image=lambda done, total: told.append((done, total)))

@@ -36,7 +36,7 @@ def small_demo(monkeypatch, tmp_path):
     study["benchmarks"] = {name: study["benchmarks"][name] for name in ("gqa", "mmvet")}
     (recipes / "studies" / "world.yaml").write_text(yaml.safe_dump(study))
     monkeypatch.setattr(demo, "_RECIPES", recipes)
-    monkeypatch.setattr(demo, "_PICTURES", 20)
+    monkeypatch.setattr(demo, "_IMAGES", 20)
     monkeypatch.setattr(demo, "write_all", functools.partial(demo.write_all, share=0.02))
 
 
@@ -64,11 +64,11 @@ def test_the_demo_says_where_its_results_lie_and_is_not_done_twice(run, tmp_path
 
 def test_the_world_is_written_scored_and_shown(run, tmp_path):
     world = tmp_path / "world"
-    command = ("world", "write", world, "--pictures", 0, "--share", "0.02", "--json")
+    command = ("world", "write", world, "--images", 0, "--share", "0.02", "--json")
     code, out, err = run(*command)
     assert code == 0, err
     assert err.strip().splitlines()[-1] == f"done: {world}"
-    assert "pope: 36 questions on 2 pictures; guessing gets mean/f1 0.67" in err
+    assert "pope: 36 questions on 2 images; guessing gets mean/f1 0.67" in err
     record = json.loads(out)
     assert json.loads((world / "world.json").read_text()) == record
     assert run(*command)[1] == out

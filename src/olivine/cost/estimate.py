@@ -1,11 +1,11 @@
-"""What a recipe will cost before any of it is run: parameters, tokens, operations, memory by part, hours.
+"""What a recipe will cost before any of it is run: parameters, tokens, operations, memory by module, hours.
 
-Shapes come from the model's configuration on the meta device, lengths from a sample of the data where it is at hand.
-Nothing is downloaded but configurations, and nothing is written.
+Shapes come from the model's configuration on the meta device, lengths from a sample of the data if it is available.
+Only configurations are downloaded, and nothing is written.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -15,6 +15,8 @@ from olivine.data.llava_json import ItemError
 from olivine.data.sources import Skipped, read_samples
 from olivine.errors import DataError, RequestError, unknown_name
 from olivine.model.activation_memory import saved_bytes_per_token
+from olivine.model.languages.registry import family_of
+from olivine.model.languages.traits import language_traits
 from olivine.model.loss import logit_rows_at_once
 from olivine.model.size import ModelSize, model_size
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
@@ -23,7 +25,7 @@ from olivine.records import Role, Sample
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A processor: dense bf16 matrix operations a second, and bytes of memory, as its maker states them."""
+    """A processor: dense bf16 matrix operations per second, and bytes of memory, as its vendor states them."""
 
     name: str
     peak: float
@@ -46,22 +48,22 @@ DEVICES = {
         Device("cpu", 0.4e12, 16e9),
     )
 }
-#: Samples whose lengths are looked at.
-_LOOKED_AT = 512
-#: Of the characters of English text, one token in this many; no tokenizer is read.
+#: Samples whose lengths are measured.
+_MEASURED_SAMPLES = 512
+#: Characters of English text per token; no tokenizer is read.
 CHARACTERS_A_TOKEN = 4.0
 #: Tokens of template around a conversation.
 _TEMPLATE_TOKENS = 12
-#: What the driver, the libraries and the allocator take for themselves.
+#: Bytes that the driver, the libraries and the allocator use.
 _RESERVED = 1.5e9
 _TOWER_CHUNK = 64
-#: Of a weight in NF4: four bits, an eight-bit scale for 64 of them and a 32-bit one for 256 scales (arXiv:2305.14314).
+#: Bytes of a weight in NF4: four bits, an 8-bit scale per 64 weights, a 32-bit one per 256 scales (arXiv:2305.14314).
 _NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """What samples of a source are like: means, the longest, and where the figures come from."""
+    """Sample lengths of a source: means, the longest, and where the figures come from."""
 
     samples: int
     tokens: float
@@ -76,13 +78,13 @@ class StageEstimate:
     """One stage.
 
     Attributes:
-        trained, frozen: parameters by part.
-        samples, steps, tokens: in all; tokens include those of images.
-        operations: floating-point operations in all, backward passes and recomputing included.
-        memory: bytes on each device by part, at the peak.
+        trained, frozen: parameters by module.
+        samples, steps, tokens: totals; tokens include image tokens.
+        operations: total floating-point operations, backward passes and recomputation included.
+        memory: peak bytes on each device by use.
         hours: at the stated utilisation.
-        fits: whether the memory is there.
-        suggestions: recipe keys that would make it fit, or use what is left.
+        fits: whether the device has enough memory.
+        suggestions: recipe keys that would make it fit, or use the remaining memory.
     """
 
     name: str
@@ -100,7 +102,7 @@ class StageEstimate:
 
     @property
     def peak(self) -> float:
-        """Bytes on each device at the peak."""
+        """Peak bytes on each device."""
         return sum(self.memory.values())
 
 
@@ -115,15 +117,15 @@ class Estimate:
 
     @property
     def hours(self) -> float:
-        """All stages together."""
+        """The hours of all stages together."""
         return sum(stage.hours for stage in self.stages)
 
 
 def named_device(name: str) -> Device:
-    """A device by its name.
+    """Return a device by its name.
 
     Raises:
-        RequestError: none is called so.
+        RequestError: there is no device of that name.
     """
     if name not in DEVICES:
         raise RequestError(f"--device: {unknown_name(name, DEVICES)}")
@@ -138,35 +140,38 @@ def estimate(
     utilisation: float = 0.4,
     lengths: Mapping[str, Lengths] | None = None,
 ) -> Estimate:
-    """What every stage of a recipe takes on `count` devices of a kind.
+    """Return what every stage of a recipe takes on `count` devices of one kind.
 
     Args:
         recipe: as `olivine train` takes it.
         device: a name from `DEVICES`.
-        count: how many; the language model is cut over them, as torchrun would run it.
-        utilisation: share of the device's peak that is reached; 0.4 is a common figure, not a measurement.
-        lengths: what samples are like, by data source, where the caller knows; else a sample of the data is read.
+        count: the number of devices; the language model is sharded over them, as under torchrun.
+        utilisation: fraction of the device's peak that is reached; 0.4 is a common figure, not a measurement.
+        lengths: sample lengths by data source, if the caller knows them; else a sample of the data is read.
 
     Raises:
         RequestError: an unknown device, or a model configuration that cannot be found.
     """
-    on = named_device(device)
+    target = named_device(device)
     if count < 1:
         raise RequestError(f"--count {count}: expected one or more.")
     shape = model_size(recipe.model)
     stages = tuple(
-        _stage(recipe, stage, shape, on, count, utilisation, (lengths or {}).get(stage.data))
+        _stage(recipe, stage, shape, target, count, utilisation, (lengths or {}).get(stage.data))
         for stage in recipe.stages
         if not stage.skip
     )
-    return Estimate(on, count, utilisation, stages)
+    return Estimate(target, count, utilisation, stages)
 
 
 def _trained(shape: ModelSize, stage: StageRecipe) -> dict[str, int]:
-    """Parameters that a stage trains, by part; adapters stand in for the language model under LoRA."""
+    """Return the parameters that a stage trains, by module; under LoRA the adapters stand for the language model."""
     sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
     if stage.lora:
-        sizes["language"] = stage.lora.rank * sum(shape.linear.get(name, 0) for name in stage.lora.targets)
+        sizes["language"] = stage.lora.rank * sum(
+            shape.linear.get(name, 0)
+            for name in family_of(shape.config).linear_layers(stage.lora.targets, shape.linear)
+        )
     return {name: size for name, size in sizes.items() if name in stage.train}
 
 
@@ -202,62 +207,68 @@ def _stage(
 
 
 def _kept(stage: StageRecipe) -> tuple[str, ...]:
-    """Parts that keep their weights although they are named under `train`: adapters train in their place."""
+    """Return the modules that keep their weights although they are named under `train`: adapters train instead."""
     return ("language",) if stage.lora else ()
 
 
 def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths) -> float:
-    """Of one sample: two for each weight and token forward, as many for the gradient of what lies before, of itself."""
+    """Return the operations of one sample: two per weight and token forward, and as many for each gradient."""
     vision_trains, language_trains = "vision" in stage.train, "language" in stage.train
     patches = shape.patches * lengths.images
     tower = tower_operations(shape, lengths) * (3 if vision_trains else 1)
     if stage.objective == "contrastive":
         return tower
     connector = 2 * shape.connector * patches * (3 if {"vision", "connector"} & set(stage.train) else 1)
-    attention = 2 * 2 * shape.heads * shape.head_dim * lengths.tokens**2 / 2 * shape.layers
+    attention = 2 * 2 * shape.heads * shape.head_dim * _seen(lengths.tokens, language_traits(shape.config).windows)
     passes = 1 + 1 + (language_trains and not stage.lora) + recipe.optimizer.checkpoint_activations
     blocks = 2 * shape.blocks * lengths.tokens * passes
     head = 2 * shape.table * lengths.labels * (2 + (language_trains and not stage.lora))
     return tower + connector + blocks + attention * (3.5 + recipe.optimizer.checkpoint_activations) + head
 
 
+def _seen(tokens: float, windows: Sequence[int | None]) -> float:
+    """Pairs of a query and a key that it sees in a sample of so many tokens, over all layers."""
+    full = tokens**2 / 2
+    return sum(full if window is None or window >= tokens else full - (tokens - window) ** 2 / 2 for window in windows)
+
+
 def tower_operations(shape: ModelSize, lengths: Lengths) -> float:
     """Of one sample's images through the tower, forward alone."""
-    return 2 * shape.tower * (shape.patches + 1) * lengths.images
+    return 2 * shape.tower * shape.tower_tokens * lengths.images
 
 
 def _memory(
     recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, device: Device, count: int
 ) -> dict[str, float]:
-    """Bytes on one device at the peak: between a row's forward and backward pass."""
+    """Return the peak bytes on one device: between a packed sequence's forward and backward pass."""
     bf16 = recipe.optimizer.precision == "bf16"
     frozen_bytes = 2 if bf16 else 4
-    cut = count // recipe.sharding.replicas if count > 1 else 1
+    shards = count // recipe.sharding.replicas if count > 1 else 1
     sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
-    held = {name: size / (cut if name == "language" else 1) for name, size in sizes.items()}
-    whole = {name: size for name, size in held.items() if name in stage.train and name not in _kept(stage)}
+    local = {name: size / (shards if name == "language" else 1) for name, size in sizes.items()}
+    trained_modules = {name: size for name, size in local.items() if name in stage.train and name not in _kept(stage)}
     adapters = sum(size for name, size in _trained(shape, stage).items() if name in _kept(stage))
-    trained = sum(whole.values()) + adapters
-    # Four bits in place of what a weight takes otherwise; norms and the token table keep their width.
+    trained = sum(trained_modules.values()) + adapters
+    # Four bits in place of a weight's usual size; norms and the token table keep their dtype.
     quantized = shape.blocks * (frozen_bytes - _NF4_BYTES) if stage.lora and stage.lora.quantize else 0.0
     sequence = max(stage.sequence_tokens, min(lengths.longest, recipe.data[stage.data].max_length))
     language_trains = "language" in stage.train
-    # A bf16 copy of the matrices that train: ours on a GPU, autocast's elsewhere; embeddings are read as they are.
-    read_as_they_are = shape.table if "language" in whole and not shape.tied else 0
-    working = 2 * (trained - read_as_they_are) if bf16 and count == 1 else 0.0
+    # A bf16 copy of the trained matrices: ours on a GPU, autocast's elsewhere; embeddings are looked up without one.
+    uncopied = shape.table if "language" in trained_modules and not shape.tied else 0
+    working = 2 * (trained - uncopied) if bf16 and count == 1 else 0.0
     parts: dict[str, float] = {
         "weights": 4 * adapters
-        + sum(size * (4 if name in whole else frozen_bytes) for name, size in held.items())
+        + sum(size * (4 if name in trained_modules else frozen_bytes) for name, size in local.items())
         - quantized
         + working,
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
     }
     if count > 1 and language_trains and not recipe.sharding.sum_each_sequence:
-        # Not yet summed over processes: those of the whole model wait for the last row.
+        # Not yet summed over processes: those of the whole model wait for the last packed sequence.
         parts["gradients"] += 4 * shape.language
     if stage.objective == "contrastive":
-        tower_tokens = stage.batch * (shape.patches + 1)
+        tower_tokens = stage.batch * shape.tower_tokens
         parts["activations"] = tower_tokens * shape.tower_width * shape.tower_layers * (34 if bf16 else 60)
         parts["logits"], parts["buffers"] = 4.0 * stage.batch**2, _RESERVED
         return parts
@@ -269,13 +280,14 @@ def _memory(
         parts["activations"] = sequence * shape.layers * block
     images = max(1.0, stage.batch * lengths.images / count)
     tower_bytes = 2 if bf16 else 4
-    patch_bytes = shape.patches * shape.tower_width * tower_bytes
-    parts["images"] = images * patch_bytes + min(images, _TOWER_CHUNK) * patch_bytes * (shape.tower_layers + 1)
+    kept_bytes = shape.features * shape.feature_width * tower_bytes
+    inside_bytes = shape.features * shape.tower_width * tower_bytes * (shape.tower_layers + 1)
+    parts["images"] = images * kept_bytes + min(images, _TOWER_CHUNK) * inside_bytes
     labels = sequence * lengths.labels / max(lengths.tokens, 1)
     at_once = logit_rows_at_once(shape.vocabulary, on_gpu=device.name != "cpu")
     # Logits in the weights' type and in fp32, their log-softmax, and the gradients of both.
     parts["logits"] = min(at_once, labels) * shape.vocabulary * (16 if bf16 else 20)
-    if labels > at_once and "language" in whole:
+    if labels > at_once and "language" in trained_modules:
         parts["logits"] += 4 * shape.table  # a chunk's gradient of the head, before it is added to the others'
     width = 2 if bf16 else 4
     gathered = (shape.table * (1 if shape.tied else 2) + 2 * shape.blocks / shape.layers) * width if count > 1 else 0
@@ -286,7 +298,7 @@ def _memory(
 def _suggestions(
     recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths, device: Device, count: int
 ) -> Iterator[str]:
-    """The first change that makes it fit, milder ones before dearer; or, where it does, what may be given up."""
+    """Yield the first change that makes it fit, cheapest first; or, if it fits, what may be dropped or enlarged."""
 
     def peak(**changes: object) -> float:
         optimizer = recipe.optimizer.model_copy(
@@ -301,11 +313,11 @@ def _suggestions(
         return
     if peak() <= device.memory:
         if recipe.optimizer.checkpoint_activations and peak(checkpoint_activations=False) <= device.memory:
-            yield "optimizer.checkpoint_activations=false: it fits without, and saves a forward pass"
+            yield "optimizer.checkpoint_activations=false: it fits without, which saves a forward pass"
         larger = 2 * stage.sequence_tokens
         mean = stage.batch * lengths.tokens / count
         if larger <= mean and peak(sequence_tokens=larger) <= device.memory:
-            yield f"stages.{stage.name}.sequence_tokens={larger}: longer rows fit, for fewer and larger passes"
+            yield f"stages.{stage.name}.sequence_tokens={larger}: longer sequences fit, for fewer, larger passes"
         return
     ladder: list[dict[str, object]] = [{"checkpoint_activations": True}]
     if count > 1:
@@ -343,24 +355,24 @@ def _lengths(recipe: Recipe, stage: StageRecipe, patches: int) -> Lengths:
     text, labels = (64, 32) if "language" not in stage.train else (256, 128)
     if not stage.steps:
         raise RequestError(
-            f"data.{stage.data}.json: {source.json_} is not here, so its samples cannot be counted. "
+            f"data.{stage.data}.json: {source.json_} is missing, so its samples cannot be counted. "
             f"Give stages.{stage.name}.steps=N, or put the file there."
         )
-    source_of = f"assumed: {text} text tokens a sample, {labels} of them labelled, one image each"
-    return Lengths(stage.steps * stage.batch, patches + text, labels, source.max_length, 1.0, source_of)
+    assumption = f"assumed: {text} text tokens a sample, {labels} of them labelled, one image each"
+    return Lengths(stage.steps * stage.batch, patches + text, labels, source.max_length, 1.0, assumption)
 
 
 def measured_lengths(source: DataRecipe, patches: int) -> Lengths:
-    """What the samples of a source are like, from a few hundred of them; an image is `patches` tokens.
+    """Return the sample lengths of a source, measured on a few hundred; an image is `patches` tokens.
 
     Raises:
         DataError: the source cannot be read.
     """
     samples = read_samples(source.model_copy(update={"on_error": "skip"}), Skipped())
-    selected = np.random.default_rng(0).choice(len(samples), size=min(_LOOKED_AT, len(samples)), replace=False)
+    selected = np.random.default_rng(0).choice(len(samples), size=min(_MEASURED_SAMPLES, len(samples)), replace=False)
     lengths = []
     for index in selected:
-        with suppress(ItemError):  # a training meets it, and applies the source's policy
+        with suppress(ItemError):  # training meets it too, and applies the source's policy
             lengths.append(_length(samples[int(index)], patches))
     if not lengths:
         raise DataError(f"{source.json_}: none of {len(selected)} samples can be read. Run: olivine data check.")
@@ -376,9 +388,9 @@ def measured_lengths(source: DataRecipe, patches: int) -> Lengths:
 
 
 def _length(sample: Sample, patches: int) -> tuple[float, float, float]:
-    """(tokens, labelled tokens, images) of a sample, from its characters."""
+    """Return (tokens, labelled tokens, images) of a sample, estimated from its characters."""
     images = sample.image is not None
-    said = sum(len(turn.text) for turn in sample.conversation)
+    characters = sum(len(turn.text) for turn in sample.conversation)
     labelled = sum(len(turn.text) for turn in sample.conversation if turn.role is Role.ASSISTANT)
-    tokens = said / CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS + patches * images
+    tokens = characters / CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS + patches * images
     return tokens, labelled / CHARACTERS_A_TOKEN + 1, float(images)

@@ -1,4 +1,4 @@
-"""An estimate as lines for reading; the figures are made in `estimate`."""
+"""An estimate as lines of text; the figures are computed in `estimate`."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _KEY = re.compile(r"[\w-]+(?:\.[\w-]+)+(?==)")
 
 
 def lines(made: Estimate) -> Iterator[str]:
-    """Every stage, part by part, then the whole."""
+    """Yield the lines of every stage, then the totals."""
     where = (
         f"{made.count} x {made.device.name} ({made.device.memory / 1e9:.0f} GB, {made.device.peak / 1e12:g} TFLOP/s)"
     )
@@ -21,18 +21,18 @@ def lines(made: Estimate) -> Iterator[str]:
         yield ""
         yield from _stage(stage, made.device.memory)
     yield ""
-    yield f"in all: {sum(s.operations for s in made.stages):.3g} operations, {made.hours:.2f} hours"
+    yield f"total: {sum(s.operations for s in made.stages):.3g} operations, {made.hours:.2f} hours"
 
 
 def _stage(stage: StageEstimate, memory: float) -> Iterator[str]:
     yield f"stage {stage.name}: {stage.steps:,} steps, {stage.tokens:,.0f} tokens, {stage.hours:.2f} hours"
-    for state, parts in (("trains", stage.trained), ("frozen", stage.frozen)):
-        for part, size in parts.items():
-            yield f"  {part:12} {size:>15,} parameters, {state}"
+    for state, modules in (("trains", stage.trained), ("frozen", stage.frozen)):
+        for module, size in modules.items():
+            yield f"  {module:12} {size:>15,} parameters, {state}"
     lengths = stage.lengths
-    yield f"  lengths: {lengths.tokens:.0f} tokens a sample, {lengths.labels:.0f} labelled ({lengths.source})"
-    for part, held in stage.memory.items():
-        yield f"  {part:12} {held / 1e9:8.2f} GB a device"
+    yield f"  lengths: {lengths.tokens:.0f} tokens per sample, {lengths.labels:.0f} labelled ({lengths.source})"
+    for use, memory_bytes in stage.memory.items():
+        yield f"  {use:12} {memory_bytes / 1e9:8.2f} GB per device"
     verdict = "fits" if stage.fits else "DOES NOT FIT"
     yield f"  {'at the peak':12} {stage.peak / 1e9:8.2f} GB of {memory / 1e9:.0f}: {verdict}"
     for suggestion in stage.suggestions:
@@ -40,11 +40,11 @@ def _stage(stage: StageEstimate, memory: float) -> Iterator[str]:
 
 
 def _for_a_begun_run(suggestion: str) -> str:
-    """Whether a run that has begun may be resumed with the settings that a suggestion names; empty if it names none."""
+    """Say whether a begun run may be resumed with the settings that a suggestion names; empty if it names none."""
     keys = _KEY.findall(suggestion)
     if not keys:
         return ""
     together = strongest(Recipe, keys)
     if together is Identity.ANOTHER_OUTPUT:
         return " (in a new run)"
-    return f" (a begun run may be resumed so: {together.value})"
+    return f" (a begun run may be resumed with it: {together.value})"

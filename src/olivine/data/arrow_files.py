@@ -1,6 +1,6 @@
-"""Hugging Face datasets on disk, opened: nothing outside the folder, nothing that expands without bound.
+"""Opening Hugging Face datasets on disk: nothing outside the folder, nothing that expands without bound.
 
-What rows mean is in `huggingface`.
+What the rows mean is in `huggingface`.
 """
 
 import json
@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from olivine.data.item_error import shortened
-from olivine.data.parquet_size import require_bounded
+from olivine.data.parquet_files import open_parquet
 from olivine.errors import DataError, RequestError
 
 _STATE, _DICT = "state.json", "dataset_dict.json"
 
 
 def dataset_files(path: Path) -> list[Path]:
-    """Return the files of a dataset's rows, in the order of their names."""
+    """Return the files with a dataset's rows, sorted by name."""
     if path.is_file():
         return [path]
     return sorted(path.glob("*.parquet")) or sorted(path.glob("*.arrow"))
 
 
 def open_rows(path: Path, images: Sequence[str]) -> Any:
-    """Return a dataset's rows, mapped into memory, with `images` as the bytes that are stored.
+    """Return a dataset's rows, memory-mapped, with the `images` columns as stored bytes.
 
     Raises:
         RequestError: the datasets library is not installed.
-        DataError: no dataset is there, it is damaged, reads outside its folder or would expand without bound.
+        DataError: there is no dataset, or it is damaged, reads outside its folder or would expand without bound.
     """
     try:
         import datasets
@@ -41,7 +41,7 @@ def open_rows(path: Path, images: Sequence[str]) -> Any:
                 rows = rows.cast_column(name, undecoded)
     except (DataError, RequestError):
         raise
-    except Exception as error:  # the library raises whatever a damaged file leads it into
+    except Exception as error:  # the library may raise anything on a damaged file
         cause = error.__cause__ or error
         raise DataError(
             f"{path}: the dataset cannot be read ({type(cause).__name__}: {shortened(str(cause), 200)}). "
@@ -58,13 +58,13 @@ def _open(path: Path, datasets: Any) -> Any:
     if not files:
         raise DataError(_nothing_there(path))
     for file in files:
-        require_bounded(file)
+        open_parquet(file).close()
     # Turned once into Arrow, which can be mapped, in the library's own cache.
     return datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
 
 
 def _nothing_there(path: Path) -> str:
-    """Return what to say of a folder that holds no rows itself: where under it they are, if it is a known layout."""
+    """Return the message for a folder without rows of its own: where below it they are, if the layout is known."""
     if (path / _DICT).is_file():
         splits = sorted(file.parent.name for file in path.glob(f"*/{_STATE}"))
         return (
@@ -75,14 +75,14 @@ def _nothing_there(path: Path) -> str:
     below = sorted({str(file.parent) for file in path.glob("*/*.parquet")})
     if below:
         return f"{path}: no rows in this folder, but Parquet files below it. Name one: path: {' or '.join(below[:5])}"
-    return f"{path}: no Hugging Face dataset there. Expected what save_to_disk writes, or *.parquet."
+    return f"{path}: there is no Hugging Face dataset. Expected what save_to_disk writes, or *.parquet."
 
 
 def _require_own_files(path: Path) -> None:
-    """Raise where a dataset's description names files outside its folder, or none that it could be.
+    """Raise if a dataset's description names files outside its folder, or files that do not exist.
 
     Raises:
-        DataError: such a name, or a description that is no JSON.
+        DataError: such a name, or a description that is not JSON.
     """
     try:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
@@ -99,9 +99,9 @@ def _require_own_files(path: Path) -> None:
 
 
 def _undecoded(datasets: Any, feature: Any) -> Any:
-    """Return the same image column handed over as the bytes that are stored: they are opened where all are.
+    """Return the image column's feature without decoding: images are opened by one function for all formats.
 
-    None where it already is: a struct of bytes and path, bytes, or text.
+    None if the column needs no cast: a struct of bytes and path, bytes, or text.
     """
     image = datasets.Image(decode=False)
     if isinstance(feature, datasets.Image):

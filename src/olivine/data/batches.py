@@ -1,6 +1,6 @@
 """Batches in a fixed order: which samples each step takes, their images, and preparing them ahead of the model.
 
-The order follows from the seed, the stage's name and the step alone, so that a run resumes without reading again.
+The order follows from the seed, the stage's name and the step alone, so that a run resumes without rereading data.
 """
 
 import hashlib
@@ -18,34 +18,34 @@ from torch import Tensor
 from olivine.data.encoding import Example, TemplateEncoder
 from olivine.data.features import FeatureTable
 from olivine.data.image_record import SourceRecord
-from olivine.data.images import ImageTransform, moved
+from olivine.data.images import ImageTransform, augmented
 from olivine.data.llava_json import ItemError
 from olivine.data.packing import PackedSequence, SequenceLayout, distribute, pack
+from olivine.data.pieces import without_system
 from olivine.data.sources import check_example, open_sample_image
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 from olivine.records import Sample
 
-#: Tokenised examples are kept for the next epoch up to this many tokens in all (about 20 bytes each).
+#: Tokenised examples are cached for the next epoch up to this many tokens in total (about 20 bytes each).
 _KEPT_TOKENS = 8_000_000
-#: Fitted images are kept for the next epoch up to this many bytes in all.
+#: Fitted images are cached for the next epoch up to this many bytes in total.
 _KEPT_PIXELS = 256 * 2**20
 
 
 #: An image as it goes into a batch: fitted pixels `[size, size, 3]`, or its row in a table of features.
-_Shown = NDArray[np.uint8] | int
+_ImageInput = NDArray[np.uint8] | int
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one optimiser step takes: packed rows, and the unique images that they show.
+    """What one optimiser step takes: packed sequences, and the unique images in them.
 
-    `pixels` is `[images, size, size, 3]` uint8, fitted and not yet normalised, None for text alone; where the tower's
-    features are on disk,
-    `patches` `[images, patches, tower width]` has them in place of pixels. `captions` has the first reply about each
-    image. `rows` are this process's own; `rounds` is the largest number of them that any process has, and
-    `sample_ids` are those of all processes in the order's own order. `skipped` has the broken samples that this process
-    left out, by id, and what was wrong with each, in a word or two.
+    `pixels` is `[images, size, size, 3]` uint8, fitted and not yet normalised, None for text alone. If the tower's
+    features are on disk, `patches` `[images, patches, tower width]` has them in place of pixels. `captions` has the
+    first reply about each image. `sequences` are this process's own; `rounds` is the largest number of them that any
+    process has, and `sample_ids` are those of all processes in sample order. `skipped` has the broken samples that
+    this process skipped, by id, and what was wrong with each, in a word or two.
     """
 
     sequences: tuple[PackedSequence, ...]
@@ -58,29 +58,29 @@ class Batch:
 
     @property
     def labels(self) -> int:
-        """Labelled tokens of all rows."""
+        """Labelled tokens of all packed sequences."""
         return sum(sequence.labels for sequence in self.sequences)
 
     @property
     def samples(self) -> int:
-        """How many samples are in its rows."""
+        """How many samples its packed sequences contain."""
         return sum(len(sequence.sample_ids) for sequence in self.sequences)
 
     @property
     def tokens(self) -> int:
-        """Tokens of all rows, image tokens included."""
+        """Tokens of all packed sequences, image tokens included."""
         return sum(len(sequence.ids) for sequence in self.sequences)
 
 
 class SampleOrder:
-    """Which samples a step takes: epoch after epoch, each a fresh permutation drawn from the seed.
+    """The samples of each step: epoch after epoch, each a new permutation drawn from the seed.
 
     Args:
         count: samples in the source.
-        batch: samples a step.
+        batch: samples per step.
         epochs: how often each is seen; the last step may be smaller.
         steps: if given, exactly this many full steps instead.
-        key: whatever else decides the order (the stage's name).
+        key: what else the order depends on (the stage's name).
     """
 
     def __init__(self, count: int, *, batch: int, epochs: float, steps: int | None, seed: int, key: str) -> None:
@@ -101,20 +101,20 @@ class SampleOrder:
         return self._total
 
     def at(self, step: int) -> list[tuple[int, int]]:
-        """(epoch, index) of each sample of a step, counted from 0."""
-        token_positions = range(step * self._batch, min((step + 1) * self._batch, self._total))
+        """Return (epoch, index) of each sample of a step, counted from 0."""
+        positions = range(step * self._batch, min((step + 1) * self._batch, self._total))
         return [
             (position // self._count, self._shuffled(position // self._count, position % self._count))
-            for position in token_positions
+            for position in positions
         ]
 
     def draw(self, epoch: int, index: int) -> np.random.Generator:
-        """The source of randomness that belongs to one sample in one epoch."""
+        """Return the random generator of one sample in one epoch."""
         return np.random.default_rng([*self._entropy, epoch, index])
 
     def _shuffled(self, epoch: int, position: int) -> int:
         if self._permutation[0] != epoch:
-            # The last epoch's goes before the next is drawn: eight bytes a sample, never sixteen.
+            # The last epoch's is freed before the next is drawn: eight bytes per sample, never sixteen.
             self._permutation = (-1, np.empty(0, np.int64))
             self._permutation = (epoch, np.random.default_rng([*self._entropy, epoch]).permutation(self._count))
         return int(self._permutation[1][position])
@@ -122,27 +122,27 @@ class SampleOrder:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which of a batch's rows are this process's: those of `rank` among `world`."""
+    """This process's share of a batch's packed sequences: that of `rank` among `world`."""
 
     rank: int = 0
     world: int = 1
 
 
 class BatchMaker:
-    """Samples to batches: tokenised, packed, images opened, each unique image once.
+    """The maker of batches from samples: tokenised, packed, images opened, each unique image once.
 
     Args:
-        samples: what indices point into.
+        samples: the samples that indices refer to.
         source: the data source's recipe.
-        encoder: tokenises.
+        encoder: tokenises samples.
         transform: fits images to the tower's input.
-        sequence_tokens: what a row holds at most.
-        share: every process tokenises the whole batch, deals it to rows alike and opens its own rows' images alone.
-        readers: threads that open images beside one another.
-        features: where the tower's features of all images are kept; none is then opened.
-        record: what every image that is opened is compared with.
-        layout: what rows bring besides their tokens.
-        pinned: put pixels into page-locked memory, from which a GPU copies without a wait.
+        sequence_tokens: the most tokens in a packed sequence.
+        share: every process tokenises and packs the whole batch alike, and opens only the images of its own sequences.
+        readers: threads that open images in parallel.
+        features: cached tower features of all images; no image is then opened.
+        record: what every opened image is compared with.
+        layout: what packed sequences contain besides their tokens.
+        pinned: put pixels into page-locked memory, from which a GPU copies without waiting.
     """
 
     def __init__(
@@ -175,38 +175,38 @@ class BatchMaker:
         self._kept_tokens = 0
         self._fitted: dict[str, NDArray[np.uint8]] = {}
 
-    def make(self, token_positions: Sequence[tuple[int, int]], order: SampleOrder | None = None) -> Batch:
-        """One batch of the samples at (epoch, index); `order` gives augmentation its randomness, None leaves it out.
+    def make(self, positions: Sequence[tuple[int, int]], order: SampleOrder | None = None) -> Batch:
+        """Return the batch of the samples at (epoch, index); `order` draws augmentation, None turns it off.
 
         Raises:
-            DataError: under `on_error: stop`, the first sample that is broken (its image damaged, too long, ...).
+            DataError: under `on_error: stop`, at the first broken sample (its image damaged, too long, ...).
         """
-        left_out: dict[str, str] = {}
+        skipped: dict[str, str] = {}
         examples: list[tuple[tuple[int, int], Example]] = []
-        for epoch, index in token_positions:
+        for epoch, index in positions:
             try:
                 examples.append(((epoch, index), self._example(index)))
             except ItemError as error:
-                left_out[self._name(index)] = self._leave_out(error)
+                skipped[self._name(index)] = self._skip(error)
         balanced = distribute([example.length for _, example in examples], self._sequence_tokens, self._share.world)
         own = balanced[self._share.rank :: self._share.world]
-        # In the batch's order, not the rows': which of two broken images is named does not hang on the dealing.
-        shown = [examples[i] for i in sorted(i for sequence in own for i in sequence)]
-        images, broken = self._images(shown, order)
-        position_of = {name: position for position, name in enumerate(images)}
+        # In the batch's order, not the sequences': which of two broken images is named must not depend on packing.
+        local = [examples[i] for i in sorted(i for sequence in own for i in sequence)]
+        images, broken = self._images(local, order)
+        image_index = {name: index for index, name in enumerate(images)}
         sequences = []
         for balanced_sequence in own:
             kept = [examples[i][1] for i in balanced_sequence if examples[i][1].sample.image not in broken]
             if kept:
-                images_in_sequence = [position_of[e.sample.image] for e in kept if e.sample.image is not None]
+                images_in_sequence = [image_index[e.sample.image] for e in kept if e.sample.image is not None]
                 sequences.append(pack(kept, images_in_sequence, self._layout))
-        for _, example in shown:
+        for _, example in local:
             if example.sample.image in broken:
-                left_out[example.sample.id] = self._leave_out(broken[example.sample.image])
+                skipped[example.sample.id] = self._skip(broken[example.sample.image])
         first_of: dict[str, str] = {}
-        for _, example in shown:
+        for _, example in local:
             if example.sample.image in images:
-                first_of.setdefault(example.sample.image, example.sample.conversation[1].text)
+                first_of.setdefault(example.sample.image, without_system(example.sample.conversation)[1][1].text)
         return Batch(
             sequences=tuple(sequences),
             pixels=self._stacked_pixels(images),
@@ -214,19 +214,19 @@ class BatchMaker:
             captions=tuple(first_of.values()),
             rounds=math.ceil(len(balanced) / self._share.world),
             sample_ids=tuple(e.sample.id for _, e in examples if e.sample.image not in broken),
-            skipped=left_out,
+            skipped=skipped,
         )
 
     def _images(
-        self, shown: Sequence[tuple[tuple[int, int], Example]], order: SampleOrder | None
-    ) -> tuple[dict[str, _Shown], dict[str | None, ItemError]]:
-        """Each unique image by its name in the order it is first shown; and what is wrong with the broken ones."""
+        self, examples: Sequence[tuple[tuple[int, int], Example]], order: SampleOrder | None
+    ) -> tuple[dict[str, _ImageInput], dict[str | None, ItemError]]:
+        """Return each unique image by name in order of first use, and what is wrong with the broken ones."""
         first: dict[str, tuple[tuple[int, int], Sample]] = {}
-        for position, example in shown:
+        for position, example in examples:
             if example.sample.image is not None:
                 first.setdefault(example.sample.image, (position, example.sample))
 
-        def read(job: tuple[tuple[int, int], Sample]) -> _Shown | ItemError:
+        def read(job: tuple[tuple[int, int], Sample]) -> _ImageInput | ItemError:
             (epoch, index), sample = job
             try:
                 if self._features is not None:
@@ -237,7 +237,7 @@ class BatchMaker:
                 return error
 
         found = (self._readers.map if self._readers else map)(read, first.values())
-        images: dict[str, _Shown] = {}
+        images: dict[str, _ImageInput] = {}
         broken: dict[str | None, ItemError] = {}
         for name, result in zip(first, found, strict=True):
             if isinstance(result, ItemError):
@@ -246,36 +246,36 @@ class BatchMaker:
                 images[name] = result
         return images, broken
 
-    def _stacked_pixels(self, images: Mapping[str, _Shown]) -> Tensor | None:
-        fitted = [shown for shown in images.values() if not isinstance(shown, int)]
+    def _stacked_pixels(self, images: Mapping[str, _ImageInput]) -> Tensor | None:
+        fitted = [image for image in images.values() if not isinstance(image, int)]
         if not fitted:
             return None
         pixels = torch.from_numpy(np.stack(fitted))
         return pixels.pin_memory() if self._pinned else pixels
 
-    def _stacked_features(self, images: Mapping[str, _Shown]) -> Tensor | None:
-        token_positions = [shown for shown in images.values() if isinstance(shown, int)]
-        return self._features.rows(token_positions) if self._features is not None and token_positions else None
+    def _stacked_features(self, images: Mapping[str, _ImageInput]) -> Tensor | None:
+        rows = [image for image in images.values() if isinstance(image, int)]
+        return self._features.rows(rows) if self._features is not None and rows else None
 
     def _name(self, index: int) -> str:
-        """A sample's id, or its place where it cannot even be read."""
+        """Return a sample's id, or its index if it cannot even be read."""
         try:
             return self._samples[index].id
         except ItemError:
             return f"#{index}"
 
-    def _leave_out(self, error: ItemError) -> str:
-        """Apply the source's policy to a broken sample; returns what is wrong, in a word or two."""
+    def _skip(self, error: ItemError) -> str:
+        """Apply the source's policy to a broken sample and return what is wrong, in a word or two."""
         if self._source.on_error == "stop":
-            raise DataError(f"{self._source.json_}: {error} (to leave such items out: on_error: skip)") from None
+            raise DataError(f"{self._source.json_}: {error} (to skip such items: on_error: skip)") from None
         return error.kind
 
     def sample(self, index: int) -> Sample:
-        """A sample by its index."""
+        """Return a sample by its index."""
         return self._samples[index]
 
     def image(self, sample: Sample) -> Image.Image:
-        """A sample's image as it is stored.
+        """Return a sample's image as stored.
 
         Raises:
             ItemError: it cannot be read.
@@ -295,20 +295,20 @@ class BatchMaker:
         return self._examples[index]
 
     def _pixels(self, sample: Sample, draw: np.random.Generator | None) -> NDArray[np.uint8]:
-        assert sample.image is not None, "asked for the image of a text-only sample"
+        assert sample.image is not None, "the image of a text-only sample was requested"
         pixels = self._fitted.get(sample.image)
         if pixels is None:
             pixels = self._fit(sample)
             if (len(self._fitted) + 1) * pixels.nbytes <= _KEPT_PIXELS:
                 self._fitted[sample.image] = pixels
-        return pixels if draw is None else moved(pixels, self._source.augment, draw)
+        return pixels if draw is None else augmented(pixels, self._source.augment, draw)
 
     def _fit(self, sample: Sample) -> NDArray[np.uint8]:
         return np.asarray(self._transform.fitted(self.image(sample)))
 
 
 def ahead(maker: BatchMaker, order: SampleOrder, first_step: int, *, depth: int = 2) -> Iterator[tuple[int, Batch]]:
-    """(step, batch) from `first_step` on, prepared in a thread `depth` steps ahead of whoever takes them."""
+    """Yield (step, batch) from `first_step` on, prepared in a thread `depth` steps ahead of the consumer."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
         waiting: list[tuple[int, Future[Batch]]] = []
         try:

@@ -1,7 +1,7 @@
-"""A data set looked through before any minute of training: what is missing, broken, empty or too long.
+"""Checking a data set before training: what is missing, broken, empty or too long.
 
-Nothing of it is changed; the same checks decide at training time what `on_error` stops at or skips. Structure, paths
-and headers are quick; a full check decodes and fits every image and tokenises every sample by training's own code.
+Nothing in it is changed; the same checks decide at training time what `on_error` stops at or skips. Structure, paths
+and headers are quick; a full check decodes and fits every image and tokenises every sample with training's own code.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 from olivine.records import Sample
 
-#: Images, or samples, of one job.
+#: Images, or samples, per job.
 _HEADERS, _IMAGES, _ITEMS = 512, 32, 256
 READING, DECODING_IMAGES, TOKENISING = "items", "images", "lengths"
 
 
 @dataclass(frozen=True, slots=True)
 class FullCheck:
-    """A check of every image by training's own code; `journal` keeps what is done, None beside the data set."""
+    """A check of every image with training's own code; `journal` records progress, None puts it beside the data set."""
 
     transform: ImageTransform
     journal: Path | None = None
@@ -52,15 +52,15 @@ def check(
     full: FullCheck | None = None,
     jobs: int | None = None,
 ) -> Report:
-    """Look at every item and, once each, every image.
+    """Check every item and, once each, every image.
 
     Args:
         path: a LLaVA JSON file, WebDataset shards, or a Hugging Face dataset on disk.
         images: the root of the JSON's image paths.
-        limit: what makes a sample too long; None looks at no length.
-        progress: told (what is looked at, done, in all).
+        limit: what makes a sample too long; None checks no lengths.
+        progress: called with (what is being checked, done, total).
         full: decode and fit every image; None reads headers.
-        jobs: processes; None takes one a processor.
+        jobs: processes; None takes one per CPU.
 
     Raises:
         DataError: the file itself cannot be read.
@@ -79,7 +79,7 @@ def check(
 
 
 class _Found:
-    """What is known of each usable item, in arrays: its place, its image's number (-1: none), how many turns it has."""
+    """Findings on each usable item, in arrays: its number, its image's index (-1: none), and its turns."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -89,22 +89,22 @@ class _Found:
         self.broken_items: dict[int, tuple[str, str]] = {}
 
     def add(self, sample: Sample, number: int) -> None:
-        """One usable item."""
+        """Add one usable item."""
         self.positions.append(number)
         image = -1 if sample.image is None else self.numbers.setdefault(sample.image, len(self.numbers))
         self.image_of.append(image)
         self.turns.append(len(sample.conversation))
 
     def finish(self, samples: LazySamples) -> None:
-        """Count each item that shows a broken image, or is broken itself, once."""
+        """Count each item that has a broken image, or is broken itself, once."""
         report = self.report
         image_of = np.frombuffer(self.image_of, np.int32) if self.image_of else np.zeros(0, np.int32)
         good = np.ones(len(image_of), bool)
         if self.broken_images:
-            shows = np.isin(image_of, np.fromiter(self.broken_images, np.int32, len(self.broken_images)))
-            good &= ~shows
+            with_broken_image = np.isin(image_of, np.fromiter(self.broken_images, np.int32, len(self.broken_images)))
+            good &= ~with_broken_image
             described: Counter[str] = Counter()
-            for index in np.flatnonzero(shows):
+            for index in np.flatnonzero(with_broken_image):
                 kind, message = self.broken_images[int(image_of[index])]
                 named = [f"{self._name(samples, int(index))}: {message}"] if described[kind] < NAMED else []
                 described[kind] += 1
@@ -129,11 +129,11 @@ def _read_json(source: DataRecipe, found: _Found, progress: Progress) -> LlavaSa
 
     def keep(sample: Sample, item: Any, number: int) -> None:
         found.add(sample, number)
-        said = item.get("conversations") or item.get("messages")
-        if len(said) > len(sample.conversation):
+        turns = item.get("conversations") or item.get("messages")
+        if len(turns) > len(sample.conversation):
             report.note(
                 "begins with a reply",
-                f"{item_name(item, number)}: what stands before the first question is not used",
+                f"{item_name(item, number)}: what comes before the first question is not used",
             )
 
     samples, report.items = read_through(
@@ -167,7 +167,7 @@ def _read_lazy(source: DataRecipe, found: _Found, progress: Progress) -> LazySam
 
 
 class _Work:
-    """The images and samples of a data set cut into jobs; what an earlier check has done is taken from its journal."""
+    """The images and samples of a data set as jobs; finished jobs are taken from an earlier check's journal."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class _Work:
         )
 
     def run(self, progress: Progress) -> None:
-        """Do all jobs that are not yet done."""
+        """Run all jobs that are not yet done."""
         try:
             self._check_images(progress)
             if self._limit is not None:
@@ -255,12 +255,12 @@ class _Work:
 
 
 def journal_beside(path: Path) -> Path:
-    """Return where a full check keeps what it has done: a hidden file beside the data set."""
+    """Return where a full check keeps its journal: a hidden file beside the data set."""
     return path.parent / f".{path.name}.check.jsonl"
 
 
 def _request(source: DataRecipe, limit: LengthLimit | None, full: FullCheck) -> dict[str, Any]:
-    """What a full check's findings depend on."""
+    """Return what a full check's findings depend on."""
     lengths = None
     if limit is not None:
         encoder = limit.encoder

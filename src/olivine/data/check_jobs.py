@@ -1,6 +1,6 @@
-"""What one process does of a data set's check: some images opened, some samples tokenised, by training's own code.
+"""One process's part of a data set's check: opening images and tokenising samples, with training's own code.
 
-How the work is shared out, and what becomes of the findings, is in `check_work` and `check`.
+How the work is distributed, and how the findings are used, is in `check_work` and `check`.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from olivine.data.sources import check_example, image_bytes, open_source
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
 
-#: What files begin with, the format that is, and the suffixes that rightly name it.
+#: The first bytes of a file, the format that they indicate, and its proper suffixes.
 _FORMATS = (
     (b"\xff\xd8\xff", "JPEG", (".jpg", ".jpeg", ".jfif")),
     (b"\x89PNG", "PNG", (".png",)),
@@ -29,9 +29,9 @@ _FORMATS = (
     (b"BM", "BMP", (".bmp",)),
     ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF", (".tif", ".tiff")),
 )
-#: A header lies within this much of nearly every file; what is not understood from it is read whole.
+#: Nearly every file has its header within this many bytes; a file that is not understood from them is read whole.
 _HEADER = 16 * 1024
-#: Named of each note, a job.
+#: Examples named per note and job.
 _NAMED = 3
 OTHER_SUFFIX, WRONG_EXTENSION = "other suffix on disk", "wrong extension"
 
@@ -47,14 +47,14 @@ class LengthLimit:
 
 @dataclass(slots=True)
 class ImageFindings:
-    """What some images are: the broken ones by their place among them, and how many have which trait."""
+    """Findings on some images: the broken ones by their index among them, and how many have which trait."""
 
     broken: list[tuple[int, str, str]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     named: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, kind: str, message: str) -> None:
-        """Count an image that has something worth knowing."""
+        """Count an image with something noteworthy."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         named = self.named.setdefault(kind, [])
         if len(named) < _NAMED:
@@ -63,7 +63,7 @@ class ImageFindings:
 
 @dataclass(frozen=True, slots=True)
 class LengthFindings:
-    """How long the longest of some samples is, and which of them, by their index among the usable, are broken."""
+    """The length of the longest of some samples, and which are broken, by their index among the usable ones."""
 
     longest: int
     broken: list[tuple[int, str, str]]
@@ -71,7 +71,7 @@ class LengthFindings:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """Some usable samples of a source, from `first` on: their numbers in it, and of a JSON file where each lies."""
+    """Some usable samples of a source, from `first` on: their numbers in it and, for a JSON file, their byte ranges."""
 
     first: int
     numbers: Sequence[int]
@@ -80,7 +80,7 @@ class Items:
 
 
 def check_images(source: DataRecipe, names: Sequence[str], transform: ImageTransform | None) -> ImageFindings:
-    """Read the headers of images, or decode and fit them where a transform is given."""
+    """Read the headers of images, or decode and fit them if a transform is given."""
     findings = ImageFindings()
     for position, name in enumerate(names):
         try:
@@ -110,7 +110,7 @@ def check_lengths(source: DataRecipe, items: Items, limit: LengthLimit) -> Lengt
                     content = file.read(items.sizes[position])
                     sample = parse_item(parse(content, f"item {number}"), number)
                 else:
-                    assert samples is not None, "either a file of items or a source that reads its own"
+                    assert samples is not None, "either a JSON file or a source that reads its own samples"
                     sample = samples[number]
                 example = limit.encoder.example(sample, independent=limit.independent)
                 longest = max(longest, example.length)
@@ -124,7 +124,7 @@ def check_lengths(source: DataRecipe, items: Items, limit: LengthLimit) -> Lengt
 
 
 def state_of(source: DataRecipe, names: Sequence[str]) -> str:
-    """A hash of what tells whether images have changed: names and, of files, sizes and times."""
+    """Return a hash that shows whether images have changed: of their names and, for files, sizes and times."""
     found = hashlib.sha256()
     for name in names:
         found.update(name.encode("utf-8", "replace") + b"\0")
@@ -155,7 +155,7 @@ def _read_header(source: DataRecipe, name: str, findings: ImageFindings) -> None
         with path.open("rb") as file:
             content = file.read(_HEADER)
         _note(content, f"{path}", name, findings)
-    except (DataError, OSError):  # a header of another place, or no image at all: the whole file says
+    except (DataError, OSError):  # a header elsewhere, or no image at all: the whole file tells
         content = read_image_bytes(path)
         _note(content, f"{path}", name, findings)
 
@@ -171,7 +171,7 @@ def _read_whole(source: DataRecipe, name: str, transform: ImageTransform, findin
 
 
 def _note(content: bytes, path: str, named: str | None, findings: ImageFindings) -> None:
-    """Note an image's format and traits; `named` is what the data call the file."""
+    """Note an image's format and traits; `named` is the file's name in the data."""
     for trait in content_traits(content, path):
         findings.note(trait, path)
     if named is None:

@@ -1,6 +1,6 @@
-"""What looking through a data set found: counts by kind, a few of each by name.
+"""What checking a data set found: counts by kind, a few of each by name.
 
-Looking is in `check`.
+The checking itself is in `check`.
 """
 
 from collections import Counter, defaultdict
@@ -11,7 +11,7 @@ from typing import Any
 
 from olivine.data.item_error import ItemError, shortened
 
-#: Named per kind of problem.
+#: Examples named per kind of problem.
 NAMED = 10
 
 
@@ -19,8 +19,8 @@ NAMED = 10
 class Report:
     """Problems by kind. `broken` items would stop a run (or be skipped); `notes` would not.
 
-    `unread` has keys, columns or members that nothing reads by the number of items that have them; `images_read` says
-    how images were looked at, and `kept` how many of them an earlier check had read.
+    `unread` has keys, columns or members that nothing reads, with the number of items that have them; `images_read`
+    says how images were checked, and `kept` how many of them an earlier check had read.
     """
 
     path: Path
@@ -47,17 +47,17 @@ class Report:
         self.add(self.broken, error.kind, 1, [str(error)])
 
     def note(self, kind: str, message: str) -> None:
-        """Count something worth knowing that stops nothing."""
+        """Count something noteworthy that stops nothing."""
         self.add(self.notes, kind, 1, [message])
 
     def add(self, counts: Counter[str], kind: str, count: int, messages: Sequence[str]) -> None:
         """Count several of a kind, of which some are named."""
         counts[kind] += count
-        room = NAMED - len(self.named[kind])
-        self.named[kind] += messages[: max(0, room)]
+        remaining = NAMED - len(self.named[kind])
+        self.named[kind] += messages[: max(0, remaining)]
 
     def summary(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
+        """Return the object that `--json` prints."""
         unsupervised = self.broken.total()
         return {
             "file": str(self.path),
@@ -79,7 +79,7 @@ class Report:
         }
 
     def lines(self) -> list[str]:
-        """The report for reading; its last line says that it is whole."""
+        """Return the report as text lines; the last line shows that it is complete."""
         share = 100 * self.broken.total() / self.items if self.items else 0.0
         lines = [
             f"{self.path}: {self.items:,} items, {self.turns:,} turns, {self.images:,} images, "
@@ -94,7 +94,7 @@ class Report:
         if self.longest is not None:
             lines.append(f"longest sample: {self.longest:,} tokens")
         else:
-            lines.append("lengths were not looked at (name a --tokenizer)")
+            lines.append("lengths were not checked (name a --tokenizer)")
         if self.images_read == "headers" and self.images:
             lines.append("images: headers read (--full decodes every image as training does)")
         elif self.images:

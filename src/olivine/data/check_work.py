@@ -1,4 +1,4 @@
-"""The work of a check shared out over processes, what is done kept in a journal so that nothing is done twice.
+"""The work of a check distributed over processes, with a journal of finished jobs so that nothing is done twice.
 
 What a job does is in `check_jobs`.
 """
@@ -19,27 +19,27 @@ from olivine.errors import RequestError, RunError
 from olivine.process_setup import ignore_known_warnings
 from olivine.recipe import DataRecipe
 
-#: Told (what is looked at, done, in all).
+#: Called with (what is being checked, done, total).
 Progress = Callable[[str, int, int], None]
-#: Fewer jobs than this are not worth the second that a process takes to begin.
+#: Fewer jobs than this are not worth the second that a process takes to start.
 _JOBS_WORTH_PROCESSES = 8
 _WAITING_PER_PROCESS = 4
 
 
 def no_progress(*_: object) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 class Worker:
-    """Does jobs, in this process or in others."""
+    """A worker that runs jobs, in this process or in others."""
 
     def __init__(self, source: DataRecipe, transform: ImageTransform | None, limit: LengthLimit | None) -> None:
         self.source, self.transform, self.limit = source, transform, limit
 
     def __call__(self, job: Sequence[str] | Items) -> ImageFindings | LengthFindings:
-        """One job's findings."""
+        """Return one job's findings."""
         if isinstance(job, Items):
-            assert self.limit is not None, "lengths are looked at where there is a limit"
+            assert self.limit is not None, "lengths are checked only if there is a limit"
             return check_lengths(self.source, job, self.limit)
         return check_images(self.source, job, self.transform)
 
@@ -47,7 +47,7 @@ class Worker:
 def run_jobs(
     worker: Worker, jobs: Sequence[tuple[int, Sequence[str] | Items]], processes: int
 ) -> Iterator[tuple[int, Any]]:
-    """(number, findings) of each job, as they come.
+    """Yield (number, findings) of each job, as they finish.
 
     Raises:
         RunError: a process was killed.
@@ -70,8 +70,8 @@ def run_jobs(
                 yield waiting.pop(future), future.result()
     except BrokenProcessPool:
         raise RunError(
-            "data check: a process of it was killed, for want of memory perhaps. Run the same command again with "
-            "--jobs 1: what was done is kept."
+            "data check: one of its processes was killed, perhaps for lack of memory. Run the same command again with "
+            "--jobs 1: finished work is kept."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -83,21 +83,21 @@ _worker: Worker | None = None
 def _begin(worker: Worker) -> None:
     end_with_parent()
     ignore_known_warnings()
-    global _worker  # a process of a pool has no other place for what all its jobs share
+    global _worker  # a pool's process has no other place for what all its jobs share
     _worker = worker
 
 
 def _do(job: Sequence[str] | Items) -> Any:
-    assert _worker is not None, "a process begins with its worker"
+    assert _worker is not None, "a process starts with its worker"
     return _worker(job)
 
 
 class Journal:
-    """What has been found so far, a line a job: a kill loses the jobs that were under way and no other.
+    """What has been found so far, one line per job: a kill loses only the jobs that were running.
 
     Args:
         path: the file; None keeps nothing.
-        request: what the findings depend on; a journal of another request is begun again.
+        request: what the findings depend on; a journal of another request is started again.
     """
 
     def __init__(self, path: Path | None, request: Mapping[str, Any]) -> None:
@@ -116,21 +116,21 @@ class Journal:
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise RequestError(
-                f"{path}: what a full check has done cannot be kept there ({error.strerror}). Give --journal FILE."
+                f"{path}: a full check's journal cannot be kept there ({error.strerror}). Give --journal FILE."
             ) from None
 
     def images(self, key: str) -> ImageFindings | None:
-        """What was found of images, if they have been looked at."""
+        """Return the findings on some images, if they have been checked."""
         row = self._rows.get(f"images {key}")
         return ImageFindings([tuple(b) for b in row["broken"]], row["counts"], row["named"]) if row else None
 
     def lengths(self, key: str) -> LengthFindings | None:
-        """What was found of samples, if they have been looked at."""
+        """Return the findings on some samples, if they have been checked."""
         row = self._rows.get(f"items {key}")
         return LengthFindings(row["longest"], [tuple(b) for b in row["broken"]]) if row else None
 
     def add(self, key: str, findings: ImageFindings | LengthFindings) -> None:
-        """Keep one job's findings."""
+        """Record one job's findings."""
         if self._path is not None:
             kind = "images" if isinstance(findings, ImageFindings) else "items"
             self._file.write(json.dumps({"key": f"{kind} {key}", **asdict(findings)}) + "\n")
@@ -143,7 +143,7 @@ class Journal:
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a journal up to the first that a kill cut short, which is cut off."""
+    """Return the lines of a journal up to the first that a kill truncated, and cut off the rest."""
     if not path.is_file():
         return []
     rows = []

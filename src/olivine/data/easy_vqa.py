@@ -1,6 +1,6 @@
 """easy-VQA (Victor Zhou, MIT) as LLaVA JSON: captions, instructions and a question file.
 
-The data come from the PyPI package `easy-vqa`, or from a folder of the same layout; nothing is downloaded.
+The data come from the PyPI package `easy-vqa`, or from a folder with the same layout; nothing is downloaded.
 """
 
 import json
@@ -19,7 +19,7 @@ COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
 def package_folder() -> Path:
-    """Where the installed `easy-vqa` package keeps its data.
+    """Return the folder in which the installed `easy-vqa` package keeps its data.
 
     Raises:
         RequestError: the package is not installed.
@@ -35,8 +35,8 @@ def package_folder() -> Path:
 def convert(source: Path, target: Path, on_image: Callable[[int, int], None] | None = None) -> None:
     """Write `target`: captions.json, instructions.json, questions.jsonl (test) and images/{train,test}.
 
-    An image's caption says its colour and shape, as its own questions tell them; images of which they do not tell
-    both have none. An image's questions are the turns of one item.
+    An image's caption gives its colour and shape, as its questions reveal them; images whose questions do not reveal
+    both have no caption. An image's questions are the turns of one item.
 
     Raises:
         DataError: `source` is not easy-VQA.
@@ -57,7 +57,7 @@ def convert(source: Path, target: Path, on_image: Callable[[int, int], None] | N
             copy.parent.mkdir(parents=True, exist_ok=True)
             original = source / split / "images" / f"{image}.png"
             if not original.is_file():
-                raise DataError(f"{original}: image not found; is {source} easy-VQA, whole?")
+                raise DataError(f"{original}: image not found; is {source} a complete easy-VQA?")
             shutil.copyfile(original, copy)
             if on_image is not None:
                 on_image(done, len(images))
@@ -79,21 +79,21 @@ def _read_questions(source: Path, split: str) -> Questions:
 
 
 def _known(questions: list[tuple[str, str]]) -> list[str]:
-    """Colour, then shape, as far as an image's own questions and answers tell them.
+    """Return colour, then shape, as far as an image's questions and answers reveal them.
 
-    "is there not a circle?" - "no" tells the circle as well as "what shape is present?" - "circle" does, and so does
+    "is there not a circle?" - "no" reveals the circle as well as "what shape is present?" - "circle" does, and so does
     "what color is the circle?".
     """
-    told = set()
+    known = set()
     for question, answer in questions:
         words = question.rstrip("?").split()
         named = {word for word in words if word in COLOURS or word in SHAPES}
         if answer in ("yes", "no"):
             negated = "not" in words or "no" in words
-            told |= named if (answer == "yes") != negated else set()
+            known |= named if (answer == "yes") != negated else set()
         else:
-            told |= named | {answer}
-    return [word for kind in (COLOURS, SHAPES) for word in kind if word in told]
+            known |= named | {answer}
+    return [word for kind in (COLOURS, SHAPES) for word in kind if word in known]
 
 
 def _caption_item(image: int, questions: list[tuple[str, str]]) -> dict[str, Any]:
@@ -115,8 +115,8 @@ def _item(image: int, pairs: list[tuple[str, str]]) -> dict[str, Any]:
 def _question_rows(questions: Questions) -> list[dict[str, str]]:
     return [
         {"image": f"test/{image}.png", "text": question, "answer": answer, "category": _category(answer)}
-        for image, asked in questions.items()
-        for question, answer in asked
+        for image, pairs in questions.items()
+        for question, answer in pairs
     ]
 
 

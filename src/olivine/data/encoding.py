@@ -3,17 +3,22 @@
 Special tokens come from markers alone: text that spells one is tokenised as text.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from olivine.data.llava_json import ItemError
-from olivine.data.template import ChatTemplate, Piece, PieceKind, independent_segments
+from olivine.data.pieces import BOS, EOS, ChatTemplate, Piece, PieceKind
+from olivine.data.template import independent_segments, marker_names
+from olivine.data.text_tokenizer import strip_beside, text_tokenizer
 from olivine.errors import DataError, RequestError, RunError
 from olivine.records import Conversation, Role, Sample, Turn
+
+#: Looked up once: members of an enumeration are found slowly, and this is asked of every piece.
+_TEXT, _IMAGE = PieceKind.TEXT, PieceKind.IMAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class TemplateEncoder:
         image_tokens: how many of them an image takes.
 
     Raises:
-        RequestError: the tokenizer lacks one of the template's markers.
+        RequestError: the tokenizer lacks one of the template's markers, or does not read it as one special token.
     """
 
     def __init__(self, template: ChatTemplate, tokenizer: Any, *, image_token_id: int, image_tokens: int) -> None:
@@ -66,12 +71,16 @@ class TemplateEncoder:
         self.tokenizer = tokenizer
         self.image_token_id = image_token_id
         self._image_ids = [image_token_id] * image_tokens
-        # A copy, so that reading special tokens as text does not change the user's tokenizer.
-        self._text = Tokenizer.from_str(_with_special(tokenizer.backend_tokenizer.to_str(), image_token_id))
-        self._text.encode_special_tokens = True
-        self._text.no_truncation()
-        self._text.no_padding()
-        self._markers = self._resolve_markers()
+        self._image_name: str = tokenizer.convert_ids_to_tokens(image_token_id)
+        self._parsed = text_tokenizer(tokenizer, image_token_id)
+        self._bos: int | None = tokenizer.bos_token_id
+        # transformers' processors have the tokenizer add it, where the saved template leaves it out.
+        self._adds_bos = self._bos is not None and list(tokenizer("a").input_ids[:1]) == [self._bos]
+        self._markers: dict[str, int] = {}
+        self._names: dict[str, str] = {}
+        self._changes_pieces = self._bos is None or not template.begins
+        self._swallows: dict[int, tuple[bool, bool]] = {}
+        self._resolve_markers()
         self._prefix_space_first_only = self._adds_prefix_space_to_first_text_only()
 
     @property
@@ -88,9 +97,16 @@ class TemplateEncoder:
             ids.add(int(self.tokenizer.eos_token_id))
         return tuple(sorted(ids))
 
-    def prompt(self, text: str, image: bool) -> tuple[list[int], list[int]]:
-        """A question up to where the reply begins, as (shared prefix ids, continuation ids)."""
-        conversation = (Turn(Role.USER, text),)
+    def prompt(self, text: str, image: bool, system: str | None = None) -> tuple[list[int], list[int]]:
+        """A question up to where the reply begins, as (shared prefix ids, continuation ids).
+
+        Without an image the prefix is empty where the template begins with text.
+
+        Raises:
+            DataError: the template has no place for the system's text, or changes a turn.
+        """
+        opening = () if system is None else (Turn(Role.SYSTEM, system),)
+        conversation = (*opening, Turn(Role.USER, text))
         prefix, continuation = self.encode_segments(independent_segments(self.template, conversation, image))
         return prefix.ids, continuation.ids
 
@@ -102,7 +118,7 @@ class TemplateEncoder:
         """
         image = sample.image is not None
         try:
-            if independent and len(sample.conversation) > 2:
+            if independent and sum(turn.role is Role.ASSISTANT for turn in sample.conversation) > 1:
                 parts = independent_segments(self.template, sample.conversation, image)
                 return Example(sample, self.encode_segments(parts))
             return Example(sample, (self.conversation(sample.conversation, image),))
@@ -120,27 +136,149 @@ class TemplateEncoder:
 
     def _encode(self, pieces: Sequence[Piece], *, behind: Sequence[Piece] = ()) -> Tokens:
         """Tokenise pieces that stand behind others."""
-        # The tokenizer adds the beginning of sequence itself: text right behind it opens the text for it.
-        opens = all(self._is_beginning(piece) for piece in behind)
+        if self._changes_pieces:
+            pieces, behind = self._present(pieces), self._present(behind)
+        tokens = self._encode_together(pieces, behind)
+        return tokens if tokens is not None else self._encode_apart(pieces, behind)
+
+    def _present(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Pieces without those that this tokenizer has nothing for; text beside text stays apart."""
+        present = []
+        for piece in pieces:
+            if piece.kind is PieceKind.BEGINNING:
+                if self._adds_bos:
+                    present.append(Piece(BOS, PieceKind.MARKER))
+            elif (piece.text or piece.kind is not PieceKind.TEXT) and not (
+                self._bos is None and piece.kind is PieceKind.MARKER and piece.text == BOS
+            ):
+                present.append(piece)
+        return present
+
+    def _encode_together(self, pieces: Sequence[Piece], behind: Sequence[Piece]) -> Tokens | None:
+        """Tokenise the whole text in one go, as the saved tokenizer does: the quick way, and nearly always right.
+
+        Returns None where it is not: a text spells a special token, or a token straddles the border of a supervised
+        piece.
+        """
+        if behind and behind[-1].kind is PieceKind.TEXT:
+            return None
+        # One marker before them has every text tokenised as it is behind a marker; its own token goes again.
+        lead = [] if self._opens_text(behind) else [behind[-1]]
+        # The beginning is added, not read: text behind it opens the text.
+        opening = [self._token_of(piece) for piece in pieces[:1] if not behind and self._is_added(piece)]
+        names, expected, borders, flags = [], [], [], []
+        end = 0
+        flag = None
+        for piece in chain(lead, pieces[len(opening) :]):
+            name = piece.text
+            if piece.kind is not _TEXT:
+                expected.append(self._token_of(piece))
+                name = self._name_of(piece)
+            if piece.supervised is not flag and (end or not lead):
+                flag = piece.supervised
+                borders.append(end)
+                flags.append(flag)
+            names.append(name)
+            end += len(name)
+        whole = self._parsed.saved.encode("".join(names), add_special_tokens=False)
+        ids = whole.ids
+        special = self._parsed.special
+        if [token for token in ids if token in special] != expected:
+            return None
+        starts = self._starts_of(whole, borders, end)
+        if starts is None:
+            return None
+        supervised: list[bool] = []
+        for index, flag in enumerate(flags):
+            stop = starts[index + 1] if index + 1 < len(starts) else len(ids)
+            supervised += [flag] * (stop - starts[index])
+        return self._with_images(opening, ids[len(lead) :], supervised)
+
+    def _starts_of(self, whole: Encoding, borders: Sequence[int], end: int) -> list[int] | None:
+        """The first token behind each character border, or None where a token straddles one."""
+        count = len(whole.ids)
+        starts = []
+        for border in borders:
+            index = whole.char_to_token(border) if border < end else count
+            if index is None:
+                return None
+            chars = whole.token_to_chars(index) if index < count else None
+            if chars is not None and chars[0] < border:
+                before, behind = self._swallows.get(whole.ids[index], (False, False))
+                if before is behind:
+                    return None
+                index += behind  # a marker with the white space behind it, which it took away
+            # A space put before the text is a token without characters of its own.
+            while index > 0 and (chars := whole.token_to_chars(index - 1)) is not None and chars[0] >= border:
+                index -= 1
+            starts.append(index)
+        return starts
+
+    def _with_images(self, opening: list[int], ids: list[int], supervised: list[bool]) -> Tokens:
+        """Put the beginning in front, and every image's tokens in the place of its one placeholder."""
+        if self.image_token_id in ids and len(self._image_ids) != 1:
+            made, flags = list(opening), [False] * len(opening)
+            for token, flag in zip(ids, supervised, strict=True):
+                new = self._image_ids if token == self.image_token_id else [token]
+                made += new
+                flags += [flag] * len(new)
+            return Tokens(made, flags)
+        return Tokens(opening + ids, [False] * len(opening) + supervised)
+
+    def _encode_apart(self, pieces: Sequence[Piece], behind: Sequence[Piece]) -> Tokens:
+        """Tokenise every run of text between markers by itself, special tokens in it as text."""
+        opens = self._opens_text(behind)
         ids: list[int] = []
         supervised: list[bool] = []
-        runs = _runs_of_text(pieces)
+        runs = _runs_of_text(self._without_swallowed(pieces, behind))
         texts = ["".join(piece.text for piece in run) for run in runs if run[0].kind is PieceKind.TEXT]
-        encodings = iter(self._text.encode_batch(texts, add_special_tokens=False))
+        encodings = iter(self._parsed.text.encode_batch(texts, add_special_tokens=False))
         for index, run in enumerate(runs):
             if run[0].kind is PieceKind.TEXT:
-                first = opens and all(self._is_beginning(earlier[0]) for earlier in runs[:index])
+                first = opens and self._opens_text([earlier[0] for earlier in runs[:index]])
                 tokens = self._label(run, next(encodings), first=first)
                 ids += tokens.ids
                 supervised += tokens.supervised
             else:
-                new = self._image_ids if run[0].kind is PieceKind.IMAGE else [self._markers[run[0].text]]
+                new = self._image_ids if run[0].kind is PieceKind.IMAGE else [self._token_of(run[0])]
                 ids += new
                 supervised += [run[0].supervised] * len(new)
         return Tokens(ids, supervised)
 
-    def _is_beginning(self, piece: Piece) -> bool:
-        return piece.kind is PieceKind.MARKER and self._markers[piece.text] == self.tokenizer.bos_token_id
+    def _opens_text(self, behind: Sequence[Piece]) -> bool:
+        """Whether text behind these pieces opens the text."""
+        return all(self._is_added(piece) for piece in behind)
+
+    def _is_added(self, piece: Piece) -> bool:
+        """Whether a piece is the beginning of sequence which the tokenizer adds itself."""
+        return self._adds_bos and piece.kind is PieceKind.MARKER and self._token_of(piece) == self._bos
+
+    def _without_swallowed(self, pieces: Sequence[Piece], behind: Sequence[Piece]) -> Sequence[Piece]:
+        """Pieces without the white space that a marker beside it takes away, as Phi-3's do."""
+        if not any(left or right for left, right in self._swallows.values()):
+            return pieces
+        kept: list[Piece] = []
+        open_right = bool(behind) and behind[-1].kind is not PieceKind.TEXT and self._swallowed_by(behind[-1])[1]
+        for piece in pieces:
+            if piece.kind is PieceKind.TEXT:
+                text = strip_beside(piece.text, behind=open_right, before=False)
+                open_right = open_right and not text
+                kept.append(Piece(text, supervised=piece.supervised))
+                continue
+            if self._swallowed_by(piece)[0]:
+                for index in range(len(kept) - 1, -1, -1):
+                    if kept[index].kind is not PieceKind.TEXT:
+                        break
+                    text = strip_beside(kept[index].text, behind=False, before=True)
+                    kept[index] = Piece(text, supervised=kept[index].supervised)
+                    if text:
+                        break
+            open_right = self._swallowed_by(piece)[1]
+            kept.append(piece)
+        return kept
+
+    def _swallowed_by(self, piece: Piece) -> tuple[bool, bool]:
+        return self._swallows.get(self._token_of(piece), (False, False))
 
     def _label(self, run: Sequence[Piece], whole: Encoding, *, first: bool) -> Tokens:
         """Label a run of text by the pieces it was joined from; `whole` is the run tokenised in one go.
@@ -165,14 +303,14 @@ class TemplateEncoder:
         return Tokens(ids, supervised)
 
     def _plain_ids(self, text: str) -> list[int]:
-        return list(self._text.encode(text, add_special_tokens=False).ids)
+        return list(self._parsed.text.encode(text, add_special_tokens=False).ids)
 
     def _continuation_ids(self, text: str) -> list[int]:
         """Tokenise `text` as it stands inside a longer one: without the prefix space some tokenizers add."""
         if not text:
             return []
         for context in (":", "\n", ".", "a"):
-            encoding = self._text.encode(context + text, add_special_tokens=False)
+            encoding = self._parsed.text.encode(context + text, add_special_tokens=False)
             starts = [i for i, (start, end) in enumerate(encoding.offsets) if start >= 1 and end > start]
             cut = starts[0] if starts else len(encoding.ids)
             if all(end <= 1 for _, end in encoding.offsets[:cut]):
@@ -181,37 +319,65 @@ class TemplateEncoder:
             f"the tokenizer joins {text[:20]!r} with whatever stands before it; no label border can be drawn."
         )
 
-    def _resolve_markers(self) -> dict[str, int]:
-        user, reply = Turn(Role.USER, ""), Turn(Role.ASSISTANT, "")
-        rendered = self.template.render((user, reply), True)
-        ids = {}
-        for name in sorted({piece.text for piece in rendered if piece.kind is PieceKind.MARKER}):
-            # The template's own name for the beginning of a sequence stands for whatever the tokenizer calls it.
-            actual = self.tokenizer.bos_token if name == "<bos>" else name
-            token_id = self.tokenizer.convert_tokens_to_ids(actual) if actual else None
-            if token_id is None or (token_id == self.tokenizer.unk_token_id and actual != self.tokenizer.unk_token):
-                raise RequestError(
-                    f"template {self.template.name!r} needs the special token {name!r}, which the tokenizer "
-                    f"({type(self.tokenizer).__name__}) does not have. Set model.language.template to another one."
-                )
-            ids[name] = int(token_id)
-        return ids
+    def _token_of(self, piece: Piece) -> int:
+        """The id of a marker or of the image's placeholder."""
+        if piece.kind is _IMAGE:
+            return self.image_token_id
+        known = self._markers.get(piece.text)
+        return self._resolve(piece.text) if known is None else known
+
+    def _name_of(self, piece: Piece) -> str:
+        if piece.kind is _IMAGE:
+            return self._image_name
+        return self._names[piece.text]
+
+    def _resolve_markers(self) -> None:
+        """Look up what a conversation needs.
+
+        Raises:
+            RequestError: as the class.
+        """
+        first = self.template.first
+        if first is not None and self.tokenizer.convert_tokens_to_ids(first) != self._bos:
+            raise RequestError(
+                f"template {self.template.name!r} begins with {first!r}, but this tokenizer "
+                f"({type(self.tokenizer).__name__}) begins with {self.tokenizer.bos_token!r}. Set "
+                "model.language.template to another one."
+            )
+        for name in marker_names(self.template):
+            if name != BOS or self._bos is not None:
+                self._resolve(name)
+        if self._adds_bos:
+            self._resolve(BOS)
+
+    def _resolve(self, name: str) -> int:
+        actual = self._actual(name)
+        token_id = self.tokenizer.convert_tokens_to_ids(actual) if actual else None
+        unknown = token_id == self.tokenizer.unk_token_id and actual != self.tokenizer.unk_token
+        if actual is None or token_id is None or unknown:
+            raise RequestError(
+                f"template {self.template.name!r} needs the special token {name!r}, which the tokenizer "
+                f"({type(self.tokenizer).__name__}) does not have. Set model.language.template to another one."
+            )
+        try:
+            self._parsed.require_marker(actual, int(token_id))
+        except RequestError as error:
+            raise RequestError(f"template {self.template.name!r}: {error}") from None
+        self._swallows[int(token_id)] = self._parsed.swallows(int(token_id))
+        self._markers[name], self._names[name] = int(token_id), actual
+        return int(token_id)
+
+    def _actual(self, name: str) -> str | None:
+        """The tokenizer's own name for a marker."""
+        named: str | None = {BOS: self.tokenizer.bos_token, EOS: self.tokenizer.eos_token}.get(name, name)
+        return named
 
     def _adds_prefix_space_to_first_text_only(self) -> bool:
         """Whether text behind a special token is tokenised unlike text at the very start (Llama, not legacy)."""
-        marker = next(iter(self._markers))
-        name = self.tokenizer.convert_ids_to_tokens(self._markers[marker])
-        after = self.tokenizer.backend_tokenizer.encode(name + "a", add_special_tokens=False).ids[1:]
-        return list(after) != self._plain_ids("a")
-
-
-def _with_special(tokenizer_json: str, token_id: int) -> str:
-    """Mark an added token as special, which text that spells it is then not taken for; some tokenizers forget to."""
-    values = json.loads(tokenizer_json)
-    forgotten = [token for token in values["added_tokens"] if token["id"] == token_id and not token["special"]]
-    for token in forgotten:
-        token["special"] = True
-    return json.dumps(values) if forgotten else tokenizer_json
+        alone, behind = (
+            self._parsed.saved.encode(text, add_special_tokens=False).ids for text in ("a", self._image_name + "a")
+        )
+        return bool(behind[1:] != alone)
 
 
 def _runs_of_text(pieces: Sequence[Piece]) -> list[list[Piece]]:

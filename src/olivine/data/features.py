@@ -1,6 +1,6 @@
-"""A frozen tower's features of a source's images, on disk: written once, read by every training that shows them.
+"""A frozen tower's features of a source's images, on disk: written once, read by every training that uses them.
 
-The tower is run in `train.features`; whether the room on disk is well spent is for `ablate.feature_cache` to say.
+The tower is run in `training.features`; whether caching is worth the disk space is decided in `ablation.feature_cache`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,24 +15,24 @@ from olivine.data.llava_json import ItemError
 from olivine.errors import DataError
 from olivine.files import append_json_line, flush_to_disk, keep_json_lines, read_json, read_json_lines, write_json
 
-#: Rows `[patches, width]`, one after another as they lie in memory; and what they are, written when all are there.
+#: Rows `[patches, width]`, one after another as they are in memory; and their description, written last.
 FEATURES, CONTENTS = "features.bin", "features.json"
 _PARTIAL, _BROKEN = "features.bin.partial", "broken.jsonl"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-#: NumPy has no bfloat16: its bits are read as integers, and called by their name again as tensors.
+#: NumPy has no bfloat16: its bits are read as integers, and reinterpreted as tensors.
 _STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
 
-#: Turns images, by their names, into `[images, patches, width]`; and says what is wrong with the broken ones among
-#: them, whose rows may be anything.
+#: Encodes images, by their names, as `[images, patches, width]`; and returns what is wrong with the broken ones among
+#: them, whose rows may hold anything.
 Encode = Callable[[Sequence[str]], tuple[Tensor, Mapping[str, ItemError]]]
 
 
 class FeatureTable:
-    """Features by the names of images, mapped into memory: only rows that are asked for are read.
+    """Memory-mapped features by the names of images: only requested rows are read.
 
     Raises:
-        DataError: the folder holds no whole table.
+        DataError: the folder has no complete table.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,8 +41,8 @@ class FeatureTable:
         self._dtype, stored = _DTYPES[values["dtype"]], _STORED[values["dtype"]]
         path, size = folder / FEATURES, len(names) * patches * width * stored.itemsize
         if not path.is_file() or path.stat().st_size != size:
-            raise DataError(f"{path}: expected {size:,} bytes. Remove {folder} to have it made anew.")
-        # Read-only: a private mapping that could be written to counts against memory, all of it.
+            raise DataError(f"{path}: expected {size:,} bytes. Remove {folder} to have it regenerated.")
+        # Read-only: all of a writable private mapping would count against memory.
         self._rows = np.memmap(path, stored, mode="r", shape=(len(names), patches, width))
         self._position = {name: position for position, name in enumerate(names)}
         self._broken: dict[str, list[str]] = values["broken"]
@@ -51,19 +51,19 @@ class FeatureTable:
         return len(self._position)
 
     def position(self, name: str) -> int:
-        """An image's row.
+        """Return an image's row.
 
         Raises:
-            ItemError: what was wrong with the image when the table was made.
+            ItemError: what was wrong with the image when the table was written.
         """
         if name in self._broken:
             raise ItemError(*self._broken[name])
         if name not in self._position:
-            raise ItemError("no features", f"{name}: not among the images whose features were kept.")
+            raise ItemError("no features", f"{name}: not among the images with cached features.")
         return self._position[name]
 
     def rows(self, positions: Sequence[int]) -> Tensor:
-        """Features of some rows, `[rows, patches, width]`, in the order that is given."""
+        """Return the features of some rows, `[rows, patches, width]`, in the given order."""
         # Fancy indexing copies in NumPy: no torch work in the thread that prepares batches.
         return torch.from_numpy(self._rows[np.asarray(positions)]).view(self._dtype)
 
@@ -78,23 +78,23 @@ def write_features(
     chunk: int,
     on_images: Callable[[int, int], None],
 ) -> None:
-    """Write a table of the named images; killed at any instant, it resumes behind the last whole chunk.
+    """Write a table of the named images; if killed, it resumes after the last complete chunk.
 
     Args:
         folder: where the table goes.
         names: the images, each once, in order.
-        encode: is given `chunk` names at a time (fewer at the end), so that a chunk's bits hang on nothing before it.
+        encode: called with `chunk` names at a time (fewer at the end), so that a chunk's bits depend on nothing before.
         shape: a row's (patches, width).
         dtype: a row's type, float32 or bfloat16.
-        on_images: told (done, in all) after every chunk.
+        on_images: called with (done, total) after every chunk.
 
     Raises:
-        OSError: the disk is full; what was written stays, and the next call resumes from there.
+        OSError: the disk is full; what was written is kept, and the next call resumes from there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial, notes = folder / _PARTIAL, folder / _BROKEN
     row_bytes = shape[0] * shape[1] * dtype.itemsize
-    if (folder / FEATURES).is_file():  # it is named when it is whole: only its contents are still to be told
+    if (folder / FEATURES).is_file():  # it is renamed when complete: only its description is missing
         partial = folder / FEATURES
     written = partial.stat().st_size if partial.is_file() else 0
     done = len(names) if written == len(names) * row_bytes else written // (row_bytes * chunk) * chunk
@@ -102,18 +102,18 @@ def write_features(
         done = 0  # which image a damaged note named is not known
         notes.unlink()
     with partial.open("r+b" if partial.is_file() else "wb") as file:
-        # By place and not at the end: whoever else should be writing here writes the same bytes.
+        # By offset and not by appending: any other process writing here writes the same bytes.
         file.seek(done * row_bytes)
         for start in range(done, len(names), chunk):
-            asked = names[start : start + chunk]
-            features, broken = encode(asked)
-            for position, name in enumerate(asked, start):
+            requested = names[start : start + chunk]
+            features, broken = encode(requested)
+            for position, name in enumerate(requested, start):
                 if name in broken:
                     kind, message = broken[name].kind, str(broken[name])
                     append_json_line(notes, {"place": position, "name": name, "kind": kind, "message": message})
             file.write(features.to(dtype).contiguous().view(torch.uint8).numpy().tobytes())
             file.flush()
-            on_images(start + len(asked), len(names))
+            on_images(start + len(requested), len(names))
         file.truncate(len(names) * row_bytes)
     flush_to_disk(partial)
     partial.rename(folder / FEATURES)

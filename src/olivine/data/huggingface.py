@@ -1,7 +1,7 @@
 """Hugging Face datasets on disk as samples: Arrow as `save_to_disk` writes it, or a folder of Parquet files.
 
-Rows stay in the files, which are mapped into memory; one is read when asked for. Opening is in `arrow_files`; what
-a conversation may look like is in `llava_json`; what a broken sample does is its source's policy.
+Rows stay in the files, which are memory-mapped; a row is read when requested. Opening is in `arrow_files`; what a
+conversation may look like is in `llava_json`; what happens to a broken sample is its source's policy.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from olivine.data.llava_json import IMAGE_MARK, parse_item
 from olivine.errors import DataError
 from olivine.records import Sample
 
-#: Columns that may hold an image, the first there is.
+#: Columns that may hold an image; the first one present is used.
 _IMAGES = ("image", "images", "jpg", "png")
 _CONVERSATIONS = ("conversations", "messages", "texts")
 #: Columns whose inputs would be ignored.
@@ -25,15 +25,15 @@ _UNREAD_INPUTS = ("video", "videos", "audio", "audios")
 
 
 class DatasetSamples(LazySamples):
-    """The rows of a dataset: `conversations` (LLaVA's), `messages` (OpenAI's, TRL's) or `texts` of `user` and
-    `assistant` (The Cauldron's), and one image at most in `image` or `images`: as the library's own image type keeps
-    it, as bytes, or as a struct of bytes and path.
+    """The rows of a dataset as samples.
 
-    Since an id may be there twice, it is followed by the row's number: `id#number`.
+    Read are `conversations` (LLaVA's), `messages` (OpenAI's, TRL's) or `texts` of `user` and `assistant` (The
+    Cauldron's), and at most one image in `image` or `images`: as the library's own image type, as bytes, or as a struct
+    of bytes and path. Since an id may occur twice, it is followed by the row's number: `id#number`.
 
     Raises:
         RequestError: the datasets library is not installed.
-        DataError: neither layout is there, or it has no column of conversations.
+        DataError: there is neither layout, or no column of conversations.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,13 +43,13 @@ class DatasetSamples(LazySamples):
         if not columns & set(_CONVERSATIONS):
             raise DataError(
                 f"{path}: no column of conversations. Expected conversations (LLaVA's), messages (role, content) or "
-                f"texts (user, assistant); there are {', '.join(sorted(columns))}."
+                f"texts (user, assistant); found {', '.join(sorted(columns))}."
             )
         unread_inputs = sorted(columns & set(_UNREAD_INPUTS))
         if unread_inputs:
             raise DataError(
                 f"{path}: column {', '.join(unread_inputs)} is not read, so training would be blind to it. "
-                "Remove it from the dataset (remove_columns) if that is meant."
+                "Remove it from the dataset (remove_columns) if that is intended."
             )
         self._image = next((name for name in _IMAGES if name in columns), None)
         self._extra = tuple(name for name in _IMAGES if name in columns and name != self._image)
@@ -64,28 +64,28 @@ class DatasetSamples(LazySamples):
         return Counter({f"column {name}": len(self) for name in self._unread})
 
     def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
-        """One sample.
+        """Return one sample.
 
         Raises:
-            ItemError: what is wrong with it, with its row.
+            ItemError: what is wrong with it, naming its row.
         """
         row = self._row(index)
         name = f"row {index}"
         has_image = bool(self._stored(row, name)) if self._image else False
         if any(row[column] for column in self._extra):
             raise ItemError("several images", f"{name}: images in {self._image} and {', '.join(self._extra)}.")
-        said = row.get("conversations") or row.get("messages")
-        said = _as_list(said) if said else _from_texts(row.get("texts"), index, has_image=has_image)
+        turns = row.get("conversations") or row.get("messages")
+        turns = _as_list(turns) if turns else _from_texts(row.get("texts"), index, has_image=has_image)
         own = row.get("id")
-        item = {"id": str(index) if own is None else own, "conversations": _filled(said)}
+        item = {"id": str(index) if own is None else own, "conversations": _without_nulls(turns)}
         sample = parse_item({**item, **({"image": str(index)} if has_image else {})}, index, unread)
         return sample if own is None else Sample(f"{sample.id}#{index}", sample.conversation, sample.image)
 
     def image(self, image: str) -> bytes:
-        """The file content of a sample's image, from the name it was given above.
+        """Return the file content of a sample's image, by the name that `read` gave it.
 
         Raises:
-            DataError: the row has only a path to it, and not the image.
+            DataError: the row has only a path, not the image.
         """
         assert self._image is not None, "no row has an image"
         name = f"row {image}"
@@ -93,25 +93,25 @@ class DatasetSamples(LazySamples):
         content = stored.get("bytes") if isinstance(stored, dict) else stored
         if not isinstance(content, bytes):
             raise DataError(
-                f"{self._path}, {name}: names an image but does not hold it. Save the dataset with its images "
+                f"{self._path}, {name}: names an image but does not contain it. Save the dataset with its images "
                 "(embed_external_files)."
             )
         return content
 
     def fingerprint(self) -> str:
-        """A hash of the files' names and sizes and of the number of rows, in hexadecimal."""
+        """Return a hash of the files' names and sizes and of the number of rows, in hexadecimal."""
         described = [f"{file.name} {file.stat().st_size}" for file in dataset_files(self._path)]
         return hashlib.sha256("\n".join([str(len(self)), *described]).encode()).hexdigest()
 
     def _row(self, index: int) -> dict[str, Any]:
         try:
             return dict(self._rows[index])
-        except Exception as error:  # Arrow's readers raise whatever a damaged file leads them into
+        except Exception as error:  # Arrow's readers may raise anything on a damaged file
             raise ItemError("unreadable row", f"row {index}: cannot be read ({shortened(str(error))}).") from None
 
     def _stored(self, row: dict[str, Any], name: str) -> Any:
-        """The image of a row: the cell itself, or the only one of its list."""
-        assert self._image is not None, "asked of rows that have the column"
+        """Return the image of a row: the cell itself, or the only entry of its list."""
+        assert self._image is not None, "called only for rows that have the column"
         cell = row[self._image]
         if isinstance(cell, list):
             if len(cell) > 1:
@@ -128,34 +128,33 @@ class DatasetSamples(LazySamples):
 
 @lru_cache(maxsize=8)
 def opened(path: Path) -> DatasetSamples:
-    """The dataset in a folder, opened once in a process."""
+    """Return the dataset in a folder, opened once per process."""
     return DatasetSamples(path)
 
 
-def _as_list(said: Any) -> Any:
-    """Turns that older versions of the library keep as lists in a dict, one a key, as a list of dicts."""
-    if not isinstance(said, dict) or not all(isinstance(values, list) for values in said.values()):
-        return said
-    lengths = {len(values) for values in said.values()}
-    return (
-        [dict(zip(said, turn, strict=True)) for turn in zip(*said.values(), strict=True)] if len(lengths) == 1 else []
-    )
+def _as_list(turns: Any) -> Any:
+    """Return turns as a list of dicts, also those that older versions of the library keep as a dict of lists."""
+    if not isinstance(turns, dict) or not all(isinstance(values, list) for values in turns.values()):
+        return turns
+    if len({len(values) for values in turns.values()}) != 1:
+        return []
+    return [dict(zip(turns, turn, strict=True)) for turn in zip(*turns.values(), strict=True)]
 
 
-def _filled(said: Any) -> Any:
-    """Turns without the keys that Arrow fills in with nothing."""
-    if not isinstance(said, list):
-        return said
+def _without_nulls(turns: Any) -> Any:
+    """Return turns without the keys that Arrow fills in with nulls."""
+    if not isinstance(turns, list):
+        return turns
     return [
         {key: value for key, value in turn.items() if value is not None} if isinstance(turn, dict) else turn
-        for turn in said
+        for turn in turns
     ]
 
 
 def _from_texts(texts: Any, index: int, *, has_image: bool) -> list[dict[str, Any]]:
     if not isinstance(texts, list) or not texts:
         raise ItemError("no conversation", f"row {index}: no turn in conversations, messages or texts.")
-    said: list[dict[str, Any]] = []
+    turns: list[dict[str, Any]] = []
     for number, turn in enumerate(texts):
         user, assistant = (turn.get("user"), turn.get("assistant")) if isinstance(turn, dict) else (None, None)
         if not isinstance(user, str) or not isinstance(assistant, str):
@@ -163,5 +162,5 @@ def _from_texts(texts: Any, index: int, *, has_image: bool) -> list[dict[str, An
                 "turn is no text", f"row {index}, turn {number + 1}: expected texts under 'user' and 'assistant'."
             )
         mark = f"{IMAGE_MARK}\n" if has_image and not number else ""
-        said += [{"from": "human", "value": mark + user}, {"from": "gpt", "value": assistant}]
-    return said
+        turns += [{"from": "human", "value": mark + user}, {"from": "gpt", "value": assistant}]
+    return turns

@@ -1,6 +1,6 @@
 """Image files to upright RGB: the one function that opens images, for training, evaluation, explanation and serving.
 
-What colours mean (transparency, 16 bits, CMYK) is in `image_modes`; fitting to a tower's input in `image_fit`.
+Colour conversion (transparency, 16 bits, CMYK) is in `image_modes`; fitting to a tower's input in `image_fit`.
 """
 
 import io
@@ -17,21 +17,21 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from olivine.data.image_modes import upright_rgb
 from olivine.errors import DataError
 
-#: Pillow's names of the formats that are read. Others start programs (EPS: Ghostscript) or are rarely tested.
+#: Pillow's names of the supported formats. Others start programs (EPS: Ghostscript) or are rarely tested.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP or TIFF"
-#: Larger images are refused before a pixel is unpacked: a small file can unpack to gigabytes.
+#: Larger images are refused before any pixel is decoded: a small file can unpack to gigabytes.
 MAX_PIXELS = 100_000_000
-#: What a JPEG can hold. Resizing takes memory by the side, not by the area.
+#: The longest side of a JPEG. Resizing takes memory in proportion to the side, not the area.
 MAX_SIDE = 65_535
 #: Four bytes for each of `MAX_PIXELS`: no image within the limits needs a larger file.
 MAX_FILE_BYTES = 4 * MAX_PIXELS
-#: Text that a PNG carries beyond this many bytes in a chunk is ignored (Pillow refuses the image for it).
+#: PNG text chunks of more bytes than this are ignored (Pillow would refuse the image).
 _MAX_TEXT_BYTES = 1_000_000
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-#: What else is found under the name of an image, by how it begins.
+#: Other files that go by the name of an image, by their first bytes.
 _FOREIGN = (
     (b"%!PS", "PostScript (EPS)"),
     (b"\xc5\xd0\xd3\xc6", "PostScript (EPS)"),
@@ -58,7 +58,7 @@ _T = TypeVar("_T")
 
 
 def open_image(path: Path) -> Image.Image:
-    """Read an image file whole, as upright RGB.
+    """Read a whole image file as upright RGB.
 
     Raises:
         DataError: as `read_image_bytes` and `decode_image`.
@@ -67,14 +67,14 @@ def open_image(path: Path) -> Image.Image:
 
 
 def decode_image(content: bytes, name: str) -> Image.Image:
-    """Decode an image file that is in memory, as upright RGB; `name` is for messages.
+    """Decode an image file in memory as upright RGB; `name` is for messages.
 
-    The first frame of an animation; EXIF orientation applied; the rest as `image_modes.upright_rgb`.
+    Of an animation the first frame; EXIF orientation applied; the rest as in `image_modes.upright_rgb`.
 
     Raises:
-        DataError: it is truncated, in no format that is read, or larger than `MAX_PIXELS` or `MAX_SIDE`.
+        DataError: it is truncated, in an unsupported format, or larger than `MAX_PIXELS` or `MAX_SIDE`.
     """
-    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated image must be refused, not filled with grey"
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated image must be refused, not filled in with grey"
     return _whatever_is_warned_of(lambda: _decode(content, name))
 
 
@@ -85,13 +85,13 @@ def _decode(content: bytes, name: str) -> Image.Image:
     except (DataError, Warning):
         raise
     except MemoryError:
-        raise DataError(f"image {name}: there is not enough memory to decode it.") from None
-    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them into
+        raise DataError(f"image {name}: not enough memory to decode it.") from None
+    except Exception as error:  # Pillow's readers may raise anything on a damaged file
         raise _damaged(name, error) from None
 
 
 def open_header(content: bytes, name: str) -> Image.Image:
-    """Return Pillow's image of a file in memory with its size and mode, before any pixel is unpacked.
+    """Return Pillow's image of a file in memory with its size and mode, before any pixel is decoded.
 
     Raises:
         DataError: as `decode_image`.
@@ -117,7 +117,7 @@ def _open_header(content: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(_without_long_texts(content)), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise _too_large(name, "far too many pixels, by its header") from None
+        raise _too_large(name, "far too many pixels according to its header") from None
     except UnidentifiedImageError:
         raise DataError(f"image {name}: its header cannot be read, the file is truncated or damaged.") from None
     except Warning:
@@ -131,19 +131,19 @@ def _open_header(content: bytes, name: str) -> Image.Image:
 
 
 def read_image_bytes(path: Path) -> bytes:
-    """Read the content of an image file: regular files alone, and no more than `MAX_FILE_BYTES`.
+    """Read the content of an image file: only regular files, and no more than `MAX_FILE_BYTES`.
 
     Raises:
-        DataError: it is not there, a pipe or device, empty, too large, or does not begin as an image does.
+        DataError: it is missing, a pipe or device, empty, too large, or does not start like an image.
     """
     try:
-        # Without O_NONBLOCK, opening a named pipe waits for a writer.
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
             status = os.fstat(handle)
             require_regular(status, f"{path}")
         except DataError:
-            os.close(handle)  # a folder's cannot be made a file
+            os.close(handle)  # a folder's handle cannot become a file object
             raise
         with os.fdopen(handle, "rb") as file:
             if status.st_size > MAX_FILE_BYTES:
@@ -160,13 +160,13 @@ def read_image_bytes(path: Path) -> bytes:
 
 
 def require_regular(status: os.stat_result, name: str) -> None:
-    """Refuse what is no regular file: reading a pipe waits for ever, reading a device never ends.
+    """Refuse anything but a regular file: reading a pipe blocks forever, reading a device never ends.
 
     Raises:
-        DataError: what it is instead.
+        DataError: it is something else; the message says what.
     """
     if not stat.S_ISREG(status.st_mode):
-        kind = next((kind for is_kind, kind in _FILE_KINDS if is_kind(status.st_mode)), "no regular file")
+        kind = next((kind for is_kind, kind in _FILE_KINDS if is_kind(status.st_mode)), "not a regular file")
         raise DataError(f"image {name}: {kind}; expected an image file.")
 
 
@@ -197,12 +197,12 @@ def _foreign_format(content: bytes) -> str | None:
 
 
 def has_long_texts(content: bytes) -> bool:
-    """Return whether a PNG holds text or a colour profile that is too long for Pillow, and so ignored here."""
+    """Return whether a PNG has text or a colour profile that is too long for Pillow, and so ignored here."""
     return len(_without_long_texts(content)) < len(content)
 
 
 def _without_long_texts(content: bytes) -> bytes:
-    """Leave out what a PNG says beside its pixels where it is long: text and colour profiles, no part of the image."""
+    """Return a PNG without overlong text and colour profiles, which are not part of the image."""
     if not content.startswith(b"\x89PNG"):
         return content
     kept, start, total = [content[:8]], 8, 0
@@ -218,7 +218,7 @@ def _without_long_texts(content: bytes) -> bytes:
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int]]:
-    """(type, end) of each whole chunk of a PNG; Pillow says what is wrong with the rest."""
+    """Yield (type, end) of each complete chunk of a PNG; Pillow reports what is wrong with the rest."""
     start = 8
     while start + 12 <= len(content):
         end = start + 12 + int.from_bytes(content[start : start + 4], "big")
@@ -229,7 +229,7 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def _text_size(kind: bytes, data: bytes) -> int:
-    """How many bytes a text chunk unpacks to, counted no further than `_MAX_TEXT_BYTES` + 1; 0 for other chunks."""
+    """Return the unpacked bytes of a text chunk, counted up to `_MAX_TEXT_BYTES` + 1; 0 for other chunks."""
     if kind == b"tEXt" or (kind == b"iTXt" and data.partition(b"\0")[2][:1] == b"\0"):
         return len(data)
     if kind not in (b"zTXt", b"iTXt", b"iCCP"):
@@ -239,11 +239,11 @@ def _text_size(kind: bytes, data: bytes) -> int:
     try:
         return len(zlib.decompressobj().decompress(packed, _MAX_TEXT_BYTES + 1))
     except zlib.error:
-        return _MAX_TEXT_BYTES + 1  # cannot be read: as little a part of the image as one that is too long
+        return _MAX_TEXT_BYTES + 1  # cannot be read: no more part of the image than one that is too long
 
 
 def _too_large(name: str, found: str) -> DataError:
-    limits = f"at most {MAX_PIXELS:,} in all and {MAX_SIDE:,} a side are accepted"
+    limits = f"at most {MAX_PIXELS:,} in total and {MAX_SIDE:,} per side are accepted"
     return DataError(f"image {name}: {found}; {limits}. Scale it down or cut it up.")
 
 

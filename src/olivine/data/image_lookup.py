@@ -1,6 +1,6 @@
-"""Where images lie under a root, for many of them: folders are listed once, not asked for each image.
+"""Fast look-up of many images under a root: folders are listed once instead of queried for each image.
 
-Which file an image path means is `images.find_image`'s to say; opening is in `image_files`.
+Which file an image path means is decided in `images.find_image`; opening is in `image_files`.
 """
 
 import os
@@ -11,24 +11,24 @@ from olivine.data.images import find_image
 from olivine.errors import DataError
 from olivine.files import safe_join
 
-#: A folder is listed once this many of its images have been asked for: few questions to a huge one are faster.
+#: A folder is listed after this many look-ups in it: a few look-ups in a huge folder are faster than listing it.
 _LOOKUPS_BEFORE_LISTING = 64
 
 
 class ImageLookup:
-    """The files under an image root; lists of names are taken when they are first needed, and kept.
+    """The files under an image root; folders are listed when first needed, and the lists are cached.
 
-    A file that is not in a list but has come since is found; one that has gone since is missed when it is opened.
+    A file that was added after the listing is still found; one that was deleted is missed when it is opened.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._asked: dict[str, int] = {}
+        self._lookups: dict[str, int] = {}
         self._names: dict[str, frozenset[str]] = {}
         self._stems: dict[str, frozenset[str]] = {}
 
     def find(self, relative: str) -> Path:
-        """The file of an image path, or the one with the same stem and another image suffix.
+        """Return the file of an image path, or the one with the same stem and another image suffix.
 
         Raises:
             DataError: the path leaves the root, cannot be a path, or there is no such file.
@@ -42,15 +42,15 @@ class ImageLookup:
         return find_image(self.root, relative)
 
     def is_listed(self, relative: str) -> bool:
-        """Whether an image lies there by its exact name, as its folder's list has it; False is no final answer."""
+        """Return whether an image's exact name is in its folder's list; False is not a final answer."""
         if "\\" in relative or ":" in relative or ".." in relative or "\0" in relative or relative.startswith("/"):
-            return False  # `inside` has the word on these
+            return False  # `safe_join` decides on these
         folder, _, name = relative.rpartition("/")
         names = self._names.get(folder)
         if names is None:
-            asked = self._asked.get(folder, 0) + 1
-            self._asked[folder] = asked
-            if asked <= _LOOKUPS_BEFORE_LISTING:
+            lookups = self._lookups.get(folder, 0) + 1
+            self._lookups[folder] = lookups
+            if lookups <= _LOOKUPS_BEFORE_LISTING:
                 return False
             names = self._names[folder] = frozenset(_files(self.root / folder))
         return name in names
@@ -67,7 +67,7 @@ class ImageLookup:
 
 @lru_cache(maxsize=16)
 def image_lookup(root: Path) -> ImageLookup:
-    """Return the files under a root, its lists shared by all that ask in this process."""
+    """Return the look-up of a root, with its lists shared by all callers in this process."""
     return ImageLookup(root)
 
 
@@ -75,11 +75,11 @@ def _is_there(path: Path) -> bool:
     try:
         return path.exists()
     except (OSError, ValueError):
-        return True  # `find_image` says what is wrong with it
+        return True  # `find_image` reports what is wrong with it
 
 
 def _files(folder: Path) -> list[str]:
-    """Names of regular files, or of links to such, in a folder; none where it cannot be listed."""
+    """Return the names of regular files, or of links to them, in a folder; none if it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             return [entry.name for entry in entries if _is_file(entry)]

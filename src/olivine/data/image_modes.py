@@ -1,4 +1,4 @@
-"""What the colours of an image mean: any of Pillow's modes to upright RGB, as a viewer on a white page shows it.
+"""Colour conversion: any of Pillow's modes to upright RGB, as a viewer on a white page shows it.
 
 Opening files is in `image_files`.
 """
@@ -11,9 +11,9 @@ from PIL import ExifTags, Image
 
 from olivine.errors import DataError
 
-#: Pixels converted at once where a conversion needs several copies: what it costs is bounded by the image itself.
+#: Pixels converted at once if a conversion needs several copies: its memory is bounded by the image itself.
 _BAND_PIXELS = 2**20
-#: How many bits greyscale values are taken to have: the fewest of these that hold the image's largest value.
+#: Possible bit depths of greyscale values: the smallest that holds the image's largest value is assumed.
 _GREY_BITS = (8, 10, 12, 14, 16)
 #: Modes that convert to RGB without a decision.
 _PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
@@ -31,27 +31,27 @@ _TURNS = {
 def upright_rgb(image: Image.Image, name: str = "in memory") -> Image.Image:
     """Return an image as RGB, turned as its EXIF orientation says; `name` is for messages.
 
-    Transparent pixels (an alpha channel, a transparent colour or palette entry) are laid on white. Greyscale of more
-    than 8 bits is scaled: integers from the 8, 10, 12, 14 or 16 bits that their largest value needs, floating-point
-    numbers from 0 to 1 or as integers. Colour profiles are ignored.
+    Transparent pixels (an alpha channel, a transparent colour or palette entry) are composited on white. Greyscale of
+    more than 8 bits is scaled: integers from the 8, 10, 12, 14 or 16 bits that their largest value needs,
+    floating-point numbers from 0 to 1 or as integers. Colour profiles are ignored.
 
     Raises:
         DataError: its values have no defined brightness (negative, above 16 bits, not a number), or its mode is
             unknown.
     """
-    image.load()  # a TIFF is turned by Pillow when it is loaded, and says so only then
+    image.load()  # Pillow rotates a TIFF when it is loaded, and records so only then
     turn = _TURNS.get(orientation(image))
     rgb = _rgb(image, name)
     upright = rgb if turn is None else rgb.transpose(turn)
-    upright.info.clear()  # else whoever is handed it turns it again
+    upright.info.clear()  # else the next consumer would rotate it again
     return upright
 
 
 def orientation(image: Image.Image) -> int:
-    """Return EXIF's orientation; 1 (upright) where there is none or it cannot be read: that is no damage."""
+    """Return EXIF's orientation; 1 (upright) if there is none or it cannot be read, which is no damage."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # it raises anything
+    except Exception:  # it may raise anything
         return 1
     return value if value in _TURNS else 1
 
@@ -73,11 +73,11 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         return _in_bands(image, _on_white)
     if image.mode not in _PLAIN:
         raise DataError(f"image {name}: colour mode {image.mode} is unsupported. Convert it to RGB.")
-    return image.convert("RGB")  # a copy, also of RGB: its metadata goes, and what it was opened from is closed
+    return image.convert("RGB")  # a copy, also of RGB: its metadata is dropped, and its source is closed
 
 
 def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Convert an image to RGB a band of rows at a time."""
+    """Convert an image to RGB, one band of rows at a time."""
     width, height = image.size
     result = Image.new("RGB", image.size)
     rows = max(1, _BAND_PIXELS // width)
@@ -96,7 +96,7 @@ def _on_white(band: Image.Image) -> Image.Image:
 
 
 def _grey_to_rgb(image: Image.Image, name: str) -> Callable[[Image.Image], Image.Image]:
-    # One band's extrema after another: Pillow's own method takes no account of numbers that are not finite.
+    # Band by band: Pillow's own method ignores numbers that are not finite.
     low, high = _extrema(image)
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high >= 2 ** _GREY_BITS[-1]:
         raise DataError(

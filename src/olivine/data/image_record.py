@@ -1,7 +1,7 @@
-"""Which images a run has seen, by their content: one that changes while the run lasts stops it by name.
+"""The images that a run has opened, by content: one that changes during the run stops it, with its name.
 
-Kept in the run's directory, 24 bytes an image. Whatever a source's format, the bytes that are decoded are those that
-are compared, so no size or time of change has to be trusted.
+Kept in the run's directory, 24 bytes per image. For every source format, the bytes that are decoded are those that are
+compared, so no file size or modification time has to be trusted.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class ImageRecord:
 
     Args:
         folder: the run's directory.
-        rank: of this process; each writes a file of its own, and reads those of all when it begins.
+        rank: this process's rank; each process writes its own file, and reads those of all when it starts.
     """
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
@@ -28,11 +28,11 @@ class ImageRecord:
         self._table = Table(path, DIGEST_BYTES, sorted(folder.glob(RECORD.format(rank="*"))))
 
     def of(self, source: str) -> "SourceRecord":
-        """Return the part of it that is one data source's, by the source's name in the recipe."""
+        """Return the record of one data source, by the source's name in the recipe."""
         return SourceRecord(self, source)
 
     def check(self, source: str, image: str, content: bytes) -> None:
-        """Compare an image's content with what it was when the run first opened it, or write it down.
+        """Compare an image's content with what it was when the run first opened it, or record it.
 
         Args:
             source: the data source's name.
@@ -40,29 +40,29 @@ class ImageRecord:
             content: its file's bytes.
 
         Raises:
-            RunError: it is another one now.
+            RunError: the content has changed.
         """
         key, found = self._key(source, image), digest_of(content)
         before = self._table.get(key)
         if before is None:
             self._table.put(key, found)
         elif before != found:
-            raise self._changed(source, image, "its content is another one")
+            raise self._changed(source, image, "its content is different")
 
     def check_unreadable(self, source: str, image: str, reason: str) -> None:
-        """Stop where an image that cannot be read could be when the run first opened it.
+        """Stop if an image that cannot be read now was readable when the run first opened it.
 
         Raises:
-            RunError: it could.
+            RunError: it was.
         """
         if self._table.get(self._key(source, image)) is not None:
-            raise self._changed(source, image, f"it cannot be read any more: {reason}")
+            raise self._changed(source, image, f"it can no longer be read: {reason}")
 
     def _changed(self, source: str, image: str, how: str) -> RunError:
         return RunError(
-            f"data.{source}: image {image!r} has changed since this run first opened it ({how}), so going on would mix "
-            f"two data sets. Put the old one back and run the same command to resume, or give another output=DIR. "
-            f"(To train on the images as they are now all the same: remove {self._folder / RECORD.format(rank='*')}.)"
+            f"data.{source}: image {image!r} has changed since this run first opened it ({how}), so continuing would "
+            f"mix two data sets. Put the old one back and run the same command to resume, or give another output=DIR. "
+            f"(To train on the images as they are now anyway: remove {self._folder / RECORD.format(rank='*')}.)"
         )
 
     @staticmethod
@@ -72,15 +72,15 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """A record of images as one data source sees it."""
+    """A record of images for one data source."""
 
     record: ImageRecord
     source: str
 
     def check(self, image: str, content: bytes) -> None:
-        """Compare an image's content with the one before, or write it down; raises as `ImageRecord.check`."""
+        """Compare an image's content with the recorded one, or record it; raises as `ImageRecord.check`."""
         self.record.check(self.source, image, content)
 
     def check_unreadable(self, image: str, reason: str) -> None:
-        """Stop where an image could be read before; raises as `ImageRecord.check_unreadable`."""
+        """Stop if the image was readable before; raises as `ImageRecord.check_unreadable`."""
         self.record.check_unreadable(self.source, image, reason)

@@ -1,4 +1,4 @@
-"""What an image file has that tools differ about, from its header alone: docs/images.md says what each makes of it."""
+"""Image traits that tools handle differently, from the header alone: docs/images.md says what each tool does."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ DEEP_GREY = "greyscale of more than 8 bits"
 CMYK = "in CMYK"
 ANIMATED = "animated or of several pages (the first is read)"
 LONG_TEXT = "with a long text beside the image"
-#: Every trait, in the order in which reports have them.
+#: Every trait, in report order.
 TRAITS = (TURNED, TRANSPARENT, DEEP_GREY, CMYK, ANIMATED, LONG_TEXT)
 
 
 def image_traits(path: Path) -> set[str]:
     """Return which of `TRAITS` an image file has; no pixel is decoded.
 
-    Whether an alpha channel holds anything but opaque pixels is not looked at.
+    Whether an alpha channel has anything but opaque pixels is not checked.
 
     Raises:
         DataError: as `image_files.read_image_bytes` and `open_header`.
@@ -29,7 +29,7 @@ def image_traits(path: Path) -> set[str]:
 
 
 def content_traits(content: bytes, name: str) -> set[str]:
-    """Return `image_traits` of a file that is in memory; `name` is for messages.
+    """Return the `image_traits` of a file in memory; `name` is for messages.
 
     Raises:
         DataError: as `image_files.open_header`.
@@ -49,5 +49,5 @@ def content_traits(content: bytes, name: str) -> set[str]:
 def _has_more_frames(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # a second frame that cannot be read is never asked for
+    except Exception:  # a second frame that cannot be read is never needed
         return True

@@ -1,7 +1,7 @@
-"""Where images are found by the names that data and questions give them.
+"""Finding images by the names that data and questions give them.
 
-Opening is in `image_files`, what colours mean in `image_modes`, fitting to a tower in `image_fit`: their public names
-are here too.
+Opening is in `image_files`, colour conversion in `image_modes`, fitting to a tower in `image_fit`: their public names
+are re-exported here.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Protocol
 from PIL import Image
 
 from olivine.data.image_files import decode_image, open_image, read_image_bytes, require_regular
-from olivine.data.image_fit import ImageTransform, moved
+from olivine.data.image_fit import ImageTransform, augmented
 from olivine.data.image_modes import upright_rgb
 from olivine.errors import DataError
 from olivine.files import safe_join
@@ -20,66 +20,66 @@ __all__ = [
     "ImageFolder",
     "ImageSource",
     "ImageTransform",
+    "augmented",
     "decode_image",
     "find_image",
     "image_source",
-    "moved",
     "open_image",
     "read_image_bytes",
     "upright_rgb",
 ]
 
-#: An image named .jpg in the JSON may lie on disk as .png (Intel's loader tries both), or as .JPG of a camera.
+#: An image named .jpg in the JSON may be on disk as .png (Intel's loader tries both), or as a camera's .JPG.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def find_image(root: Path, relative: str) -> Path:
-    """Return the file of an image path, or the one with the same stem and another image suffix, in small or capitals.
+    """Return the file of an image path, or the one with the same stem and another image suffix, in any common case.
 
     Raises:
-        DataError: the path leaves `root`, is no possible path, names something that is no regular file, or nothing.
+        DataError: the path leaves `root` or is invalid, or there is no such file, or not a regular one.
     """
     path = safe_join(root, relative)
-    shown = relative if len(relative) <= 200 else relative[:200] + "…"
+    quoted = relative if len(relative) <= 200 else relative[:200] + "…"
     try:
-        if _is_file(path, shown):
+        if _is_file(path, quoted):
             return path
         for suffix in dict.fromkeys((path.suffix.lower(), *SUFFIXES)):
             if len(suffix) < 2:
                 continue
             for spelled in dict.fromkeys((suffix, suffix.upper(), "." + suffix[1:].capitalize())):
                 other = path.with_suffix(spelled)
-                if _is_file(other, shown):
+                if _is_file(other, quoted):
                     return other
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"image {shown!r}: no file can be looked for under that path ({reason}).") from None
-    raise DataError(f"image {shown!r} not found under {root} (other suffixes tried too).")
+        raise DataError(f"image {quoted!r}: the path cannot be looked up ({reason}).") from None
+    raise DataError(f"image {quoted!r} not found under {root} (other suffixes tried too).")
 
 
-def _is_file(path: Path, shown: str) -> bool:
-    """Whether there is a regular file.
+def _is_file(path: Path, quoted: str) -> bool:
+    """Return whether there is a regular file.
 
     Raises:
         DataError: there is something else.
-        OSError, ValueError: it cannot be known: a path that is too long, a folder that is closed, a NUL in the path.
+        OSError, ValueError: it cannot be determined: the path is too long, a folder is inaccessible, or has a NUL.
     """
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    require_regular(status, repr(shown))
+    require_regular(status, repr(quoted))
     return True
 
 
 class ImageSource(Protocol):
-    """Where images are found by the names that questions give them."""
+    """A source of images by the names that questions give them."""
 
     def open(self, name: str) -> Image.Image:
         """Return the image, RGB.
 
         Raises:
-            DataError: it is not there, or cannot be read.
+            DataError: it is missing or cannot be read.
         """
 
 
@@ -94,6 +94,6 @@ class ImageFolder:
         return open_image(find_image(self.root, name))
 
 
-def image_source(position: "ImageSource | Path") -> ImageSource:
-    """Return a folder as `ImageSource`; what is that already, as it is."""
-    return ImageFolder(position) if isinstance(position, Path) else position
+def image_source(source: "ImageSource | Path") -> ImageSource:
+    """Return a folder as an `ImageSource`; an `ImageSource` unchanged."""
+    return ImageFolder(source) if isinstance(source, Path) else source

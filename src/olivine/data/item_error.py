@@ -1,13 +1,13 @@
-"""The error of a single broken item, and how messages quote what data hold.
+"""The error of a single broken item, and how messages quote data.
 
-What is done about it is the source's policy (`sources`).
+What happens to broken items is the source's policy (`sources`).
 """
 
 from olivine.errors import DataError
 
 
 class ItemError(DataError):
-    """One item is broken; `kind` names the way, for counting."""
+    """The error of one broken item; `kind` is the category it is counted under."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -18,5 +18,5 @@ class ItemError(DataError):
 
 
 def shortened(text: str, most: int = 120) -> str:
-    """Return a text, cut where it is too long for a message."""
+    """Return a text, truncated if it is too long for a message."""
     return text if len(text) <= most else f"{text[: most - 20]}... ({len(text):,} characters)"

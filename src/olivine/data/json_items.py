@@ -1,6 +1,6 @@
-"""The items of a JSON list, or of JSON lines, one after another with the bytes where each lies.
+"""The items of a JSON list, or of JSON lines, one after another, each with its byte range.
 
-A file is read in pieces, so that its size decides nothing about memory. What an item must hold is in `llava_json`.
+A file is read in pieces, so that memory does not depend on its size. What an item must contain is in `llava_json`.
 """
 
 import codecs
@@ -16,7 +16,7 @@ from olivine.errors import DataError
 from olivine.files import unreadable
 from olivine.text_formats import BOM, HEAD, foreign_format
 
-#: An item of more bytes than this is no training sample.
+#: An item of more bytes than this is not a training sample.
 MAX_ITEM = 64 * 2**20
 _PIECE = 4 * 2**20
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -26,7 +26,7 @@ _CUT = 32
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """One item: its number in the file, its bytes there, and its value or what is wrong with it."""
+    """One item: its number in the file, its byte range, and its value or what is wrong with it."""
 
     index: int
     start: int
@@ -35,10 +35,10 @@ class Located:
 
 
 def scan(path: Path) -> Iterator[Located]:
-    """Yield the items of a file in order; of JSON lines, a line that is no JSON comes as an `ItemError`.
+    """Yield the items of a file in order; in JSON lines, a line that is not JSON becomes an `ItemError`.
 
     Raises:
-        DataError: the file is missing, of another format, neither a list nor JSON lines, or damaged (with the line).
+        DataError: the file is missing, in another format, neither a list nor JSON lines, or damaged (with the line).
     """
     try:
         with path.open("rb") as file:
@@ -82,7 +82,7 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[Located]:
                     _refuse_other_object(value, file, path)
             except ItemError as error:
                 if index == 0:
-                    raise _no_json_lines(path, start, line, error) from None
+                    raise _not_json_lines(path, start, line, error) from None
                 value = error
             yield Located(index, start, len(line), value)
             index += 1
@@ -90,7 +90,7 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[Located]:
 
 
 def _refuse_other_object(value: Any, file: IO[bytes], path: Path) -> None:
-    """Raise for an object alone in its file that is no item."""
+    """Raise for a single object in its file that is not an item."""
     position = file.tell()
     alone = not file.read(HEAD).strip()
     file.seek(position)
@@ -98,21 +98,21 @@ def _refuse_other_object(value: Any, file: IO[bytes], path: Path) -> None:
         raise DataError(f"{path}: {_described_keys(value)}; expected a JSON list of items with id and conversations.")
 
 
-def _no_json_lines(path: Path, start: int, line: bytes, error: ItemError) -> DataError:
-    """Return what to say of a file that begins like an object but whose first line is none."""
+def _not_json_lines(path: Path, start: int, line: bytes, error: ItemError) -> DataError:
+    """Return the error for a file that begins like an object but whose first line is not one."""
     with path.open("rb") as file:
         file.seek(start)
         head = file.read(MAX_ITEM)
     try:
         value, end = json.JSONDecoder().raw_decode(head.decode("utf-8", errors="replace").lstrip())
     except (ValueError, RecursionError, MemoryError):
-        return DataError(f"{path}: {error} Expected a JSON list of items, or one object a line.")
+        return DataError(f"{path}: {error} Expected a JSON list of items, or one object per line.")
     if len(line) >= MAX_ITEM:
-        return DataError(f"{path}: its first line has over {MAX_ITEM:,} bytes; expected one item a line, or a list.")
+        return DataError(f"{path}: its first line has over {MAX_ITEM:,} bytes; expected one item per line, or a list.")
     more = " followed by more" if head.decode("utf-8", errors="replace").lstrip()[end:].strip() else ""
     return DataError(
         f"{path}: {_described_keys(value)} over several lines{more}; expected a JSON list of items with id and "
-        "conversations, or one object a line."
+        "conversations, or one object per line."
     )
 
 
@@ -143,7 +143,7 @@ def _list(file: IO[bytes], path: Path) -> Iterator[Located]:
 
 
 class _Pieces:
-    """Text that is decoded piece by piece, and where in the file its next character lies."""
+    """Text that is decoded piece by piece, with the position of its next character in the file."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file, self._path = file, path
@@ -155,7 +155,7 @@ class _Pieces:
         self._index = 0
 
     def next_character(self) -> str:
-        """The next character that is no space; empty at the end."""
+        """Return the next character that is not whitespace; empty at the end."""
         while True:
             self.skip(_SPACE.match(self._text, self._at).end() - self._at)  # type: ignore[union-attr]  # matches nothing, too
             if self._at < len(self._text):
@@ -164,7 +164,7 @@ class _Pieces:
                 return ""
 
     def skip(self, characters: int) -> int:
-        """Move on; returns the bytes passed."""
+        """Advance by some characters and return the bytes passed."""
         end = self._at + characters
         size = characters if self._ascii else len(self._text[self._at : end].encode("utf-8"))
         self._at = end
@@ -172,7 +172,7 @@ class _Pieces:
         return size
 
     def value(self) -> Located:
-        """The item that begins here."""
+        """Return the item that begins here."""
         self.next_character()
         while True:
             try:
@@ -197,18 +197,18 @@ class _Pieces:
                 raise self.error(problem)
 
     def error(self, problem: str) -> DataError:
-        """What is wrong at the next character."""
+        """Return the error for a problem at the next character."""
         with self._path.open("rb") as file:
             before = file.read(self._byte) if self._byte < MAX_ITEM else None
             line = _count_lines(self._path, self._byte) + 1
         column = "" if before is None else f", column {len(before) - before.rfind(chr(10).encode())}"
-        cut = " The file ends there: is it cut short? Fetch or write it again." if self._is_at_end() else ""
+        cut = " The file ends there: is it truncated? Fetch or write it again." if self._is_at_end() else ""
         return DataError(
             f"{self._path}: not valid JSON at line {line}{column} ({problem}), in item {self._index}.{cut}"
         )
 
     def wrong_beginning(self) -> DataError:
-        """What is said of a file that is neither a list nor an object."""
+        """Return the error for a file that is neither a list nor an object."""
         if not self.next_character():
             return DataError(f"{self._path}: the file is empty; expected a JSON list of items.")
         return DataError(
@@ -229,7 +229,7 @@ class _Pieces:
         return self._ended and len(left) < _CUT and not left.endswith("]")
 
     def _more(self) -> bool:
-        """Read on; False at the file's end."""
+        """Read another piece; return False at the file's end."""
         left = self._text[self._at :]
         if self._ended:
             return False

@@ -1,7 +1,8 @@
-"""The layouts that conversations are published in, brought to one: turns of role and text, and at most one image.
+"""The layouts that conversations are published in, converted to one: turns of role and text, and at most one image.
 
-Understood are LLaVA's and ShareGPT's `conversations` (`from`, `value`), OpenAI's and TRL's `messages` (`role`,
-`content`, as text or as parts), and a single image as `image` or as the only one of `images`. All others are named.
+Supported are LLaVA's and ShareGPT's `conversations` (`from`, `value`), OpenAI's and TRL's `messages` (`role`,
+`content`, as text or as parts), and a single image as `image` or as the only one of `images`. Others are refused by
+name.
 """
 
 from collections import Counter
@@ -11,19 +12,19 @@ from typing import Any
 from olivine.data.item_error import ItemError, shortened
 
 IMAGE_MARK = "<image>"
-#: What is read of an item; all else is counted by name, or refused where leaving it out would change what is learnt.
+#: The keys of an item that are read; others are counted by name, or refused if ignoring them would change training.
 KNOWN_KEYS = frozenset({"id", "image", "images", "conversations", "messages"})
 _KNOWN_TURN_KEYS = frozenset({"from", "value", "role", "content"})
-#: Inputs that are not read: an item that has one would be trained blind to it.
+#: Inputs that are not read: training would be blind to them.
 _UNREAD_INPUTS = (
     *("video", "videos", "audio", "audios", "speech", "point_cloud"),
     *("image_path", "image_paths", "image_file", "image_url", "image_urls", "img", "imgs", "picture", "pictures"),
 )
-#: What stands before the conversation and would change what it means.
+#: What precedes the conversation and would change its meaning.
 _INSTRUCTIONS = ("system", "system_prompt", "tools")
-#: Weights of single turns: leaving one out would train on a turn that is not meant to be.
+#: Weights of single turns: ignoring one would train on a turn that is not meant to be trained on.
 _TURN_WEIGHTS = ("weight", "loss", "loss_weight", "train")
-#: Layouts without turns, told by their keys.
+#: Layouts without turns, recognised by their keys.
 _OTHER_LAYOUTS = (
     ({"instruction", "output"}, "Alpaca's (instruction, output)"),
     ({"query", "response"}, "query and response"),
@@ -38,10 +39,10 @@ _EXPECTED = "expected conversations: [{from: human, value: ...}, {from: gpt, val
 
 
 def raw_turns(item: Mapping[str, Any], name: str) -> list[Any]:
-    """Return an item's list of turns, as it stands there.
+    """Return an item's list of turns, unchanged.
 
     Raises:
-        ItemError: there is none, or two; the message names the layout where it is a known one.
+        ItemError: there is none, or two; the message names the layout if it is known.
     """
     turns, messages = item.get("conversations"), item.get("messages")
     if turns and messages:
@@ -61,10 +62,10 @@ def raw_turns(item: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def text_of_turn(turn: Mapping[str, Any], name: str, images: list[Any]) -> str:
-    """Return a turn's text, with a mark where a part is an image; an image that a part itself names goes to `images`.
+    """Return a turn's text, with a mark where a part is an image; an image that a part names is added to `images`.
 
     Raises:
-        ItemError: it is no text, or a part is none that is read.
+        ItemError: it is not text, or a part is of an unsupported type.
     """
     value = turn.get("value") if turn.get("value") is not None else turn.get("content")
     if isinstance(value, str):
@@ -78,7 +79,7 @@ def text_of_turn(turn: Mapping[str, Any], name: str, images: list[Any]) -> str:
 def _text_of_part(part: Any, name: str, images: list[Any]) -> str:
     if not isinstance(part, dict):
         raise ItemError("turn is no text", f"{name}: a {type(part).__name__}; expected an object with 'type'.")
-    filled = {key: value for key, value in part.items() if value is not None}  # Arrow fills in what is not there
+    filled = {key: value for key, value in part.items() if value is not None}  # Arrow fills in missing keys with nulls
     kind = filled.pop("type", None)
     if kind == "text" and isinstance(filled.get("text"), str):
         return str(filled["text"])
@@ -98,7 +99,7 @@ def image_of(item: Mapping[str, Any], name: str, named_in_parts: list[Any]) -> s
     """Return the one image that an item names, None for text alone (also where the name is empty).
 
     Raises:
-        ItemError: several, or one that is no path.
+        ItemError: several, or one that is not a path.
     """
     named = [*_listed(item.get("image")), *_listed(item.get("images")), *named_in_parts]
     for image in named:
@@ -109,13 +110,13 @@ def image_of(item: Mapping[str, Any], name: str, named_in_parts: list[Any]) -> s
     different = list(dict.fromkeys(image for image in named if image))
     if len(different) > 1:
         raise ItemError(
-            "several images", f"{name}: names {len(different)} images; one an item is read. Remove such items."
+            "several images", f"{name}: names {len(different)} images; only one per item is read. Remove such items."
         )
     return different[0] if different else None
 
 
 def refuse_unread(item: Mapping[str, Any], name: str) -> None:
-    """Raise for what would change what is learnt if it were left out.
+    """Raise for keys that would change training if they were ignored.
 
     Raises:
         ItemError: images, video or audio under other keys; a system prompt or tools.
@@ -123,8 +124,8 @@ def refuse_unread(item: Mapping[str, Any], name: str) -> None:
     for key in _UNREAD_INPUTS:
         if item.get(key):
             raise ItemError(
-                "unread input", f"{name}: {key!r} is not read, so it would be trained blind; expected one image, under "
-                "'image'. Rename the key, or remove such items."
+                "unread input", f"{name}: {key!r} is not read, so training would be blind to it; expected one image, "
+                "under 'image'. Rename the key, or remove such items."
             )  # fmt: skip
     for key in _INSTRUCTIONS:
         if item.get(key):
@@ -135,17 +136,17 @@ def refuse_unread(item: Mapping[str, Any], name: str) -> None:
 
 
 def refuse_turn_weight(turn: Mapping[str, Any], name: str) -> None:
-    """Raise where a turn is marked as one that is not to be learnt, or by another weight.
+    """Raise if a turn is marked as not to be trained on, or has a weight other than 1.
 
     Raises:
-        ItemError: such a mark.
+        ItemError: it is.
     """
     for key in _TURN_WEIGHTS:
         if turn.get(key) not in (None, 1, True):
             raise ItemError(
                 "turn weight",
-                f"{name}: {key} {shortened(repr(turn[key]), 30)} is not read: each reply is learnt alike. "
-                "Remove the key, or such items.",
+                f"{name}: {key} {shortened(repr(turn[key]), 30)} is not read: all replies are trained on with equal "
+                "weight. Remove the key, or such items.",
             )
 
 
@@ -159,15 +160,15 @@ def unread_keys(item: Mapping[str, Any]) -> Counter[str]:
 
 
 def mark_problem(item: Mapping[str, Any], image: str | None, marks: int, name: str) -> ItemError:
-    """Return what is wrong where marks and images do not agree."""
+    """Return the error for marks and images that do not match."""
     if image is not None and not marks:
         advice = f"Put {IMAGE_MARK} and a newline in front of its first question."
     elif image is not None and "," in image:
-        advice = "Several paths joined by commas are not read: one image an item is."
+        advice = "Several paths joined by commas are not supported, only one image per item."
     elif image is None and item.get("image") == "":
         advice = "Its image is an empty name. Remove the mark, or name the image."
     else:
-        advice = "Expected one mark an image, and one image an item at most."
+        advice = "Expected one mark per image, and at most one image per item."
     return ItemError(
         "<image> count", f"{name}: {marks} {IMAGE_MARK} marks for {int(image is not None)} images. {advice}"
     )

@@ -1,6 +1,6 @@
-"""Samples that are read when they are asked for: what all sources that stay on disk have in common.
+"""Samples that are read on demand: the common base of all sources that stay on disk.
 
-Where they are read from is in `shards` and `huggingface`.
+Where they are read from is in `llava_samples`, `shards` and `huggingface`.
 """
 
 from abc import ABC, abstractmethod
@@ -15,11 +15,11 @@ from olivine.records import Sample
 
 
 class LazySamples(Sequence[Sample], ABC):
-    """A sequence whose samples are read one by one; a slice of it reads none."""
+    """A sequence whose samples are read one by one; slicing reads none."""
 
     @abstractmethod
     def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
-        """The sample at an index from 0 to the last; `unread` counts keys of it that nothing reads.
+        """Return the sample at an index from 0 to the last; `unread` counts keys of it that nothing reads.
 
         Raises:
             ItemError: what is wrong with it.
@@ -27,7 +27,7 @@ class LazySamples(Sequence[Sample], ABC):
 
     @property
     def unread(self) -> Counter[str]:
-        """What of the source as a whole nothing reads, and how many samples have it."""
+        """What nothing reads of the source as a whole, with the number of samples that have it."""
         return Counter()
 
     @overload
@@ -37,10 +37,10 @@ class LazySamples(Sequence[Sample], ABC):
     def __getitem__(self, index: slice) -> Sequence[Sample]: ...
 
     def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        """One sample, read now, or some, read later.
+        """Return one sample, read now, or a slice, read later.
 
         Raises:
-            ItemError: what is wrong with the one.
+            ItemError: what is wrong with the one sample.
         """
         if isinstance(index, slice):
             return SelectedSamples(self, np.arange(len(self))[index])
@@ -50,17 +50,17 @@ class LazySamples(Sequence[Sample], ABC):
 
 
 class SelectedSamples(LazySamples):
-    """Some samples of a sequence, by their places `[samples]` int64."""
+    """Some samples of a sequence, by their indices `[samples]` int64."""
 
-    def __init__(self, samples: Sequence[Sample], positions: NDArray[np.int64]) -> None:
-        self._samples, self._positions = samples, positions
+    def __init__(self, samples: Sequence[Sample], indices: NDArray[np.int64]) -> None:
+        self._samples, self._indices = samples, indices
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._indices)
 
     def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
-        """One sample."""
-        position = int(self._positions[index])
+        """Return one sample."""
+        original = int(self._indices[index])
         return (
-            self._samples.read(position, unread) if isinstance(self._samples, LazySamples) else self._samples[position]
+            self._samples.read(original, unread) if isinstance(self._samples, LazySamples) else self._samples[original]
         )

@@ -14,8 +14,8 @@ from olivine.records import Role, Sample, Turn
 _ROLES = {
     **dict.fromkeys(("human", "user"), Role.USER),
     **dict.fromkeys(("gpt", "assistant", "bot", "model", "chatgpt"), Role.ASSISTANT),
+    **dict.fromkeys(("system", "developer"), Role.SYSTEM),
 }
-_SYSTEM_ROLES = ("system", "developer")
 _PLAIN_KEYS = frozenset({"id", "image", "conversations"})
 _PLAIN_TURN = frozenset({"from", "value"})
 
@@ -29,8 +29,9 @@ def item_name(item: Any, index: int) -> str:
 def parse_item(item: Any, index: int, unread: Counter[str] | None = None, *, name: str | None = None) -> Sample:
     """One item as a `Sample`.
 
-    As LLaVA's loader does: replies before the first human turn are ignored, and the image's mark, wherever it
-    stands in a human turn, moves to the front (here: of the conversation) and the turn that held it is stripped.
+    A system turn may come first. As LLaVA's loader does: replies before the first human turn are ignored, and the
+    image's mark, wherever it stands in a human turn, moves to the front (here: of the conversation) and the turn that
+    held it is stripped.
 
     Args:
         item: what stands in the file.
@@ -54,6 +55,7 @@ def parse_item(item: Any, index: int, unread: Counter[str] | None = None, *, nam
         turns.append(_parse_turn(raw, name, number, images))
         plain_turns = plain_turns and raw.keys() == _PLAIN_TURN
     opening = next((number for number, turn in enumerate(turns) if turn.role is Role.USER), len(turns))
+    system = [turn for turn in turns[:opening] if turn.role is Role.SYSTEM]
     turns = turns[opening:]
     _check_alternation(turns, name, opening)
     image = layouts.image_of(item, name, images)
@@ -64,7 +66,7 @@ def parse_item(item: Any, index: int, unread: Counter[str] | None = None, *, nam
         raise layouts.mark_problem(item, image, marks, name)
     if unread is not None and not (plain and plain_turns):
         unread.update(layouts.unread_keys(item))
-    return Sample(identity, tuple(_without_mark(turn) for turn in turns), image)
+    return Sample(identity, (*system, *(_without_mark(turn) for turn in turns)), image)
 
 
 def _identity(identity: Any, index: int, name: str) -> str:
@@ -84,14 +86,10 @@ def _parse_turn(raw: Any, name: str, number: int, images: list[Any]) -> Turn:
     role = _ROLES.get(said_by) if isinstance(said_by, str) else None
     if role is None:
         role = _ROLES.get(str(said_by).strip().lower())
-    if role is None and str(said_by).strip().lower() in _SYSTEM_ROLES:
-        raise ItemError(
-            "system turn",
-            f"{where}: a system turn is not read: the template has its own. Put its text in front of the first "
-            "question, or remove it.",
-        )
     if role is None:
         raise ItemError("unknown role", f"{where}: unknown role {shortened(repr(said_by), 40)}; expected human or gpt.")
+    if role is Role.SYSTEM and number > 1:
+        raise ItemError("system turn", f"{where}: a system turn; expected one only before all others.")
     if raw.keys() != _PLAIN_TURN:
         layouts.refuse_turn_weight(raw, where)
     text = layouts.text_of_turn(raw, where, images)

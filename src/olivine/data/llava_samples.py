@@ -1,6 +1,6 @@
-"""A LLaVA JSON file as samples that stay in the file: where each lies is kept, and it is parsed when it is asked for.
+"""A LLaVA JSON file as samples that stay in the file: each one's byte range is kept, and it is parsed on demand.
 
-Items are read through once, to find the broken ones, before anything is trained.
+All items are read once, to find the broken ones, before anything is trained.
 """
 
 import os
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,20 +24,22 @@ from olivine.data.llava_json import item_name, parse_item
 from olivine.errors import DataError
 from olivine.records import Sample
 
-#: Told how many bytes of how many have been read.
+#: Called with (bytes read, total bytes).
 Progress = Callable[[int, int], None]
 _PROGRESS_EVERY = 2048
+#: Where a system cannot read at a position (Windows), one thread at a time moves there and reads.
+_SEEKING = Lock()
 
 
 class LlavaSamples(LazySamples):
-    """The usable items of a file, 21 bytes each in memory, whatever they hold.
+    """The usable items of a file, 21 bytes each in memory, independent of their size.
 
     Args:
         path: the file; it must not change while samples are read, and is refused if it does.
-        places: (number in the file, first byte, bytes) of each usable item.
-        state: the file's size and time, from before it was read through.
+        positions: (number in the file, first byte, bytes) of each usable item.
+        state: the file's size and modification time, from before it was read.
 
-    Where an id is there twice, samples are called `id#number`: what is counted by id stays true.
+    If an id occurs twice, its samples are named `id#number`, so that counts by id stay correct.
     """
 
     def __init__(self, path: Path, positions: "Positions", state: tuple[int, int]) -> None:
@@ -45,7 +48,7 @@ class LlavaSamples(LazySamples):
         self.columns = positions.columns()
         self._numbers, self._starts, self._sizes = self.columns
         self._repeated = _repeated(np.frombuffer(positions.ids, np.int64))
-        self._file = os.open(path, os.O_RDONLY)
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self._file)
         self._state = state
         self._require_unchanged()
@@ -54,44 +57,52 @@ class LlavaSamples(LazySamples):
         return len(self._starts)
 
     def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
-        """One sample.
+        """Return one sample.
 
         Raises:
-            DataError: the file has changed since it was read through.
+            DataError: the file has changed since it was first read.
         """
         self._require_unchanged()
         number = int(self._numbers[index])
         # Not mapped into memory: pages of a mapped file would count as this process's own.
-        content = os.pread(self._file, int(self._sizes[index]), int(self._starts[index]))
+        content = _read_at(self._file, int(self._sizes[index]), int(self._starts[index]))
         sample = parse_item(parse(content, f"item {number}"), number, unread)
         return replace(sample, id=f"{sample.id}#{number}") if self._repeated[index] else sample
 
     def _require_unchanged(self) -> None:
         status = os.fstat(self._file)
         if (status.st_size, status.st_mtime_ns) != self._state:
-            raise DataError(f"{self._path}: has changed while it was in use. Start again.")
+            raise DataError(f"{self._path}: changed while it was in use. Start again.")
 
     @property
     def repeated_ids(self) -> NDArray[np.int64]:
-        """Indices of samples whose id another has, too."""
+        """Indices of samples whose id occurs more than once."""
         return np.flatnonzero(self._repeated)
 
 
+def _read_at(file: int, size: int, start: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, size, start)
+    with _SEEKING:
+        os.lseek(file, start, os.SEEK_SET)
+        return os.read(file, size)
+
+
 class Positions:
-    """Where items lie in a file, in arrays that grow: a list would take 36 bytes a number."""
+    """The byte ranges of items in a file, in growing arrays: a list would take 36 bytes per number."""
 
     def __init__(self) -> None:
         self.numbers, self.starts, self.sizes, self.ids = array("i"), array("q"), array("i"), array("q")
 
     def add(self, number: int, start: int, size: int, identity: str) -> None:
-        """One more item."""
+        """Add an item."""
         self.numbers.append(number)
         self.starts.append(start)
         self.sizes.append(size)
         self.ids.append(hash(identity))
 
     def columns(self) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
-        """(numbers, starts, sizes), `[items]` each."""
+        """Return (numbers, starts, sizes), `[items]` each."""
         numbers, sizes = np.frombuffer(self.numbers, np.int32), np.frombuffer(self.sizes, np.int32)
         return numbers, np.frombuffer(self.starts, np.int64), sizes
 
@@ -104,15 +115,15 @@ def read_through(
     unread: Counter[str] | None = None,
     progress: Progress | None = None,
 ) -> tuple[LlavaSamples, int]:
-    """Read every item once; return those that can be used, and how many items there are.
+    """Read every item once; return the usable ones, and how many items there are in total.
 
     Args:
         path: the JSON file.
-        images: where the images that items name must be.
-        on_error: told what is wrong with a broken item, and its number.
-        on_sample: told each usable sample, what it was parsed from, and its number.
+        images: the root of the image paths.
+        on_error: called with what is wrong with a broken item, and its number.
+        on_sample: called with each usable sample, what it was parsed from, and its number.
         unread: counts keys that nothing reads.
-        progress: told how far the reading is.
+        progress: called with (bytes read, total bytes).
 
     Raises:
         DataError: the file as a whole cannot be read; or what `on_error` raises.
@@ -137,12 +148,12 @@ def read_through(
             progress(found.start + found.size, total)
     if progress is not None:
         progress(total, total)
-    assert status is not None, "a file that is not there was refused"
+    assert status is not None, "a missing file was refused"
     return LlavaSamples(path, positions, (status.st_size, status.st_mtime_ns)), count
 
 
 def require_image(image: str, root: Path | None, item: Any, number: int) -> None:
-    """Raise where an item's image is not there.
+    """Raise if an item's image is missing.
 
     Raises:
         ItemError: no image root was given, the path leaves it, or the file is missing.
@@ -159,7 +170,7 @@ def require_image(image: str, root: Path | None, item: Any, number: int) -> None
 
 
 def _repeated(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which ids are there more than once."""
+    """Return which ids occur more than once."""
     ordered = np.sort(ids)
     twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     return np.isin(ids, twice) if len(twice) else np.zeros(len(ids), bool)

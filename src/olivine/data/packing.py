@@ -1,7 +1,7 @@
-"""Packing: tokenised samples laid end to end in rows without padding, each seeing nothing but itself.
+"""Packing: tokenised samples concatenated into sequences without padding, each attending only to itself.
 
-What a row is and how samples are dealt to rows; who sees whom in it is in `visibility`, images and the order of
-samples are in `batches`.
+What a packed sequence is and how samples are assigned to sequences; who attends to whom is in `visibility`, images and
+the order of samples are in `batches`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,20 +21,20 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class PackedSequence:
-    """Packed samples.
+    """Samples packed into one sequence.
 
     Attributes:
         ids: `[tokens]` int64, image placeholders included.
-        positions: `[tokens]` int64; restart with every sample, and continuations go on from their shared prefix.
-        targets: `[tokens]` int64; the token to predict from this place, `IGNORED` where there is no label.
-        labelled: `[labels]` int64, the places that have one.
-        groups: who attends to whom, for padded kernels, empty where none is taken; `spans` says the same for kernels
+        positions: `[tokens]` int64; they restart with every sample; continuations continue from their shared prefix.
+        targets: `[tokens]` int64; the token to predict at this position, `IGNORED` where there is no label.
+        labelled: `[labels]` int64, the positions that have a label.
+        groups: who attends to whom, for padded kernels; empty if none is used. `spans` says the same for kernels
             without padding.
-        shown: `[unique]` int64, the row's images by their index among the batch's unique images, each once.
-        shown_order: `[images]` int64, which of `shown` each image is, in the order of its placeholders.
-        image_places: `[image tokens]` int64, the placeholders' places; None where `pack` was not told what they are.
-        images: for each image in the order of its placeholders, its index among the batch's unique images.
-        sample_ids: the samples in this row, for audit.
+        unique_images: `[unique]` int64, the sequence's images by index among the batch's unique images, each once.
+        image_order: `[images]` int64, the index into `unique_images` of each image, in the order of placeholders.
+        image_positions: `[image tokens]` int64, the positions of placeholders; None if `pack` was not given their id.
+        images: for each image in the order of placeholders, its index among the batch's unique images.
+        sample_ids: the samples in this sequence, for audit.
     """
 
     ids: Tensor
@@ -43,7 +43,7 @@ class PackedSequence:
     labelled: Tensor
     groups: tuple[AttentionGroup, ...]
     spans: Spans
-    shown: Tensor
+    unique_images: Tensor
     image_order: Tensor
     image_positions: Tensor | None
     images: tuple[int, ...]
@@ -51,23 +51,23 @@ class PackedSequence:
 
     @property
     def labels(self) -> int:
-        """How many places carry a label."""
+        """How many positions have a label."""
         return len(self.labelled)
 
     def to(self, device: torch.device) -> "PackedSequence":
-        """The same on another device, in one copy that nobody waits for."""
-        given: list[Tensor] = []
+        """Return the same sequence on another device, in one asynchronous copy."""
+        tensors: list[Tensor] = []
 
-        def note(tensor: Tensor) -> Tensor:
-            given.append(tensor)
+        def collect(tensor: Tensor) -> Tensor:
+            tensors.append(tensor)
             return tensor
 
-        self._with(note)
-        sent = iter(send(given, device))
+        self._with(collect)
+        sent = iter(send(tensors, device))
         return self._with(lambda _: next(sent))
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> "PackedSequence":
-        """The row with every tensor replaced by what `change` makes of it, always in the same order."""
+        """Return the sequence with `change` applied to every tensor, always in the same order."""
 
         def maybe(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else change(tensor)
@@ -90,16 +90,16 @@ class PackedSequence:
             labelled=change(self.labelled),
             groups=groups,
             spans=spans,
-            shown=change(self.shown),
+            unique_images=change(self.unique_images),
             image_order=change(self.image_order),
             image_positions=maybe(self.image_positions),
         )
 
 
 def balance(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """First-fit-decreasing: indices of examples for each row of at most `capacity` tokens.
+    """Return the indices of examples for each packed sequence of at most `capacity` tokens, by first-fit-decreasing.
 
-    Deterministic; none is dropped or cut. One longer than `capacity` has a row to itself.
+    Deterministic; no example is dropped or truncated. One longer than `capacity` has a sequence to itself.
     """
     sequences: list[list[int]] = []
     free_tokens: list[int] = []
@@ -115,19 +115,20 @@ def balance(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def distribute(lengths: Sequence[int], capacity: int, ranks: int) -> list[list[int]]:
-    """Rows of at most `capacity` tokens (see `deal`) for `ranks` processes, row r for process r modulo `ranks`.
+    """Distribute examples over packed sequences for `ranks` processes, sequence s for process s modulo `ranks`.
 
-    Where the rows do not go round evenly, the same number of rounds is filled with more and shorter rows, the longest
-    example to the emptiest row: no process waits a whole row for another. For one process this is `deal`.
+    Sequences have at most `capacity` tokens (see `balance`). If their number is no multiple of `ranks`, the same number
+    of rounds is filled with more and shorter sequences, the longest example to the emptiest sequence, so that no
+    process waits a whole sequence for another. For one process this is `balance`.
     """
     sequences = balance(lengths, capacity)
-    requested = -(-len(sequences) // ranks) * ranks
-    if len(sequences) == requested or requested > len(lengths):
+    count = -(-len(sequences) // ranks) * ranks
+    if len(sequences) == count or count > len(lengths):
         return sequences
-    even: list[list[int]] = [[] for _ in range(requested)]
-    filled = [0] * requested
+    even: list[list[int]] = [[] for _ in range(count)]
+    filled = [0] * count
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        emptiest = min(range(requested), key=lambda sequence: (filled[sequence], sequence))
+        emptiest = min(range(count), key=lambda sequence: (filled[sequence], sequence))
         even[emptiest].append(index)
         filled[emptiest] += lengths[index]
     return even if max(filled) <= max(capacity, *lengths) else sequences
@@ -135,13 +136,13 @@ def distribute(lengths: Sequence[int], capacity: int, ranks: int) -> list[list[i
 
 @dataclass(frozen=True, slots=True)
 class SequenceLayout:
-    """What rows bring besides their tokens.
+    """What packed sequences contain besides their tokens.
 
     Attributes:
-        image_token: the placeholders' id; None leaves their places to be looked for.
-        varlen: attention without padding is taken, so that no groups are made.
-        continuations: examples may have continuations. Where none does, keys are the row itself; where any may, they
-            are gathered in every row, so that a compiled block meets rows of one kind.
+        image_token: the placeholders' id; None leaves their positions to be searched for later.
+        varlen: attention without padding is used, so that no groups are made.
+        continuations: examples may have continuations. If none has, keys are the sequence itself; if any may, they are
+            gathered in every sequence, so that a compiled block sees only one kind of sequence.
     """
 
     image_token: int | None = None
@@ -152,7 +153,7 @@ class SequenceLayout:
 def pack(
     examples: Sequence[Example], images: Sequence[int], layout: SequenceLayout = SequenceLayout()
 ) -> PackedSequence:
-    """Lay examples end to end.
+    """Concatenate examples into one packed sequence.
 
     `images` has, for each example with an image, its index among the batch's unique images.
     """
@@ -165,7 +166,7 @@ def pack(
         shared = len(example.parts[0])
         for number, part in enumerate(example.parts):
             offset = shared if number else 0
-            assert not (number and part.supervised[0]), "a continuation begins with the question, never with a label"
+            assert not (number and part.supervised[0]), "a continuation starts with the question, never with a label"
             ids += part.ids
             positions += range(offset, offset + len(part))
             following = zip(part.ids[1:], part.supervised[1:], strict=True)
@@ -174,7 +175,7 @@ def pack(
     image_positions = None
     if layout.image_token is not None:
         image_positions = torch.from_numpy(np.flatnonzero(np.asarray(ids) == layout.image_token))
-    shown, order = np.unique(np.asarray(images, np.int64), return_inverse=True)
+    unique_images, order = np.unique(np.asarray(images, np.int64), return_inverse=True)
     return PackedSequence(
         ids=torch.tensor(ids),
         positions=torch.tensor(positions),
@@ -182,7 +183,7 @@ def pack(
         labelled=torch.from_numpy(np.flatnonzero(np.asarray(targets) != IGNORED)),
         groups=() if layout.varlen else groups_of(examples, starts),
         spans=spans_of(examples, starts, gather_always=layout.varlen and layout.continuations),
-        shown=torch.from_numpy(shown),
+        unique_images=torch.from_numpy(unique_images),
         image_order=torch.from_numpy(order),
         image_positions=image_positions,
         images=tuple(images),
@@ -191,7 +192,7 @@ def pack(
 
 
 def padding_sequence(length: int = 2, layout: SequenceLayout = SequenceLayout()) -> PackedSequence:
-    """A row that teaches nothing: what a process runs while another still has a row."""
+    """Return a packed sequence without labels, which a process runs while another still has a real one."""
     token_positions, none = torch.arange(length), torch.zeros(0, dtype=torch.int64)
     ends = torch.tensor([0, length], dtype=torch.int32)
     gathered = layout.varlen and layout.continuations
@@ -204,7 +205,7 @@ def padding_sequence(length: int = 2, layout: SequenceLayout = SequenceLayout())
         if layout.varlen
         else (AttentionGroup(token_positions[None], token_positions[None], None, token_positions, token_positions),),
         spans=Spans(ends, ends, token_positions if gathered else None, length, length),
-        shown=none,
+        unique_images=none,
         image_order=none,
         image_positions=none,
         images=(),

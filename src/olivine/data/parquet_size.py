@@ -1,6 +1,7 @@
-"""How much a Parquet file becomes when it is read, known before it is read.
+"""How large a Parquet file becomes when it is read, determined before it is read.
 
-A value that is stored once and named many times, or zeros that were compressed, can make gigabytes of a few kilobytes.
+A value that is stored once and named many times, zeros that were compressed, or millions of rows of nothing can make
+gigabytes of a few kilobytes. Opening is in `parquet_files`.
 """
 
 from pathlib import Path
@@ -8,47 +9,49 @@ from typing import Any
 
 from olivine.errors import DataError
 
-#: A file may become this much, or this many times its size, whichever is more.
+#: A file may expand to this many bytes, or this many times its size, whichever is more.
 _FREE, _TIMES = 256 * 2**20, 100
 _BATCH_ROWS = 16
+#: What a row takes at least once it is a Python object, whatever it holds.
+_ROW_BYTES = 128
+#: What a value of a type takes in memory at least, present or not: of a text, where it ends.
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "BYTE_ARRAY": 4}
 
 
-def require_bounded(path: Path) -> None:
+def require_bounded(path: Path, file: Any) -> None:
     """Raise where a Parquet file would become far more than it is.
 
-    What its metadata tell is summed up; values kept once in a dictionary count as often as they can be named, and where
-    that is too much, they are counted, a few rows at a time.
+    The sizes in its metadata are summed; dictionary values count as often as they can be referenced, and if that is too
+    much, the actual sizes are counted, a few rows at a time.
+
+    Args:
+        path: where it lies.
+        file: the same, opened by pyarrow; what that raises for a damaged file is raised here too.
 
     Raises:
-        DataError: it would, or it is no whole Parquet file.
+        DataError: it would.
     """
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
     size = path.stat().st_size
     limit = max(_FREE, _TIMES * size)
-    try:
-        with parquet.ParquetFile(path) as file:
-            plain, suspected = _columns(path, file.metadata)
-            if plain > limit:
-                raise _too_much(path, size, plain)
-            if suspected:
-                _count(path, file, sorted(suspected), size, limit)
-    except (arrow.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0][:160]
-        raise DataError(f"{path}: not a whole Parquet file ({reason}). Fetch or write it again.") from None
+    plain, suspected = _columns(path, file)
+    if plain > limit:
+        raise _too_much(path, size, plain)
+    if suspected:
+        _count(path, file, sorted(suspected), size, limit)
 
 
-def _columns(path: Path, metadata: Any) -> tuple[int, set[str]]:
+def _columns(path: Path, opened: Any) -> tuple[int, set[str]]:
     """(bytes of all columns without compression, columns whose dictionary may expand beyond all bounds)."""
-    plain, expanded = 0, 0
+    metadata, schema = opened.metadata, opened.schema
+    plain, expanded = metadata.num_rows * _ROW_BYTES, 0
     possible: dict[str, int] = {}
     with path.open("rb") as file:
         for group in range(metadata.num_row_groups):
             row_group = metadata.row_group(group)
             for position in range(row_group.num_columns):
                 column = row_group.column(position)
-                plain += column.total_uncompressed_size
+                width = schema.column(position).length or _WIDTHS.get(column.physical_type, 8)
+                plain += max(column.total_uncompressed_size, column.num_values * width)
                 if column.has_dictionary_page and column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
                     file.seek(column.dictionary_page_offset)
                     dictionary = _page_size(file.read(32))
@@ -63,7 +66,7 @@ def _columns(path: Path, metadata: Any) -> tuple[int, set[str]]:
 
 
 def _page_size(header: bytes) -> int | None:
-    """A page's size without compression: the second field of its header, in Thrift's compact protocol."""
+    """Return a page's uncompressed size: the second field of its header, in Thrift's compact protocol."""
     if not header.startswith(b"\x15"):
         return None
     _, behind = _varint(header, 1)
@@ -74,7 +77,7 @@ def _page_size(header: bytes) -> int | None:
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and the place behind it."""
+    """Return a varint (seven bits per byte, lowest first) and the position after it."""
     value, shift = 0, 0
     for byte in content[position:]:
         value |= (byte & 0x7F) << shift
@@ -95,5 +98,5 @@ def _count(path: Path, file: Any, columns: list[str], size: int, limit: int) -> 
 def _too_much(path: Path, size: int, found: int) -> DataError:
     return DataError(
         f"{path}: {size:,} bytes that become {found:,} or more when read; at most {_TIMES} times a file's size is "
-        "accepted. Is it what it should be? Write it again with its values stored plainly."
+        "accepted. Is it the right file? Write it again with plainly stored values."
     )

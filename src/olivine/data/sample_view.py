@@ -1,6 +1,6 @@
 """One sample as the model sees it: every token, coloured by whether it is supervised.
 
-Looking only; checking a whole data set is in `check`.
+For viewing only; checking a whole data set is in `check`.
 """
 
 from itertools import groupby
@@ -19,10 +19,10 @@ _SUPERVISED, _SEEN, _IMAGE = "bold green", "dim", "cyan"
 
 
 def show(path: Path, requested: str, encoder: TemplateEncoder, turns: str, console: Console) -> None:
-    """Print one item: supervised tokens green, all others dim, the image's as one mark with their number.
+    """Print one item: supervised tokens green, all others dim, image tokens as one mark with their number.
 
     Raises:
-        RequestError: no item of that id (or place, as `#N`), or `turns` is neither together nor independent.
+        RequestError: no item has that id (or index, as `#N`), or `turns` is neither together nor independent.
         DataError: the file or the item is broken.
     """
     if turns not in ("together", "independent"):
@@ -43,7 +43,7 @@ def show(path: Path, requested: str, encoder: TemplateEncoder, turns: str, conso
 
 
 def render(example: Example, encoder: TemplateEncoder) -> list[Text]:
-    """Each part of an example as coloured text; control characters show as escapes, newlines also break the line."""
+    """Return each part of an example as coloured text; control characters as escapes, newlines also break the line."""
     return [_render_part(part.ids, part.supervised, encoder) for part in example.parts]
 
 
@@ -62,7 +62,7 @@ def _render_part(ids: list[int], supervised: list[bool], encoder: TemplateEncode
 
 
 def _visible(text: str) -> str:
-    """Text safe for a terminal: a data set must not be able to move the cursor or change colours."""
+    """Return text that is safe for a terminal: a data set must not be able to move the cursor or change colours."""
     return "".join("⏎\n" if c == "\n" else c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -77,4 +77,4 @@ def _find(path: Path, requested: str) -> Located:
             return found
     if position is not None:
         raise RequestError(f"{path}: no item {requested}; it has {count:,}.")
-    raise RequestError(f"{path}: no item with id {requested!r}. Give an id, or its place as #N.")
+    raise RequestError(f"{path}: no item with id {requested!r}. Give an id, or its index as #N.")

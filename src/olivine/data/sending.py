@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-#: Each tensor begins at a multiple of this many bytes: enough for any dtype, and for kernels that load by vectors.
+#: Each tensor starts at a multiple of this many bytes: enough for any dtype, and for vectorised loads.
 _ALIGNMENT = 16
 
 
 def send(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Return the same tensors on a device; to another one than the CPU they go as one buffer, page-locked for CUDA.
+    """Return the same tensors on a device; except to the CPU, they are sent as one buffer, page-locked for CUDA.
 
     Args:
         tensors: contiguous, on the CPU.
-        device: where to.
+        device: the target.
     """
     if device.type == "cpu":
         return list(tensors)
@@ -25,13 +25,13 @@ def send(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 
 
 def packed_bytes(tensors: Sequence[Tensor], *, pinned: bool) -> Tensor:
-    """Return the tensors' bytes one behind another, each begun at a multiple of 16, as `[bytes]` uint8."""
-    buffer = torch.empty(sum(map(_room, tensors)), dtype=torch.uint8, pin_memory=pinned)
+    """Return the tensors' bytes one after another, each aligned to 16 bytes, as `[bytes]` uint8."""
+    buffer = torch.empty(sum(map(_aligned_bytes, tensors)), dtype=torch.uint8, pin_memory=pinned)
     begin = 0
     for tensor in tensors:
         size = tensor.numel() * tensor.element_size()
         buffer[begin : begin + size].copy_(tensor.flatten().view(torch.uint8))
-        begin += _room(tensor)
+        begin += _aligned_bytes(tensor)
     return buffer
 
 
@@ -41,10 +41,10 @@ def unpacked(buffer: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     for tensor in like:
         size = tensor.numel() * tensor.element_size()
         views.append(buffer[begin : begin + size].view(tensor.dtype).view(tensor.shape))
-        begin += _room(tensor)
+        begin += _aligned_bytes(tensor)
     return views
 
 
-def _room(tensor: Tensor) -> int:
+def _aligned_bytes(tensor: Tensor) -> int:
     size = tensor.numel() * tensor.element_size()
     return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -1,6 +1,6 @@
-"""Where each sample of WebDataset shards lies: found once by reading the headers, kept in a file beside the shards.
+"""The location of each sample in WebDataset shards: found once by reading the headers, kept in a file beside them.
 
-The file is a shortcut and nothing is believed of it that the shards cannot bear out: columns, types, bounds.
+The file is only a cache, and nothing in it is trusted that the shards do not confirm: columns, types, bounds.
 """
 
 import json
@@ -19,15 +19,15 @@ from olivine.errors import DataError
 from olivine.files import atomic_file
 from olivine.text_formats import HEAD, foreign_format
 
-#: Beside the shards; without the right to write there it is built anew by every run.
+#: Beside the shards; without write access there it is rebuilt by every run.
 INDEX = ".olivine-index.npz"
 _IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jfif")
-#: Members that are no input, but tell of it.
+#: Members that are text about the input.
 _TEXTS = ("json", "txt")
-#: The index's columns and their types: 29 bytes a sample.
+#: The index's columns and their types: 29 bytes per sample.
 _COLUMNS = {"shard": "i", "text_at": "q", "text_size": "i", "image_at": "q", "image_size": "i", "caption": "b"}
 _STAMP, _UNREAD = "stamp", "unread"
-#: In place of a size: a member that is no single sample's.
+#: In place of a size: members that cannot be used.
 TOO_LARGE, SEVERAL_IMAGES = -1, -2
 _LARGEST_TEXT, _LARGEST_IMAGE = 64 * 2**20, 1 * 2**30
 
@@ -35,7 +35,7 @@ Members = dict[str, tuple[int, int]]
 
 
 class ShardIndex:
-    """Columns `[samples]`: the shard, where text and image lie in it, and whether the text is a bare caption."""
+    """Columns `[samples]`: the shard, the byte ranges of text and image, and whether the text is a bare caption."""
 
     def __init__(self, columns: dict[str, NDArray[Any]], unread: Counter[str]) -> None:
         self.columns, self.unread = columns, unread
@@ -44,7 +44,7 @@ class ShardIndex:
         return len(self.columns["shard"])
 
     def entry(self, index: int) -> dict[str, int]:
-        """One sample's row."""
+        """Return one sample's entry."""
         return {name: int(values[index]) for name, values in self.columns.items()}
 
     def add_to(self, found: Any) -> None:
@@ -54,10 +54,10 @@ class ShardIndex:
 
 
 def load_index(root: Path, shards: Sequence[Path]) -> ShardIndex:
-    """Return the index of shards under a root: the stored one if it fits them, else a new one, which is stored.
+    """Return the index of shards under a root: the stored one if it matches them, else a new one, which is stored.
 
     Raises:
-        DataError: a shard is no whole tar file.
+        DataError: a shard is not a complete tar file.
     """
     stored = _stored(root, shards)
     if stored is not None:
@@ -68,12 +68,12 @@ def load_index(root: Path, shards: Sequence[Path]) -> ShardIndex:
             unread = np.array(json.dumps(index.unread))
             np.savez(file, stamp=_stamp(root, shards), unread=unread, **index.columns)  # type: ignore[arg-type]  # numpy's stub wants a bool
     except OSError:
-        pass  # a folder that cannot be written: the next run reads the shards' headers again
+        pass  # the folder is not writable: the next run reads the shards' headers again
     return index
 
 
 def _stamp(root: Path, shards: Sequence[Path]) -> NDArray[np.str_]:
-    """What the index was made of: names, sizes and times of the shards."""
+    """Return what the index was built from: names, sizes and modification times of the shards."""
     stats = [(shard, shard.stat()) for shard in shards]
     return np.array([f"{s.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}" for s, stat in stats])
 
@@ -85,7 +85,7 @@ def _stored(root: Path, shards: Sequence[Path]) -> ShardIndex | None:
     sizes = np.array([shard.stat().st_size for shard in shards], np.int64)
     try:
         with zipfile.ZipFile(path) as archive:
-            # A member takes a block of its shard: an index that claims more than that is not read into memory.
+            # A member takes at least a block of its shard: an index that claims more is not read into memory.
             if sum(member.file_size for member in archive.infolist()) > int(sizes.sum()) + 2**20:
                 return None
         with np.load(path, allow_pickle=False) as stored:
@@ -96,7 +96,7 @@ def _stored(root: Path, shards: Sequence[Path]) -> ShardIndex | None:
             columns = {name: stored[name] for name in _COLUMNS}
             unread = json.loads(str(stored[_UNREAD]))
     except (OSError, ValueError, KeyError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile):
-        return None  # cut short, damaged or not ours
+        return None  # truncated, damaged or not ours
     if not _fits(columns, sizes) or not _is_counter(unread):
         return None
     return ShardIndex(columns, Counter(unread))
@@ -107,7 +107,7 @@ def _is_counter(value: Any) -> bool:
 
 
 def _fits(columns: dict[str, NDArray[Any]], shard_sizes: NDArray[np.int64]) -> bool:
-    """Whether every entry lies within its shard."""
+    """Return whether every entry lies within its shard."""
     count = columns["shard"].size
     if any(
         values.dtype != np.dtype(_COLUMNS[name]) or values.shape != (count,) or values.dtype.hasobject
@@ -153,7 +153,7 @@ def _bounded(position: tuple[int, int], largest: int) -> tuple[int, int]:
 
 
 def _samples_of(shard: Path) -> Iterator[Members]:
-    """Members by suffix as (offset, size), sample by sample; WebDataset keeps a sample's members together."""
+    """Yield each sample's members by suffix as (offset, size); WebDataset keeps a sample's members together."""
     key: str | None = None
     members: Members = {}
     end = shard.stat().st_size
@@ -161,7 +161,7 @@ def _samples_of(shard: Path) -> Iterator[Members]:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 _require_within(member, end, shard)
-                archive.members = []  # type: ignore[attr-defined]  # else every header is held to the end
+                archive.members = []  # type: ignore[attr-defined]  # else every header is kept to the end
                 if not member.isfile() or member.issparse():
                     continue
                 folder, _, name = member.name.rpartition("/")
@@ -175,15 +175,15 @@ def _samples_of(shard: Path) -> Iterator[Members]:
         with shard.open("rb") as file:
             foreign = foreign_format(file.read(HEAD))
         described = f"this is {foreign}" if foreign and "tar archive" not in foreign else f"{error}"
-        raise DataError(f"{shard}: not a whole, uncompressed tar file ({described}). Fetch it again.") from None
+        raise DataError(f"{shard}: not a complete, uncompressed tar file ({described}). Fetch it again.") from None
     if members:
         yield members
 
 
 def _require_within(member: tarfile.TarInfo, end: int, shard: Path) -> None:
-    """Raise where a header names a size that its shard does not hold: a negative one would be read for ever."""
+    """Raise if a header claims a size beyond its shard: a negative one would be read forever."""
     if member.size < 0 or member.offset_data + (0 if member.issparse() else member.size) > end:
         raise DataError(
             f"{shard}: member {member.name[:80]!r} at byte {member.offset} claims {member.size:,} bytes; the file has "
-            f"{end:,}. Is the shard cut short or damaged? Fetch it again."
+            f"{end:,}. Is the shard truncated or damaged? Fetch it again."
         )

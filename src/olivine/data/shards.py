@@ -1,7 +1,7 @@
-"""WebDataset shards (.tar) as samples: an index of where each lies, built once; a sample is read when it is asked for.
+"""WebDataset shards (.tar) as samples: an index of their locations, built once; a sample is read on demand.
 
-The index itself is in `shard_index`; what a conversation may look like is in `llava_json`; what a broken sample does is
-its source's policy.
+The index itself is in `shard_index`; what a conversation may look like is in `llava_json`; what happens to a broken
+sample is its source's policy.
 """
 
 import hashlib
@@ -18,26 +18,26 @@ from olivine.data.shard_index import INDEX, SEVERAL_IMAGES, TOO_LARGE, ShardInde
 from olivine.errors import DataError
 from olivine.records import Sample
 
-#: What a bare caption (`.txt`) is taken to answer.
+#: The question that a bare caption (`.txt`) answers.
 _CAPTION_QUESTION = "Describe the image briefly."
 _BLOCK = 512
 
 
 class ShardSamples(LazySamples):
-    """The samples of all `*.tar` under a folder (or of one file), in the order of names and within each of its members.
+    """The samples of all `*.tar` under a folder (or of one file), shards by name, samples in the order of members.
 
-    A sample is the members that share a name up to the first dot of its last part: `.json` with LLaVA's
-    `conversations`, or `.txt` with a caption, and at most one image. Memory is that of the index: 29 bytes a sample.
-    Since an id may be there twice, it is followed by the sample's number: `id#number`.
+    A sample is the members that share a path up to the first dot of the file name: `.json` with LLaVA's
+    `conversations`, or `.txt` with a caption, and at most one image. Memory is that of the index: 29 bytes per sample.
+    Since an id may occur twice, it is followed by the sample's number: `id#number`.
 
     Raises:
-        DataError: no shard, one that is no tar file, or no sample in any.
+        DataError: there is no shard, one is not a tar file, or none has a sample.
     """
 
     def __init__(self, path: Path) -> None:
         self.shards = [path] if path.is_file() else sorted(path.rglob("*.tar"))
         if not self.shards:
-            raise DataError(f"{path}: no .tar shard there. Expected WebDataset shards, or one of them.")
+            raise DataError(f"{path}: there is no .tar shard. Expected WebDataset shards, or one of them.")
         self._root = path.parent if path.is_file() else path
         self._index: ShardIndex = load_index(self._root, self.shards)
         if not len(self):
@@ -52,18 +52,18 @@ class ShardSamples(LazySamples):
         return Counter({f".{suffix} member": count for suffix, count in self._index.unread.items()})
 
     def read(self, index: int, unread: Counter[str] | None = None) -> Sample:
-        """One sample.
+        """Return one sample.
 
         Raises:
-            ItemError: what is wrong with it, with its shard and place.
+            ItemError: what is wrong with it, with its shard and index.
         """
         entry = self._index.entry(index)
         shard = self.shards[entry["shard"]]
         name = f"{shard.name}, sample {index}"
         if TOO_LARGE in (entry["text_size"], entry["image_size"]):
-            raise ItemError("member too large", f"{name}: a member of it is too large to be one sample's.")
+            raise ItemError("member too large", f"{name}: a member is too large for one sample.")
         if entry["image_size"] == SEVERAL_IMAGES:
-            raise ItemError("several images", f"{name}: has several image members; one an item is read.")
+            raise ItemError("several images", f"{name}: has several image members; only one per item is read.")
         content = read_member(shard, entry["text_at"], entry["text_size"])
         image = None
         if entry["image_at"]:
@@ -76,7 +76,7 @@ class ShardSamples(LazySamples):
         return sample if own is None else Sample(f"{sample.id}#{index}", sample.conversation, sample.image)
 
     def fingerprint(self) -> str:
-        """A hash of the shards' names and of where every sample lies in them, in hexadecimal."""
+        """Return a hash of the shards' names and the locations of all samples in them, in hexadecimal."""
         names = "\n".join(shard.relative_to(self._root).as_posix() for shard in self.shards)
         found = hashlib.sha256(names.encode())
         self._index.add_to(found)
@@ -84,32 +84,32 @@ class ShardSamples(LazySamples):
 
 
 def read_member(shard: Path, offset: int, size: int) -> bytes:
-    """A member's content by its place in the shard.
+    """Return a member's content by its byte range in the shard.
 
     Raises:
-        DataError: the shard ends before it does, or another member lies there than the index says.
+        DataError: the shard ends before the member does, or has another member there than the index says.
     """
     with shard.open("rb") as file:
         file.seek(max(0, offset - _BLOCK))
         header = file.read(_BLOCK)
         content = file.read(size)
     if len(content) != size:
-        raise DataError(f"{shard}: ends within a member at byte {offset}. Is the shard cut short? Fetch it again.")
+        raise DataError(f"{shard}: ends within a member at byte {offset}. Is the shard truncated? Fetch it again.")
     try:
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-        right = member.size == size and member.isreg()
+        matches = member.size == size and member.isreg()
     except tarfile.TarError:
-        right = False
-    if not right:
+        matches = False
+    if not matches:
         raise DataError(
-            f"{shard}: no member of {size:,} bytes begins at byte {offset}. Was the shard exchanged? "
+            f"{shard}: no member of {size:,} bytes begins at byte {offset}. Was the shard replaced? "
             f"Remove {INDEX} beside it to have it indexed again."
         )
     return content
 
 
 def sample_image_bytes(root: Path, image: str) -> bytes:
-    """The file content of a sample's image, from the name that `ShardSamples` gave it.
+    """Return the file content of a sample's image, by the name that `ShardSamples` gave it.
 
     Raises:
         DataError: see `read_member`.

@@ -1,6 +1,6 @@
 """A recipe's data source as a list of samples, with broken items handled by its policy.
 
-Formats are read in their own files (`llava_json`); images are opened only when a batch needs them.
+Each format is read in its own module; images are opened only when a batch needs them.
 """
 
 from collections import Counter
@@ -31,16 +31,16 @@ DataFormat = Literal["llava", "webdataset", "huggingface"]
 
 @dataclass(slots=True)
 class Skipped:
-    """Items left out under `on_error: skip`, counted by what was wrong, with the first few named."""
+    """Items skipped under `on_error: skip`, counted by what was wrong, with the first few named."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
-    #: Keys of items, or columns, that nothing reads, by the number of items that have them.
+    #: Keys of items, or columns, that nothing reads, with the number of items that have them.
     unread: Counter[str] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
-        """How many items were left out."""
+        """How many items were skipped."""
         return self.kinds.total()
 
     def add(self, error: ItemError) -> None:
@@ -50,23 +50,23 @@ class Skipped:
             self.examples.append(str(error))
 
     def describe(self) -> str:
-        """One line: how many, and of which kinds."""
+        """Describe in one line how many were skipped, and of which kinds."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
         return f"{self.total} skipped ({kinds})" if self.total else "none skipped"
 
     def describe_unread(self) -> str:
-        """What items hold that is not read, by name and number; empty if there is nothing."""
+        """Describe what nothing reads, by name and number of items; empty if there is nothing."""
         names = ", ".join(f"{shortened(repr(key), 40)} ({count:,} items)" for key, count in self.unread.most_common(12))
         more = f" and {len(self.unread) - 12} more" if len(self.unread) > 12 else ""
         return f"not read: {names}{more}" if self.unread else ""
 
 
 def read_samples(source: DataRecipe, skipped: Skipped, progress: Progress | None = None) -> Sequence[Sample]:
-    """Every sample of a source, in file order; those of shards are read, and found broken, when they are asked for.
+    """Return every sample of a source, in file order; shards and datasets are read, and found broken, on demand.
 
     Raises:
-        DataError: under `on_error: stop`, the first broken item, with its file and name; under either policy, a file
-            that cannot be read or holds no usable sample.
+        DataError: under `on_error: stop`, at the first broken item, with its file and name; under either policy, a file
+            that cannot be read or has no usable sample.
     """
     if source.format != "llava":
         lazy = open_source(source)
@@ -85,10 +85,10 @@ def read_samples(source: DataRecipe, skipped: Skipped, progress: Progress | None
 
 
 def usable(samples: Sequence[Sample], source: DataRecipe) -> Iterator[Sample]:
-    """The samples one by one; what cannot be read is left out where the source's policy is to skip.
+    """Yield the samples one by one, skipping broken ones if the source's policy is to skip.
 
     Raises:
-        DataError: under `on_error: stop`, the first broken one.
+        DataError: under `on_error: stop`, at the first broken one.
     """
     for index in range(len(samples)):
         try:
@@ -103,7 +103,7 @@ def encode_samples(
     """Tokenise samples; one that is too long or has no label is broken, and the policy applies.
 
     Raises:
-        DataError: under `on_error: stop`, the first such sample.
+        DataError: under `on_error: stop`, at the first such sample.
     """
     examples = []
     for sample in samples:
@@ -116,10 +116,10 @@ def encode_samples(
 
 
 def check_example(example: Example, max_length: int) -> Example:
-    """The example itself.
+    """Return the example itself, if it can be trained on.
 
     Raises:
-        ItemError: longer than `max_length` tokens, or nothing in it is supervised.
+        ItemError: it is longer than `max_length` tokens, or nothing in it is supervised.
     """
     name = f"item with id {example.sample.id!r}"
     if example.length > max_length:
@@ -127,17 +127,17 @@ def check_example(example: Example, max_length: int) -> Example:
             "too long", f"{name}: {example.length} tokens; max_length is {max_length}. Raise it, or skip such items."
         )
     if not example.labels:
-        raise ItemError("no label", f"{name}: no token of it is supervised; nothing could be learnt.")
+        raise ItemError("no label", f"{name}: none of its tokens is supervised, so there is nothing to train on.")
     return example
 
 
 def image_path(sample: Sample, root: Path | None, name: str | None = None) -> Path:
-    """The image of a sample that has one; `name` is what messages call the sample, its id by default.
+    """Return the image path of a sample that has one; `name` identifies the sample in messages, by default by its id.
 
     Raises:
         ItemError: no image root was given, the path leaves it, or the file is missing.
     """
-    assert sample.image is not None, "asked for the image of a text-only sample"
+    assert sample.image is not None, "the image of a text-only sample was requested"
     name = name or f"id {sample.id!r}"
     if root is None:
         raise ItemError("no image root", f"{name}: has an image, but no image root was given (images: DIR).")
@@ -148,13 +148,13 @@ def image_path(sample: Sample, root: Path | None, name: str | None = None) -> Pa
 
 
 def open_sample_image(sample: Sample, source: DataRecipe, record: SourceRecord | None = None) -> Image.Image:
-    """Return the image of a sample that has one, as RGB; its content is compared with what `record` has of it.
+    """Return the image of a sample that has one, as RGB; its content is compared with that in `record`.
 
     Raises:
-        ItemError: it is not there, outside the image root, or cannot be read.
-        RunError: it is another one than the run that `record` is of has opened before.
+        ItemError: it is missing, outside the image root, or cannot be read.
+        RunError: its content differs from what the run of `record` opened before.
     """
-    assert sample.image is not None, "asked for the image of a text-only sample"
+    assert sample.image is not None, "the image of a text-only sample was requested"
     try:
         content, name = _image_content(sample, source)
     except DataError as error:
@@ -172,8 +172,8 @@ def open_sample_image(sample: Sample, source: DataRecipe, record: SourceRecord |
 
 
 def _image_content(sample: Sample, source: DataRecipe) -> tuple[bytes, str]:
-    """A sample's image file and what messages call it; raises DataError where it cannot be read."""
-    assert sample.image is not None, "asked for the image of a text-only sample"
+    """Return a sample's image file and its name for messages; raise DataError if it cannot be read."""
+    assert sample.image is not None, "the image of a text-only sample was requested"
     if source.format == "llava":
         path = image_path(sample, source.images)
         return read_image_bytes(path), f"{path}"
@@ -181,10 +181,10 @@ def _image_content(sample: Sample, source: DataRecipe) -> tuple[bytes, str]:
 
 
 def image_bytes(source: DataRecipe, name: str) -> bytes:
-    """The file content of an image, by the name that its sample has.
+    """Return the file content of an image, by the name in its sample.
 
     Raises:
-        DataError: it is not there, or cannot be read.
+        DataError: it is missing or cannot be read.
     """
     if source.format == "llava":
         if source.images is None:
@@ -200,20 +200,20 @@ def _image_name(source: DataRecipe, name: str) -> str:
 
 
 def open_source(source: DataRecipe) -> LazySamples:
-    """The samples of shards or of a dataset, none of them read yet.
+    """Return the samples of shards or of a dataset, none of them read yet.
 
     Raises:
         DataError: it cannot be read as a whole.
     """
-    assert source.format != "llava", "a JSON file is read through, with its policy"
+    assert source.format != "llava", "a JSON file is read completely, with its policy"
     return ShardSamples(source.json_) if source.format == "webdataset" else huggingface.opened(source.json_)
 
 
 def detect_format(path: Path) -> DataFormat:
-    """Return the format of a data set on disk, by what lies there.
+    """Return the format of a data set on disk, by its files.
 
     Raises:
-        DataError: nothing that is known.
+        DataError: the format is unknown.
     """
     if path.is_file():
         with path.open("rb") as file:
@@ -236,10 +236,10 @@ def detect_format(path: Path) -> DataFormat:
 
 
 def fingerprint(source: DataRecipe) -> str:
-    """What tells a source's content from another's: a file's hash, or that of the places of all samples in all shards,
-    or of names and sizes of a dataset's files.
+    """Return what identifies a source's content.
 
-    Shards are not read through for it, which would take hours at their size: an edit that moves nothing goes unseen.
+    It is a JSON file's hash, or a hash of the locations of all samples in all shards, or of the names and sizes of a
+    dataset's files. Shards are not read for it, which would take hours: an edit that moves nothing goes unnoticed.
     """
     if source.format == "huggingface":
         return huggingface.opened(source.json_).fingerprint()
@@ -248,5 +248,5 @@ def fingerprint(source: DataRecipe) -> str:
 
 def _apply_policy(policy: OnError, error: ItemError, path: Path, skipped: Skipped) -> None:
     if policy == "stop":
-        raise DataError(f"{path}: {error} (to leave such items out: on_error: skip)") from None
+        raise DataError(f"{path}: {error} (to skip such items: on_error: skip)") from None
     skipped.add(error)

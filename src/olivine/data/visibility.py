@@ -1,7 +1,7 @@
-"""Who attends to whom in a packed row: groups for padded kernels, spans for kernels without padding.
+"""Who attends to whom in a packed sequence: groups for padded kernels, spans for kernels without padding.
 
-What a row is besides is in `packing`; the attention itself in `model/attention.py`. All in numpy: this runs beside the
-training step, and torch would start a second set of threads for it.
+The rest of a packed sequence is in `packing`; the attention itself in `model/attention.py`. All in numpy: this runs
+concurrently with the training step, and torch would start a second set of threads for it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from olivine.data.encoding import Example
 
-#: Blocks share one attention call if the smaller is at least this share of the largest: little is wasted on padding.
+#: Blocks share one attention call if the smaller is at least this fraction of the largest: padding wastes little.
 _GROUP_RATIO = 0.75
 #: Continuations of short prefixes make blocks of at least this many queries: smaller calls are no cheaper.
 _SHORTEST_BLOCK = 32
@@ -24,16 +24,16 @@ _SHORTEST_BLOCK = 32
 class AttentionGroup:
     """Blocks of queries of similar size that attend in one call.
 
-    An example of one part is one block. Of one with continuations the shared part is a block, and every few of them are
+    An example of one part is one block. With continuations, the shared part is a block, and every few continuations are
     one, with the shared part among its keys: the cost grows with the number of continuations, not with its square.
 
     Attributes:
-        queries: `[blocks, most queries]` int64, places in the row; behind a block's end, place 0 stands in.
-        keys: `[blocks, most keys]` int64, likewise.
-        mask: `[blocks, 1, most queries, most keys]` bool, True where a query may see a key; None where keys are the
-            queries and plain causal attention says the same.
-        kept: `[real queries]` int64, which of all `blocks * most queries` are not behind a block's end.
-        places: `[real queries]` int64, their places in the row.
+        queries: `[blocks, most queries]` int64, positions in the sequence; 0 beyond a block's end.
+        keys: `[blocks, most keys]` int64, as above.
+        mask: `[blocks, 1, most queries, most keys]` bool, True where a query may see a key; None if the keys are the
+            queries and plain causal attention does the same.
+        kept: `[real queries]` int64, which of all `blocks * most queries` are not beyond a block's end.
+        token_positions: `[real queries]` int64, their positions in the sequence.
     """
 
     queries: Tensor
@@ -45,15 +45,15 @@ class AttentionGroup:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """The same who-sees-whom for kernels that take sequences of different lengths without padding.
+    """The same visibility for kernels that take sequences of different lengths without padding.
 
-    Each part of each example is a query span, in the row's order; its keys are its example's shared part and itself,
-    the mask causal from the last query and key backwards.
+    Each part of each example is a query span, in sequence order; its keys are its example's shared part and itself,
+    with a causal mask aligned at the last query and key.
 
     Attributes:
         queries, keys: `[spans + 1]` int32, where each span begins and the last ends, among queries and gathered keys.
-        gather: `[keys]` int64, the keys' places in the row; None where they are the row itself.
-        longest_query, longest_key: of any span.
+        gather: `[keys]` int64, the keys' positions in the sequence; None if they are the sequence itself.
+        longest_query, longest_key: the longest of any span.
     """
 
     queries: Tensor
@@ -65,7 +65,7 @@ class Spans:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Queries next to each other in a row, by part, and the shared places that all see besides their own past."""
+    """Adjacent queries in a packed sequence, by part, and the shared positions that all see besides their own past."""
 
     start: int
     parts: tuple[int, ...]
@@ -85,9 +85,9 @@ class _Block:
 
 
 def groups_of(examples: Sequence[Example], starts: Sequence[int]) -> tuple[AttentionGroup, ...]:
-    """The groups of a row: every place is a query in exactly one block.
+    """Return the groups of a packed sequence: every position is a query in exactly one block.
 
-    `starts` are the examples' first places in the row.
+    `starts` are the examples' first positions in the sequence.
     """
     blocks = [block for example, start in zip(examples, starts, strict=True) for block in _blocks(example, start)]
     groups: list[list[_Block]] = []
@@ -106,22 +106,22 @@ def groups_of(examples: Sequence[Example], starts: Sequence[int]) -> tuple[Atten
 
 
 def _blocks(example: Example, start: int) -> Iterator[_Block]:
-    """The shared part, then continuations in their order, as many to a block as are about as long as what they share.
+    """Yield the shared part, then blocks of continuations in order, each about as long as the shared part.
 
-    Fewer would gather the shared keys more often than there are queries to see them; more would compare continuations
-    that do not see each other.
+    Shorter blocks would gather the shared keys too often for their queries; longer ones would compute scores between
+    continuations that do not see each other.
     """
     shared, *continuations = (len(part) for part in example.parts)
     yield _Block(start, (shared,), np.arange(0))
-    room = max(shared, _SHORTEST_BLOCK)
-    begin, held = start + shared, list[int]()
+    capacity = max(shared, _SHORTEST_BLOCK)
+    begin, lengths = start + shared, list[int]()
     for length in continuations:
-        if held and sum(held) + length > room:
-            yield _Block(begin, tuple(held), np.arange(start, start + shared))
-            begin, held = begin + sum(held), []
-        held.append(length)
-    if held:
-        yield _Block(begin, tuple(held), np.arange(start, start + shared))
+        if lengths and sum(lengths) + length > capacity:
+            yield _Block(begin, tuple(lengths), np.arange(start, start + shared))
+            begin, lengths = begin + sum(lengths), []
+        lengths.append(length)
+    if lengths:
+        yield _Block(begin, tuple(lengths), np.arange(start, start + shared))
 
 
 def _group(blocks: Sequence[_Block]) -> AttentionGroup:
@@ -142,7 +142,7 @@ def _group(blocks: Sequence[_Block]) -> AttentionGroup:
 
 def _mask(blocks: Sequence[_Block], most_queries: int, most_keys: int) -> Tensor:
     mask = np.zeros((len(blocks), 1, most_queries, most_keys), dtype=bool)
-    # Behind its end a query sees the first key: one that sees nothing gives NaN.
+    # Beyond a block's end a query sees the first key: one that sees nothing would give NaN.
     mask[..., 0] = True
     for number, block in enumerate(blocks):
         own, shared = block.queries, len(block.shared)
@@ -153,10 +153,10 @@ def _mask(blocks: Sequence[_Block], most_queries: int, most_keys: int) -> Tensor
 
 
 def spans_of(examples: Sequence[Example], starts: Sequence[int], *, gather_always: bool = False) -> Spans:
-    """The spans of a row; `starts` are the examples' first places in it.
+    """Return the spans of a packed sequence; `starts` are the examples' first positions in it.
 
-    With `gather_always` the keys are gathered even where they are the row itself: a compiled block then meets rows of
-    one kind alone.
+    With `gather_always` the keys are gathered even if they are the sequence itself: a compiled block then sees only one
+    kind of sequence.
     """
     queries, keys, gather = [], [], []
     for example, start in zip(examples, starts, strict=True):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from olivine.model.caching import run_by_position, run_cached
 from olivine.model.vlm import VisionLanguageModel
 
 
@@ -68,13 +69,9 @@ class ShrinkingDecoder:
 
 
 def forward(vlm: VisionLanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-    """Run tokens behind what is in a cache, which then holds them too; hidden states `[sequences, tokens, hidden]`."""
-    outputs = vlm.language(
-        inputs_embeds=vlm.embed(ids, None),
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    states: Tensor = outputs.last_hidden_state
-    return states
+    """Run tokens behind what is in a cache, which then holds them too; hidden states `[sequences, tokens, hidden]`.
+
+    A model with windows or soft caps must be inside `by_position`.
+    """
+    run = run_cached if vlm.traits.plain else run_by_position
+    return run(vlm.language, vlm.embed(ids, None), mask=mask, positions=positions, cache=cache)[0]

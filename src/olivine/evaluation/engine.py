@@ -4,6 +4,7 @@ Same tokens as `generate` gives one question at a time; which questions and wher
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from olivine.evaluation.budgets import budgets
 from olivine.evaluation.decoding import Decoder, Prompts, ShrinkingDecoder, forward
 from olivine.evaluation.opened_images import Pixels, reading
 from olivine.evaluation.static_decoding import StaticDecoder, cuda_graph
-from olivine.model.decoding_attention import decodes_over_fixed_keys
+from olivine.model.caching import run_by_position, run_cached
+from olivine.model.position_attention import by_position
 from olivine.model.vlm import VisionLanguageModel
 from olivine.records import Answer, AnswerState, Question
 
@@ -66,7 +68,8 @@ class AnsweringEngine:
         self._budget = token_budget or held
         self._prefill = prefill_budget or (self._budget if on_gpu else run)
         self._readers = (image_threads() if on_gpu else 0) if image_readers is None else image_readers
-        self._decoder = decoder or decoder_for(vlm, self._encoder.stop_ids, max_new_tokens)
+        self._longest_answer = max_new_tokens
+        self._decoder = decoder or decoder_for(vlm, vlm.stop_ids(self._encoder), max_new_tokens)
 
     def answer(self, questions: Sequence[Question], images: ImageSource | Path | None) -> Iterator[Answer]:
         """Answers as they come, grouped by image; `images` is where those are, or the root of their paths.
@@ -133,25 +136,36 @@ class AnsweringEngine:
             features = self._vlm.project(self._vlm.patch_features(pixels))
         asked = [question for group in chunk for question in group.questions]
         # Not kept under a name: the decoder lets go of the cache as soon as it can.
-        tokens = self._decode(self._run_prompts(prefix, features, chunk))
+        with nullcontext() if self._vlm.traits.plain else by_position(self._vlm.language):
+            tokens = self._decode(self._run_prompts(prefix, features, chunk))
         for question, ids in zip(asked, tokens, strict=True):
             text = self._vlm.decode(ids).strip()
             answers.append(Answer(question.id, text, AnswerState.ANSWERED if text else AnswerState.EMPTY))
         return answers
 
     def _run_prompts(self, prefix: list[int], features: Tensor | None, chunk: Sequence[_Group]) -> Prompts:
-        if all(len(group.questions) == 1 for group in chunk):
+        longest = max(len(text) for group in chunk for text in group.continuations)
+        self._vlm.check_length(len(prefix) + longest + self._longest_answer)
+        if not prefix or all(len(group.questions) == 1 for group in chunk):
             # No prefix is shared: one pass over whole prompts costs less than two.
-            return self._prefill_prompts(prefix, features, [group.continuations[0] for group in chunk])
+            return self._prefill_prompts(prefix, features, [text for group in chunk for text in group.continuations])
         return self._prefill_shared(prefix, features, chunk)
 
     def _prefill_prompts(self, prefix: list[int], features: Tensor | None, texts: Sequence[list[int]]) -> Prompts:
         """Every question's whole prompt at once, padded behind: causal attention keeps padding from what is real."""
         ids, lengths = self._padded([[*prefix, *text] for text in texts])
-        outputs = self._vlm.language(inputs_embeds=self._vlm.embed(ids, features), use_cache=True)
         position = torch.arange(ids.shape[1], device=ids.device)
         mask = (position[None] < lengths[:, None]).long()
-        return Prompts(_at(outputs.last_hidden_state, lengths - 1), outputs.past_key_values, mask, lengths)
+        hidden, cache = self._run_first(ids, features, mask)
+        return Prompts(_at(hidden, lengths - 1), cache, mask, lengths)
+
+    def _run_first(self, ids: Tensor, features: Tensor | None, mask: Tensor) -> tuple[Tensor, Any]:
+        """Hidden states and cache of whole prompts, or prefixes, `[sequences, tokens]`, padded behind if at all."""
+        embedded = self._vlm.embed(ids, features)
+        if self._vlm.traits.plain:
+            return run_cached(self._vlm.language, embedded)
+        positions = torch.arange(ids.shape[1], device=ids.device)[None].expand_as(ids)
+        return run_by_position(self._vlm.language, embedded, mask, positions)
 
     def _prefill_shared(self, prefix: list[int], features: Tensor | None, chunk: Sequence[_Group]) -> Prompts:
         """Each image's prefix once, then the texts of all its questions behind it."""
@@ -173,8 +187,7 @@ class AnsweringEngine:
 
     def _prefill_prefix(self, prefix: list[int], features: Tensor | None, count: int) -> Any:
         ids = torch.tensor([prefix], device=self._vlm.device).expand(count, -1)
-        outputs = self._vlm.language(inputs_embeds=self._vlm.embed(ids, features), use_cache=True)
-        return outputs.past_key_values
+        return self._run_first(ids, features, torch.ones_like(ids))[1]
 
     def _decode(self, prompts: Prompts) -> list[list[int]]:
         """Greedy tokens behind each prompt, stop tokens left out."""
@@ -182,11 +195,8 @@ class AnsweringEngine:
 
 
 def decoder_for(vlm: VisionLanguageModel, stop_ids: Sequence[int], max_new_tokens: int) -> Decoder:
-    """Return the decoder for where a model is: fixed shapes on a GPU, a shrinking batch on a CPU.
-
-    A model whose attention is not plain decodes over transformers' own cache wherever it is.
-    """
-    if vlm.device.type == "cuda" and decodes_over_fixed_keys(vlm.language.config):
+    """Return the decoder for where a model is: fixed shapes on a GPU, a shrinking batch on a CPU."""
+    if vlm.device.type == "cuda":
         return StaticDecoder(vlm, stop_ids, max_new_tokens, cuda_graph)
     return ShrinkingDecoder(vlm, stop_ids, max_new_tokens)
 

@@ -143,7 +143,7 @@ class _Batch:
 
     def step(self) -> None:
         """One token of every sequence, finished or not, without a look at any value."""
-        self._keys.show_next()
+        self._keys.show_next(self._position)
         outputs = self._vlm.language(
             inputs_embeds=self._vlm.embed(self._token, None),
             attention_mask=None,

@@ -1,4 +1,4 @@
-"""The only room that touches `transformers` models: building, running, saving and loading them.
+"""The only package that uses `transformers` models: building, running, saving and loading them.
 
 Everything goes through public interfaces; no model class is patched and no `forward` is overridden.
 """
@@ -11,19 +11,19 @@ from transformers.utils import logging
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Keep transformers' bars for reading and writing local files out of the terminal; downloads keep theirs."""
-    shown = logging.is_progress_bar_enabled()
+    """Hide transformers' progress bars for reading and writing local files; downloads keep theirs."""
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep transformers' table of missing weights off the terminal, where the load report itself is read."""
+    """Hide transformers' table of missing weights while the load report itself is checked."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

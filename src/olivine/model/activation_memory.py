@@ -1,6 +1,6 @@
-"""How many bytes a language model's block keeps for its backward pass, read off PyTorch's own graph without computing.
+"""How many bytes a language model's block saves for its backward pass, read from PyTorch's graph without computing.
 
-The sum over a whole step is made in `train.plan`.
+The sum over a whole step is taken in `cost.estimate`.
 """
 
 import copy
@@ -17,33 +17,33 @@ _SHORT, _LONG = 1024, 2048
 
 
 def saved_bytes_per_token(config: Any, *, trains: bool, bf16: bool) -> float:
-    """Bytes that one block keeps for each token of a row until the backward pass has come by.
+    """Return the bytes that one block saves per token of a packed sequence until the backward pass.
 
     One block with the model's widths runs on fake tensors, which have shapes and no content, under the autocast that
-    training uses; attention keeps what a kernel without a matrix of scores does.
+    training uses; attention saves what a kernel without a score matrix does.
 
     Args:
         config: the language model's configuration.
-        trains: whether its weights do; a frozen model is held in bf16 and keeps less.
+        trains: whether its weights train; a frozen model is kept in bf16 and saves less.
         bf16: the recipe's precision.
     """
-    return (_kept(config, _LONG, trains, bf16) - _kept(config, _SHORT, trains, bf16)) / (_LONG - _SHORT)
+    return (_saved_bytes(config, _LONG, trains, bf16) - _saved_bytes(config, _SHORT, trains, bf16)) / (_LONG - _SHORT)
 
 
 def _whole_sequence(
     _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Causal attention over a row as one sequence; no mask is made, whose square would be counted as kept."""
+    """Run causal attention over the packed sequence as one; no mask is made, whose square would be counted as saved."""
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=options.get("scaling"))
     return out.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register("olivine_whole_row", _whole_sequence)
+AttentionInterface.register("olivine_whole_sequence", _whole_sequence)
 
 
-def _kept(config: Any, tokens: int, trains: bool, bf16: bool) -> int:
+def _saved_bytes(config: Any, tokens: int, trains: bool, bf16: bool) -> int:
     one_block = copy.deepcopy(config)
     one_block.num_hidden_layers = 1
     one_block.vocab_size = 64
@@ -58,7 +58,7 @@ def _kept(config: Any, tokens: int, trains: bool, bf16: bool) -> int:
         return tensor
 
     with FakeTensorMode():
-        model = AutoModel.from_config(one_block, attn_implementation="olivine_whole_row")
+        model = AutoModel.from_config(one_block, attn_implementation="olivine_whole_sequence")
         for parameter in model.parameters():
             parameter.requires_grad_(trains)
             parameter.data = parameter.data.to(dtype)

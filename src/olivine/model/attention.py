@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from olivine.data.visibility import AttentionGroup, Spans
+from olivine.errors import RunError
+from olivine.model.capped_attention import capped_attention, flex_attention_over_spans, why_not_flex
+from olivine.model.packed_masks import PackedMasks
 
 #: The name to give `attn_implementation`; the model's forward then needs `packed_groups` and `packed_spans` of the row.
 PACKED = "olivine_packed"
@@ -40,14 +43,23 @@ KERNEL, KERNEL_GROUPS_HEADS = _find_kernel()
 
 @dataclass(frozen=True, slots=True)
 class AttentionChoice:
-    """Which attention packed rows take: the kernel without padding (`varlen`) or SDPA by groups; and why, in words."""
+    """Which attention packed rows take, and why, in words.
+
+    The kernel without padding (`varlen`), torch's flex_attention over the whole row (`flex`), or SDPA by groups.
+    """
 
     varlen: bool
     why: str
+    flex: bool = False
+
+    @property
+    def by_spans(self) -> bool:
+        """Whether a row brings its spans alone, and no groups."""
+        return self.varlen or self.flex
 
     def __str__(self) -> str:
-        name = "without padding (torch's varlen_attn)" if self.varlen else "by groups (SDPA)"
-        return f"attention {name}: {self.why}"
+        whole = "without padding (torch's varlen_attn)" if self.varlen else "by blocks (torch's flex_attention)"
+        return f"attention {whole if self.by_spans else 'by groups (SDPA)'}: {self.why}"
 
 
 def choose_attention(config: Any, device: torch.device, dtype: torch.dtype) -> AttentionChoice:
@@ -58,6 +70,10 @@ def choose_attention(config: Any, device: torch.device, dtype: torch.dtype) -> A
         device: where it runs.
         dtype: of its matrix products: autocast's where that is on, whatever the weights' own.
     """
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        why_not_flexed = why_not_flex(config, device)
+        why = "scores are softly capped" + (f", and {why_not_flexed}" if why_not_flexed else "")
+        return AttentionChoice(False, why, flex=why_not_flexed is None)
     why_not = why_not_varlen(config, device, dtype)
     return AttentionChoice(why_not is None, why_not or f"{str(dtype).removeprefix('torch.')} on {device.type}")
 
@@ -89,26 +105,75 @@ def packed_attention(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     packed_groups: Sequence[AttentionGroup] = (),
     packed_spans: Spans | None = None,
-    **_: Any,
+    packed_masks: PackedMasks | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention over one packed row.
 
     Args:
         query: `[1, heads, tokens, head_dim]`, rotated already; `key` and `value` likewise with key-value heads.
         attention_mask: must be None; the groups say who sees whom.
+        sliding_window: how many tokens a query sees, itself included; None for all before it.
+        softcap: scores become softcap * tanh(score / softcap); None for none.
         packed_groups: the row's groups, handed down from the model's forward; where there are none,
-        packed_spans: the row's spans, and the kernel without padding is taken.
+        packed_spans: the row's spans, and the kernel without padding is taken (with a soft cap, flex_attention).
+        packed_masks: the row's, for windows in groups and for flex_attention.
 
     Returns:
         `[1, tokens, heads, head_dim]`, and no weights.
+
+    Raises:
+        RunError: the module asks for what is not computed here (attention sinks, say).
     """
     assert attention_mask is None, "a packed row brings no mask"
+    refuse_unknown(others)
     if packed_groups:
-        return _grouped_attention(query, key, value, packed_groups, scaling, dropout), None
+        how = _How(scaling, dropout, sliding_window, softcap)
+        return _grouped_attention(query, key, value, packed_groups, packed_masks, how), None
     assert packed_spans is not None, "forward was called with neither packed_groups nor packed_spans"
-    return varlen_attention(query, key, value, packed_spans, scaling), None
+    if softcap is None:
+        return varlen_attention(query, key, value, packed_spans, scaling, window=sliding_window), None
+    assert packed_masks is not None, "a soft cap over spans needs packed_masks"
+    _refuse_dropout(dropout)
+    blocks = packed_masks.of_blocks
+    return flex_attention_over_spans(query, key, value, packed_spans, blocks, scaling, sliding_window, softcap), None
+
+
+#: What modules hand on to every attention function, and none needs.
+_HARMLESS = frozenset(
+    {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict", "is_causal",
+     "position_embeddings", "past_key_values", "cache", "cache_position", "layer_idx", "num_items_in_batch"}
+)  # fmt: skip
+
+
+def refuse_unknown(options: dict[str, Any]) -> None:
+    """Refuse what a module asks of attention and none of our functions computes: ignored, it would be silently wrong.
+
+    Raises:
+        RunError: an option that is given and unknown.
+    """
+    for name, value in options.items():
+        if value is not None and name not in _HARMLESS:
+            raise RunError(f"the language model's attention asks for {name}, which is not supported.")
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """Scale, dropout, window and soft cap of one layer's attention."""
+
+    scaling: float | None
+    dropout: float
+    window: int | None
+    cap: float | None
+
+
+def _refuse_dropout(dropout: float) -> None:
+    if dropout:
+        raise RunError("attention_dropout is not supported together with a soft cap. Set it to 0.")
 
 
 def _grouped_attention(
@@ -116,20 +181,24 @@ def _grouped_attention(
     key: Tensor,
     value: Tensor,
     packed_groups: Sequence[AttentionGroup],
-    scaling: float | None,
-    dropout: float,
+    masks: PackedMasks | None,
+    how: _How,
 ) -> Tensor:
     heads, tokens, width = query.shape[1:]
     repeats = heads // key.shape[1]
     by_token = [state[0].transpose(0, 1) for state in (query, key, value)]  # [tokens, heads, head_dim]
     out = query.new_zeros(tokens, heads, width)
-    for group in packed_groups:
+    for number, group in enumerate(packed_groups):
         # [blocks, heads, most queries or keys, head_dim]
         q = _gathered(by_token[0], group.queries)
         k, v = (_gathered(state, group.keys) for state in by_token[1:])
         if repeats > 1:
             k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
-        attended = _attended(q, k, v, group.mask, scaling, dropout)
+        mask = group.mask
+        if how.window is not None:
+            assert masks is not None, "a window over groups needs packed_masks"
+            mask = masks.of_group(number, group, how.window)
+        attended = _attended(q, k, v, mask, how)
         real = attended.transpose(1, 2).flatten(0, 1).index_select(0, group.kept)
         out = out.index_copy(0, group.token_positions, real.to(out.dtype))
     return out[None]
@@ -145,12 +214,19 @@ def _gathered(by_token: Tensor, token_positions: Tensor) -> Tensor:
     return found.view(*token_positions.shape, *by_token.shape[1:]).transpose(1, 2)
 
 
-def _attended(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, dropout: float
-) -> Tensor:
-    attend = functools.partial(
-        F.scaled_dot_product_attention, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
-    )
+def _attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, how: _How) -> Tensor:
+    attend: Callable[..., Tensor]
+    if how.cap is None:
+        attend = functools.partial(
+            F.scaled_dot_product_attention,
+            attn_mask=mask,
+            dropout_p=how.dropout,
+            is_causal=mask is None,
+            scale=how.scaling,
+        )
+    else:
+        _refuse_dropout(how.dropout)
+        attend = functools.partial(capped_attention, mask=mask, scaling=how.scaling, cap=how.cap)
     if query.device.type != "cpu":
         return attend(query, key, value)
     # The CPU kernel's backward pass takes several times as long in bf16 as in fp32 (torch 2.13).
@@ -165,6 +241,8 @@ def varlen_attention(
     spans: Spans,
     scaling: float | None,
     kernel: Callable[..., Any] | None = None,
+    *,
+    window: int | None = None,
 ) -> Tensor:
     """The same attention without padding and without copies of queries; keys of a shared part are gathered once a part.
 
@@ -175,6 +253,8 @@ def varlen_attention(
         spans: the row's.
         scaling: the logits' multiplier.
         kernel: what computes it; None is torch's `varlen_attn`, `KERNEL`.
+        window: how many tokens a query sees, itself included: a span's keys lie in the order of their positions,
+            without gaps, so that places count them.
 
     Returns:
         `[1, tokens, heads, head_dim]`.
@@ -200,7 +280,7 @@ def varlen_attention(
         spans.longest_query,
         spans.longest_key,
         scale=scaling,
-        window_size=(-1, 0),
+        window_size=(-1 if window is None else window - 1, 0),
         **grouped,
     )
     return out[None]

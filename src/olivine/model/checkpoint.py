@@ -13,17 +13,20 @@ from transformers import (
     GenerationConfig,
 )
 
+import olivine.model.registered  # noqa: F401  # before any folder is read
 from olivine.data.images import ImageTransform
 from olivine.data.vocabulary import IMAGE_TOKEN
 from olivine.errors import DataError, RequestError
 from olivine.files import atomic_folder, read_json
-from olivine.model import connector as _registers_deep_connectors  # noqa: F401
 from olivine.model import without_progress_bars
 from olivine.model.companion import COMPANION as COMPANION
 from olivine.model.companion import Companion, read_companion, verify, write_companion
 from olivine.model.configuration import folder_config, understood
+from olivine.model.connectors.llava import image_tokens
+from olivine.model.languages.registry import language_family
 from olivine.model.processor import finish_configs, processor
 from olivine.model.tokenizers import check_vocabulary_rows, folder_tokenizer
+from olivine.model.towers.assembly import shown_features
 from olivine.model.vlm import VisionLanguageModel
 from olivine.model.weights import load_weights, tensors_in, whole_naming
 
@@ -88,6 +91,9 @@ def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
 def _load_model(folder: Path, config: Any, *, to_train: bool) -> Any:
     if getattr(config, "vision_config", None) is None or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise DataError(f"{folder}: config.json describes a {config.model_type!r}, no model of the LLaVA type.")
+    language_family(config.text_config.model_type, f"{folder}: config.json: text_config").check(
+        config.text_config, f"{folder}: config.json: text_config"
+    )
     model = load_weights(
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)],
         folder,
@@ -111,14 +117,18 @@ def _check_together(folder: Path, model: Any, tokenizer: Any, companion: Compani
             f"{folder}: config.json has {IMAGE_TOKEN} as id {placeholder}, the tokenizer as {known}, of {rows:,} rows. "
             "Give the tokenizer that was saved with the model."
         )
-    vision, size = model.config.vision_config, companion.image.size
-    if vision.model_type == "clip_vision_model" and size != vision.image_size:
-        raise DataError(f"{folder}: {COMPANION}: image.size is {size}, but this CLIP takes {vision.image_size} alone.")
-    tokens = (size // vision.patch_size) ** 2
-    if size % vision.patch_size or model.config.image_seq_length != tokens:
+    config, size = model.config, companion.image.size
+    try:
+        features = shown_features(
+            config.vision_config, config.vision_feature_select_strategy, config.vision_feature_layer, size
+        )
+        tokens = image_tokens(config, features.side, features.extra, features.width)
+    except RequestError as error:
+        raise DataError(f"{folder}: {COMPANION}: image.size is {size}: {error}") from None
+    if config.image_seq_length != tokens:
         raise DataError(
-            f"{folder}: {COMPANION}: image.size {size} with patches of {vision.patch_size} gives {tokens} image "
-            f"tokens, but config.json says {model.config.image_seq_length}."
+            f"{folder}: {COMPANION}: image.size {size} with patches of {config.vision_config.patch_size} gives "
+            f"{tokens} image tokens, but config.json says {config.image_seq_length}."
         )
 
 

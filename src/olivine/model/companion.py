@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from olivine import __version__
 from olivine.data.images import ImageTransform
-from olivine.data.template import TEMPLATES
+from olivine.data.template import TEMPLATE_NAMES
 from olivine.errors import DataError, RequestError, unknown_name
 from olivine.files import read_json, sha256_of_file, write_json
 from olivine.model.hub import TOKENIZER, WEIGHTS
 from olivine.model.preprocessor import statistics
-from olivine.recipe import ImageFit
+from olivine.recipe import ImageFit, Resample
 
 #: The file's name in the folder.
 COMPANION = "olivine.json"
@@ -40,6 +40,7 @@ class _Image(BaseModel):
     fit: ImageFit
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resample: Resample = "bicubic"
 
 
 class Companion(BaseModel):
@@ -59,17 +60,20 @@ class Companion(BaseModel):
     @property
     def transform(self) -> ImageTransform:
         """The image transform."""
-        return ImageTransform(self.image.size, self.image.fit, self.image.mean, self.image.std)
+        image = self.image
+        return ImageTransform(image.size, image.fit, image.mean, image.std, image.resample)
 
 
 def write_companion(folder: Path, template: str, transform: ImageTransform) -> None:
     """Describe a model folder and seal it: called last, when all its other files are written."""
-    image = {
+    image: dict[str, Any] = {
         "size": transform.size,
         "fit": transform.fit,
         "mean": list(transform.mean),
         "std": list(transform.std),
     }
+    if transform.resample != "bicubic":  # what older versions of this file stand for
+        image["resample"] = transform.resample
     described: dict[str, Any] = {"olivine": __version__, "template": template, "image": image}
     write_json(folder / COMPANION, {**described, "files": checksums(folder)})
 
@@ -90,8 +94,8 @@ def read_companion(folder: Path) -> Companion:
             f"{path}: {position}: {first['msg']} ({error.error_count()} such). Copy the file again, or write the "
             "checkpoint again."
         ) from None
-    if companion.template not in TEMPLATES:
-        raise DataError(f"{path}: template: {unknown_name(companion.template, TEMPLATES)}")
+    if companion.template not in TEMPLATE_NAMES:
+        raise DataError(f"{path}: template: {unknown_name(companion.template, TEMPLATE_NAMES)}")
     try:
         statistics(companion.image.mean, f"{path}: image.mean")
         statistics(companion.image.std, f"{path}: image.std", smallest=1e-5)

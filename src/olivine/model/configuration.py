@@ -1,6 +1,6 @@
-"""A part's configuration, read and checked before anything is built from it.
+"""A module's configuration, read and checked before anything is built from it.
 
-No code that a folder brings along is run: every read says `trust_remote_code=False`. Weights are in `weights`.
+No code that comes with a folder is run: every read passes `trust_remote_code=False`. Weights are in `weights`.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from olivine.recipe import Source
 from olivine.registry import locate
 
 T = TypeVar("T")
-#: The largest value of each size that is no mistake; published models are far below.
+#: The largest plausible value of each size; published models are far below.
 _LARGEST = {
     "hidden_size": 2**17,
     "intermediate_size": 2**19,
@@ -35,10 +35,10 @@ _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementati
 
 
 def model_config(source: Source, key: str) -> Any:
-    """Return the transformers configuration of a part; `key` is what messages call it.
+    """Return the transformers configuration of a module; `key` is its name in messages.
 
     Raises:
-        RequestError: it cannot be found, fetched or read; it needs code of its own; a size in it is impossible.
+        RequestError: it cannot be found, fetched or read; it needs its own code; a size in it is impossible.
     """
     if isinstance(source, str):
         return folder_config(local_folder(locate(source), key, CONFIGURATION), key)
@@ -56,11 +56,11 @@ def folder_config(folder: Path, key: str) -> Any:
     """Return the configuration in a folder's config.json.
 
     Raises:
-        RequestError: as `model_config`.
+        RequestError: as for `model_config`.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise RequestError(f"{key}: {folder} holds no config.json. Give a folder in transformers' layout.")
+        raise RequestError(f"{key}: {folder} has no config.json. Give a folder in transformers' layout.")
     values = read_json(path)
     where = f"{key}: {path}"
     if not isinstance(values, dict):
@@ -69,21 +69,21 @@ def folder_config(folder: Path, key: str) -> Any:
     if not isinstance(model_type, str):
         raise RequestError(f"{where}: model_type is missing. Give a folder in transformers' layout.")
     if model_type not in CONFIG_MAPPING:
-        own = " It brings code of its own (auto_map), which is never run." if "auto_map" in values else ""
-        raise RequestError(f"{where}: transformers knows no model type {model_type!r}.{own}")
+        own = " It comes with its own code (auto_map), which is never run." if "auto_map" in values else ""
+        raise RequestError(f"{where}: transformers does not know the model type {model_type!r}.{own}")
     _check_values(values, where)
     config = understood(lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False), where)
-    for part in (config, getattr(config, "vision_config", None), getattr(config, "text_config", None)):
-        if part is not None:
-            check_sizes(part, where)
+    for section in (config, getattr(config, "vision_config", None), getattr(config, "text_config", None)):
+        if section is not None:
+            check_sizes(section, where)
     return config
 
 
 def check_sizes(config: Any, where: str) -> None:
-    """Refuse a configuration from which no model can be built, before memory is asked for.
+    """Refuse a configuration from which no model can be built, before memory is allocated.
 
     Raises:
-        RequestError: a size that is no positive whole number or far beyond any model; heads that do not divide.
+        RequestError: a size that is not a positive integer or far beyond any model; heads that do not divide evenly.
     """
     for name, largest in _LARGEST.items():
         value = getattr(config, name, None)
@@ -93,45 +93,45 @@ def check_sizes(config: Any, where: str) -> None:
             raise RequestError(f"{where}: {name} is {value!r}; expected a whole number from 1 to {largest:,}.")
     heads, shared = getattr(config, "num_attention_heads", None), getattr(config, "num_key_value_heads", None)
     if heads and shared and heads % shared:
-        raise RequestError(f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {shared}.")
+        raise RequestError(f"{where}: num_attention_heads {heads} is not a multiple of num_key_value_heads {shared}.")
     hidden = getattr(config, "hidden_size", None)
     if heads and hidden and getattr(config, "head_dim", None) is None and hidden % heads:
-        raise RequestError(f"{where}: hidden_size {hidden} is no multiple of num_attention_heads {heads}.")
+        raise RequestError(f"{where}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}.")
     image, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
     if image and patch and patch > image:
         raise RequestError(f"{where}: patch_size {patch} is larger than image_size {image}.")
 
 
 def understood(read: Callable[[], T], where: str) -> T:
-    """Return what a library makes of a file that others wrote; whatever it raises becomes one message.
+    """Return what a library reads from an untrusted file, turning any exception into one message.
 
     Raises:
-        RequestError: it cannot be read; the message begins with `where`.
+        RequestError: it cannot be read; the message starts with `where`.
     """
     try:
         return read()
     except OlivineError:
         raise
-    except Exception as error:  # parsers of untrusted files raise what they like, bare `Exception` among it
+    except Exception as error:  # parsers of untrusted files may raise anything, even a bare `Exception`
         raise RequestError(f"{where}: {_one_line(error)}") from None
 
 
 def _check_values(values: Mapping[str, Any], where: str) -> None:
-    """Refuse what would load other code or other arithmetic than this configuration's model type stands for."""
-    for part in (values, values.get("vision_config"), values.get("text_config")):
-        if not isinstance(part, Mapping):
-            if part is not None:
+    """Refuse keys that would load code, or other arithmetic than that of this configuration's model type."""
+    for section in (values, values.get("vision_config"), values.get("text_config")):
+        if not isinstance(section, Mapping):
+            if section is not None:
                 raise RequestError(f"{where}: vision_config and text_config must be objects.")
             continue
-        if part.get("quantization_config") is not None:
+        if section.get("quantization_config") is not None:
             raise RequestError(
                 f"{where}: the weights are quantised (quantization_config). Give the model in float32, float16 or "
                 "bfloat16."
             )
         for name in _ATTENTION:
-            if isinstance(part.get(name), str) and "/" in part[name]:
+            if isinstance(section.get(name), str) and "/" in section[name]:
                 raise RequestError(
-                    f"{where}: {name} names code on the hub ({part[name]!r}), which is never run. Remove the key."
+                    f"{where}: {name} names code on the hub ({section[name]!r}), which is never run. Remove the key."
                 )
 
 

@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from olivine.model.attention import refuse_unknown
+from olivine.model.capped_attention import capped_attention
+from olivine.model.languages.traits import language_traits
+
 #: The name to give `attn_implementation`; the model's forward then needs `fixed_keys`.
 DECODING = "olivine_decoding"
 
@@ -22,7 +26,8 @@ class FixedKeys:
 
     Attributes:
         keys, values: for each layer `[sequences, key-value heads, capacity, head_dim]`.
-        visible: `[sequences, 1, 1, capacity]` bool, what a new token sees.
+        visible: `[sequences, 1, 1, capacity]` bool, what a new token sees where there is no window.
+        positions: `[sequences, capacity]` int64, the keys'.
         column: `[1]` int64, where the next token's key goes, in all sequences.
     """
 
@@ -33,6 +38,10 @@ class FixedKeys:
         self.values = list(torch.zeros(shape, dtype=dtype, device=device))
         self.visible = torch.zeros(sequences, 1, 1, capacity, dtype=torch.bool, device=device)
         self.column = torch.zeros(1, dtype=torch.int64, device=device)
+        self.positions = torch.zeros(sequences, capacity, dtype=torch.int64, device=device)
+        # One a window, filled anew for each token: a CUDA graph holds their addresses.
+        windows = {window for window in language_traits(config).windows if window is not None}
+        self._within = {window: torch.zeros_like(self.visible) for window in windows}
         self._one = torch.ones(sequences, 1, 1, 1, dtype=torch.bool, device=device)
 
     def fill(self, cache: Any, mask: Tensor) -> None:
@@ -48,16 +57,27 @@ class FixedKeys:
             self.values[number][:prompts, :, :tokens].copy_(layer.values)
         self.clear(tokens)
         self.visible[:prompts, 0, 0, :tokens].copy_(mask != 0)
+        self.positions[:prompts, :tokens].copy_((mask != 0).long().cumsum(dim=1) - 1)
 
     def clear(self, column: int = 0) -> None:
         """Show nothing but each sequence's first key (a query that sees none gives NaN), and go on at a column."""
         self.visible.zero_()
         self.visible[..., 0] = True
+        self.positions.zero_()
         self.column.fill_(column)
 
-    def show_next(self) -> None:
-        """Let every sequence see the column that its next token is put in."""
+    def show_next(self, position: Tensor) -> None:
+        """Let every sequence see the column that its next token, of position `[sequences, 1]`, is put in."""
         self.visible.index_copy_(3, self.column, self._one)
+        if self._within:
+            self.positions.index_copy_(1, self.column, position)
+            distance = (position - self.positions)[:, None, None, :]
+            for window, within in self._within.items():
+                torch.logical_and(self.visible, distance < window, out=within)
+
+    def seen(self, window: int | None) -> Tensor:
+        """Return `[sequences, 1, 1, capacity]` bool, what a new token sees under a window; None is none."""
+        return self.visible if window is None else self._within[window]
 
 
 def decoding_attention(
@@ -68,18 +88,28 @@ def decoding_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     fixed_keys: FixedKeys,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Put one token's key and value in their place, and attend to all that are visible.
 
     Args:
         query: `[sequences, heads, 1, head_dim]`, rotated already; `key` and `value` likewise with key-value heads.
         attention_mask: must be None; `fixed_keys` says what is visible.
+        sliding_window: how many tokens a query sees, itself included; None for all before it.
+        softcap: scores become softcap * tanh(score / softcap); None for none.
 
     Returns:
         `[sequences, 1, heads, head_dim]`, and no weights.
+
+    Raises:
+        RunError: the module asks for what is not computed here.
     """
+    assert not dropout, "no answer is given in training mode"
+    refuse_unknown(others)
     assert attention_mask is None, "what is visible is said by fixed_keys"
     sequences, heads, tokens, width = query.shape
     assert tokens == 1, "one new token a sequence"
@@ -88,7 +118,11 @@ def decoding_attention(
     values = fixed_keys.values[layer].index_copy_(2, fixed_keys.column, value.to(fixed_keys.values[layer].dtype))
     # The heads that share a key take the place of queries, which with one token is free: no key is repeated.
     grouped = query.reshape(sequences, key.shape[1], heads // key.shape[1], width).to(keys.dtype)
-    out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=fixed_keys.visible, scale=scaling)
+    mask = fixed_keys.seen(sliding_window)
+    if softcap is None:
+        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scaling)
+    else:
+        out = capped_attention(grouped, keys, values, mask=mask, scaling=scaling, cap=softcap)
     return out.reshape(sequences, 1, heads, width), None
 
 
@@ -104,12 +138,6 @@ def decoding(language: Any) -> Iterator[None]:
         yield
     finally:
         language.set_attn_implementation(before)
-
-
-def decodes_over_fixed_keys(config: Any) -> bool:
-    """Whether a language model's attention is plain: no window, no soft cap, whose effect would be silently missing."""
-    plain = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size")
-    return all(getattr(config, name, None) is None for name in plain)
 
 
 def head_width(config: Any) -> int:

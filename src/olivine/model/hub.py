@@ -1,4 +1,4 @@
-"""Model folders from the hub: one question to it, then local files alone.
+"""Model folders from the hub: one request to it, then only local files.
 
 What is read from such a folder, and how it is checked, is in `configuration` and `weights`.
 """
@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 
 from olivine.errors import RequestError
 
-#: Seconds for the hub to answer at all.
+#: Seconds to wait for any answer from the hub.
 TIMEOUT = 10.0
 
 CONFIGURATION = ("config.json", "preprocessor_config.json", "processor_config.json", "olivine.json")
@@ -32,20 +32,20 @@ TOKENIZER = (
     "tokenizer.model",
     "generation_config.json",
 )
-#: Weights of another layout (`original/`, `onnx/`) lie in folders or under other names and stay there.
+#: Weights in other layouts (`original/`, `onnx/`) are in folders or have other names, and are not fetched.
 WEIGHTS = (*CONFIGURATION, "model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """What a repository holds at one commit."""
+    """The files of a repository at one commit."""
 
     commit: str
     files: tuple[str, ...]
 
 
-#: Per process: repositories that answered, so that all parts of a model come from one commit; and hubs that did not,
-#: with the reason, so that each is asked once.
+#: Per process: repositories that answered, so that all files of a model come from one commit; and hubs that did not,
+#: with the reason, so that each is tried once.
 _listings: dict[str, _Listing] = {}
 _unreachable: dict[str, str] = {}
 
@@ -53,13 +53,13 @@ _unreachable: dict[str, str] = {}
 def local_folder(source: str, key: str, files: tuple[str, ...]) -> Path:
     """Return the folder of `source`: itself if it is one, otherwise the hub's files of that id, fetched if needed.
 
-    A hub that cannot be reached is asked once in the life of a process, without retries; then files fetched earlier
-    are used where they exist.
+    A hub that cannot be reached is tried once per process, without retries; then files fetched earlier are used if they
+    exist.
 
     Args:
         source: a folder, or an id such as `google/gemma-2b-it`.
-        key: what messages call it.
-        files: names to fetch; `*` stands for anything but a folder.
+        key: its name in messages.
+        files: names to fetch; `*` matches anything but a folder separator.
 
     Raises:
         RequestError: neither a folder nor on the hub, or the hub cannot be reached and nothing was fetched earlier.
@@ -79,7 +79,7 @@ def local_folder(source: str, key: str, files: tuple[str, ...]) -> Path:
         return Path(snapshot_download(source, revision=listing.commit, allow_patterns=names, etag_timeout=TIMEOUT))
     except GatedRepoError:
         raise _gated(source, key) from None
-    except Exception as error:  # whatever the HTTP client raises: which one it is depends on the hub library's version
+    except Exception as error:  # whatever the HTTP client raises, which depends on the hub library's version
         raise RequestError(
             f"{key}: {source!r} could not be fetched from the hub ({_reason(error)}). Run the same command again, or "
             + _by_hand(source)
@@ -87,7 +87,7 @@ def local_folder(source: str, key: str, files: tuple[str, ...]) -> Path:
 
 
 def _ask(source: str, key: str) -> _Listing | None:
-    """What the hub holds under an id; None if it cannot be reached."""
+    """Return the hub's listing of an id; None if the hub cannot be reached."""
     if source in _listings:
         return _listings[source]
     if constants.ENDPOINT in _unreachable:
@@ -98,12 +98,12 @@ def _ask(source: str, key: str) -> _Listing | None:
         raise _gated(source, key) from None
     except RepositoryNotFoundError:
         raise RequestError(
-            f"{key}: {source!r} is no local folder, and the hub has no model of that name (or it is private: "
+            f"{key}: {source!r} is not a local folder, and the hub has no model of that name (or it is private: "
             "`hf auth login`). Check the name."
         ) from None
     except HFValidationError:
         raise RequestError(
-            f"{key}: {source!r} is neither a local folder nor an id of the hub (`owner/name`). Check the path."
+            f"{key}: {source!r} is neither a local folder nor a hub id (`owner/name`). Check the path."
         ) from None
     except OfflineModeIsEnabled:
         _unreachable[constants.ENDPOINT] = "HF_HUB_OFFLINE is set"
@@ -123,8 +123,8 @@ def _fetched_earlier(source: str, key: str, files: tuple[str, ...]) -> Path:
     except Exception:  # as above
         reason = _unreachable[constants.ENDPOINT]
         raise RequestError(
-            f"{key}: {source!r} is no local folder, could not be fetched from the hub ({constants.ENDPOINT}: {reason}; "
-            "asked once) and was not fetched earlier. Check the name and the network, or " + _by_hand(source)
+            f"{key}: {source!r} is not a local folder, could not be fetched from the hub ({constants.ENDPOINT}: "
+            f"{reason}; tried once) and was not fetched earlier. Check the name and the network, or " + _by_hand(source)
         ) from None
 
 
@@ -136,7 +136,10 @@ def _gated(source: str, key: str) -> RequestError:
 
 
 def _by_hand(source: str) -> str:
-    return f"download it where there is one (`hf download {source} --local-dir DIR`) and give the path of that folder."
+    return (
+        f"download it on a machine with network access (`hf download {source} --local-dir DIR`) and give the path of "
+        "that folder."
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -21,7 +21,9 @@ def logit_rows_at_once(vocabulary: int, *, on_gpu: bool) -> int:
     return max(1, (CHUNK_ON_GPU if on_gpu else CHUNK_ON_CPU) // vocabulary)
 
 
-def labelled_loss(hidden: Tensor, targets: Tensor, head: nn.Linear, labelled: Tensor | None = None) -> Tensor:
+def labelled_loss(
+    hidden: Tensor, targets: Tensor, head: nn.Linear, labelled: Tensor | None = None, cap: float | None = None
+) -> Tensor:
     """Summed cross-entropy over labelled positions.
 
     Equal to the sum that the model's own `labels` loss averages, in fp32 whatever the dtype of `hidden`. Beyond one
@@ -33,6 +35,7 @@ def labelled_loss(hidden: Tensor, targets: Tensor, head: nn.Linear, labelled: Te
         targets: `[tokens]` int64, the token to predict from each place, `IGNORED` for none.
         head: hidden states to `[*, vocabulary]`.
         labelled: `[labels]` int64, the places with a label, where they are known; a GPU is waited for to find them.
+        cap: soft cap of the logits, cap * tanh(logit / cap), as Gemma 2 has it; None for none.
 
     Returns:
         A scalar, fp32; divide by the labelled tokens of the whole batch.
@@ -42,9 +45,9 @@ def labelled_loss(hidden: Tensor, targets: Tensor, head: nn.Linear, labelled: Te
     states, requested = hidden.index_select(0, labelled), targets.index_select(0, labelled)
     rows = logit_rows_at_once(head.out_features, on_gpu=hidden.is_cuda)
     if len(requested) <= rows:
-        return _chunk_loss(states, requested, head)
+        return _chunk_loss(states, requested, head, cap)
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    loss: Tensor = _LossInChunks.apply(states, requested, head, rows, *trained)
+    loss: Tensor = _LossInChunks.apply(states, requested, head, rows, cap, *trained)
     return loss
 
 
@@ -52,7 +55,9 @@ class _LossInChunks(torch.autograd.Function):
     """The loss with its gradients, for states and for the head's own parameters, ready before they are asked for."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, requested: Tensor, head: nn.Linear, rows: int, *trained: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, states: Tensor, requested: Tensor, head: nn.Linear, rows: int, cap: float | None, *trained: Tensor
+    ) -> Tensor:
         asked = any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=torch.float32, device=states.device)
         of_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
@@ -61,7 +66,7 @@ class _LossInChunks(torch.autograd.Function):
             end = begin + rows
             with torch.set_grad_enabled(asked):
                 some = states[begin:end].detach().requires_grad_(of_states is not None)
-                loss = _chunk_loss(some, requested[begin:end], head)
+                loss = _chunk_loss(some, requested[begin:end], head, cap)
                 given = [some, *trained] if of_states is not None else list(trained)
                 found = list(torch.autograd.grad(loss, given)) if asked else []
             total += loss.detach()
@@ -84,6 +89,7 @@ class _LossInChunks(torch.autograd.Function):
         ctx.of_states = ctx.of_head = None  # a second backward pass would scale them twice: it fails instead
         return (
             None if of_states is None else of_states.mul_(scale.to(of_states.dtype)),
+            None,
             None,
             None,
             None,
@@ -112,5 +118,8 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: lis
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def _chunk_loss(states: Tensor, requested: Tensor, head: nn.Module) -> Tensor:
-    return F.cross_entropy(head(states).float(), requested, reduction="sum")
+def _chunk_loss(states: Tensor, requested: Tensor, head: nn.Module, cap: float | None) -> Tensor:
+    logits = head(states)
+    if cap is not None:  # in the logits' own dtype, as the model itself caps them
+        logits = cap * torch.tanh(logits / cap)
+    return F.cross_entropy(logits.float(), requested, reduction="sum")

@@ -1,6 +1,6 @@
 """Convert pickled weights to safetensors: `python -m olivine.model.pickled SOURCE --output DIR`.
 
-The only place that opens a pickle, on request and as tensors alone (`weights_only=True`).
+The only module that opens a pickle, on request and for tensors only (`weights_only=True`).
 """
 
 import argparse
@@ -23,14 +23,14 @@ def convert(source: str, output: Path) -> None:
     """Write a copy of a model folder with its weights as safetensors.
 
     Args:
-        source: a folder or an id of the hub with pytorch_model.bin, whole or in numbered files.
+        source: a folder or a hub id with pytorch_model.bin, as one file or in numbered files.
         output: a folder that does not exist yet.
 
     Raises:
-        RequestError: no such weights, or a pickle that holds anything but tensors.
+        RequestError: there are no such weights, or a pickle contains anything but tensors.
     """
     if output.exists():
-        raise RequestError(f"{output}: exists already. Give the name of a new folder.")
+        raise RequestError(f"{output}: already exists. Give the name of a new folder.")
     folder = local_folder(source, "SOURCE", (*TOKENIZER, _PICKLE, _PICKLE_INDEX, "pytorch_model-*.bin"))
     tensors: dict[str, torch.Tensor] = {}
     for name in _pickles(folder):
@@ -47,29 +47,31 @@ def _pickles(folder: Path) -> list[str]:
     if (folder / _PICKLE).is_file():
         return [_PICKLE]
     if not (folder / _PICKLE_INDEX).is_file():
-        raise RequestError(f"{folder}: neither {_PICKLE} nor {_PICKLE_INDEX} there.")
+        raise RequestError(f"{folder}: has neither {_PICKLE} nor {_PICKLE_INDEX}.")
     names = sorted(set(read_json(folder / _PICKLE_INDEX)["weight_map"].values()))
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise RequestError(f"{folder}: {_PICKLE_INDEX} names {name!r}, which is no file of the folder.")
+            raise RequestError(f"{folder}: {_PICKLE_INDEX} names {name!r}, which is not a file in the folder.")
     return names
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         read = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # unpickling raises what it likes
+    except Exception as error:  # unpickling may raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RequestError(f"{path}: not opened, it holds more than tensors or is damaged ({reason}).") from None
+        raise RequestError(
+            f"{path}: not opened, since it contains more than tensors or is damaged ({reason})."
+        ) from None
     if not isinstance(read, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in read.values()):
         raise RequestError(f"{path}: expected tensors by name.")
     return read
 
 
 def main() -> int:
-    """Run the command."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m olivine.model.pickled", description=__doc__)
-    parser.add_argument("source", help="a folder, or an id of the hub")
+    parser.add_argument("source", help="a folder, or a hub id")
     parser.add_argument("--output", type=Path, required=True, help="a new folder")
     arguments, console = parser.parse_args(), stderr_console()
     try:

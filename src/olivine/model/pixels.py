@@ -1,4 +1,4 @@
-"""Images as bytes to the tower's device, and normalised there: a quarter of what fp32 would send.
+"""Images sent as bytes to the tower's device and normalised there: a quarter of the transfer of fp32.
 
 Fitting an image to the tower's square is in `data.image_fit`.
 """
@@ -12,12 +12,12 @@ from olivine.data.images import ImageTransform
 def normalise_on(pixels: Tensor, transform: ImageTransform, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return fitted images as the tower's input on a device, `[images, 3, size, size]`.
 
-    Every value is looked up in a table that the CPU made, so that bits are the same on every device, and those of
+    Every value is looked up in a table computed on the CPU, so that bits are the same on every device, and equal to
     `ImageTransform.normalise` cast to `dtype`.
 
     Args:
-        pixels: `[images, size, size, 3]` uint8; page-locked, it is copied without a wait.
-        transform: whose mean and standard deviation.
+        pixels: `[images, size, size, 3]` uint8; if page-locked, copied without waiting.
+        transform: the transform with the mean and standard deviation.
         device: the tower's.
         dtype: the tower's.
     """

@@ -12,44 +12,55 @@ from olivine.errors import RequestError
 from olivine.files import read_json
 from olivine.model.hub import CONFIGURATION, local_folder
 from olivine.model.processor import require_image_processor
-from olivine.recipe import Source, VisionRecipe
+from olivine.model.towers.family import TowerFamily
+from olivine.recipe import Resample, Source, VisionRecipe
 
-_CLIP_STATISTICS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-_IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-STATISTICS = {"clip_vision_model": _CLIP_STATISTICS, "dinov2": _IMAGENET_STATISTICS}
 #: A smaller standard deviation turns the difference of two neighbouring byte values into more than a unit of 100.
 _SMALLEST_STD = 1e-5
 _LARGEST_SIDE = 2**13
 _BYTE = 1 / 255
+#: Pillow's numbers of filters, as transformers writes them.
+_FILTERS: dict[int, Resample] = {2: "bilinear", 3: "bicubic"}
 
 
-def image_transform(recipe: VisionRecipe, config: Any) -> ImageTransform:
+def image_transform(recipe: VisionRecipe, source: Source, config: Any, family: TowerFamily) -> ImageTransform:
     """Return what fits images to a tower: the recipe's values, then its folder's, then its family's.
 
+    Args:
+        recipe: the vision section.
+        source: where this tower of it comes from.
+        config: the tower's own configuration.
+        family: the tower's.
+
     Raises:
-        RequestError: means, standard deviations or a size that cannot be meant, with their file.
+        RequestError: means, standard deviations, a filter or a size that cannot be meant, with their file.
     """
     key = "model.vision"
     require_image_processor(recipe.image_fit)
-    mean, std = STATISTICS[config.model_type]
-    size = config.image_size if config.model_type == "clip_vision_model" else 224
-    path, stored = _stored(recipe.from_)
+    mean, std = family.statistics
+    size, resample = family.default_size(config), recipe.resample or family.resample
+    path, stored = _stored(source)
     if path is not None:
         _check_arithmetic(stored, f"{key}.from: {path}", overridden=recipe.mean is not None and recipe.std is not None)
         mean = statistics(stored.get("image_mean", mean), f"{key}.from: {path}: image_mean")
         std = statistics(stored.get("image_std", std), f"{key}.from: {path}: image_std", smallest=_SMALLEST_STD)
+        resample = recipe.resample or _stored_filter(stored, f"{key}.from: {path}: resample") or resample
     if recipe.image_size is None and path is not None:
-        size = _stored_side(stored, f"{key}.from: {path}: crop_size") or size
+        side = _stored_side(stored, f"{key}.from: {path}: crop_size") or size
+        if family.position_table is not None and side != size:
+            raise RequestError(
+                f"{key}.from: {path}: crop_size is {side}, but the tower was trained at {size}. Give "
+                f"model.vision.image_size: {size} as it is, or {side} with its positions resampled."
+            )
+        size = side
     size = recipe.image_size or size
-    if size % config.patch_size:
-        raise RequestError(f"model.vision.image_size: {size} is no multiple of the patch size {config.patch_size}.")
-    if config.model_type == "clip_vision_model" and size != config.image_size:
-        raise RequestError(f"model.vision.image_size: {size}, but this CLIP takes {config.image_size} alone.")
+    family.grid(config, size)
     return ImageTransform(
         size,
         recipe.image_fit,
         statistics(recipe.mean, f"{key}.mean") if recipe.mean else mean,
         statistics(recipe.std, f"{key}.std", smallest=_SMALLEST_STD) if recipe.std else std,
+        resample,
     )
 
 
@@ -107,6 +118,18 @@ def _check_arithmetic(stored: dict[str, Any], where: str, *, overridden: bool) -
             f"{where}: do_normalize is {stored['do_normalize']!r}. Give model.vision.mean and model.vision.std "
             "(0 and 1 for pixel values as they are)."
         )
+
+
+def _stored_filter(stored: dict[str, Any], where: str) -> Resample | None:
+    number = stored.get("resample")
+    if number is None:
+        return None
+    if isinstance(number, bool) or not isinstance(number, int) or number not in _FILTERS:
+        raise RequestError(
+            f"{where}: {number!r}; expected 2 (bilinear) or 3 (bicubic). Give model.vision.resample, one of "
+            f"{', '.join(_FILTERS.values())}, to take that instead."
+        )
+    return _FILTERS[number]
 
 
 def _stored_side(stored: dict[str, Any], where: str) -> int | None:

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from olivine.data.images import ImageTransform
-from olivine.data.template import TEMPLATES
+from olivine.data.pieces import ChatTemplate
 from olivine.data.vocabulary import IMAGE_TOKEN
 from olivine.errors import RequestError
 from olivine.files import read_json, write_json
@@ -23,7 +23,8 @@ from olivine.recipe import ImageFit
 
 #: What transformers notes of the machine that a part was loaded on.
 _LOCAL_KEYS = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
-_BICUBIC = 3
+#: Pillow's numbers, as transformers writes them.
+_FILTERS = {"bicubic": 3, "bilinear": 2}
 
 
 def processor(vlm: VisionLanguageModel, transform: ImageTransform) -> Any:
@@ -31,16 +32,32 @@ def processor(vlm: VisionLanguageModel, transform: ImageTransform) -> Any:
     _set_pad_token(vlm)
     if hasattr(vlm.tokenizer, "image_token"):  # Gemma 3 has one of its own, which LlavaProcessor would prefer
         vlm.tokenizer.image_token = IMAGE_TOKEN
+    strategy = vlm.model.config.vision_feature_select_strategy
+    patch, additional = placeholders(transform.size, vlm.image_tokens, vlm.model.config.vision_config.patch_size)
     return LlavaProcessor(
         image_processor=image_processor(transform),
         tokenizer=vlm.tokenizer,
-        patch_size=vlm.model.config.vision_config.patch_size,
-        vision_feature_select_strategy=vlm.model.config.vision_feature_select_strategy,
-        # One: the class token, which the strategy then drops.
-        num_additional_image_tokens=1,
+        patch_size=patch,
+        vision_feature_select_strategy=strategy,
+        # One of them is the class token, which the default strategy then drops.
+        num_additional_image_tokens=additional + (strategy == "default"),
         image_token=IMAGE_TOKEN,
-        chat_template=_chat_template(vlm),
+        chat_template=saved_chat_template(vlm.chat_template(), vlm.tokenizer),
     )
+
+
+def placeholders(size: int, tokens: int, patch: int) -> tuple[int, int]:
+    """Return how `LlavaProcessor` comes to `tokens` for an image of `size` pixels: a patch size, and tokens besides.
+
+    The tower's own patches where they do; one patch as large as what a token stands for, where a connector has fewer;
+    the whole image as one patch, and all others besides, where they lie on no grid.
+    """
+    if tokens >= (size // patch) ** 2:
+        return patch, tokens - (size // patch) ** 2
+    side = round(tokens**0.5)
+    if side * side == tokens and size % side == 0:
+        return size // side, 0
+    return size, tokens - 1
 
 
 def image_processor(transform: ImageTransform) -> Any:
@@ -54,7 +71,7 @@ def image_processor(transform: ImageTransform) -> Any:
         "image_mean": list(transform.mean),
         "image_std": list(transform.std),
         "crop_size": square,
-        "resample": _BICUBIC,
+        "resample": _FILTERS[transform.resample],
     }
     if transform.fit == "squash":
         return CLIPImageProcessorPil(size=square, do_center_crop=False, **common)
@@ -121,11 +138,10 @@ def _set_pad_token(vlm: VisionLanguageModel) -> None:
         vlm.model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
-def _chat_template(vlm: VisionLanguageModel) -> str:
-    """Return the template's Jinja form; it opens with the beginning of sequence only if the tokenizer does not add it.
+def saved_chat_template(template: ChatTemplate, tokenizer: Any) -> str:
+    """Return a template's Jinja form; it opens with the beginning of sequence only if the tokenizer does not add it.
 
     With Gemma's own chat template and a tokenizer that adds `<bos>`, the documented two-step use gives two of them.
     """
-    jinja = TEMPLATES[vlm.template].jinja
-    adds = vlm.tokenizer("a").input_ids[:1] == [vlm.tokenizer.bos_token_id]
-    return jinja if adds else "{{ bos_token }}" + jinja
+    adds = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+    return template.jinja if adds or not template.begins else "{{ bos_token }}" + template.jinja

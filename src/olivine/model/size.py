@@ -20,7 +20,9 @@ class ModelSize:
 
     Attributes:
         blocks: of the language model without its token table.
-        patches: image tokens of an image.
+        tower_tokens: of an image inside the tower, those that are not shown included.
+        features, feature_width: what leaves the tower for an image: how many tokens, and how wide.
+        patches: image tokens of an image, which the language model is shown.
         linear: of the trunk's linear layers by their last name, inputs and outputs, summed over all blocks.
     """
 
@@ -34,6 +36,9 @@ class ModelSize:
     tower: int
     tower_layers: int
     tower_width: int
+    tower_tokens: int
+    features: int
+    feature_width: int
     patches: int
     connector: int
     linear: Mapping[str, int]
@@ -61,7 +66,7 @@ def model_size(recipe: ModelRecipe) -> ModelSize:
 
 @lru_cache(maxsize=64)
 def _size(recipe: str) -> ModelSize:
-    model, patches = skeleton(ModelRecipe.model_validate_json(recipe))
+    model, plan = skeleton(ModelRecipe.model_validate_json(recipe))
     text, vision = model.config.text_config, model.config.vision_config
 
     def size(module: nn.Module) -> int:
@@ -83,7 +88,10 @@ def _size(recipe: str) -> ModelSize:
         tower=size(model.model.vision_tower),
         tower_layers=vision.num_hidden_layers,
         tower_width=vision.hidden_size,
-        patches=patches,
+        tower_tokens=plan.positions,
+        features=plan.features.tokens,
+        feature_width=plan.features.width,
+        patches=model.config.image_seq_length,
         connector=size(model.model.multi_modal_projector),
         linear=linear,
         config=text,

@@ -14,6 +14,7 @@ from olivine.files import read_json
 from olivine.model import quiet_loading
 from olivine.model.companion import verify_module_files
 from olivine.model.configuration import understood
+from olivine.model.extra_tokens import extra_tokens
 from olivine.model.hub import TOKENIZER, local_folder
 
 _JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -58,7 +59,7 @@ def folder_tokenizer(folder: Path, key: str) -> Any:
 def image_token(tokenizer: Any) -> int:
     """Return the id of `<image>`, which is added to the tokenizer if it has none."""
     if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_special_tokens({"extra_special_tokens": [*_extra_tokens(tokenizer), IMAGE_TOKEN]})
+        tokenizer.add_special_tokens({"extra_special_tokens": [*extra_tokens(tokenizer), IMAGE_TOKEN]})
     token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     return token_id
 
@@ -76,8 +77,3 @@ def check_vocabulary_rows(tokenizer: Any, rows: int, key: str) -> None:
             f"({beyond[0][1]!r}, ...), but the language model's embedding has {rows:,} rows. Give the tokenizer "
             "that belongs to it."
         )
-
-
-def _extra_tokens(tokenizer: Any) -> list[str]:
-    known = getattr(tokenizer, "extra_special_tokens", None)
-    return list(known.values() if isinstance(known, dict) else known or [])

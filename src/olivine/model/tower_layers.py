@@ -1,35 +1,37 @@
-"""One hidden state of a vision tower, and no layer computed behind it.
+"""One hidden state of a vision tower, and no layer computed behind it; or several joined.
 
-Which layer is shown, and what becomes of its class token, is in `vlm`.
+Which layer is used, and what happens to its class token, is in `vlm`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
-class _Reached(Exception):  # noqa: N818  # no error: the way out of a forward pass
+class _Reached(Exception):  # noqa: N818  # not an error: the exit from a forward pass
     def __init__(self, states: Tensor) -> None:
         super().__init__()
         self.states = states
 
 
 class _End(nn.Module):
-    """Stands where the first layer that is not needed would."""
+    """A stand-in for the first layer that is not needed."""
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         raise _Reached(hidden_states)
 
 
 def hidden_state(tower: Any, layer: int, pixels: Tensor) -> Tensor:
-    """Return `hidden_states[layer]` of a tower, `[images, tokens, tower width]`, to the bit.
+    """Return `hidden_states[layer]` of a tower, `[images, tokens, tower width]`, bit-identical to a full pass.
 
-    Layers behind it do not run, nor does the norm behind the last. The tower keeps all of them: they are taken out for
-    the pass alone, so that one tower must not run in two threads at once. The last layer's state, and a tower whose
-    layers are not found, are read off a whole pass.
+    Later layers do not run, nor does the final norm. The tower keeps all of them: they are removed only for the pass,
+    so one tower must not run in two threads at once. The last layer's state, and that of a tower whose layers are
+    not found, is taken from a full pass.
 
     Args:
-        tower: CLIP's or DINOv2's.
+        tower: of a registered family; of a joined tower, the one state is read off a whole pass.
         layer: as `vision_feature_layer` has it, 0 for what enters the first layer, -1 for what leaves the last.
         pixels: `[images, 3, size, size]`, of the tower's dtype and on its device.
     """
@@ -47,11 +49,20 @@ def hidden_state(tower: Any, layer: int, pixels: Tensor) -> Tensor:
         return reached.states
     finally:
         setattr(parent, name, layers)
-    raise AssertionError("the tower ran past the layers that it was given")
+    raise AssertionError("the tower ran past its replaced layer")
+
+
+def hidden_states(tower: Any, layers: Sequence[int], pixels: Tensor) -> Tensor:
+    """Return several of a tower's hidden states joined channel by channel, `[images, tokens, layers * tower width]`.
+
+    They are read off a whole pass. Arguments as `hidden_state` has them.
+    """
+    states = tower(pixels, output_hidden_states=True).hidden_states
+    return torch.cat([states[layer] for layer in layers], dim=-1)
 
 
 def _layers(tower: Any, count: int) -> tuple[nn.Module, str, nn.ModuleList] | None:
-    """Where the tower's layers are: (their parent, its name for them, themselves), if that is plain."""
+    """Return the tower's layers as (parent module, attribute name, layers), if they are unambiguous."""
     found = [
         (parent, name, child)
         for parent in tower.modules()

@@ -14,9 +14,15 @@ from torch import Tensor, nn
 from olivine.data.encoding import TemplateEncoder
 from olivine.data.images import ImageTransform
 from olivine.data.packing import PackedSequence
-from olivine.data.template import TEMPLATES
+from olivine.data.pieces import ChatTemplate
+from olivine.data.template import OWN, TEMPLATES
+from olivine.errors import RunError
+from olivine.model.extra_tokens import make_markers_special
+from olivine.model.languages.traits import LanguageTraits, language_traits
+from olivine.model.own_template import own_template
+from olivine.model.packed_masks import PackedMasks
 from olivine.model.pixels import normalise_on
-from olivine.model.tower_layers import hidden_state
+from olivine.model.tower_layers import hidden_state, hidden_states
 from olivine.recipe import ModuleName
 
 
@@ -91,14 +97,54 @@ class VisionLanguageModel:
         for name in parts:
             cast(self.part(name).values(), dtype)
 
+    def chat_template(self, name: str | None = None) -> ChatTemplate:
+        """Return the model's chat template, or a named one.
+
+        Raises:
+            RequestError: it is to be the tokenizer's own, which has none that can be trained on.
+        """
+        name = name or self.template
+        return own_template(self.tokenizer) if name == OWN else TEMPLATES[name]
+
     def encoder(self, template: str | None = None) -> TemplateEncoder:
-        """Tokenises conversations for this model, in its own template or a named one."""
+        """Tokenises conversations for this model, in its own template or a named one.
+
+        The template's markers are special tokens of the model's tokenizer from then on.
+
+        Raises:
+            RequestError: the tokenizer cannot write the template.
+        """
+        chosen = self.chat_template(template)
+        make_markers_special(self.tokenizer, chosen)
         return TemplateEncoder(
-            TEMPLATES[template or self.template],
+            chosen,
             self.tokenizer,
             image_token_id=self.model.config.image_token_id,
             image_tokens=self.image_tokens,
         )
+
+    def stop_ids(self, encoder: TemplateEncoder) -> tuple[int, ...]:
+        """Every token that ends a reply: the template's, the tokenizer's and the generation settings' together."""
+        return tuple(sorted({*encoder.stop_ids, *stop_ids_of(self.model.generation_config)}))
+
+    @property
+    def traits(self) -> LanguageTraits:
+        """What is particular in the language model's attention and head."""
+        return language_traits(self.language.config)
+
+    def check_length(self, tokens: int) -> None:
+        """Refuse a sample of more tokens than the language model's rotary frequencies are the same for.
+
+        Raises:
+            RunError: it is too long.
+        """
+        longest = self.traits.longest
+        if longest is not None and tokens > longest:
+            raise RunError(
+                f"a sample has {tokens:,} tokens, but this {self.language.config.model_type} changes its rotary "
+                f"frequencies beyond {longest:,} (longrope), which packed sequences cannot do. Set max_length to "
+                f"{longest} at most."
+            )
 
     def patch_features(self, pixels: Tensor) -> Tensor:
         """`[images, 3, size, size]` to the tower's patch features `[images, patches, tower width]`.
@@ -109,7 +155,10 @@ class VisionLanguageModel:
         if pixels.dtype == torch.uint8:
             first = next(self.tower.parameters())
             pixels = normalise_on(pixels, self.transform, first.device, first.dtype)
-        return patch_features(self.tower, self.model.config.vision_feature_layer, pixels)
+        config = self.model.config
+        return patch_features(
+            self.tower, config.vision_feature_layer, pixels, strategy=config.vision_feature_select_strategy
+        )
 
     def project(self, patches: Tensor) -> Tensor:
         """`[images, patches, tower width]` through the connector: `[images, patches, hidden]`."""
@@ -128,14 +177,20 @@ class VisionLanguageModel:
 
         Returns:
             `[batch, tokens, hidden]`.
+
+        Raises:
+            RunError: features and placeholders are not as many.
         """
         embeddings: Tensor = self.model.get_input_embeddings()(ids)
         if features is None:
             return embeddings
         if token_positions is not None:
             rows = features.flatten(0, 1).to(embeddings.dtype)
+            _check_as_many(len(rows), len(token_positions))
             return embeddings.flatten(0, 1).index_copy(0, token_positions, rows).view_as(embeddings)
-        masked = (ids == self.model.config.image_token_id).unsqueeze(-1).expand_as(embeddings)
+        placeholders = ids == self.model.config.image_token_id
+        _check_as_many(features.shape[0] * features.shape[1], int(placeholders.sum()))
+        masked = placeholders.unsqueeze(-1).expand_as(embeddings)
         return embeddings.masked_scatter(masked, features.to(embeddings.dtype))
 
     def hidden_states(self, row: PackedSequence, features: Tensor | None) -> Tensor:
@@ -152,6 +207,10 @@ class VisionLanguageModel:
 
     def run(self, row: PackedSequence, embedded: Tensor) -> Tensor:
         """`hidden_states` from `[1, tokens, hidden]`, which `embed` made of the row's ids and images."""
+        traits = self.traits
+        self.check_length(row.spans.longest_key)
+        # A kernel without padding needs no masks, and a compiled block no object that it does not use.
+        windowed = traits.masked(bool(row.groups))
         outputs = self.language(
             inputs_embeds=embedded,
             position_ids=row.positions[None],
@@ -159,12 +218,16 @@ class VisionLanguageModel:
             use_cache=False,
             packed_groups=row.groups,
             packed_spans=row.spans,
+            **({"packed_masks": PackedMasks(row.positions)} if windowed else {}),
         )
         states: Tensor = outputs.last_hidden_state
         return states[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """`[..., hidden]` through the head: `[..., vocabulary]`."""
+        """`[..., hidden]` through the head: `[..., vocabulary]`, as plain transformers' LLaVA gives them.
+
+        Gemma 2's final cap is not in them: it keeps their order, and the saved model has none.
+        """
         scores: Tensor = self.model.lm_head(hidden)
         return scores
 
@@ -174,18 +237,38 @@ class VisionLanguageModel:
         return text
 
 
-def patch_features(tower: Any, layer: int, pixels: Tensor) -> Tensor:
-    """Hidden states of one layer of a tower, without the class token: `[images, patches, tower width]`.
+def patch_features(tower: Any, layer: int | Sequence[int], pixels: Tensor, *, strategy: str = "default") -> Tensor:
+    """Hidden states of a tower that the connector is given: `[images, tokens, width]`.
 
     Args:
+        layer: which hidden states; those of several layers are joined channel by channel.
         pixels: `[images, 3, size, size]`, cast to the tower's dtype and sent to its device.
+        strategy: "default" drops the first token, as transformers' LLaVA does; "full" none.
     """
     first = next(tower.parameters())
     sent = pixels.to(first.device, non_blocking=True).to(first.dtype)
     # In half precision already: autocast would cast norms' weights and states to and fro in every layer.
     half_and_frozen = first.dtype != torch.float32 and not any(p.requires_grad for p in tower.parameters())
     with torch.autocast(first.device.type, enabled=False) if half_and_frozen else nullcontext():
-        return hidden_state(tower, layer, sent)[:, 1:]
+        features = hidden_state(tower, layer, sent) if isinstance(layer, int) else hidden_states(tower, layer, sent)
+    return features if strategy == "full" else features[:, 1:]
+
+
+def _check_as_many(features: int, positions: int) -> None:
+    """Fewer features than positions would move one image's features into another's, or leave some unread."""
+    if features != positions:
+        raise RunError(
+            f"{features} image features for {positions} image-token positions: the model and what made its prompts "
+            "disagree on how many tokens an image takes. Use the tokenizer and processor saved with the model."
+        )
+
+
+def stop_ids_of(settings: Any) -> list[int]:
+    """Return the tokens that end a reply by a transformers generation configuration: none, one or several."""
+    ids = settings.eos_token_id
+    if ids is None:
+        return []
+    return [int(one) for one in ids] if isinstance(ids, list | tuple) else [int(ids)]
 
 
 def cast(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:

@@ -57,26 +57,32 @@ class Naming:
         return self.inside is None or self.inside.search(name) is not None
 
 
-#: transformers' CLIP has its layers inside `vision_model` up to some version and at the top since; both are on disks.
-_CLIP_LAYERS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
-_IN_LLAVA = re.compile(r"^(model\.)?vision_tower\.")
+#: transformers' CLIP and SigLIP have their layers inside `vision_model` up to some version and at the top since; both
+#: are on disks.
+CLIP_LAYERS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
+SIGLIP_LAYERS = ("embeddings", "encoder", "post_layernorm", "head")
+_INNER_LAYERS = {"clip_vision_model": CLIP_LAYERS, "siglip_vision_model": SIGLIP_LAYERS}
+IN_LLAVA = re.compile(r"^(model\.)?vision_tower\.")
+IN_LLAVA_PREFIX = r"^(model\.)?vision_tower\.(vision_model\.)?"
 
 
-def tower_naming(config: Any, tower_type: str) -> Naming:
-    """Return the naming of a vision tower in a folder of the given configuration: a tower, a CLIP, a LLaVA type."""
-    clip = tower_type == "clip_vision_model"
-    if config.model_type == "clip":
+def naming_inside(
+    of_folder: Any, whole_type: str, layers: Iterable[str], *, spare: re.Pattern[str] | None = None
+) -> Naming:
+    """Return the naming of a tower whose layers lie in `vision_model` in some versions of transformers.
+
+    Args:
+        of_folder: the folder's configuration: the tower's own, that of image and text together, a LLaVA type's.
+        whole_type: the model type of image and text together.
+        layers: the tower's modules.
+        spare: as `Naming` has it, in a folder of the tower alone.
+    """
+    if of_folder.model_type == whole_type:
         return Naming({}, inside=re.compile(r"^vision_model\."))
-    if getattr(config, "text_config", None) is not None:
-        prefix = r"^(model\.)?vision_tower\.(vision_model\.)?"
-        return Naming({prefix: "vision_model." if clip else ""}, inside=_IN_LLAVA)
-    if clip:
-        # With the longer names every version of transformers finds them.
-        return Naming(
-            {rf"^{layer}\.": f"vision_model.{layer}." for layer in _CLIP_LAYERS},
-            spare=re.compile(r"^visual_projection\."),
-        )
-    return Naming({}, spare=re.compile(r"^classifier\."))
+    if getattr(of_folder, "text_config", None) is not None:
+        return Naming({IN_LLAVA_PREFIX: "vision_model."}, inside=IN_LLAVA)
+    # With the longer names every version of transformers finds them.
+    return Naming({rf"^{layer}\.": f"vision_model.{layer}." for layer in layers}, spare=spare)
 
 
 def language_naming(config: Any) -> Naming:
@@ -95,12 +101,11 @@ def whole_naming(config: Any, names: Iterable[str]) -> Naming:
 
     Patterns have no groups: transformers turns them round when the model is saved again.
     """
-    if config.vision_config.model_type != "clip_vision_model":
-        return Naming({})
+    layers = _INNER_LAYERS.get(config.vision_config.model_type, ())
     prefixes = [
         f"{tower}{layer}."
         for tower in ("vision_tower.", "model.vision_tower.")
-        for layer in _CLIP_LAYERS
+        for layer in layers
         if any(name.startswith(f"{tower}{layer}.") for name in names)
     ]
     longer = {prefix: f"model.vision_tower.vision_model.{prefix.partition('vision_tower.')[2]}" for prefix in prefixes}
@@ -136,7 +141,7 @@ def load_weights(
                 config=config,
                 dtype=dtype,
                 key_mapping=dict(naming.renamed) or None,
-                attn_implementation="sdpa",
+                attn_implementation=_attention(config),
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -149,6 +154,14 @@ def load_weights(
     _check_report({**report, "unexpected_keys": _unexpected(report["unexpected_keys"], own, naming)}, where)
     _check_finite(model, where)
     return model
+
+
+def _attention(config: Any) -> str | dict[str, str]:
+    """SDPA, but for a language model with softly capped scores, which transformers computes in eager mode alone."""
+    text = getattr(config, "text_config", None)
+    if getattr(text or config, "attn_logit_softcapping", None) is None:
+        return "sdpa"
+    return "eager" if text is None else {"": "sdpa", "text_config": "eager"}
 
 
 def tensors_in(folder: Path, key: str) -> dict[str, StoredTensor]:
@@ -288,8 +301,8 @@ def _check_report(report: Mapping[str, Any], where: str) -> None:
     if other:
         differences = [f"{name} is {list(found)}, expected {list(requested)}" for name, found, requested in other]
         raise RequestError(
-            f"{where}: {len(other)} weights have another shape than config.json says ({_list(differences, '; ')}). Give the "
-            "configuration that belongs to these files."
+            f"{where}: {len(other)} weights have another shape than config.json says ({_list(differences, '; ')}). "
+            "Give the configuration that belongs to these files."
         )
     unexpected = sorted(report["unexpected_keys"])
     if unexpected:

@@ -1,6 +1,6 @@
 """Designs, clusters, intervals, tests and effects: arrays and tables in, numbers out; no torch, no files.
 
-Where the arrays come from (a benchmark's answers) is not here.
+Where the arrays come from (a benchmark's answers) is decided elsewhere.
 """
 
 from olivine.statistics.clusters import Array, pseudo_values, ratio_values

@@ -1,4 +1,4 @@
-"""Values of independent clusters: a cluster is what was drawn independently, an image with all its questions, say.
+"""Values of independent clusters: a cluster is what was sampled independently, such as an image with its questions.
 
 A cluster's *value* is what it contributes to a score: the score is the mean of the values over clusters.
 """
@@ -10,13 +10,14 @@ Array = NDArray[np.float64]
 
 
 def ratio_values(sums: Array, counts: Array) -> Array:
-    """Values whose mean is the ratio of totals, for clusters of different sizes: jackknife pseudo-values, re-centred.
+    """Return values whose mean is the ratio of totals, for clusters of different sizes.
 
-    How the ratio moves when a cluster is left out counts large clusters for what they are; a linear influence would make the
-    interval too narrow where a few clusters hold most of the answers.
+    They are re-centred jackknife pseudo-values. The change of the ratio when a cluster is omitted gives large clusters
+    their full influence; a linear influence would make the interval too narrow where a few clusters hold most of the
+    answers.
 
     Args:
-        sums: `[clusters, ...]`, what a cluster adds to the numerator (answers right).
+        sums: `[clusters, ...]`, what a cluster adds to the numerator (correct answers).
         counts: `[clusters, ...]`, what it adds to the denominator (answers).
 
     Returns:
@@ -29,15 +30,15 @@ def ratio_values(sums: Array, counts: Array) -> Array:
 
 
 def pseudo_values(whole: float | Array, without: Array, sizes: Array) -> Array:
-    """Values of clusters (or of groups of clusters) for any smooth score, from the score with each of them left out.
+    """Return values of clusters (or groups of clusters) for any smooth score, from the score with each one omitted.
 
     Scaled so that the usual variance of their mean is the delete-a-group jackknife's for groups of unequal size (Busing
     et al. 1999, doi 10.1023/A:1008800423698), and centred so that their mean is the score itself.
 
     Args:
         whole: the score of all clusters.
-        without: `[groups, ...]`, the score of all but one group.
-        sizes: `[groups]`, clusters in each group.
+        without: `[groups, ...]`, the score with one group omitted.
+        sizes: `[groups]`, the clusters in each group.
     """
     groups = len(without)
     shares = (sizes.sum() / sizes).reshape(-1, *(1,) * (without.ndim - 1))

@@ -1,4 +1,4 @@
-"""Variance components: how much of an estimate's uncertainty is other questions, and how much other trainings."""
+"""Variance components: how much of an estimate's uncertainty comes from the questions, and how much from training."""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from olivine.statistics.clusters import Array
 class StandardErrors:
     """Where the uncertainty of an estimate comes from: standard errors, in the units of the score.
 
-    `questions`: other questions, the same trained models. `seeds`: other trainings, the same questions (None with a
-    single seed: then it is unknown, not zero). `total` and its degrees of degrees_of_freedom: both.
+    `questions`: other questions, the same trained models. `seeds`: other training runs, the same questions (None with
+    a single seed: then it is unknown, not zero). `total` and its `degrees_of_freedom` cover both.
     """
 
     questions: float
@@ -21,10 +21,10 @@ class StandardErrors:
 
 
 def standard_errors(values: Array) -> StandardErrors:
-    """Variance components of the mean of `[seeds, clusters]` values, seeds and clusters crossed.
+    """Return the variance components of the mean of `[seeds, clusters]` values, seeds and clusters crossed.
 
-    Every seed is asked the same questions. The variance of the mean is that between clusters, plus that between seeds,
-    less their interaction, which both hold; degrees of degrees_of_freedom after Satterthwaite.
+    Every seed answers the same questions. The variance of the mean is that between clusters, plus that between seeds,
+    minus their interaction, which both contain; degrees of freedom after Satterthwaite.
     """
     seeds, clusters = values.shape
     by_cluster = values.mean(axis=0)

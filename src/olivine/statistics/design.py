@@ -1,6 +1,6 @@
-"""The configurations of a factorial design, and the contrasts that read effects off them.
+"""The configurations of a factorial design, and the contrasts that estimate effects from them.
 
-No answers and no randomness here: a contrast is a row of weights over configurations.
+No answers and no randomness here: a contrast is a vector of weights over configurations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ Configuration = tuple[str, ...]
 class Contrast:
     """A difference between configurations.
 
-    `levels` says what is compared with each axis' first level: one axis is a main effect; two or three are an
-    interaction, the difference between differences. `weights` is one weight a configuration; they sum to 0.
+    `levels` is what is compared with each axis' baseline level: one axis is a main effect; two or three are an
+    interaction, the difference between differences. `weights` has one weight per configuration; they sum to 0.
     """
 
     levels: tuple[tuple[str, str], ...]
@@ -37,12 +37,12 @@ class Contrast:
 
 
 def all_configurations(axes: Mapping[str, Sequence[str]]) -> list[Configuration]:
-    """Every combination of levels, the last axis changing fastest."""
+    """Return every combination of levels, the last axis changing fastest."""
     return list(product(*axes.values()))
 
 
 def one_at_a_time(axes: Mapping[str, Sequence[str]]) -> list[Configuration]:
-    """The configuration of all first levels, and every configuration that differs from it on one axis."""
+    """Return the configuration of all baseline levels, and every configuration that differs from it on one axis."""
     first = tuple(levels[0] for levels in axes.values())
     changed = [
         (*first[:position], level, *first[position + 1 :])
@@ -53,11 +53,11 @@ def one_at_a_time(axes: Mapping[str, Sequence[str]]) -> list[Configuration]:
 
 
 def half_fraction(axes: Mapping[str, Sequence[str]]) -> list[Configuration]:
-    """The half of a two-level factorial in which an even number of axes is off its first level.
+    """Return the half of a two-level factorial in which an even number of axes is off its baseline level.
 
-    Every main effect is then mixed up with the interaction of all other axes.
+    Every main effect is then aliased with the interaction of all other axes.
     """
-    assert all(len(levels) == 2 for levels in axes.values()), "a half needs two levels an axis"
+    assert all(len(levels) == 2 for levels in axes.values()), "a half-fraction needs two levels per axis"
     first = [levels[0] for levels in axes.values()]
     return [
         configuration
@@ -69,11 +69,11 @@ def half_fraction(axes: Mapping[str, Sequence[str]]) -> list[Configuration]:
 def contrasts(
     axes: Mapping[str, Sequence[str]], configurations: Sequence[Configuration], *, highest: int = 3
 ) -> list[Contrast]:
-    """Main effects, then interactions up to order `highest`, as far as the configurations can tell them.
+    """Return main effects, then interactions up to order `highest`, as far as the configurations can estimate them.
 
-    A main effect is the coefficient of ordinary least squares on all main effects, each level against its axis' first:
-    in a full factorial simply the mean of the configurations at the level minus the mean of those at the first. An interaction
-    is averaged over every setting of the other axes in which all its corners are there.
+    A main effect is the coefficient of ordinary least squares on all main effects, each level against its axis'
+    baseline: in a full factorial simply the mean of the configurations at the level minus the mean of those at the
+    baseline. An interaction is averaged over every setting of the other axes for which all its corners are present.
     """
     found = [c for c in _main_effects(axes, configurations) if c is not None]
     for order in range(2, min(highest, len(axes)) + 1):
@@ -86,13 +86,13 @@ def contrasts(
 
 
 def aliased(axes: Mapping[str, Sequence[str]], configurations: Sequence[Configuration]) -> list[str]:
-    """The `axis=level` whose main effect these configurations cannot tell from another's."""
+    """Return the `axis=level` names whose main effect is aliased with another's in these configurations."""
     names = [f"{axis}={level}" for axis, levels in axes.items() for level in levels[1:]]
     return [name for name, contrast in zip(names, _main_effects(axes, configurations), strict=True) if contrast is None]
 
 
 def _main_effects(axes: Mapping[str, Sequence[str]], configurations: Sequence[Configuration]) -> list[Contrast | None]:
-    """One contrast for every level but the first of every axis; None where it cannot be estimated."""
+    """Return one contrast for every level but the baseline of every axis; None where it cannot be estimated."""
     columns = [(axis, level) for axis, levels in axes.items() for level in levels[1:]]
     position = {axis: number for number, axis in enumerate(axes)}
     matrix = np.array(
@@ -134,5 +134,5 @@ def _interaction(
 
 
 def _tidy(row: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Without the rounding dust of the pseudo-inverse, so that a weight of nothing is nothing."""
+    """Return weights without the rounding errors of the pseudo-inverse, so that a zero weight is exactly zero."""
     return np.where(np.abs(row) < 1e-12, 0.0, np.round(row, 14))

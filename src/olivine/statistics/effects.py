@@ -1,6 +1,7 @@
-"""Estimates and effects with all that is known of their uncertainty; arrays in, numbers out.
+"""Estimates and effects with their uncertainty; arrays in, numbers out.
 
-How a benchmark's answers become values of clusters is not here; which configurations an effect compares is in `design`.
+How a benchmark's answers become values of clusters is decided elsewhere; which configurations an effect compares is in
+`design`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,10 +18,10 @@ from olivine.statistics.permutation import holm, sign_flip
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure with all that is known of its uncertainty, in the units of the score.
+    """A figure with its uncertainty, in the units of the score.
 
-    `over_questions` is the bootstrap interval with the trained models as they are; `interval` also covers other
-    trainings if there was more than one seed, and is the same otherwise.
+    `over_questions` is the bootstrap interval for the given trained models; `interval` also covers other training runs
+    if there was more than one seed, and is the same otherwise.
     """
 
     value: float
@@ -35,9 +36,9 @@ class Estimate:
 class Effect:
     """One contrast on one score.
 
-    `p_questions` is the paired permutation test over clusters. `p` is what is decided by: with several seeds a t-test that
-    counts seeds as drawn too, otherwise `p_questions`. `p_holm` is `p` corrected over the family. `detectable` is the
-    smallest true effect that a study of this size would have called significant at 5 % four times out of five.
+    `p_questions` is the paired permutation test over clusters. `p` is the one to decide by: with several seeds a t-test
+    that treats seeds as random too, otherwise `p_questions`. `p_holm` is `p` corrected over the family. `detectable` is
+    the smallest true effect that a study of this size would find significant at 5 % four times out of five.
     """
 
     contrast: Contrast
@@ -49,7 +50,7 @@ class Effect:
 
 
 def estimates(values: Array, random: np.random.Generator, *, level: float = 0.95) -> list[Estimate]:
-    """Estimates of the means of `[columns, seeds, clusters]` values; columns share their draws of clusters."""
+    """Return estimates of the means of `[columns, seeds, clusters]` values; columns share their bootstrap draws."""
     _, seeds, clusters = values.shape
     low, high = cluster_intervals(values.mean(axis=1).T, random, level=level)
     found = []
@@ -65,8 +66,9 @@ def estimates(values: Array, random: np.random.Generator, *, level: float = 0.95
 
 
 def effects(values: Array, contrasts: Sequence[Contrast], random: np.random.Generator) -> list[Effect]:
-    """The effect of every contrast, paired over clusters and seeds, Holm-corrected over the main effects and apart over
-    the interactions.
+    """Return the effect of every contrast, paired over clusters and seeds.
+
+    P-values are Holm-corrected over the main effects, and separately over the interactions.
 
     Args:
         values: `[configurations, seeds, clusters]`, in the order of the contrasts' weights.
@@ -84,7 +86,7 @@ def effects(values: Array, contrasts: Sequence[Contrast], random: np.random.Gene
 
 
 def corrected(family: Iterable[Effect]) -> list[Effect]:
-    """The same effects, `p_holm` made for all main effects among them together, and for all interactions together."""
+    """Return the same effects with `p_holm` over all their main effects, and separately over all interactions."""
     effects = list(family)
     adjusted = [0.0] * len(effects)
     for is_main in (True, False):
@@ -95,7 +97,7 @@ def corrected(family: Iterable[Effect]) -> list[Effect]:
 
 
 def detectable_effect(about: StandardErrors, *, level: float = 0.95, power: float = 0.8) -> float:
-    """The true effect whose test at `1 - level` comes out significant with probability `power`."""
+    """Return the true effect whose test at `1 - level` is significant with probability `power`."""
     return (
         t_quantile((1 + level) / 2, about.degrees_of_freedom) + t_quantile(power, about.degrees_of_freedom)
     ) * about.total

@@ -9,14 +9,14 @@ import numpy as np
 from olivine.statistics.clusters import Array
 
 RESAMPLES = 2000
-#: At most this many random numbers are held at once.
+#: At most this many random numbers are in memory at once.
 CHUNK = 4_000_000
 
 
 @lru_cache(maxsize=4096)
 def t_quantile(probability: float, degrees_of_freedom: float) -> float:
     """Return the value below which Student's t lies with `probability`, strictly between 0 and 1."""
-    from scipy.special import stdtrit  # here, since importing it takes longer than all else in this package
+    from scipy.special import stdtrit  # here, since importing it takes longer than everything else in this package
 
     return float(stdtrit(degrees_of_freedom, probability))
 
@@ -30,29 +30,29 @@ def t_cumulative(t: float, degrees_of_freedom: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Two ends, in the units of the score."""
+    """The two ends of an interval, in the units of the score."""
 
     low: float
     high: float
 
     def holds(self, value: float) -> bool:
-        """Whether `value` lies in it, ends included."""
+        """Return whether `value` lies in the interval, ends included."""
         return self.low <= value <= self.high
 
 
 def cluster_intervals(
     values: Array, random: np.random.Generator, *, level: float = 0.95, resamples: int = RESAMPLES
 ) -> tuple[Array, Array]:
-    """Bootstrap intervals for means over clusters: whole clusters are drawn again, never single answers.
+    """Return bootstrap intervals for means over clusters: whole clusters are resampled, never single answers.
 
     The percentiles are widened so that the interval of normal data is Student's ("expanded percentile", Hesterberg
     2015, doi 10.1080/00031305.2015.1089789): plain percentiles are too narrow for few clusters.
 
     Args:
-        values: `[clusters, columns]`; the columns share their draws, so that what is paired stays paired.
+        values: `[clusters, columns]`; the columns share their draws, so that paired values stay paired.
 
     Returns:
-        Low and high ends, each `[columns]`. With a single cluster nothing can be said: minus and plus infinity.
+        Low and high ends, each `[columns]`. With a single cluster they are unknown: minus and plus infinity.
     """
     clusters = len(values)
     if clusters < 2:

@@ -8,15 +8,16 @@ from olivine.statistics.clusters import Array
 from olivine.statistics.intervals import CHUNK
 
 FLIPS = 9999
-#: Up to this many clusters every pattern of signs is tried, and the test is exact.
+#: Up to this many clusters every sign pattern is tried, and the test is exact.
 _EXACT = 13
 
 
 def sign_flip(values: Array, random: np.random.Generator, *, flips: int = FLIPS) -> Array:
-    """Two-sided p-values of "the mean is 0" by changing the signs of whole clusters.
+    """Return two-sided p-values of "the mean is 0" by flipping the signs of whole clusters.
 
-    Under the null a cluster's paired difference is as likely up as down. Every pattern of signs is tried where there are
-    few clusters; otherwise random ones, counting the one observed (Phipson & Smyth 2010, so that p is never 0).
+    Under the null hypothesis a cluster's paired difference is equally likely to be positive or negative. With few
+    clusters every sign pattern is tried; otherwise random ones, counting the observed one (Phipson & Smyth 2010, so
+    that p is never 0).
 
     Args:
         values: `[clusters, columns]` of paired differences.
@@ -39,7 +40,7 @@ def sign_flip(values: Array, random: np.random.Generator, *, flips: int = FLIPS)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: the chance of any false alarm in the family stays at the level tested."""
+    """Return Holm's step-down adjustment: the chance of any false positive in the family stays at the level tested."""
     order = sorted(range(len(p_values)), key=lambda position: p_values[position])
     adjusted = [0.0] * len(p_values)
     highest = 0.0

@@ -1,4 +1,4 @@
-"""Random generators that follow from content, so that the same data give the same figures on every run."""
+"""Random generators seeded by content, so that the same data give the same figures on every run."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def generator(*content: bytes | str) -> np.random.Generator:
-    """A random generator that follows from content alone: the same data give the same figures on every run."""
+    """Return a random generator seeded by `content` alone."""
     digest = hashlib.sha256()
     for part in content:
         raw = part.encode() if isinstance(part, str) else part

@@ -1,6 +1,6 @@
-"""Tiny models, tokenizers and data sets for tests: ours, and those of whoever builds on Olivine.
+"""Tiny models, tokenizers and data sets for tests: Olivine's own, and those of packages built on it.
 
-Everything is made from a seed on the spot; nothing is read from the network or from outside the folder given.
+Everything is made from a seed; nothing is read from the network or from outside the given folder.
 """
 
 import json
@@ -38,12 +38,12 @@ CORPUS = (
 
 
 def gemma_tokenizer(vocab_size: int = 640) -> Any:
-    """A small tokenizer in Gemma's layout."""
+    """Train a small tokenizer in Gemma's layout."""
     return train_tokenizer(CORPUS, vocab_size)
 
 
 def llama_tokenizer(*, legacy: bool = False) -> Any:
-    """A small tokenizer in Llama's manner: a space is put before the text (before every piece of it, if `legacy`)."""
+    """Build a small tokenizer like Llama's: a space is prepended to the text (to every piece of it, if `legacy`)."""
     trained = json.loads(gemma_tokenizer().backend_tokenizer.to_str())["model"]
     pieces = [p for p in trained["vocab"] if not (p.startswith("<") and p.endswith(">") and not p.startswith("<0x"))]
     vocab = {piece: index for index, piece in enumerate(["<unk>", "<s>", "</s>", *pieces])}
@@ -59,7 +59,7 @@ def tiny_model_recipe(
     tokenizer: Any = None,
     **vision: Any,
 ) -> ModelRecipe:
-    """Random towers and language models of a few thousand weights; `tokenizer` as a recipe has it."""
+    """Return a recipe of random towers and language models of a few thousand weights; `tokenizer` as in a recipe."""
     towers = {
         "clip": {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "image_size": 16},
         "dinov2": {"model_type": "dinov2", "hidden_size": 32, "mlp_ratio": 2, "image_size": 24},
@@ -74,7 +74,7 @@ def tiny_model_recipe(
         "num_attention_heads": 4,
         "num_key_value_heads": 1 if language == "gemma" else 2,
         "head_dim": 16 if language == "gemma" else 8,
-        # Wider than usual: with transformers' 0.02 so small a model's logits hardly differ from one another.
+        # Wider than usual: with transformers' 0.02 the logits of such a small model hardly differ.
         "initializer_range": 0.2,
     }
     return ModelRecipe.model_validate(
@@ -95,7 +95,7 @@ def tiny_vlm(
     folder: Path | None = None,
     **vision: Any,
 ) -> VisionLanguageModel:
-    """A whole tiny model; a Llama needs a `folder` to keep its tokenizer in."""
+    """Build a whole tiny model; a Llama needs a `folder` for its tokenizer."""
     tokenizer = None
     if language == "llama":
         assert folder is not None, "a Llama's tokenizer is loaded from a folder"
@@ -104,7 +104,7 @@ def tiny_vlm(
     recipe = tiny_model_recipe(tower=tower, language=language, depth=depth, tokenizer=tokenizer, **vision)
     vlm = build(recipe, seed=seed, texts=lambda: CORPUS)
     if language == "gemma":
-        # With tied and scaled embeddings a random Gemma repeats its last token; stronger layers make it say more.
+        # With tied and scaled embeddings a random Gemma repeats its last token; stronger layers make its answers vary.
         with torch.no_grad():
             for name, weight in vlm.part("language").items():
                 if weight.ndim == 2 and "embed" not in name:
@@ -113,7 +113,7 @@ def tiny_vlm(
 
 
 def save_tower(folder: Path, *, tower: Literal["clip", "dinov2"] = "clip", seed: int = 0) -> Path:
-    """Save a random vision tower (6 x 6 patches of 4 pixels) with its preprocessor file, as published ones lie."""
+    """Save a random vision tower (6 x 6 patches of 4 pixels) with its preprocessor file, like a published one."""
     sizes = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 24, "patch_size": 4}
     with RandomState(seed).active():
         if tower == "clip":
@@ -126,7 +126,7 @@ def save_tower(folder: Path, *, tower: Literal["clip", "dinov2"] = "clip", seed:
 
 
 def save_language_model(folder: Path, *, seed: int = 0) -> Path:
-    """Save a random Gemma of two layers (`[tokens, 64]`, tied embeddings) with its tokenizer, as published ones lie."""
+    """Save a random Gemma of two layers (`[tokens, 64]`, tied embeddings) with its tokenizer, like a published one."""
     tokenizer = gemma_tokenizer()
     config = GemmaConfig(
         vocab_size=len(tokenizer),
@@ -147,7 +147,7 @@ def save_language_model(folder: Path, *, seed: int = 0) -> Path:
 
 
 def write_images(folder: Path, count: int, *, side: int = 16, seed: int = 0) -> list[str]:
-    """Random PNG images of different sizes; returns their names."""
+    """Write random PNG images of different sizes; return their names."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(seed)
     names = []
@@ -160,7 +160,7 @@ def write_images(folder: Path, count: int, *, side: int = 16, seed: int = 0) -> 
 
 
 def llava_item(identity: str, pairs: Sequence[tuple[str, str]], image: str | None = None) -> dict[str, Any]:
-    """One item of LLaVA JSON: questions with replies, about an image or about none."""
+    """Return one item of LLaVA JSON: questions with replies, with or without an image."""
     turns = []
     for number, (question, reply) in enumerate(pairs):
         mark = "<image>\n" if image is not None and number == 0 else ""
@@ -169,14 +169,14 @@ def llava_item(identity: str, pairs: Sequence[tuple[str, str]], image: str | Non
 
 
 def write_dataset(folder: Path, *, items: int = 24, seed: int = 0) -> Path:
-    """A LLaVA JSON of `items` items with images under images/: one to three questions each, every fifth text-only."""
+    """Write a LLaVA JSON of `items` items, images under images/: one to three questions each, every fifth text-only."""
     names = write_images(folder / "images", max(1, items // 2), seed=seed)
-    rows = []
+    samples = []
     for number in range(items):
         pairs = [
             (f"is there a red circle? {turn}", "yes" if (number + turn) % 2 else "no") for turn in range(1 + number % 3)
         ]
-        rows.append(llava_item(f"s{number}", pairs, None if number % 5 == 4 else names[number % len(names)]))
+        samples.append(llava_item(f"s{number}", pairs, None if number % 5 == 4 else names[number % len(names)]))
     path = folder / "train.json"
-    path.write_text(json.dumps(rows), encoding="utf-8")
+    path.write_text(json.dumps(samples), encoding="utf-8")
     return path

@@ -42,11 +42,11 @@ class Run:
     Attributes:
         recipe: the whole recipe.
         data: its sources.
-        console: what the run says.
+        console: where messages go.
         processes: this process among those of the run.
-        stop: asked after every step.
-        record: of the images that the run has opened.
-        arithmetic: how this process multiplies, in words.
+        stop: checked after every step.
+        record: the images that the run has opened.
+        arithmetic: the precision settings of this process, in words.
     """
 
     recipe: Recipe
@@ -61,7 +61,7 @@ class Run:
 def open_run(
     recipe: Recipe, data: RecipeData, console: Console, processes: Processes, stop: StopSignal, directory: Path
 ) -> Run:
-    """Choose this process's arithmetic, and gather what the stages that are run into `directory` have in common.
+    """Set this process's arithmetic and collect what the stages that run into `directory` share.
 
     Every process calls it: the arithmetic is a setting of the process.
     """
@@ -75,17 +75,17 @@ def open_run(
 def start_model(
     recipe: Recipe, data: RecipeData, after: Path | None, stages: Sequence[StageRecipe], processes: Processes
 ) -> VisionLanguageModel:
-    """Return the model that the first of some stages starts from; refuse what one of them could not carry out.
+    """Return the model that the first of `stages` starts from; refuse requests that one of them cannot carry out.
 
     Args:
         recipe: the whole recipe.
         data: its sources.
         after: the checkpoint of the stage before; None builds the recipe's own modules.
-        stages: that are to be run, the first of them from this model.
+        stages: the stages that will run, the first of them from this model.
         processes: this process among those of the run.
 
     Raises:
-        RequestError: a stage asks for what its model, its data or the number of processes do not allow.
+        RequestError: a stage requests something that its model, its data or the number of processes does not allow.
     """
     for stage in stages:
         check_objective(stage, recipe.data[stage.data], data.samples(stage.data))
@@ -93,7 +93,7 @@ def start_model(
     for stage in stages:
         if stage.lora:
             lora.check(vlm.language, stage.lora, f"stages.{stage.name}.lora", several=processes.several)
-    processes.wait()  # until all have compared the recipe with the one that is there
+    processes.wait()  # until all have compared the recipe with the recorded one
     return vlm
 
 
@@ -110,37 +110,37 @@ def run_stage(
     """Train one stage into its folder, from its last training checkpoint if there is one.
 
     Args:
-        run: what it has in common with other stages.
+        run: what the stage shares with the other stages.
         stage: which of the recipe's stages.
         vlm: the model that it starts from, changed in place.
         folder: where its metrics, training checkpoints, result and model folder go.
         followed: whether another stage may start from what it leaves.
-        features: of all images of the stage's source, by its frozen tower; None runs the tower itself.
-        begin: called by the first process when nothing is left that could refuse the request; writes records.
+        features: cached features of all images of the stage's source, from its frozen tower; None runs the tower.
+        begin: called by the first process once nothing can refuse the request any more; writes records.
 
     Returns:
         The model that the next stage starts from.
     """
     samples = run.data.samples(stage.data)
-    with run.stop.held(), out_of_memory_reported(run.recipe, stage):
+    with run.stop.deferred(), out_of_memory_reported(run.recipe, stage):
         job = Stage(vlm, run.recipe, stage, samples, folder, run.console, run.processes, run.stop, features, run.record)
         if run.processes.is_first and begin is not None:
             # Only now: what is refused must not leave a record that its correction is then compared with.
             begin()
         finish_stage(job, job.run(), run.data.skipped_before(stage.data), followed=followed)
-    if run.processes.several and followed:  # its modules are cut over the processes: start again from what was written
+    if run.processes.several and followed:  # its modules are sharded: start again from what was written
         return load_to_train(folder / CHECKPOINT)
     return vlm
 
 
 def write_record(directory: Path, run: Run, data: dict[str, Any], changed: list[dict[str, Any]] | None = None) -> None:
-    """Write down what is run, with which versions, on which data and device.
+    """Record what is run, with which versions, on which data and device.
 
     Args:
-        directory: of the run, or of a study's step.
+        directory: the directory of the run, or of a study's step.
         run: the recipe and where it runs.
         data: provenance of the sources.
-        changed: the changes of the last bits with which it was resumed, one entry for each time.
+        changed: the changes affecting the last bits with which the run was resumed, one entry per resumption.
     """
     about = {**_environment(run), "data": data}
     write_text(directory / RECIPE, run.recipe.to_yaml())
@@ -148,7 +148,7 @@ def write_record(directory: Path, run: Run, data: dict[str, Any], changed: list[
 
 
 def finish_stage(job: Stage, result: StageResult, skipped_before: str, *, followed: bool) -> None:
-    """Write the stage's checkpoint, then what says that it is done; then its training checkpoints go.
+    """Write the stage's checkpoint, then the result that marks it as done; then delete its training checkpoints.
 
     Where another stage may follow, the weights that trained are also written unrounded, for it to start from.
     """
@@ -180,19 +180,20 @@ def finish_stage(job: Stage, result: StageResult, skipped_before: str, *, follow
         )
     processes.wait()
     if not processes.several and dtype is not torch.float32:
-        put_trained(unrounded, vlm)  # resuming now and resuming from the files are the same
+        put_trained(unrounded, vlm)  # continuing now and resuming from the files give the same result
     job.checkpoints.clear()
     held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
     summary = result.summary
     job.console.print(
-        f"stage {job.stage.name}: {result.steps:,} steps in {summary.seconds:.0f} s, loss {summary.loss:.4f}{held_out}, "
+        f"stage {job.stage.name}: {result.steps:,} steps in {summary.seconds:.0f} s, "
+        f"loss {summary.loss:.4f}{held_out}, "
         f"samples: {skipped_before}{summary.skipped} -> {folder / CHECKPOINT}",
         highlight=False,
     )
 
 
 def _environment(run: Run) -> dict[str, Any]:
-    """What a run's bits depend on besides its recipe and data."""
+    """Return what a run's bits depend on besides its recipe and data."""
     return {
         "name": run.recipe.name,
         "seed": run.recipe.seed,

@@ -1,6 +1,6 @@
-"""The features of a source's images by a frozen tower, computed once for all the trainings that show them.
+"""The features of a source's images from a frozen tower, computed once for all the trainings that use them.
 
-How they lie on disk is in `data.features`; which trainings share them is for a study's plan to say.
+Their layout on disk is in `data.features`; which trainings share them is decided by a study's plan.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,34 +23,34 @@ from olivine.model.vlm import cast, patch_features
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Sample
 
-#: ImageSource encoded at once; the last bits of features hang on it, so it is the same whoever computes them.
+#: Images encoded at once; the last bits of features depend on it, so it is the same whoever computes them.
 CHUNK = 64
 
 
 def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_images: Callable[[int, int], None]) -> None:
-    """Write the features that a stage would compute of its source's images; resumes where it was killed.
+    """Write the features that a stage would compute of its source's images, resuming after a kill.
 
-    The tower runs in the stage's precision. Under `on_error: skip` a broken image is kept as broken.
+    The tower runs in the stage's precision. Under `on_error: skip` a broken image is recorded as broken.
 
     Args:
-        recipe: whose tower comes from pretrained weights.
-        stage: which leaves the tower as it is, as do all before it.
+        recipe: a recipe whose tower comes from pretrained weights.
+        stage: a stage that does not train the tower; no stage before it does either.
         folder: where the table goes.
-        on_images: told (done, in all).
+        on_images: called with (done, total).
 
     Raises:
-        DataError: under `on_error: stop`, the first image that is broken.
+        DataError: under `on_error: stop`, at the first broken image.
         RunError: no sample has an image.
     """
     source = recipe.data[stage.data]
-    shown = _images(source)
-    if not shown:
+    samples_by_image = _samples_by_image(source)
+    if not samples_by_image:
         raise RunError(f"{source.json_}: no sample has an image, so there are no features to compute.")
     vision = recipe.model.vision
     bf16 = recipe.optimizer.precision == "bf16"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tower, transform = build_tower(vision)
-    transform = transform.with_fit(stage.image_fit)
+    tower, plan = build_tower(vision)
+    transform = plan.transform.with_fit(stage.image_fit)
     cast(tower.parameters(), torch.bfloat16 if bf16 else torch.float32)
     tower.to(device)
 
@@ -58,10 +58,10 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_images
 
     def fitted(name: str) -> np.ndarray | ItemError:
         try:
-            return np.asarray(transform.fitted(open_sample_image(shown[name], source, record)))
+            return np.asarray(transform.fitted(open_sample_image(samples_by_image[name], source, record)))
         except ItemError as error:
             if source.on_error == "stop":
-                raise DataError(f"{source.json_}: {error} (to leave such items out: on_error: skip)") from None
+                raise DataError(f"{source.json_}: {error} (to skip such items: on_error: skip)") from None
             return error
 
     blank = np.zeros((transform.size, transform.size, 3), np.uint8)
@@ -76,26 +76,28 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_images
             sent = sent.pin_memory() if device.type == "cuda" else sent
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 features = patch_features(
-                    tower, vision.layer, normalise_on(sent, transform, device, next(tower.parameters()).dtype)
+                    tower,
+                    plan.layer,
+                    normalise_on(sent, transform, device, next(tower.parameters()).dtype),
+                    strategy=plan.strategy,
                 )
             return features.cpu(), broken
 
-        side = transform.size // tower.config.patch_size
         write_features(
             folder,
-            list(shown),
+            list(samples_by_image),
             encode,
-            shape=(side * side, tower.config.hidden_size),
+            shape=(plan.features.tokens, plan.features.width),
             dtype=torch.bfloat16 if bf16 else torch.float32,
             chunk=CHUNK,
             on_images=on_images,
         )
 
 
-def _images(source: DataRecipe) -> dict[str, Sample]:
-    """Each image of a source once, in the order in which samples show it, with a sample that does."""
-    shown: dict[str, Sample] = {}
+def _samples_by_image(source: DataRecipe) -> dict[str, Sample]:
+    """Return each image of a source once, in order of first use, with a sample that uses it."""
+    found: dict[str, Sample] = {}
     for sample in usable(read_samples(source, Skipped()), source):
         if sample.image is not None:
-            shown.setdefault(sample.image, sample)
-    return shown
+            found.setdefault(sample.image, sample)
+    return found

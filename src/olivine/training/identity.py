@@ -1,6 +1,6 @@
-"""Whether a run directory's run is the one that is asked for: what may change before it is resumed, and what not.
+"""Whether a run directory holds the requested run: what may change before it is resumed, and what may not.
 
-What a field decides is said on the field (`field_identity`), where a study's steps read it too.
+What a field decides is declared on the field (`field_identity`), where a study's steps read it too.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ CHECKPOINT, RESULT = "checkpoint", "result.json"
 def check_same_recipe(directory: Path, recipe: Recipe) -> list[Change]:
     """Return the changes that may alter the last bits, which provenance records.
 
-    Stages that have not begun may change as they like, with the data that they alone read, and the whole recipe while
-    none has.
+    Stages that have not begun may change freely, and so may the data that only they read; while no stage has begun,
+    the whole recipe may.
 
     Raises:
         RequestError: the directory holds a run of another recipe.
@@ -42,14 +42,14 @@ def check_same_recipe(directory: Path, recipe: Recipe) -> list[Change]:
             for change in different
         )
         raise RequestError(
-            f"{directory} holds a run of another recipe; different: {listed}. Its steps so far have learnt "
+            f"{directory} holds a run of another recipe; different: {listed}. Its steps so far were trained "
             "with the former. Give another output=DIR, or remove that directory to start again."
         )
     return [change for change in found if change.decides.identity is Identity.SAME_MATHEMATICS]
 
 
 def check_same_data(directory: Path, now: Mapping[str, Any]) -> None:
-    """Compare the data with those that the run has begun on; `now` is provenance's `data`.
+    """Compare the data with what the run began on; `now` is provenance's `data`.
 
     Raises:
         RequestError: a source has changed since.
@@ -66,13 +66,13 @@ def check_same_data(directory: Path, now: Mapping[str, Any]) -> None:
 
 
 def recorded(directory: Path) -> dict[str, Any]:
-    """Return a run's provenance, empty where there is none."""
+    """Return a run's provenance; empty if there is none."""
     path = directory / PROVENANCE
     return dict(read_json(path)) if path.is_file() else {}
 
 
 def _begun(directory: Path, values: Mapping[str, Any]) -> int:
-    """How many of the recorded recipe's stages come up to the last that has left anything."""
+    """Return the number of the recorded recipe's stages up to the last that has written anything."""
     names = [stage["name"] for stage in values["stages"]]
     return max((number for number, name in enumerate(names, start=1) if _has_begun(directory / name)), default=0)
 
@@ -87,7 +87,7 @@ def _has_begun(folder: Path) -> bool:
 
 
 def _up_to(begun: int, *recipes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What decides the first stages of two recipes: those stages, and the sources that either of the two reads."""
+    """Return what decides the first stages of two recipes: those stages, and the sources that either recipe reads."""
     stages = [[without_overruled(stage) for stage in recipe["stages"][:begun]] for recipe in recipes]
     read = {stage["data"] for some in stages for stage in some}
     if any(isinstance(recipe["model"]["language"]["tokenizer"], dict) for recipe in recipes):

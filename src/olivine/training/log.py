@@ -1,4 +1,4 @@
-"""What a run says while it trains: metrics as JSON lines (and TensorBoard, if installed), a progress bar, a summary.
+"""What a run logs while it trains: metrics as JSON lines (and TensorBoard, if installed), a progress bar, a summary.
 
 Nothing here decides anything.
 """
@@ -29,10 +29,10 @@ MODULE_NAMES: tuple[ModuleName, ...] = ("vision", "connector", "language")
 
 @dataclass(frozen=True, slots=True)
 class StageSummary:
-    """A stage as its logs have it.
+    """A stage as recorded in its logs.
 
-    `loss` is that of the last step, None where none learnt; `seconds` those of all steps with the waiting for their
-    batches; `skipped` says how many samples were left out as broken, each counted once, and why.
+    `loss` is that of the last step, None if no step trained; `seconds` is the time of all steps, including the wait
+    for their batches; `skipped` says how many samples were skipped as broken, each counted once, and why.
     """
 
     loss: float | None
@@ -41,10 +41,10 @@ class StageSummary:
 
 
 class MetricsLog:
-    """A stage's logs: `metrics.jsonl`, `samples.jsonl` (sampled answers), `audit.jsonl` (which samples a step took).
+    """A stage's logs: `metrics.jsonl`, `samples.jsonl` (sampled answers), `audit.jsonl` (the samples of each step).
 
-    Rows at or behind the step that is resumed at are dropped, so that each step is there exactly once. Of several
-    processes the first alone writes.
+    Lines at or after the step where training resumes are dropped, so that each step is logged exactly once. With
+    several processes only the first writes.
     """
 
     def __init__(self, folder: Path, first_step: int, *, writes: bool = True) -> None:
@@ -60,13 +60,13 @@ class MetricsLog:
             self._tensorboard = _tensorboard(folder)
 
     def losses(self, count: int) -> list[float]:
-        """The last losses of the steps before."""
+        """Return the last `count` losses of the earlier steps."""
         path = self._folder / METRICS
         rows = deque((row for row in read_json_lines(path) if "loss" in row), maxlen=count) if path.is_file() else ()
         return [row["loss"] for row in rows]
 
     def summary(self) -> "StageSummary":
-        """What the whole stage came to, whatever its runs were."""
+        """Return the summary of the whole stage, over all the runs that it took."""
         path, audit = self._folder / METRICS, self._folder / AUDIT
         rows = [row for row in read_json_lines(path) if "loss" in row] if path.is_file() else []
         skipped = Skipped()
@@ -78,7 +78,7 @@ class MetricsLog:
         return StageSummary(rows[-1]["loss"] if rows else None, seconds, skipped.describe())
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """One row of numbers."""
+        """Log the numbers of one step."""
         if not self._writes:
             return
         append_json_line(self._folder / METRICS, {"step": step, **values})
@@ -87,22 +87,22 @@ class MetricsLog:
                 self._tensorboard.add_scalar(name, value, step)
 
     def sample(self, step: int, row: Mapping[str, Any]) -> None:
-        """One sampled answer, beside the true one."""
+        """Log one sampled answer beside the true one."""
         if self._writes:
             append_json_line(self._folder / SAMPLES, {"step": step, **row})
 
     def audit(self, step: int, sample_ids: Sequence[str], skipped: Mapping[str, str]) -> None:
-        """The samples that a step learnt from, in the order's own order, and those it left out, with what was wrong."""
+        """Log the samples that a step trained on, in sample order, and those it skipped, with the reason for each."""
         if self._writes:
             row = {"step": step, "samples": list(sample_ids), **({"skipped": dict(skipped)} if skipped else {})}
             append_json_line(self._folder / AUDIT, row)
 
 
 def _damaged(path: Path, damaged: Mapping[int, str]) -> str:
-    """What is said of a log's damaged lines."""
+    """Return the message about a log's damaged lines."""
     some = "; ".join(f"line {number} ({problem})" for number, problem in list(damaged.items())[:5])
     more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-    return f"{path}: {some}{more}: damaged, moved to {path.name}.damaged; all other rows are kept"
+    return f"{path}: {some}{more}: damaged, moved to {path.name}.damaged; all other lines are kept"
 
 
 def _tensorboard(folder: Path) -> Any | None:
@@ -121,7 +121,7 @@ class _Rate(ProgressColumn):
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with loss, samples a second and time left."""
+    """Return a progress bar with loss, samples per second and time left."""
     return Progress(
         TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=28),
@@ -130,7 +130,7 @@ def progress_bar(console: Console) -> Progress:
         _Rate(),
         TimeRemainingColumn(),
         console=console,
-        # A log file has no use for frames: it gets the validation lines.
+        # A log file has no use for animation frames: it gets the validation lines.
         disable=not console.is_terminal,
     )
 
@@ -138,18 +138,18 @@ def progress_bar(console: Console) -> Progress:
 def print_summary(
     console: Console, vlm: VisionLanguageModel, stage: StageRecipe, *, steps: int, samples: int, first_step: int
 ) -> None:
-    """What trains and what is frozen, part by part."""
+    """Print what trains and what is frozen, module by module."""
     table = Table(title=f"stage {stage.name}: {steps:,} steps of {stage.batch} samples, {samples:,} to train on")
-    table.add_column("part")
+    table.add_column("module")
     table.add_column("parameters", justify="right")
     table.add_column("")
-    for part in MODULE_NAMES:
-        parameters = vlm.part(part).values()
+    for name in MODULE_NAMES:
+        parameters = vlm.part(name).values()
         training = sum(p.numel() for p in parameters if p.requires_grad)
         total = sum(p.numel() for p in parameters)
         whole, none = Text("trains", "green"), Text("frozen", "dim")
         state = whole if training == total else none if not training else f"{training:,} train"
-        table.add_row(part, f"{total:,}", state)
+        table.add_row(name, f"{total:,}", state)
     console.print(table)
     if first_step:
         console.print(f"resuming at step {first_step:,}")

@@ -3,6 +3,7 @@
 Which weights a stage trains otherwise is decided in `stage`.
 """
 
+from collections.abc import Collection
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from olivine.errors import RequestError
+from olivine.model.languages.registry import family_of
 from olivine.recipe import LoraRecipe
 
 _OF_ADAPTERS = ".lora_"
@@ -18,23 +20,24 @@ _OF_ADAPTERS = ".lora_"
 def insert(language: nn.Module, recipe: LoraRecipe, device: torch.device = torch.device("cpu")) -> None:  # noqa: B008
     """Put an adapter beside each of the language model's linear layers that the recipe names.
 
-    The layers' own weights keep their dtype, or go to four bits; the adapters are fp32. But for what four bits cannot
-    tell apart, what the model computes is at first unchanged, since one of an adapter's two matrices begins at zero.
+    The layers' own weights keep their dtype, or are quantized to four bits; the adapters are fp32. Apart from the
+    quantization error, the model's output is unchanged at first, since one of an adapter's two matrices starts at zero.
 
     Args:
-        language: the trunk, changed in place.
-        recipe: rank, scale and which layers.
-        device: where layers go as they are quantized, one by one: the whole model would not have to fit there.
+        language: the language model's backbone, changed in place.
+        recipe: rank, scale and target layers.
+        device: where layers go as they are quantized, one by one, so that the unquantized model need not fit there.
 
     Raises:
-        RequestError: peft (or bitsandbytes, to quantize) is not installed, or a target is the name of no linear layer.
+        RequestError: peft (or bitsandbytes, to quantize) is not installed, or a target names no linear layer.
     """
     check(language, recipe, "stages: lora")
     from peft import LoraConfig, inject_adapter_in_model
 
     if recipe.quantize:
         _quantize(language, device)
-    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(recipe.targets), lora_dropout=0.0)
+    targets = list(_targets(language, recipe, _linear_layers(language)))
+    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=targets, lora_dropout=0.0)
     inject_adapter_in_model(config, language)
     for name, parameter in language.named_parameters():
         if _OF_ADAPTERS in name:
@@ -42,43 +45,52 @@ def insert(language: nn.Module, recipe: LoraRecipe, device: torch.device = torch
 
 
 def check(language: nn.Module, recipe: LoraRecipe, where: str, *, several: bool = False) -> None:
-    """Refuse what could not be carried out, before anything is trained.
+    """Refuse what cannot be carried out, before anything is trained.
 
     Args:
-        language: the trunk, as it is before any adapter.
-        recipe: rank, scale and which layers.
-        where: begins the message: `stages.align.lora`.
+        language: the language model's backbone, before any adapter is inserted.
+        recipe: rank, scale and target layers.
+        where: the start of the message, such as `stages.align.lora`.
         several: whether the run has more than one process.
 
     Raises:
-        RequestError: peft (or bitsandbytes, to quantize) is not installed, a target is the name of no linear layer, or
+        RequestError: peft (or bitsandbytes, to quantize) is not installed, a target names no linear layer, or
             there are several processes.
     """
     if several:
-        raise RequestError(f"{where}: one process only; under torchrun the model itself is cut.")
+        raise RequestError(f"{where}: one process only; under torchrun the model itself is sharded.")
     if find_spec("peft") is None:
         raise RequestError(f"{where} needs peft. Install it: pip install 'olivine[lora]'.")
     if recipe.quantize and find_spec("bitsandbytes") is None:
         raise RequestError(f"{where}.quantize needs bitsandbytes. Install it: pip install 'olivine[lora]'.")
-    linear = {name.rpartition(".")[2] for name, module in language.named_modules() if isinstance(module, nn.Linear)}
-    unknown = [name for name in recipe.targets if name not in linear]
+    linear = _linear_layers(language)
+    unknown = [name for name in _targets(language, recipe, linear) if name not in linear]
     if unknown:
         raise RequestError(
             f"{where}.targets {', '.join(unknown)}: no such linear layer. Valid: {', '.join(sorted(linear))}."
         )
 
 
+def _linear_layers(language: nn.Module) -> set[str]:
+    return {name.rpartition(".")[2] for name, module in language.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _targets(language: Any, recipe: LoraRecipe, present: Collection[str]) -> tuple[str, ...]:
+    """The recipe's targets by the names of this language model's family, which may hold several in one layer."""
+    return family_of(language.config).linear_layers(recipe.targets, present)
+
+
 def of_adapters(name: str) -> bool:
-    """Whether a parameter is an adapter's, by its name."""
+    """Return whether a parameter belongs to an adapter, by its name."""
     return _OF_ADAPTERS in name
 
 
 @torch.no_grad()
 def merge(language: nn.Module) -> None:
-    """Add every adapter's product to its layer's weight and take the adapter out again; none there is no error.
+    """Add every adapter's product to its layer's weight and remove the adapter; having no adapters is no error.
 
-    The sum is taken in fp32, and rounded once where the weight is bf16. Quantized weights stay rounded as they were
-    while the adapters learnt beside them: what is left computes what was trained, on the CPU, where it has room.
+    The sum is taken in fp32, and rounded once where the weight is bf16. Quantized weights keep the rounded values that
+    the adapters were trained with, so the merged model computes what was trained; it ends up on the CPU, where it fits.
     """
     for name in [name for name, module in language.named_modules() if hasattr(module, "lora_A")]:
         layer: Any = language.get_submodule(name)
@@ -91,7 +103,7 @@ def merge(language: nn.Module) -> None:
 
 
 def _merged(layer: Any) -> nn.Linear:
-    """The plain layer below an adapter, with peft's own merge taken in fp32."""
+    """Return the plain layer below an adapter, with peft's own merge done in fp32."""
     linear: nn.Linear = layer.get_base_layer()
     dtype = linear.weight.dtype
     linear.weight.data = linear.weight.data.float()
@@ -101,7 +113,7 @@ def _merged(layer: Any) -> nn.Linear:
 
 
 def _merged_from_four_bits(layer: Any) -> nn.Linear:
-    """As `_merged` for a quantized layer, where peft's merge would round the sum to four bits once more."""
+    """Do as `_merged` for a quantized layer, where peft's merge would round the sum to four bits again."""
     linear = _restored(layer.get_base_layer())
     change = layer.get_delta_weight("default").float().to(linear.weight.device)
     linear.weight.data = (linear.weight.float() + change).to(linear.weight.dtype)
@@ -109,7 +121,7 @@ def _merged_from_four_bits(layer: Any) -> nn.Linear:
 
 
 def _quantize(language: nn.Module, device: torch.device) -> None:
-    """Put bitsandbytes' four-bit layers in the place of the trunk's linear ones, with scales quantized once more."""
+    """Replace the backbone's linear layers with bitsandbytes' four-bit ones, using double quantization."""
     try:
         from bitsandbytes.nn.modules import Linear4bit, Params4bit
     except ImportError:
@@ -121,7 +133,7 @@ def _quantize(language: nn.Module, device: torch.device) -> None:
         module = language.get_submodule(name)
         assert isinstance(module, nn.Linear), "it was a moment ago"
         weight = module.weight
-        # Made without memory: its own weight is put in below.
+        # Made without memory: its weight is set below.
         with torch.device("meta"):
             made = Linear4bit(
                 module.in_features,
@@ -135,7 +147,7 @@ def _quantize(language: nn.Module, device: torch.device) -> None:
             made.bias = module.bias
         # Held-out samples would otherwise pack it for faster answering on CPUs, in widths that few small models have.
         made.support_avx512bf16_for_cpu = False
-        # It is the move to a device that quantizes.
+        # Moving it to a device is what quantizes it.
         _replace(language, name, made.to(device))
 
 
@@ -144,7 +156,7 @@ def _is_quantized(module: nn.Module) -> bool:
 
 
 def _restored(module: Any) -> nn.Linear:
-    """A linear layer of four bits as a plain one of the same, rounded, values; a plain one as it is."""
+    """Return a four-bit linear layer as a plain one with the same rounded values; a plain one unchanged."""
     if not _is_quantized(module):
         plain: nn.Linear = module
         return plain

@@ -1,6 +1,6 @@
-"""A loss watched as it comes: not finite, or far above what it has lately been.
+"""Detection of loss spikes: a loss that is not finite, or far above its recent values.
 
-What happens then (the batch's samples written down, the run stopped) is in `stage`.
+What happens then (the batch's samples are recorded, the run stops) is in `stage`.
 """
 
 import math
@@ -15,11 +15,11 @@ FEWEST = 16
 
 
 class LossSpikeDetector:
-    """Says what is wrong with a step, before it changes any weight.
+    """A check of each step's loss before it changes any weight.
 
     Args:
-        factor: a loss above `factor` times the running median is a spike; None calls nothing one.
-        before: losses of earlier steps, oldest first (of a run that is resumed).
+        factor: a loss above `factor` times the running median is a spike; None disables the check.
+        before: losses of earlier steps, oldest first (for a resumed run).
     """
 
     def __init__(self, factor: float | None, before: Iterable[float] = ()) -> None:
@@ -27,7 +27,7 @@ class LossSpikeDetector:
         self._losses = deque(before, maxlen=WINDOW)
 
     def problem(self, loss: float, norm: float) -> str | None:
-        """What is wrong, in words; None where nothing is, and the loss is then remembered."""
+        """Return what is wrong with a step, in words; if nothing is, remember the loss and return None."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return f"loss {loss}, gradient norm {norm}"
         if self._factor is not None and len(self._losses) >= FEWEST:

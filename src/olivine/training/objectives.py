@@ -1,4 +1,4 @@
-"""What a stage optimises: language at labelled positions, or images against captions.
+"""What a stage optimises: next-token prediction at labelled positions, or images against captions.
 
 An objective turns one batch into gradients; steps, schedules and logs are in `stage`.
 """
@@ -22,13 +22,13 @@ from olivine.recipe import ShardingRecipe
 from olivine.training.sharding import Shards
 
 T = TypeVar("T")
-#: ImageSource that a frozen tower encodes at once.
+#: Images that a frozen tower encodes at once.
 _TOWER_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Hidden(Generic[T]):
-    """Keeps a module out of another's own parameters and state."""
+    """A wrapper that keeps a module out of another module's parameters and state."""
 
     value: T
 
@@ -42,18 +42,18 @@ class Measured:
 
 
 class Objective(nn.Module, ABC):
-    """Turns batches into losses. Parameters of its own train with the stage and are dropped at its end."""
+    """A map from batches to losses. Its own parameters train with the stage and are dropped at its end."""
 
     @abstractmethod
     def measure(self, batch: Batch, *, backward: bool) -> Measured:
-        """The loss of a batch; with `backward`, gradients of its mean are added to what trains.
+        """Return the loss of a batch; with `backward`, add the gradients of its mean to the trained parameters.
 
-        Of several processes each adds its share, times their number: the average over processes is the gradient.
+        With several processes each adds its share times their number, so the average over processes is the gradient.
         """
 
 
-class RowLoss(nn.Module):
-    """Embedding, trunk and head of a language model as one forward pass over one packed row."""
+class SequenceLoss(nn.Module):
+    """Embedding, backbone and head of a language model as one forward pass over one packed sequence."""
 
     def __init__(self, vlm: VisionLanguageModel) -> None:
         super().__init__()
@@ -62,21 +62,23 @@ class RowLoss(nn.Module):
         self._vlm = Hidden(vlm)
 
     def forward(self, sequence: PackedSequence, features: Tensor | None, stream: torch.dtype | None = None) -> Tensor:
-        """The summed loss of a row's labels, a scalar.
+        """Return the summed loss of a packed sequence's labels, a scalar.
 
-        `stream` is given where weights are gathered for the pass: the dtype that hidden states begin with. A backward
-        pass then goes through every layer whether or not anything in this row trains, as it does on all processes.
+        `stream` is given when weights are gathered for the pass: the dtype of the first hidden states. A backward pass
+        then runs through every layer whether or not this sequence needs gradients, as it does on all processes.
         """
         embedded = self._vlm.value.embed(sequence.ids[None], features, sequence.image_positions)
         if stream is not None:
             embedded = embedded.to(stream)
             if torch.is_grad_enabled() and not embedded.requires_grad:
                 embedded.requires_grad_()
-        return labelled_loss(self._vlm.value.run(sequence, embedded), sequence.targets, self.head, sequence.labelled)
+        vlm = self._vlm.value
+        hidden = vlm.run(sequence, embedded)
+        return labelled_loss(hidden, sequence.targets, self.head, sequence.labelled, vlm.traits.final_cap)
 
 
 class LanguageObjective(Objective):
-    """Next token at labelled positions, averaged over the batch's labelled tokens, whatever rows they lie in."""
+    """Next-token loss, averaged over the batch's labelled tokens, independent of how they are packed."""
 
     def __init__(
         self,
@@ -88,20 +90,20 @@ class LanguageObjective(Objective):
         self._vlm = Hidden(vlm)
         self._processes = processes
         self._layout = layout
-        self._sequence_loss = Hidden(RowLoss(vlm))
+        self._sequence_loss = Hidden(SequenceLoss(vlm))
         self._shards: Shards | None = None
         self._stream: torch.dtype | None = None
 
     def shard(self, recipe: ShardingRecipe, *, bf16: bool) -> None:
-        """Cut the language model over the processes; its parameters are others afterwards, under the same names."""
+        """Shard the language model over the processes; its parameters are then new objects under the same names."""
         sequence_loss = self._sequence_loss.value
         self._stream = next(sequence_loss.parameters()).dtype
         self._shards = Shards(sequence_loss, self._vlm.value.layers, recipe, self._processes, bf16=bf16)
 
     def measure(self, batch: Batch, *, backward: bool) -> Measured:
-        """One packed row after another, so that memory is that of a row.
+        """Return the loss, computed one packed sequence at a time, so that memory is that of a single sequence.
 
-        Labels are counted over all processes before any gradient: each token weighs the same, whoever has it.
+        Labels are counted over all processes before any gradient, so each token has the same weight on any process.
         """
         vlm, world = self._vlm.value, self._processes.world_size
         patches = self._frozen_patches(batch)
@@ -112,7 +114,7 @@ class LanguageObjective(Objective):
         sequences = list(batch.sequences)
         if self._processes.several:
             sequences += [padding_sequence(layout=self._layout)] * (batch.rounds - len(sequences))
-        # All at once, and ahead of the first: nothing in the loop waits for a copy.
+        # All at once, before the first is used: nothing in the loop waits for a copy.
         sent = [sequence.to(vlm.device) for sequence in sequences]
         with packed(vlm.language):
             for number, sequence in enumerate(sent):
@@ -120,7 +122,7 @@ class LanguageObjective(Objective):
                     self._shards.before_sequence(last=number == batch.rounds - 1)
                 features = self._features(sequence, sequences[number], batch, patches)
                 loss = self._sequence_loss.value(sequence, features, self._stream)
-                # A row of text alone has nothing to teach a connector.
+                # A text-only sequence has no gradient for a connector.
                 if backward and loss.requires_grad:
                     (loss / (labels / world)).backward()
                 total += loss.detach()
@@ -129,7 +131,7 @@ class LanguageObjective(Objective):
         return Measured(self._processes.total([float(total)])[0], labels)
 
     def _frozen_patches(self, batch: Batch) -> Tensor | None:
-        """All images of the batch through the tower once, or from disk; None if the tower trains."""
+        """Return the tower's features of the batch's images, computed once or from disk; None if the tower trains."""
         vlm = self._vlm.value
         if batch.patches is not None:
             return batch.patches.to(vlm.device, non_blocking=True)
@@ -141,25 +143,25 @@ class LanguageObjective(Objective):
     def _features(
         self, sequence: PackedSequence, on_cpu: PackedSequence, batch: Batch, patches: Tensor | None
     ) -> Tensor | None:
-        """Image features in the order of the row's placeholders, each unique image encoded once."""
+        """Return image features in the order of the sequence's placeholders, each unique image encoded once."""
         if not sequence.images:
             return None
         vlm = self._vlm.value
         if patches is None:
-            assert batch.pixels is not None, "the row shows images"
-            pixels = batch.pixels.index_select(0, on_cpu.shown)
-            shown = vlm.patch_features(pixels.pin_memory() if batch.pixels.is_pinned() else pixels)
+            assert batch.pixels is not None, "the sequence has images"
+            pixels = batch.pixels.index_select(0, on_cpu.unique_images)
+            features = vlm.patch_features(pixels.pin_memory() if batch.pixels.is_pinned() else pixels)
         else:
-            shown = patches.index_select(0, sequence.shown)
+            features = patches.index_select(0, sequence.unique_images)
         # The gradient of an index with duplicates is added in any order by several threads, this one in one order.
-        return vlm.project(shown).index_select(0, sequence.image_order)
+        return vlm.project(features).index_select(0, sequence.image_order)
 
 
 class ContrastiveObjective(Objective):
-    """CLIP's objective (arXiv:2103.00020): a tower's pooled patches against captions read by a small text encoder.
+    """CLIP's objective (arXiv:2103.00020): a tower's pooled patches against captions encoded by a small text encoder.
 
-    The first reply about each image is its caption. Patches of the layer that the language model will be shown are
-    averaged, so that it is they that learn, and not a class token which nobody reads later.
+    The first reply about each image is its caption. The patches of the layer that the language model will receive are
+    averaged, so that they are trained, and not a class token that is never used later.
     """
 
     #: Captions are cut to this many tokens (CLIP: 77).
@@ -190,7 +192,7 @@ class ContrastiveObjective(Objective):
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def measure(self, batch: Batch, *, backward: bool) -> Measured:
-        """The whole batch at once: every other caption in it is a negative. Several processes each do all of it."""
+        """Return the loss of the whole batch: every other caption is a negative. Each process computes all of it."""
         assert batch.pixels is not None, "the stage checked that every sample has an image"
         vlm = self._vlm.value
         pooled = vlm.patch_features(batch.pixels).mean(dim=1)
@@ -203,7 +205,7 @@ class ContrastiveObjective(Objective):
         return Measured(loss.item() * count, count)
 
     def _read(self, captions: list[str]) -> Tensor:
-        """Captions to `[captions, width]`: mean over their tokens."""
+        """Encode captions as `[captions, width]`, the mean over their tokens."""
         tokenizer: Any = self._vlm.value.tokenizer
         encoded = tokenizer(
             captions,

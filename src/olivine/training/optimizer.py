@@ -1,6 +1,6 @@
-"""AdamW over the parts that train, and the learning rate of each step.
+"""AdamW over the modules that train, and the learning rate of each step.
 
-Which parts train is decided in `stage`.
+Which modules train is decided in `stage`.
 """
 
 import math
@@ -14,9 +14,9 @@ from olivine.recipe import OptimizerRecipe
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], recipe: OptimizerRecipe, lr: float) -> torch.optim.AdamW:
-    """AdamW; weight decay falls on matrices alone, never on biases and norms."""
+    """Return AdamW with weight decay on matrices only, never on biases and norms."""
     selected = list(parameters)
-    # Weights that are cut over processes and whole ones cannot share a fused step.
+    # Sharded and unsharded weights cannot share a fused step.
     groups = [
         {"params": [p for p in some if (p.ndim >= 2) == matrices], "weight_decay": recipe.weight_decay * matrices}
         for some in (
@@ -31,29 +31,29 @@ def make_optimizer(parameters: Iterable[nn.Parameter], recipe: OptimizerRecipe, 
 
 
 def learning_rate(recipe: OptimizerRecipe, peak: float, step: int, steps: int) -> float:
-    """The rate of a step (from 0): a linear rise over the warm-up, then the schedule.
+    """Return the learning rate of a step (from 0): a linear rise over the warm-up, then the schedule.
 
-    Cosine falls to zero at the end, as transformers' `get_cosine_schedule_with_warmup` does, which LLaVA uses.
+    The cosine falls to zero at the end, as in transformers' `get_cosine_schedule_with_warmup`, which LLaVA uses.
     """
     warmup = math.ceil(recipe.warmup * steps)
     if step >= warmup and recipe.schedule == "constant":
         return peak
-    # One further than transformers, whose very first step has rate zero and changes nothing.
+    # One step further than transformers, whose very first step has rate zero and changes nothing.
     return warmup_then_cosine(peak, step, steps, warmup=warmup, peak_after=warmup + 1)
 
 
 def warmup_then_cosine(
     peak: float, step: int, steps: int, *, warmup: int, peak_after: int, lowest: float = 0.0
 ) -> float:
-    """Return the rate of a step (from 0): a linear rise over `warmup` steps, then half a cosine.
+    """Return the learning rate of a step (from 0): a linear rise over `warmup` steps, then half a cosine.
 
     Args:
         peak: the highest rate.
         step: which step, from 0.
-        steps: optimizer steps in all.
+        steps: total optimizer steps.
         warmup: steps of the rise.
-        peak_after: after how many steps of the rise the peak would be reached; `warmup` or one more.
-        lowest: share of the peak that the cosine falls to.
+        peak_after: the number of steps after which the rise would reach the peak; `warmup` or one more.
+        lowest: fraction of the peak that the cosine falls to.
     """
     if step < warmup:
         return peak * (step + 1) / peak_after

@@ -1,6 +1,7 @@
-"""What to do when a stage does not fit in memory, said where it happens.
+"""What to do when a stage does not fit in memory, reported where it happens.
 
-How much a recipe takes is estimated in `cost`; what a begun run may be resumed with is said on the recipe's fields.
+How much a recipe takes is estimated in `cost`; what may change before a run is resumed is declared on the recipe's
+fields.
 """
 
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from olivine.errors import RunError
 from olivine.field_identity import Identity, decides
 from olivine.recipe import Recipe, StageRecipe
 
-#: How the libraries below say it: PyTorch's CPU allocator (two ways), CUDA's calls and cuBLAS.
+#: The wordings of the libraries below: PyTorch's CPU allocator (two ways), CUDA's calls and cuBLAS.
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-#: A row shorter than this saves nothing more.
+#: A packed sequence shorter than this saves nothing more.
 _SHORTEST_SEQUENCE = 256
 
 
@@ -42,20 +43,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def advice(recipe: Recipe, stage: StageRecipe) -> str:
-    """Return what takes less memory: first what a begun run can be resumed with, then what asks for a new one."""
+    """Return what takes less memory: first what the begun run can be resumed with, then what requires a new one."""
     settings = list(_less_memory(recipe, stage))
     resumable = [s for s in settings if decides(Recipe, s.partition("=")[0]).identity is not Identity.ANOTHER_OUTPUT]
     new = [setting for setting in settings if setting not in resumable]
     lines = ["The same command resumes from what was saved; these take less memory and may be added to it:"]
     lines += [f"  {setting}" for setting in resumable]
-    lines.append("  more processes (torchrun --nproc-per-node N), which share out weights and optimizer")
+    lines.append("  more processes (torchrun --nproc-per-node N), which shard weights and optimizer state")
     if new:
-        lines.append("In a new run (output=DIR), since they change what is learnt: " + ", ".join(new))
+        lines.append("In a new run (output=DIR), since they change the result: " + ", ".join(new))
     return "\n".join(lines)
 
 
 def _less_memory(recipe: Recipe, stage: StageRecipe) -> Iterator[str]:
-    """Settings that take less memory than the recipe's, as overrides."""
+    """Yield settings that take less memory than the recipe's, as overrides."""
     if not recipe.optimizer.checkpoint_activations:
         yield "optimizer.checkpoint_activations=true"
     if stage.sequence_tokens > _SHORTEST_SEQUENCE:

@@ -33,10 +33,10 @@ class RecipeData:
             path, skipped = self._recipe.data[name].json_, self._skipped[name]
             with self._console.status(f"data {name}: reading {path}") as status:
 
-                def told(done: int, total: int) -> None:
+                def show_progress(done: int, total: int) -> None:
                     status.update(f"data {name}: reading {path}, {done / max(1, total):.0%}")
 
-                self._samples[name] = read_samples(self._recipe.data[name], skipped, told)
+                self._samples[name] = read_samples(self._recipe.data[name], skipped, show_progress)
             count = len(self._samples[name])
             self._console.print(
                 f"data {name}: {count:,} samples, {skipped.describe()} <- {path}", highlight=False, markup=False
@@ -46,7 +46,7 @@ class RecipeData:
         return self._samples[name]
 
     def skipped_before(self, name: str) -> str:
-        """What the end line says of samples that were skipped as the source was read; empty if none were."""
+        """Describe, for the closing line, the samples skipped while the source was read; empty if none were."""
         skipped = self._skipped.get(name)
         return f"{skipped.describe()} as {name} was read, then " if skipped and skipped.total else ""
 
@@ -58,7 +58,7 @@ class RecipeData:
                     yield turn.text
 
     def provenance(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return what a run records of its sources: where they lie, their content's hash, what was skipped."""
+        """Return what a run records about its sources: their paths, content hashes, and what was skipped."""
         return {
             name: {
                 "json": str(self._recipe.data[name].json_),

@@ -1,4 +1,4 @@
-"""A whole run: the recipe's stages one after another, each leaving a checkpoint, in a directory one can go on from.
+"""A whole run: the recipe's stages one after another, each leaving a checkpoint, in a directory that can be resumed.
 
 How one stage is run is in `engine`, its training loop in `stage`.
 """
@@ -24,16 +24,16 @@ from olivine.training.recipe_data import RecipeData
 
 
 def train(recipe: Recipe, console: Console) -> Path:
-    """Run every stage that is not yet done; returns the last stage's checkpoint folder.
+    """Run every stage that is not yet done and return the last stage's checkpoint folder.
 
-    Under torchrun every process calls this; the first alone prints and writes. A signal (Ctrl-C, SIGTERM, SIGHUP,
-    SIGUSR1) ends the run in order, within the running step.
+    Under torchrun every process calls this; only the first prints and writes. A signal (Ctrl-C, SIGTERM, SIGHUP,
+    SIGUSR1) ends the run cleanly after the current step.
 
     Raises:
         RequestError: the run directory holds another recipe's run, or its data has changed since.
-        RunError: training could not go on (no labels, a loss that is not finite, a full disk, too little memory).
+        RunError: training could not continue (no labels, a loss that is not finite, a full disk, too little memory).
         DataError: a broken sample under `on_error: stop`.
-        Stopped: a signal came, and what was done is saved.
+        Stopped: a signal was received; the progress is saved.
     """
     directory = recipe.run_directory
     with init_distributed() as processes, StopSignal() as stop, full_disk_reported(directory):
@@ -81,7 +81,7 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
 
 
 def _all_changes(directory: Path, changed: list[Change], console: Console) -> list[dict[str, Any]]:
-    """Say with which changes of the last bits a run is resumed; all of them, the earlier ones first."""
+    """Report the changes affecting the last bits with which a run is resumed; return all of them, oldest first."""
     earlier: list[dict[str, Any]] = recorded(directory).get("changes", [])
     if not changed:
         return earlier
@@ -100,32 +100,32 @@ def train_stage(
     console: Console,
     features: FeatureTable | None = None,
 ) -> Path:
-    """Run one stage of a recipe into a folder of its own; resumes where a kill stopped it.
+    """Run one stage of a recipe into its own folder, resuming if it was interrupted.
 
-    Whoever calls answers for the folder: that it is this stage's, of this recipe, data and parent.
+    The caller is responsible for the folder belonging to this stage of this recipe, data and parent.
 
     Args:
         recipe: the whole recipe.
         stage: which of its stages.
-        after: the checkpoint of the stage before; None starts from the recipe's own parts.
+        after: the checkpoint of the stage before; None starts from the recipe's own modules.
         folder: where everything goes.
-        console: what is said.
-        features: of all images of the stage's source, by its frozen tower; None runs the tower itself.
+        console: where messages go.
+        features: cached features of all images of the stage's source, from its frozen tower; None runs the tower.
 
     Returns:
         The stage's checkpoint folder.
 
     Raises:
-        RequestError: this stage, or one after it, asks for what the model or the data do not allow.
+        RequestError: this stage, or a later one, requests something that the model or the data do not allow.
     """
     if (folder / RESULT).is_file():
         return folder / CHECKPOINT
     data, alone = RecipeData(recipe, console), Processes()
-    coming = [later for later in recipe.stages[recipe.stages.index(stage) :] if not later.skip]
+    coming = [later for later in recipe.stages[[s.name for s in recipe.stages].index(stage.name) :] if not later.skip]
     vlm = start_model(recipe, data, after, coming, alone)
     with StopSignal() as stop:
         run = open_run(recipe, data, console, alone, stop, folder)
-        # Stages are shared: whether another will follow depends on configurations that may be asked for later.
+        # Stages are shared: whether another will follow depends on configurations that may be requested later.
         run_stage(
             run,
             stage,
@@ -139,7 +139,7 @@ def train_stage(
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A checkpoint folder itself, that of a stage's directory, or the last stage's of a run directory.
+    """Return a checkpoint folder: `path` itself, that of a stage's directory, or the last stage's of a run directory.
 
     Raises:
         RequestError: none of these, or the run is not finished.
@@ -153,13 +153,13 @@ def find_checkpoint(path: Path) -> Path:
         if (path / names[-1] / RESULT).is_file():
             return path / names[-1] / CHECKPOINT
         raise RequestError(
-            f"{path}: the run is not finished (stage {names[-1]} has no checkpoint). Train it to its end."
+            f"{path}: the run is not finished (stage {names[-1]} has no checkpoint). Train it to the end."
         )
     raise RequestError(f"{path}: neither a checkpoint nor a run directory. Expected what `olivine train` wrote.")
 
 
 def recorded_benchmarks(path: Path) -> list[str]:
-    """The benchmarks that a run's recipe names; none for a bare checkpoint."""
+    """Return the benchmarks that a run's recipe names; none for a bare checkpoint."""
     return list(_recorded_recipe(path)["evaluate"]) if (path / RECIPE).is_file() else []
 
 

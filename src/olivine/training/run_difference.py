@@ -1,4 +1,4 @@
-"""How two runs differ: recipe, data, versions, environment and results, read from what each has written down.
+"""How two runs differ: recipe, data, versions, environment and results, read from what each has recorded.
 
 Nothing is loaded or trained here.
 """
@@ -14,15 +14,15 @@ from olivine.recipe import PROVENANCE, RECIPE, read_values
 from olivine.training.identity import RESULT
 
 Section = Literal["recipe", "data", "environment", "results"]
-#: Recipe fields that name places, not what is done.
-_POSITIONS = {"output"}
-#: Stands where one of the two runs has nothing under a key.
+#: Recipe fields that name locations, not what is computed.
+_LOCATIONS = {"output"}
+#: The value where one of the two runs has nothing under a key.
 ABSENT = "(absent)"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One key on which two runs differ; a value that a run lacks is `ABSENT`."""
+    """One key on which two runs differ; a missing value is `ABSENT`."""
 
     section: Section
     key: str
@@ -36,7 +36,7 @@ def compare_runs(first: Path, second: Path) -> list[Difference]:
     Stages are matched by name. Seconds are not compared: they differ between any two runs.
 
     Raises:
-        RequestError: one of them is no run directory.
+        RequestError: one of them is not a run directory.
     """
     before, after = _read(first), _read(second)
     found: list[Difference] = []
@@ -49,7 +49,9 @@ def compare_runs(first: Path, second: Path) -> list[Difference]:
 
 def _read(run: Path) -> dict[Section, Any]:
     if not (run / RECIPE).is_file() or not (run / PROVENANCE).is_file():
-        raise RequestError(f"{run}: no run directory ({RECIPE} and {PROVENANCE} are missing). Give what train wrote.")
+        raise RequestError(
+            f"{run}: not a run directory ({RECIPE} and {PROVENANCE} are missing). Give a directory that train wrote."
+        )
     recipe = read_values(run / RECIPE)
     provenance = read_json(run / PROVENANCE)
     data = provenance.pop("data", {})
@@ -61,7 +63,7 @@ def _read(run: Path) -> dict[Section, Any]:
     for name in ("name", "seed"):
         provenance.pop(name, None)  # the recipe has them
     return {
-        "recipe": {key: _named(value) for key, value in recipe.items() if key not in _POSITIONS},
+        "recipe": {key: _named(value) for key, value in recipe.items() if key not in _LOCATIONS},
         "data": data,
         "environment": provenance,
         "results": results,
@@ -69,7 +71,7 @@ def _read(run: Path) -> dict[Section, Any]:
 
 
 def _named(value: Any) -> Any:
-    """Return lists of named mappings as mappings by name, so that stages are compared with their namesakes."""
+    """Return lists of named mappings as mappings by name, so that stages are compared with those of the same name."""
     if isinstance(value, list) and value and all(isinstance(entry, dict) and "name" in entry for entry in value):
         return {entry["name"]: entry for entry in value}
     return value

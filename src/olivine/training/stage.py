@@ -1,6 +1,6 @@
-"""One stage: one loop over batches, whatever trains and whatever the objective.
+"""One stage: one loop over batches, for any trained modules and any objective.
 
-Which stages there are, and what lies between them, is in `run`.
+Which stages there are, and what happens between them, is in `run`.
 """
 
 import hashlib
@@ -21,16 +21,17 @@ from olivine.data.features import FeatureTable
 from olivine.data.image_record import ImageRecord
 from olivine.data.lazy_samples import SelectedSamples
 from olivine.data.packing import SequenceLayout
+from olivine.data.pieces import without_system
 from olivine.data.sources import usable
 from olivine.distributed import Processes
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
 from olivine.model.attention import choose_attention, compile_layers
-from olivine.model.connector import trainable
+from olivine.model.connectors.llava import trainable
 from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
 from olivine.random_state import RandomState
-from olivine.recipe import DataRecipe, Recipe, StageRecipe
+from olivine.recipe import ConnectorRecipe, DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 from olivine.stop import StopSignal
 from olivine.training import lora
@@ -48,7 +49,7 @@ BAD_BATCH = "bad_batch.json"
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a finished stage reports, whatever the runs that it took: see `log.Told` for all but the held-out loss."""
+    """What a finished stage reports, over all its runs: see `log.StageSummary` for all but the held-out loss."""
 
     steps: int
     summary: StageSummary
@@ -62,13 +63,13 @@ class Stage:
         vlm: the model, changed in place.
         recipe: the whole recipe.
         stage: which of its stages.
-        samples: all samples of the stage's data source; held-out ones are set apart here.
+        samples: all samples of the stage's data source; the held-out split is made here.
         folder: where metrics, sampled answers and training checkpoints go.
-        console: what the run says.
+        console: where messages go.
         processes: this process among those of the run.
-        stop: asked after every step; None never stops.
-        features: of all images, by the tower as it is, which the stage must not train.
-        record: of the images that the run has opened; None compares none.
+        stop: checked after every step; None never stops.
+        features: cached features of all images, from the unchanged tower, which the stage must not train.
+        record: the images that the run has opened; None compares none.
     """
 
     def __init__(
@@ -105,16 +106,16 @@ class Stage:
         if stage.lora:
             if processes.several:
                 raise RequestError(
-                    f"stages.{stage.name}.lora: one process only; under torchrun the model itself is cut."
+                    f"stages.{stage.name}.lora: one process only; under torchrun the model itself is sharded."
                 )
             with self._random.active():
                 lora.insert(vlm.language, stage.lora, processes.device)
         _to_device(vlm, processes)
-        self.weights = choose_trainable(vlm, stage, recipe.model.connector.depth)
+        self.weights = choose_trainable(vlm, stage, recipe.model.connector)
         with self._random.active():
             self.objective = self._make_objective()
         named = dict(vlm.model.named_parameters())
-        self.weights = {name: named[name] for name in self.weights}  # those of a cut model are other objects
+        self.weights = {name: named[name] for name in self.weights}  # those of a sharded model are new objects
         own = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
         self._trained = [*self.weights.values(), *own.values()]
         self._working: WorkingWeights | None = None
@@ -131,10 +132,10 @@ class Stage:
         """Train to the end of the stage, from the last training checkpoint if there is one.
 
         Raises:
-            RunError: a batch without labels, or a loss that is not finite or a spike (the batch's samples are written
-                down).
+            RunError: a batch without labels, or a loss that is not finite or is a spike (the batch's samples are
+                recorded).
             DataError: a broken sample under `on_error: stop`.
-            Stopped: told to, and saved.
+            Stopped: a stop was requested; the state is saved.
         """
         with self._random.active():
             return self._run()
@@ -164,7 +165,7 @@ class Stage:
         summary = self.processes.from_first(log.summary() if self.processes.is_first else StageSummary(None, 0.0, ""))
         if summary.loss is None:
             raise RunError(
-                f"stage {self.stage.name}: every sample was skipped ({summary.skipped}), so nothing was learnt. "
+                f"stage {self.stage.name}: every sample was skipped ({summary.skipped}), so nothing was trained. "
                 f"Run: olivine data check {self.recipe.data[self.stage.data].json_}"
             )
         self.checkpoints.finish()
@@ -175,7 +176,7 @@ class Stage:
         return StageResult(self.order.steps, summary, held_out)
 
     def release(self) -> None:
-        """Let go of gradients, working copies and the optimizer's state: nothing is trained any more."""
+        """Release gradients, working copies and the optimizer's state, once training is over."""
         if self._working is not None:
             self._working.remove()
             self._working = None
@@ -183,7 +184,7 @@ class Stage:
         self.optimizer.state.clear()
 
     def _steps(self, first: int, log: MetricsLog) -> None:
-        """All steps from `first` on."""
+        """Run all steps from `first` on."""
         self._set_modes()
         with progress_bar(self.console) as bar:
             task = bar.add_task(
@@ -197,7 +198,7 @@ class Stage:
                 if self._stop_requested():
                     self.checkpoints.save(done, self.state)
                     self.checkpoints.finish()
-                    assert self._stop is not None, "only a signal tells to stop"
+                    assert self._stop is not None, "only a signal requests a stop"
                     raise Stopped(self._stop.message(f"stage {self.stage.name} is saved at step {done:,}"))
                 if taken is not None:
                     self._validate(done, log)
@@ -205,18 +206,18 @@ class Stage:
                     self.checkpoints.save(done, self.state)
 
     def _stop_requested(self) -> bool:
-        """Whether any process has been: torchrun's signal does not reach all in the same step."""
+        """Return whether any process was: torchrun's signal does not reach all of them in the same step."""
         return bool(self.processes.total([float(self._stop is not None and self._stop.requested)])[0])
 
     def _step(self, step: int, batch: Batch, waited: float, log: MetricsLog) -> float | None:
-        """One optimiser step; returns its loss, or None where every sample was broken and skipped by policy."""
+        """Run one optimiser step and return its loss, or None if every sample was broken and skipped by policy."""
         began = time.monotonic()
         samples, tokens, skipped = (
             int(n) for n in self.processes.total([batch.samples, batch.tokens, len(batch.skipped)])
         )
-        left_out = dict(self.processes.union(list(batch.skipped.items()))) if skipped else {}
+        reasons = dict(self.processes.union(list(batch.skipped.items()))) if skipped else {}
         if not samples and skipped:
-            log.audit(step, [], left_out)
+            log.audit(step, [], reasons)
             return None
         rate = learning_rate(self.recipe.optimizer, self.stage.lr, step, self.order.steps)
         for group in self.optimizer.param_groups:
@@ -226,8 +227,8 @@ class Stage:
             measured = self.objective.measure(batch, backward=True)
         if not measured.count:
             raise RunError(
-                f"stage {self.stage.name}, step {step}: no token of the batch is supervised, so nothing can be learnt. "
-                f"Run: olivine data check {self.recipe.data[self.stage.data].json_}"
+                f"stage {self.stage.name}, step {step}: no token of the batch is supervised, so there is nothing to "
+                f"train on. Run: olivine data check {self.recipe.data[self.stage.data].json_}"
             )
         loss = measured.total / measured.count
         average_whole_gradients(self._trained, self.processes)
@@ -251,7 +252,7 @@ class Stage:
                 "waited": round(waited, 4),
             },
         )
-        log.audit(step, [name for name in batch.sample_ids if name not in left_out], left_out)
+        log.audit(step, [name for name in batch.sample_ids if name not in reasons], reasons)
         return loss
 
     def _stop_at(self, step: int, batch: Batch, problem: str, loss: float, norm: float) -> None:
@@ -260,24 +261,24 @@ class Stage:
             named = {"step": step, "loss": str(loss), "grad_norm": str(norm), "samples": list(batch.sample_ids)}
             write_json(path, named)
         raise RunError(
-            f"stage {self.stage.name}, step {step}: {problem}; the weights were left as they were. Its samples are in "
+            f"stage {self.stage.name}, step {step}: {problem}; the weights are unchanged. Its samples are in "
             f"{path}. Try a lower learning rate, precision: fp32, or a higher optimizer.spike if that stopped it."
         )
 
     def _validate(self, step: int, log: MetricsLog) -> None:
-        """Held-out loss and two sampled answers, every `validate_every` steps."""
+        """Log the held-out loss and two sampled answers, every `validate_every` steps."""
         if not (self.stage.validate_every and self._held_out_count) or step % self.stage.validate_every:
             return
         held_out = self._held_out_loss()
         if held_out is None:
-            return  # their images are all broken, which the source's policy counts
+            return  # all their images are broken, which the source's policy counts
         log.metrics(step - 1, {"held_out_loss": held_out})
         line = f"{self.stage.name} step {step}: held-out loss {held_out:.4f}"
-        # Answering word by word would gather every layer of a cut model once a word.
+        # Generating token by token would gather every layer of a sharded model once per token.
         if self.stage.objective == "language" and not self.processes.several:
-            for sequence in self._sampled_answers(2):
-                log.sample(step - 1, sequence)
-                line += f"\n  {sequence['question']!r} -> {sequence['answer']!r} (true: {sequence['truth']!r})"
+            for sampled in self._sampled_answers(2):
+                log.sample(step - 1, sampled)
+                line += f"\n  {sampled['question']!r} -> {sampled['answer']!r} (true: {sampled['truth']!r})"
         self.console.print(line, markup=False, highlight=False)
         self._set_modes()
 
@@ -296,25 +297,25 @@ class Stage:
         return total / count if count else None
 
     def _sampled_answers(self, count: int) -> Iterator[dict[str, str]]:
-        """The first held-out samples that can be asked about."""
+        """Yield answers to the first `count` held-out samples that can be read."""
         for index in range(self._held_out_count):
             if count == 0:
                 return
             try:
-                sequence = self._sampled_answer(self._held_out_batches.sample(index))
+                sampled = self._sampled_answer(self._held_out_batches.sample(index))
             except DataError:
                 if self.recipe.data[self.stage.data].on_error == "stop":
                     raise
                 continue
             count -= 1
-            yield sequence
+            yield sampled
 
     def _sampled_answer(self, sample: Sample) -> dict[str, str]:
-        question, truth = sample.conversation[0], sample.conversation[1]
+        system, (question, truth, *_) = without_system(sample.conversation)
         assert question.role is Role.USER, "conversations begin with the user"
         image = self._held_out_batches.image(sample) if sample.image is not None else None
         with self._autocast():
-            answer = answer_one(self.vlm, question.text, image, max_new_tokens=32)
+            answer = answer_one(self.vlm, question.text, image, system=system, max_new_tokens=32)
         return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
 
     def _make_objective(self) -> Objective:
@@ -331,7 +332,7 @@ class Stage:
     def _make_batches(self, samples: Sequence[Sample], source: DataRecipe) -> BatchMaker:
         encoder = self.vlm.encoder(self.stage.template)
         transform = self.vlm.transform.with_fit(self.stage.image_fit)
-        # ImageSource are each other's negatives in a contrastive stage: there every process takes the whole batch.
+        # Images are each other's negatives in a contrastive stage: there every process takes the whole batch.
         alone = self.stage.objective == "contrastive"
         share = Share() if alone else Share(self.processes.rank, self.processes.world_size)
         return BatchMaker(
@@ -351,16 +352,16 @@ class Stage:
     def _layout(self, source: DataRecipe) -> SequenceLayout:
         return SequenceLayout(
             image_token=self.vlm.model.config.image_token_id,
-            varlen=self.attention.varlen,
+            varlen=self.attention.by_spans,
             continuations=source.turns == "independent",
         )
 
     def _set_modes(self) -> None:
-        """Training mode for what trains, so that a frozen part never drops anything."""
+        """Put what trains into training mode; frozen modules stay in evaluation mode, so that they apply no dropout."""
         self.vlm.model.eval()
         modules = {"vision": self.vlm.tower, "connector": self.vlm.connector, "language": self.vlm.language}
-        for part in self.stage.train:
-            modules[part].train()
+        for name in self.stage.train:
+            modules[name].train()
         self.objective.train()
         if self.recipe.optimizer.checkpoint_activations:
             self.vlm.checkpoint_activations(self.stage.train)
@@ -370,7 +371,7 @@ class Stage:
 
 
 def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
-    """Each item with the seconds that it was waited for."""
+    """Yield each item with the seconds spent waiting for it."""
     while True:
         began = time.monotonic()
         try:
@@ -383,7 +384,7 @@ def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
 def split_held_out(
     samples: Sequence[Sample], held_out: int, seed: int, key: str
 ) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    """(training, held-out): the same few samples in every stage over the same source, at most a tenth of it."""
+    """Return (training, held-out) samples: the same split in every stage over a source, at most a tenth held out."""
     count = min(held_out, len(samples) // 10)
     entropy = [seed, int.from_bytes(hashlib.sha256(f"held out {key}".encode()).digest()[:8], "big")]
     selected = np.random.default_rng(entropy).choice(len(samples), size=count, replace=False)
@@ -391,39 +392,41 @@ def split_held_out(
         return SelectedSamples(samples, np.delete(np.arange(len(samples)), selected)), SelectedSamples(
             samples, np.sort(selected)
         )
-    apart = {int(index) for index in selected}
+    held_out_indices = {int(index) for index in selected}
     return (
-        [sample for index, sample in enumerate(samples) if index not in apart],
-        [samples[index] for index in sorted(apart)],
+        [sample for index, sample in enumerate(samples) if index not in held_out_indices],
+        [samples[index] for index in sorted(held_out_indices)],
     )
 
 
-def choose_trainable(vlm: VisionLanguageModel, stage: StageRecipe, depth: int) -> dict[str, nn.Parameter]:
+def choose_trainable(
+    vlm: VisionLanguageModel, stage: StageRecipe, connector: ConnectorRecipe
+) -> dict[str, nn.Parameter]:
     """Freeze everything but the stage's parts; returns what trains, by name."""
     for parameter in vlm.model.parameters():
         parameter.requires_grad_(False)
-    may_train = {id(parameter) for parameter in trainable(vlm.connector, depth)}
+    may_train = {id(parameter) for parameter in trainable(vlm.connector, connector)}
     selected = {}
-    for part in stage.train:
-        for name, parameter in vlm.part(part).items():
-            if part == "language" and stage.lora and not lora.of_adapters(name):
+    for module in stage.train:
+        for name, parameter in vlm.part(module).items():
+            if module == "language" and stage.lora and not lora.of_adapters(name):
                 continue
-            if part != "connector" or id(parameter) in may_train:
+            if module != "connector" or id(parameter) in may_train:
                 parameter.requires_grad_(True)
                 selected[name] = parameter
     return selected
 
 
 def _set_precision(vlm: VisionLanguageModel, stage: StageRecipe, recipe: Recipe) -> None:
-    """fp32 for what trains; what is frozen is held in bf16 where the recipe says bf16."""
-    trained = [part for part in stage.train if part != "language" or not stage.lora]
+    """Keep what trains in fp32, and what is frozen in bf16 if the recipe says bf16."""
+    trained = [name for name in stage.train if name != "language" or not stage.lora]
     frozen = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
-    vlm.cast(frozen, [part for part in MODULE_NAMES if part not in trained])  # what trains is never rounded on the way
+    vlm.cast(frozen, [name for name in MODULE_NAMES if name not in trained])  # what trains is never rounded on the way
     vlm.cast(torch.float32, trained)
 
 
 def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
-    """Everything to the process's device; a language model that is to be cut goes there piece by piece, by itself."""
+    """Move the model to the process's device; sharding moves a language model itself, piece by piece."""
     if processes.several:
         vlm.tower.to(processes.device)
         vlm.connector.to(processes.device)
@@ -435,12 +438,12 @@ def check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sa
     """Refuse a contrastive stage over samples without an image.
 
     Raises:
-        RequestError: a sample has none.
+        RequestError: a sample has no image.
     """
     if stage.objective == "contrastive":
-        blind = next((sample for sample in usable(samples, source) if sample.image is None), None)
-        if blind is not None:
+        without_image = next((sample for sample in usable(samples, source) if sample.image is None), None)
+        if without_image is not None:
             raise RequestError(
                 f"stages.{stage.name}: objective contrastive needs an image in every sample; "
-                f"{blind.id!r} of data source {stage.data!r} has none."
+                f"{without_image.id!r} of data source {stage.data!r} has none."
             )

@@ -1,6 +1,6 @@
-"""Where a training checkpoint's tensors wait in the machine's memory while they are written beside the coming steps.
+"""Staging of a training checkpoint's tensors in host memory while they are written alongside the next steps.
 
-What is written, and when, is in `resume`.
+What is written, and when, is in `training_checkpoints`.
 """
 
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ from torch.distributed.checkpoint.staging import AsyncStager, DefaultStager, Sta
 from torch.distributed.tensor import DTensor
 
 _MEMORY = Path("/proc/meminfo")
-#: Pinned memory cannot be paged out: of what the machine has free, this share may become so.
+#: Pinned memory cannot be paged out: at most this share of the machine's free memory is pinned.
 _PINNED_SHARE = 0.5
 
 
 class Staging:
-    """Copies of a state's tensors that are made once and filled again for every checkpoint.
+    """Buffers for a state's tensors, allocated once and filled again for every checkpoint.
 
-    From a GPU they are copied into pinned memory, several times as fast as into memory that the system may page out.
+    GPU tensors are copied into pinned memory, which is several times as fast as pageable memory.
     """
 
     def __init__(self) -> None:
         self._stager: AsyncStager | None = None
 
     def stager(self, tensors: Mapping[str, Tensor]) -> AsyncStager:
-        """Return what copies these tensors; the first call decides whether its memory is pinned."""
+        """Return the stager that copies these tensors; the first call decides whether its memory is pinned."""
         if self._stager is None:
             on_gpu = torch.cuda.is_available() and any(tensor.is_cuda for tensor in tensors.values())
             options = StagingOptions(
@@ -40,21 +40,21 @@ class Staging:
         return self._stager
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         if self._stager is not None:
             self._stager.close()
             self._stager = None
 
 
 def _may_pin(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether pinning copies of all tensors leaves the machine memory enough; unknown counts as no."""
+    """Return whether pinning copies of all tensors leaves the machine enough memory; unknown counts as no."""
     needed = sum(_local(tensor).nbytes for tensor in tensors.values())
     free = available_memory()
     return free is not None and needed <= _PINNED_SHARE * free
 
 
 def available_memory(file: Path = _MEMORY) -> int | None:
-    """Return the bytes that the machine can still give without swapping; None where the system does not say."""
+    """Return the bytes that the machine can still allocate without swapping; None if the system does not say."""
     try:
         for line in file.read_text(encoding="ascii").splitlines():
             name, _, value = line.partition(":")

@@ -1,6 +1,6 @@
-"""The weights that a bf16 stage trained, unrounded, from its end to the start of the stage that follows.
+"""The weights that a bf16 stage trained, unrounded, handed from its end to the start of the next stage.
 
-A stage's checkpoint holds bf16, for use; trained on from that, a small update of a weight would begin by being lost.
+A stage's checkpoint holds bf16, for use; training on from that would first lose the small updates to rounding.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from olivine.files import atomic_file
 from olivine.model import checkpoint
 from olivine.model.vlm import VisionLanguageModel
 
-#: Beside the checkpoint's folder, not in it: tools that read every file of a model folder would load them too.
+#: Beside the checkpoint's folder, not in it: tools that read every file of a model folder would load it too.
 TRAINED = "trained.safetensors"
 
 
@@ -27,7 +27,7 @@ def trained_weights(
 ) -> dict[str, Tensor]:
     """Return the fp32 weights among those that a stage trained, by their names in the model, on the first process.
 
-    Of adapters nothing is returned: they are merged into weights that stay in bf16. Called by all processes; the others
+    Adapters are not included: they are merged into weights that stay in bf16. All processes must call it; the others
     get nothing.
     """
     names = vlm.model.state_dict().keys()
@@ -43,7 +43,7 @@ def trained_weights(
 
 
 def write_trained(weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Write the weights beside a stage's checkpoint; where there are none, no file of an earlier try stays."""
+    """Write the weights beside a stage's checkpoint; if there are none, remove the file of an earlier attempt."""
     if not weights:
         (folder / TRAINED).unlink(missing_ok=True)
     else:
@@ -52,7 +52,7 @@ def write_trained(weights: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def load_to_train(folder: Path) -> VisionLanguageModel:
-    """Load a stage's checkpoint folder to train on from it: what that stage trained is not rounded.
+    """Load a stage's checkpoint folder to continue training from it, with unrounded trained weights.
 
     Raises:
         RequestError: there is no checkpoint.
@@ -70,13 +70,13 @@ def load_to_train(folder: Path) -> VisionLanguageModel:
 
 
 def put_trained(weights: Mapping[str, Tensor], vlm: VisionLanguageModel, file: Path | None = None) -> None:
-    """Put unrounded weights in the place of the model's.
+    """Replace the model's weights with unrounded ones.
 
     Raises:
-        DataError: a name or shape that the model does not have.
+        DataError: the model has no weight of that name or shape.
     """
     parameters = dict(vlm.model.named_parameters())
     for name, weight in weights.items():
         if name not in parameters or parameters[name].shape != weight.shape:
-            raise DataError(f"{file}: {name} {list(weight.shape)} is no weight of the model beside it.")
+            raise DataError(f"{file}: {name} {list(weight.shape)} is not a weight of the model beside it.")
         parameters[name].data = weight.to(parameters[name].device)

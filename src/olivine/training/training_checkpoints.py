@@ -166,7 +166,8 @@ class TrainingCheckpoints:
                     load(tensors, storage_reader=reader, no_dist=not self._processes.several)
         except (CheckpointException, RuntimeError, KeyError, ValueError, OSError) as error:
             raise RunError(
-                f"{selected}: does not fit this model ({_reason(error)}). Delete {self._folder} to start the stage again."
+                f"{selected}: does not fit this model ({_reason(error)}). "
+                f"Delete {self._folder} to start the stage again."
             ) from None
         state.take(tensors)
         return int(read_json(selected / MANIFEST)["step"])
@@ -225,7 +226,8 @@ class TrainingCheckpoints:
             kept = [int(saved.name.rpartition("-")[2]) for saved in self._checkpoints()]
             there = f"that of step {kept[-1]} is whole" if kept else "there is no earlier one"
             raise RunError(
-                f"{self._folder}: the training checkpoint of step {step} cannot be written ({_reason(error)}); {there}. "
+                f"{self._folder}: the training checkpoint of step {step} cannot be written ({_reason(error)}); "
+                f"{there}. "
                 "Make room and run the same command to resume."
             ) from None
 

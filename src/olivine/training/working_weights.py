@@ -1,7 +1,7 @@
 """bf16 copies of the matrices that train, for forward and backward passes; the optimizer keeps the fp32 weights.
 
-Autocast casts a weight once a step as well, but it also casts every gradient to fp32 before it is added, and the table
-of token embeddings gets a gradient as large as itself from every packed sequence. What is saved is counted in
+Autocast also casts a weight once a step, but it casts every gradient to fp32 before it is added, too, and the token
+embedding table gets a gradient as large as itself from every packed sequence. The savings are measured in
 docs/decisions.md.
 """
 
@@ -18,22 +18,22 @@ from olivine.distributed import Processes
 def keeps_working_weights(precision: str, processes: Processes) -> bool:
     """Return whether a stage computes with bf16 copies of what it trains: under bf16, on CUDA, in one process.
 
-    Several processes gather bf16 weights and add gradients up in fp32 already, by FSDP2's own policy. A CPU keeps to
-    autocast, and so to its bits.
+    Several processes already gather bf16 weights and sum gradients in fp32, by FSDP2's own policy. A CPU keeps using
+    autocast, and so keeps its bits.
     """
     return precision == "bf16" and processes.device.type == "cuda" and not processes.several
 
 
 class WorkingWeights:
-    """bf16 copies in the place of the weights of linear layers that train, until they are taken out again.
+    """bf16 copies in place of the trained weights of linear layers, until they are removed.
 
-    Autocast would cast the same weights, so losses are the same to the bit. Gradients of the copies are added in fp32
-    to those of the weights as soon as they are there; those of the input embeddings in the rows of the tokens that were
-    read and nowhere else. Everything else that trains (norms, biases, convolutions) stays as it is.
+    Autocast would cast the same weights, so losses are bit-identical. Gradients of the copies are added in fp32 to
+    those of the weights as soon as they are computed; those of the input embeddings only in the rows of the tokens
+    that were looked up. Everything else that trains (norms, biases, convolutions) is unchanged.
 
     Args:
         model: the whole model, with its weights on their device; its modules are changed.
-        trained: what the optimizer knows. Weights of other parts keep their places.
+        trained: the optimizer's parameters. All other weights stay in place.
     """
 
     def __init__(self, model: Any, trained: Iterable[nn.Parameter]) -> None:
@@ -61,7 +61,7 @@ class WorkingWeights:
             torch._foreach_copy_(self._copies, self._masters)
 
     def remove(self) -> None:
-        """Put the weights themselves back into the model."""
+        """Put the original weights back into the model."""
         for hook in self._hooks:
             hook.remove()
         for module, weight in self._replaced:
@@ -72,7 +72,7 @@ class WorkingWeights:
         self._masters, self._copies, self._replaced, self._hooks, self._table = [], [], [], [], None
 
     def _replace(self, module: nn.Module, weight: nn.Parameter) -> None:
-        assert isinstance(module.weight, nn.Parameter), "only such are looked for"
+        assert isinstance(module.weight, nn.Parameter), "only modules with a weight are replaced"
         self._replaced.append((module, module.weight))
         module.weight = weight
 
@@ -82,7 +82,7 @@ class WorkingWeights:
         self._copies.append(copy.detach())
 
         def add(given: Tensor) -> None:
-            assert given.grad is not None, "called when a gradient is there"
+            assert given.grad is not None, "called once a gradient is computed"
             if master.grad is None:
                 master.grad = given.grad.to(master.dtype)
             else:
@@ -93,15 +93,15 @@ class WorkingWeights:
         return copy
 
     def _read_by_rows(self, table: nn.Embedding) -> None:
-        """Let the table's gradient be the rows that were read; a padding token's row gets none, as before."""
+        """Restrict the table's gradient to the rows that were looked up; a padding token's row gets none, as before."""
         self._table = (table, table.sparse, table.padding_idx)
         master, padding = table.weight, table.padding_idx
         rows = nn.Parameter(master.detach())  # the same memory: no copy to refresh
-        # With an index of padding the sparse gradient would look for its places first, and wait for the device.
+        # With a padding index, the sparse gradient would first search for its positions, and wait for the device.
         table.sparse, table.padding_idx = True, None
 
         def add(given: Tensor) -> None:
-            assert given.grad is not None, "called when a gradient is there"
+            assert given.grad is not None, "called once a gradient is computed"
             positions, values = given.grad._indices()[0], given.grad._values()
             if padding is not None:
                 values = values.masked_fill((positions == padding)[:, None], 0.0)

@@ -1,4 +1,4 @@
-"""The embedded world: drawn scenes with exact ground truth, what can be said and asked of them, benchmark files.
+"""The embedded world: drawn scenes with exact ground truth, their wording and questions, benchmark files.
 
-Nothing here knows of models; the tiny backbones that are trained on it come from `world.pretraining`.
+Nothing here uses models; the tiny backbones trained on it come from `world.pretraining`.
 """

@@ -1,6 +1,6 @@
-"""The letters and digits that signs bear, five dots wide and seven high.
+"""The letters and digits of signs, five dots wide and seven high.
 
-Where they are put on a sign lies in `drawing`.
+Their placement on a sign is in `shapes`.
 """
 
 import numpy as np
@@ -35,13 +35,13 @@ _ROWS = {
 
 
 def dots(character: str) -> NDArray[np.bool_]:
-    """Where a character has ink: `[7, 5]`.
+    """Return where a character has ink: `[7, 5]`.
 
     Raises:
-        KeyError: a character that signs do not bear.
+        KeyError: a character that signs do not have.
     """
     return np.array([[dot == "#" for dot in row] for row in _ROWS[character].split()])
 
 
-#: Every character that a sign can bear.
+#: Every character that a sign can have.
 CHARACTERS = "".join(_ROWS)

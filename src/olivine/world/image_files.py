@@ -1,6 +1,6 @@
-"""Scenes as image files: JPEG or PNG, by one process or by many, the same bytes either way.
+"""Scenes as image files: JPEG or PNG, the same bytes with one process or many.
 
-How an image is drawn lies in `drawing`.
+Rendering is in `drawing`.
 """
 
 import multiprocessing
@@ -12,13 +12,13 @@ from olivine.files import write_json_lines
 from olivine.world.drawing import image
 from olivine.world.scene import Scene
 
-#: Fewer images than this are drawn before other processes have started.
+#: Fewer images than this are drawn faster than other processes start.
 _WORTH_STARTING = 1500
 _CHUNK = 64
 
 
 def save(scene: Scene, path: Path) -> None:
-    """Draw a scene into a file: PNG, or JPEG of quality 95 without chroma subsampling, as its ending says."""
+    """Draw a scene into a file: PNG, or JPEG of quality 95 without chroma subsampling, by its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
         image(scene).save(path)
@@ -35,23 +35,23 @@ def save_all(
     """Draw every scene into its file.
 
     Args:
-        processes: how many; by default one for each processor where there are many images, else this one alone.
-        on_image: is told (done, of how many) as it goes.
+        processes: number of processes; by default one per CPU for many images, otherwise only this one.
+        on_image: called with (done, total).
     """
     jobs = list(scenes.items())
-    wanted = processes or (available_cpus() if len(jobs) >= _WORTH_STARTING else 1)
+    workers = processes or (available_cpus() if len(jobs) >= _WORTH_STARTING else 1)
     chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
     done = 0
-    for count in _saved(chunks, wanted):
+    for count in _saved(chunks, workers):
         done += count
         if on_image is not None:
             on_image(done, len(jobs))
 
 
 def save_with_truth(folder: Path, scenes: Mapping[str, Scene]) -> None:
-    """Draw every scene into `folder` under its name, and write what it shows to `scenes.jsonl`.
+    """Draw every scene into `folder` under its name, and write its ground truth to `scenes.jsonl`.
 
-    A row of that file is `{"image": name, "scene": Scene.to_dict()}`.
+    Each line of that file is `{"image": name, "scene": Scene.to_dict()}`.
     """
     save_all({folder / name: scene for name, scene in scenes.items()})
     write_json_lines(
@@ -66,7 +66,7 @@ def _saved(chunks: Sequence[Sequence[_Job]], processes: int) -> Iterable[int]:
     if processes == 1:
         yield from map(_save_chunk, chunks)
         return
-    # Threads may be at work (a progress bar): a fork could copy one of their locks.
+    # Threads may be running (a progress bar): a fork could copy one of their locks.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         yield from pool.imap_unordered(_save_chunk, chunks)
 

@@ -1,15 +1,15 @@
-"""How scenes are spoken of: noun phrases, references, captions, whole descriptions, in varied wording.
+"""Wording of scenes: noun phrases, references, captions, whole descriptions, with variation.
 
-What is asked about them lies in `questions`.
+Questions about them are in `questions`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from olivine.world.scene import KINDS, Scene, Thing, named_apart
+from olivine.world.scene import CLASSES, Scene, SceneObject, named_apart
 
-#: How a place reads after a thing.
+#: Wordings of a place after an object.
 _AT = {
     "top left": ("at the top left", "in the top left corner"),
     "top": ("at the top", "at the top of the picture"),
@@ -33,7 +33,7 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 
 @dataclass(frozen=True, slots=True)
 class Mentions:
-    """Which properties a phrase tells: all by default."""
+    """Which properties a phrase mentions: all by default."""
 
     size: bool = True
     pattern: bool = True
@@ -46,123 +46,123 @@ EVERYTHING = Mentions()
 
 
 def number(count: int) -> str:
-    """A small count in words."""
+    """Return a small count in words."""
     return _NUMBERS[count]
 
 
 def article(phrase: str) -> str:
-    """The phrase with a or an."""
+    """Return the phrase with a or an."""
     return f"{'an' if phrase[0] in 'aeio' else 'a'} {phrase}"
 
 
 def listed(phrases: Sequence[str]) -> str:
-    """One, two or more phrases in a row: `a`, `a and b`, `a, b and c`."""
+    """Join phrases: `a`, `a and b`, `a, b and c`."""
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
-def at(place: str, draw: Random) -> str:
-    """How a place reads after a thing: `at the top left`."""
-    return draw.choice(_AT[place])
+def at(place: str, rng: Random) -> str:
+    """Draw a wording of a place after an object: `at the top left`."""
+    return rng.choice(_AT[place])
 
 
-def noun_phrase(thing: Thing, told: Mentions = EVERYTHING) -> str:
-    """A thing without article or place: `large striped red box that is open`."""
+def noun_phrase(obj: SceneObject, mentions: Mentions = EVERYTHING) -> str:
+    """Describe an object without article or place: `large striped red box that is open`."""
     words = []
-    if told.size:
-        words.append(thing.size)
-    if told.pattern and KINDS[thing.kind].patterned:
-        words.append(thing.pattern)
-    if told.colour:
-        words.append(thing.colour)
-    return " ".join([*words, thing.kind, *([state_phrase(thing)] if told.state and state_phrase(thing) else [])])
+    if mentions.size:
+        words.append(obj.size)
+    if mentions.pattern and CLASSES[obj.class_name].patterned:
+        words.append(obj.pattern)
+    if mentions.colour:
+        words.append(obj.colour)
+    return " ".join([*words, obj.class_name, *([state_phrase(obj)] if mentions.state and state_phrase(obj) else [])])
 
 
-def state_phrase(thing: Thing) -> str:
-    """What stands behind the noun: `that is open`, `facing left`, `that says A5`; empty if there is nothing to say."""
-    if thing.writing:
-        return f"that says {thing.writing}"
-    if not thing.state:
+def state_phrase(obj: SceneObject) -> str:
+    """Return what follows the noun: `that is open`, `facing left`, `that says A5`; empty if there is nothing to say."""
+    if obj.writing:
+        return f"that says {obj.writing}"
+    if not obj.state:
         return ""
-    if KINDS[thing.kind].property == "facing":
-        return f"facing {thing.state}"
-    if thing.kind == "house":
-        return f"with {article(thing.state)} door"
-    return f"that is {thing.state}"
+    if CLASSES[obj.class_name].property == "facing":
+        return f"facing {obj.state}"
+    if obj.class_name == "house":
+        return f"with {article(obj.state)} door"
+    return f"that is {obj.state}"
 
 
-def reference(scene: Scene, thing: Thing, draw: Random, *, without: Sequence[str] = ()) -> str | None:
-    """A phrase with `the` that fits this thing of the scene alone, or None.
+def reference(scene: Scene, obj: SceneObject, rng: Random, *, without: Sequence[str] = ()) -> str | None:
+    """Draw a phrase with `the` that matches only this object of the scene, or return None.
 
-    The shortest that will do, most of the time; never tells what is named in `without` (size, pattern, colour, place).
+    Usually the shortest; never mentions what `without` names (size, pattern, colour, place).
     """
-    same = scene.of_kind(thing.kind)
+    same = scene.of_class(obj.class_name)
     if len(same) == 1:
-        if "colour" in without or draw.random() < 0.7:
-            return f"the {thing.kind}"
-        return f"the {thing.colour} {thing.kind}"
+        if "colour" in without or rng.random() < 0.7:
+            return f"the {obj.class_name}"
+        return f"the {obj.colour} {obj.class_name}"
     ways = []
     for name in ("colour", "size", "pattern", "place"):
-        told = str(getattr(thing, name))
-        others = [str(getattr(other, name)) for other in same if other is not thing]
-        apart = all(named_apart(told, other) for other in others) if name == "place" else told not in others
+        value = str(getattr(obj, name))
+        others = [str(getattr(other, name)) for other in same if other is not obj]
+        apart = all(named_apart(value, other) for other in others) if name == "place" else value not in others
         if name not in without and apart:
             if name == "place":
-                ways.append(f"the {thing.kind} {at(told, draw)}")
-            elif name != "pattern" or KINDS[thing.kind].patterned:
-                ways.append(f"the {told} {thing.kind}")
-    return draw.choice(ways) if ways else None
+                ways.append(f"the {obj.class_name} {at(value, rng)}")
+            elif name != "pattern" or CLASSES[obj.class_name].patterned:
+                ways.append(f"the {value} {obj.class_name}")
+    return rng.choice(ways) if ways else None
 
 
-def caption(scene: Scene, draw: Random, *, keep: float = 0.8, keep_places: float | None = None) -> str:
-    """A sentence about the image; each property is told with the likelihood `keep`.
+def caption(scene: Scene, rng: Random, *, keep: float = 0.8, keep_places: float | None = None) -> str:
+    """Draw a sentence about the image; each property is mentioned with probability `keep`.
 
     Args:
-        keep_places: the likelihood for places and for scenery and time, if it is another.
+        keep_places: the probability for places, scenery and time; `keep` by default.
     """
     keep_places = keep if keep_places is None else keep_places
     phrases = []
-    for thing in _ordered(scene, draw):
-        place = draw.random() < keep_places
-        size, pattern, colour, state = (draw.random() < keep for _ in range(4))
-        told = Mentions(size, pattern, colour, state, place)
-        phrase = article(noun_phrase(thing, told))
-        phrases.append(f"{phrase} {at(thing.place, draw)}" if told.place else phrase)
-    things = listed(phrases)
-    scenery = draw.choice(_SCENERY[scene.setting])
-    time = f" {draw.choice(_TIMES[scene.time])}" if draw.random() < keep_places else ""
-    form = draw.randrange(4)
-    if draw.random() > keep_places:
-        return f"{_upper(things)}."
+    for obj in _ordered(scene, rng):
+        place = rng.random() < keep_places
+        size, pattern, colour, state = (rng.random() < keep for _ in range(4))
+        mentions = Mentions(size, pattern, colour, state, place)
+        phrase = article(noun_phrase(obj, mentions))
+        phrases.append(f"{phrase} {at(obj.place, rng)}" if mentions.place else phrase)
+    objects = listed(phrases)
+    scenery = rng.choice(_SCENERY[scene.backdrop])
+    time = f" {rng.choice(_TIMES[scene.time])}" if rng.random() < keep_places else ""
+    form = rng.randrange(4)
+    if rng.random() > keep_places:
+        return f"{_upper(objects)}."
     if form == 0:
-        return f"{_upper(things)}, {scenery}{time}."
+        return f"{_upper(objects)}, {scenery}{time}."
     if form == 1:
-        return f"{_upper(scenery)}{time}: {things}."
+        return f"{_upper(scenery)}{time}: {objects}."
     if form == 2:
-        return f"A picture of {things}, {scenery}{time}."
-    return f"{_upper(scenery)}{time} there {'is' if len(phrases) == 1 else 'are'} {things}."
+        return f"A picture of {objects}, {scenery}{time}."
+    return f"{_upper(scenery)}{time} there {'is' if len(phrases) == 1 else 'are'} {objects}."
 
 
-def description(scene: Scene, draw: Random, told: Mentions = EVERYTHING, *, plainly: bool = False) -> str:
-    """Every fact of the scene in words, one sentence a thing: what the image shows to those who cannot see it.
+def description(scene: Scene, rng: Random, mentions: Mentions = EVERYTHING, *, plainly: bool = False) -> str:
+    """Draw a description with every fact of the scene, one sentence per object.
 
-    `told` may leave out properties of all its things; `plainly` gives nothing but "There is ..." for each.
+    `mentions` may omit properties of all objects; `plainly` gives only "There is ..." for each.
     """
     sentences = []
-    lead = "There is " if plainly or draw.random() < 0.5 else ""
-    for thing in _ordered(scene, draw):
-        place = f" {at(thing.place, draw)}" if told.place else ""
-        sentences.append(_upper(f"{lead}{article(noun_phrase(thing, told))}{place}."))
+    lead = "There is " if plainly or rng.random() < 0.5 else ""
+    for obj in _ordered(scene, rng):
+        place = f" {at(obj.place, rng)}" if mentions.place else ""
+        sentences.append(_upper(f"{lead}{article(noun_phrase(obj, mentions))}{place}."))
     if plainly:
         return " ".join(sentences)
-    opening = f"{_upper(draw.choice(_SCENERY[scene.setting]))} {draw.choice(_TIMES[scene.time])}."
-    return " ".join([*sentences, opening] if draw.random() < 0.3 else [opening, *sentences])
+    opening = f"{_upper(rng.choice(_SCENERY[scene.backdrop]))} {rng.choice(_TIMES[scene.time])}."
+    return " ".join([*sentences, opening] if rng.random() < 0.3 else [opening, *sentences])
 
 
-def _ordered(scene: Scene, draw: Random) -> list[Thing]:
-    things = sorted(scene.things, key=lambda thing: (thing.y // 32, thing.x))
-    if draw.random() < 0.4:
-        draw.shuffle(things)
-    return things
+def _ordered(scene: Scene, rng: Random) -> list[SceneObject]:
+    objects = sorted(scene.objects, key=lambda obj: (obj.y // 32, obj.x))
+    if rng.random() < 0.4:
+        rng.shuffle(objects)
+    return objects
 
 
 def _upper(text: str) -> str:

@@ -1,6 +1,6 @@
-"""What a scene is: its things, their looks and places, and the facts that follow from them.
+"""What a scene is: its objects, their appearance and places, and the facts that follow from them.
 
-How likely a scene is lies in `sampling`, how it is drawn in `drawing`, how it is spoken of in `language`.
+Sampling is in `sampling`, rendering in `drawing`, wording in `language`.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ Colour = Literal["red", "yellow", "green", "blue", "purple", "pink", "white", "b
 COLOURS: tuple[Colour, ...] = ("red", "yellow", "green", "blue", "purple", "pink", "white", "black")
 SIZES = ("small", "large")
 PATTERNS = ("plain", "striped", "spotted")
-SETTINGS = ("park", "street", "kitchen", "beach")
+BACKDROPS = ("park", "street", "kitchen", "beach")
 TIMES = ("day", "night")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of thing: its name, plural, category, the states it can be in, and whether it can bear a pattern.
+class ObjectClass:
+    """A class of objects: its name, plural, category, the states it can be in, and whether it can bear a pattern.
 
     `states` are the two values of the one property in `property`, empty if it has none.
     """
@@ -34,47 +34,49 @@ class Kind:
     patterned: bool = False
 
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("ball", "balls", "toy", patterned=True),
-        Kind("kite", "kites", "toy", patterned=True),
-        Kind("box", "boxes", "container", "lid", ("open", "closed"), patterned=True),
-        Kind("cup", "cups", "container", "filling", ("full", "empty"), patterned=True),
-        Kind("fish", "fish", "animal", "facing", ("left", "right"), patterned=True),
-        Kind("bird", "birds", "animal", "facing", ("left", "right")),
-        Kind("tree", "trees", "plant"),
-        Kind("flower", "flowers", "plant"),
-        Kind("house", "houses", "building", "door", ("open", "closed")),
-        Kind("car", "cars", "vehicle", "facing", ("left", "right")),
-        Kind("lamp", "lamps", "light", "light", ("on", "off")),
-        Kind("sign", "signs", "board"),
+CLASSES: dict[str, ObjectClass] = {
+    one.name: one
+    for one in (
+        ObjectClass("ball", "balls", "toy", patterned=True),
+        ObjectClass("kite", "kites", "toy", patterned=True),
+        ObjectClass("box", "boxes", "container", "lid", ("open", "closed"), patterned=True),
+        ObjectClass("cup", "cups", "container", "filling", ("full", "empty"), patterned=True),
+        ObjectClass("fish", "fish", "animal", "facing", ("left", "right"), patterned=True),
+        ObjectClass("bird", "birds", "animal", "facing", ("left", "right")),
+        ObjectClass("tree", "trees", "plant"),
+        ObjectClass("flower", "flowers", "plant"),
+        ObjectClass("house", "houses", "building", "door", ("open", "closed")),
+        ObjectClass("car", "cars", "vehicle", "facing", ("left", "right")),
+        ObjectClass("lamp", "lamps", "light", "light", ("on", "off")),
+        ObjectClass("sign", "signs", "board"),
     )
 }
-CATEGORIES = tuple(dict.fromkeys(kind.category for kind in KINDS.values()))
+CATEGORIES = tuple(dict.fromkeys(one.category for one in CLASSES.values()))
 
 #: The nine places of an image, row by row; what the language calls them.
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
-#: Two things are beside or above one another only if their centres are at least this far apart, in pixels.
+#: The keys that files have for a field, where they differ.
+_KEYS = {"class_name": "kind", "backdrop": "setting", "objects": "things"}
+#: Two objects are beside or above one another only if their centres are at least this far apart, in pixels.
 CLEARLY = 14.0
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
-    """One thing in a scene.
+class SceneObject:
+    """One object in a scene.
 
     Attributes:
-        kind: a name in `KINDS`.
+        class_name: a name in `CLASSES`.
         colour: its main colour.
         size: small or large.
         pattern: plain, striped or spotted.
-        state: one of its kind's states, empty if the kind has none.
+        state: one of its class's states, empty if the class has none.
         writing: what a sign says, else empty.
         x, y: its centre, in pixels from the top left.
         radius: half its extent, in pixels.
     """
 
-    kind: str
+    class_name: str
     colour: Colour
     size: str
     pattern: str
@@ -103,41 +105,46 @@ class Scene:
     """An image's full ground truth.
 
     Attributes:
-        id: split and index, such as `train-17`; with the world's seed it decides everything.
-        setting: where it plays.
+        id: split and index, such as `train-17`; with the world's seed it determines everything.
+        backdrop: park, street, kitchen or beach.
         time: day or night.
-        light: where the light comes from, in radians, and how strong it varies over the image (0 to 1).
-        grain: which patch of noise lies over it.
-        things: from the farthest to the nearest: later ones cover earlier ones.
+        light: where the light comes from, in radians, and how strongly it varies over the image (0 to 1).
+        grain: which patch of noise is added.
+        objects: from the farthest to the nearest: later ones cover earlier ones.
     """
 
     id: str
-    setting: str
+    backdrop: str
     time: str
     light: tuple[float, float]
     grain: int
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
 
-    def of_kind(self, kind: str) -> list[Thing]:
-        """All things of a kind."""
-        return [thing for thing in self.things if thing.kind == kind]
+    def of_class(self, class_name: str) -> list[SceneObject]:
+        """Return all objects of a class."""
+        return [obj for obj in self.objects if obj.class_name == class_name]
 
     @cached_property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds that are there, each once, in the order of `KINDS`."""
-        there = {thing.kind for thing in self.things}
-        return tuple(kind for kind in KINDS if kind in there)
+    def classes(self) -> tuple[str, ...]:
+        """The classes that are there, each once, in the order of `CLASSES`."""
+        there = {obj.class_name for obj in self.objects}
+        return tuple(class_name for class_name in CLASSES if class_name in there)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` reads them."""
-        return asdict(self)
+        """Return plain values for JSON; `from_dict` reads them."""
+        values = asdict(self)
+        objects = [{_KEYS.get(name, name): value for name, value in one.items()} for one in values.pop("objects")]
+        return {_KEYS.get(name, name): value for name, value in values.items()} | {"things": objects}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Scene":
-        """The scene that `to_dict` wrote."""
-        things = tuple(Thing(**thing) for thing in values["things"])
+        """Return the scene that `to_dict` wrote."""
+        names = {key: name for name, key in _KEYS.items()}
+        objects = tuple(
+            SceneObject(**{names.get(key, key): value for key, value in one.items()}) for one in values["things"]
+        )
         light = (float(values["light"][0]), float(values["light"][1]))
-        return cls(values["id"], values["setting"], values["time"], light, values["grain"], things)
+        return cls(values["id"], values["setting"], values["time"], light, values["grain"], objects)
 
 
 Relation = Literal["to the left of", "to the right of", "above", "below"]
@@ -150,26 +157,26 @@ OPPOSITE: dict[Relation, Relation] = {
 }
 
 
-def column(thing: Thing) -> int:
-    """0, 1 or 2: the third of the image's width that its centre lies in."""
-    return PLACES.index(thing.place) % 3
+def column(obj: SceneObject) -> int:
+    """Return 0, 1 or 2: the third of the image's width that its centre lies in."""
+    return PLACES.index(obj.place) % 3
 
 
-def row(thing: Thing) -> int:
-    """0, 1 or 2: the third of the image's height that its centre lies in."""
-    return PLACES.index(thing.place) // 3
+def row(obj: SceneObject) -> int:
+    """Return 0, 1 or 2: the third of the image's height that its centre lies in."""
+    return PLACES.index(obj.place) // 3
 
 
 def named_apart(place: str, other: str) -> bool:
-    """Whether a place's name leaves no doubt that the other is not meant: something top left is also on the left."""
+    """Return whether a place's name cannot also mean the other: something top left is also on the left."""
     return place not in other.split() and place != other
 
 
-def holds(first: Thing, relation: Relation, second: Thing) -> bool:
-    """Whether `first` clearly is there from `second`: in another third of the image and `CLEARLY` apart.
+def holds(first: SceneObject, relation: Relation, second: SceneObject) -> bool:
+    """Return whether `first` clearly has this relation to `second`: in another third, and `CLEARLY` apart.
 
     Both the drawn distance and the named places must agree, so that a question has one answer whether the scene is
-    seen or described in words.
+    rendered or described in words.
     """
     if relation in ("above", "below"):
         apart, thirds = second.y - first.y, row(second) - row(first)
@@ -180,10 +187,10 @@ def holds(first: Thing, relation: Relation, second: Thing) -> bool:
     return apart >= CLEARLY and thirds >= 1
 
 
-def relations(scene: Scene) -> Iterator[tuple[Thing, Relation, Thing]]:
-    """Every relation that holds between two of its things."""
-    for first in scene.things:
-        for second in scene.things:
+def relations(scene: Scene) -> Iterator[tuple[SceneObject, Relation, SceneObject]]:
+    """Yield every relation that holds between two of its objects."""
+    for first in scene.objects:
+        for second in scene.objects:
             if first is not second:
                 for relation in RELATIONS:
                     if holds(first, relation, second):

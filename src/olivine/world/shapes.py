@@ -1,6 +1,6 @@
-"""How each kind of thing is drawn, in a square from -1 to 1 about its centre (y points down).
+"""Drawing of each class of object, in a square from -1 to 1 around its centre (y points down).
 
-Backgrounds, light and noise lie in `drawing`.
+Backgrounds, light and noise are in `drawing`.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from PIL import ImageDraw
 
 from olivine.world import glyphs
-from olivine.world.scene import Thing
+from olivine.world.scene import SceneObject
 
 Rgb = tuple[int, int, int]
 Point = tuple[float, float]
@@ -32,9 +32,9 @@ _GREY: Rgb = (120, 120, 126)
 _GLASS: Rgb = (188, 222, 240)
 _GLOW: Rgb = (255, 244, 150)
 _COFFEE: Rgb = (92, 52, 24)
-#: Light colours are patterned and written on in dark ink, dark ones in light ink.
+#: Patterns and writing are dark on light colours and light on dark ones.
 _LIGHT_COLOURS = {"yellow", "pink", "white"}
-#: Where a thing surely shows its own colour, in its own square; everything else does so at its centre.
+#: A point where an object always shows its own colour, in its own square; other classes show it at the centre.
 _PROBES: dict[str, Point] = {
     "sign": (-0.88, 0.42),
     "car": (0.0, 0.15),
@@ -45,35 +45,35 @@ _PROBES: dict[str, Point] = {
 }
 
 
-def probe(thing: Thing) -> Point:
-    """A point of the image, in pixels, where the thing shows its main colour whatever its pattern and state."""
-    u, v = _PROBES.get(thing.kind, (0.0, 0.0))
-    return thing.x + u * thing.radius, thing.y + v * thing.radius
+def probe(obj: SceneObject) -> Point:
+    """Return a point, in pixels, where the object shows its main colour for any pattern and state."""
+    u, v = _PROBES.get(obj.class_name, (0.0, 0.0))
+    return obj.x + u * obj.radius, obj.y + v * obj.radius
 
 
-def draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, scale: int) -> None:
-    """Draw one thing on a sheet that is `scale` times the image's size."""
-    brush = _Brush(pen, thing, scale)
-    _SHAPES[thing.kind](brush)
-    if thing.pattern != "plain":
+def draw_object(pen: ImageDraw.ImageDraw, obj: SceneObject, scale: int) -> None:
+    """Draw one object on a sheet that is `scale` times the image's size."""
+    brush = _Brush(pen, obj, scale)
+    _SHAPES[obj.class_name](brush)
+    if obj.pattern != "plain":
         _draw_pattern(brush)
 
 
 @dataclass(frozen=True, slots=True)
 class _Brush:
-    """Draws in the thing's own square; mirrored where the thing faces left."""
+    """Drawing in the object's own square; mirrored if the object faces left."""
 
     pen: ImageDraw.ImageDraw
-    thing: Thing
+    obj: SceneObject
     scale: int
 
     @property
     def colour(self) -> Rgb:
-        return PALETTE[self.thing.colour]
+        return PALETTE[self.obj.colour]
 
     @property
     def contrast(self) -> Rgb:
-        return _INK if self.thing.colour in _LIGHT_COLOURS else _PALE
+        return _INK if self.obj.colour in _LIGHT_COLOURS else _PALE
 
     @property
     def darker(self) -> Rgb:
@@ -82,7 +82,7 @@ class _Brush:
 
     @property
     def edge(self) -> Rgb:
-        return (96, 96, 104) if self.thing.colour == "black" else _INK
+        return (96, 96, 104) if self.obj.colour == "black" else _INK
 
     @property
     def line(self) -> int:
@@ -90,11 +90,11 @@ class _Brush:
 
     def at(self, point: Point) -> Point:
         u, v = point
-        if self.thing.state == "left":
+        if self.obj.state == "left":
             u = -u
         return (
-            (self.thing.x + u * self.thing.radius) * self.scale,
-            (self.thing.y + v * self.thing.radius) * self.scale,
+            (self.obj.x + u * self.obj.radius) * self.scale,
+            (self.obj.y + v * self.obj.radius) * self.scale,
         )
 
     def polygon(self, points: Sequence[Point], fill: Rgb) -> None:
@@ -127,7 +127,7 @@ def _kite(brush: _Brush) -> None:
 
 def _box(brush: _Brush) -> None:
     brush.rectangle((-0.85, -0.4), (0.85, 0.9), brush.colour)
-    if brush.thing.state == "open":
+    if brush.obj.state == "open":
         brush.rectangle((-0.85, -0.4), (0.85, -0.14), _INK)
         brush.polygon([(-0.85, -0.4), (-1.0, -0.95), (-0.5, -0.95), (-0.35, -0.4)], brush.darker)
         brush.polygon([(0.85, -0.4), (1.0, -0.95), (0.5, -0.95), (0.35, -0.4)], brush.darker)
@@ -138,7 +138,7 @@ def _box(brush: _Brush) -> None:
 def _cup(brush: _Brush) -> None:
     brush.ellipse((0.55, 0), (0.42, 0.42), _GREY)
     brush.polygon([(-0.68, -0.68), (0.68, -0.68), (0.5, 0.92), (-0.5, 0.92)], brush.colour)
-    brush.ellipse((0, -0.66), (0.68, 0.3), _COFFEE if brush.thing.state == "full" else _PALE)
+    brush.ellipse((0, -0.66), (0.68, 0.3), _COFFEE if brush.obj.state == "full" else _PALE)
 
 
 def _fish(brush: _Brush) -> None:
@@ -170,14 +170,14 @@ def _flower(brush: _Brush) -> None:
     for centre in ((0, -0.8), (0.46, -0.47), (0.29, 0.05), (-0.29, 0.05), (-0.46, -0.47)):
         brush.ellipse(centre, (0.34, 0.34), brush.colour)
     brush.ellipse((0, 0.02), (0.3, 0.22), brush.colour, outlined=False)
-    brush.ellipse((0, -0.36), (0.2, 0.2), (250, 190, 40) if brush.thing.colour != "yellow" else _WOOD)
+    brush.ellipse((0, -0.36), (0.2, 0.2), (250, 190, 40) if brush.obj.colour != "yellow" else _WOOD)
 
 
 def _house(brush: _Brush) -> None:
     brush.rectangle((-0.75, -0.15), (0.75, 0.95), brush.colour)
     brush.polygon([(-1.0, -0.15), (0, -1.0), (1.0, -0.15)], brush.darker)
     brush.rectangle((-0.6, 0.2), (-0.25, 0.55), _GLASS)
-    if brush.thing.state == "open":
+    if brush.obj.state == "open":
         brush.rectangle((0.05, 0.25), (0.6, 0.95), _INK)
         brush.polygon([(0.6, 0.25), (0.98, 0.38), (0.98, 1.0), (0.6, 0.95)], _WOOD)
     else:
@@ -194,7 +194,7 @@ def _car(brush: _Brush) -> None:
 
 
 def _lamp(brush: _Brush) -> None:
-    on = brush.thing.state == "on"
+    on = brush.obj.state == "on"
     if on:
         for points in ([(-0.6, 0.3), (-0.85, 0.75)], [(0.6, 0.3), (0.85, 0.75)], [(-0.25, 0.35), (-0.35, 0.8)]):
             brush.stroke(points, _GLOW, 2.2)
@@ -212,23 +212,23 @@ def _sign(brush: _Brush) -> None:
 
 
 def _write(brush: _Brush) -> None:
-    """The sign's writing, each dot two pixels of the image wide and high, so that it can be read."""
+    """Draw the sign's writing, each dot two pixels wide and high, so that it is legible."""
     dot = 2 * brush.scale
-    text = brush.thing.writing
+    text = brush.obj.writing
     width = (len(text) * (glyphs.WIDTH + 1) - 1) * dot
     left, top = brush.at((0, -0.12))
     left, top = round(left - width / 2), round(top - glyphs.HEIGHT * dot / 2)
-    for place, character in enumerate(text):
-        start = left + place * (glyphs.WIDTH + 1) * dot
+    for index, character in enumerate(text):
+        start = left + index * (glyphs.WIDTH + 1) * dot
         for v, u in zip(*glyphs.dots(character).nonzero(), strict=True):
             x, y = start + int(u) * dot, top + int(v) * dot
             brush.pen.rectangle((x, y, x + dot - 1, y + dot - 1), fill=brush.contrast)
 
 
 def _draw_pattern(brush: _Brush) -> None:
-    half, top, bottom = _PATTERN_AREA[brush.thing.kind]
-    middle = _PATTERN_MIDDLE.get(brush.thing.kind, 0.0)
-    if brush.thing.pattern == "striped":
+    half, top, bottom = _PATTERN_AREA[brush.obj.class_name]
+    middle = _PATTERN_MIDDLE.get(brush.obj.class_name, 0.0)
+    if brush.obj.pattern == "striped":
         for v in (top, bottom):
             width = half(v)
             brush.rectangle((middle - width, v - 0.1), (middle + width, v + 0.1), brush.contrast, outlined=False)
@@ -238,7 +238,7 @@ def _draw_pattern(brush: _Brush) -> None:
             brush.ellipse((middle + u * half(v), v), (0.14, 0.14), brush.contrast, outlined=False)
 
 
-#: For each patterned kind: its half width at a height, and the heights of the two rows of its pattern, which leave its
+#: For each patterned class: its half width at a height, and the heights of the two rows of its pattern, which keep its
 #: centre free.
 _PATTERN_AREA: dict[str, tuple[Callable[[float], float], float, float]] = {
     "ball": (lambda v: 0.86 * (1 - min(1.0, (abs(v) + 0.1) ** 2)) ** 0.5, -0.45, 0.45),

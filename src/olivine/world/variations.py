@@ -1,103 +1,104 @@
-"""Scenes that differ in one property of one thing: what a model must look closely to tell apart.
+"""Scenes that differ in one property of one object: what a model must look closely to distinguish.
 
-Pairs for benchmarks and hard negatives for contrastive training both come from here.
+Benchmarks take pairs from here, contrastive training hard negatives.
 """
 
 from dataclasses import replace
 from random import Random
 
 from olivine.world.sampling import DIGITS, HELD_OUT, LETTERS, RADIUS
-from olivine.world.scene import COLOURS, KINDS, PATTERNS, SIDE, Scene, Thing
+from olivine.world.scene import CLASSES, COLOURS, PATTERNS, SIDE, Scene, SceneObject
 
-#: The properties that can be changed alone.
+#: The properties that can be changed independently.
 PROPERTIES = ("colour", "pattern", "state", "writing", "size", "place", "kind", "absence")
 _SMALL, _LARGE = (sum(RADIUS[size]) / 2 for size in ("small", "large"))
 
 
-def varied(scene: Scene, draw: Random, name: str) -> tuple[Scene, int] | None:
-    """The scene with one property of one of its things changed, and which thing; None if none has the property.
+def varied(scene: Scene, rng: Random, name: str) -> tuple[Scene, int] | None:
+    """Change one property of one object; return the scene and the object's index, None if no object has the property.
 
-    A removed thing keeps its place in the result's numbering only as the second value: it is gone from the scene.
+    For `absence` the index is that of the removed object in the original scene.
     """
-    order = draw.sample(range(len(scene.things)), len(scene.things))
+    order = rng.sample(range(len(scene.objects)), len(scene.objects))
     for index in order:
-        changed = _changed(scene, index, draw, name)
+        changed = _changed(scene, index, rng, name)
         if changed is not None:
             return changed, index
     return None
 
 
-def _changed(scene: Scene, index: int, draw: Random, name: str) -> Scene | None:
+def _changed(scene: Scene, index: int, rng: Random, name: str) -> Scene | None:
     if name == "absence":
-        return _with(scene, index, None) if len(scene.things) > 2 else None
-    new = _CHANGES[name](scene, scene.things[index], draw)
+        return _with(scene, index, None) if len(scene.objects) > 2 else None
+    new = _CHANGES[name](scene, scene.objects[index], rng)
     return None if new is None else _with(scene, index, new)
 
 
-def _with(scene: Scene, index: int, thing: Thing | None) -> Scene:
-    things = (*scene.things[:index], *(() if thing is None else (thing,)), *scene.things[index + 1 :])
-    return replace(scene, things=things)
+def _with(scene: Scene, index: int, obj: SceneObject | None) -> Scene:
+    objects = (*scene.objects[:index], *(() if obj is None else (obj,)), *scene.objects[index + 1 :])
+    return replace(scene, objects=objects)
 
 
-def _colour(_: Scene, thing: Thing, draw: Random) -> Thing | None:
-    options = [c for c in COLOURS if c != thing.colour and (thing.kind, c) not in HELD_OUT]
-    return replace(thing, colour=draw.choice(options))
+def _colour(_: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:
+    options = [c for c in COLOURS if c != obj.colour and (obj.class_name, c) not in HELD_OUT]
+    return replace(obj, colour=rng.choice(options))
 
 
-def _pattern(_: Scene, thing: Thing, draw: Random) -> Thing | None:
-    if not KINDS[thing.kind].patterned:
+def _pattern(_: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:
+    if not CLASSES[obj.class_name].patterned:
         return None
-    return replace(thing, pattern=draw.choice([p for p in PATTERNS if p != thing.pattern]))
+    return replace(obj, pattern=rng.choice([p for p in PATTERNS if p != obj.pattern]))
 
 
-def _state(_: Scene, thing: Thing, draw: Random) -> Thing | None:  # noqa: ARG001
-    if not thing.state:
+def _state(_: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:  # noqa: ARG001
+    if not obj.state:
         return None
-    first, second = KINDS[thing.kind].states
-    return replace(thing, state=second if thing.state == first else first)
+    first, second = CLASSES[obj.class_name].states
+    return replace(obj, state=second if obj.state == first else first)
 
 
-def _writing(_: Scene, thing: Thing, draw: Random) -> Thing | None:
-    if not thing.writing:
+def _writing(_: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:
+    if not obj.writing:
         return None
-    place = draw.randrange(len(thing.writing))
-    characters = DIGITS if thing.writing[place] in DIGITS else LETTERS
-    other = draw.choice([c for c in characters if c != thing.writing[place]])
-    return replace(thing, writing=thing.writing[:place] + other + thing.writing[place + 1 :])
+    position = rng.randrange(len(obj.writing))
+    characters = DIGITS if obj.writing[position] in DIGITS else LETTERS
+    other = rng.choice([c for c in characters if c != obj.writing[position]])
+    return replace(obj, writing=obj.writing[:position] + other + obj.writing[position + 1 :])
 
 
-def _size(scene: Scene, thing: Thing, draw: Random) -> Thing | None:  # noqa: ARG001
-    if thing.kind == "sign":
+def _size(scene: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:  # noqa: ARG001
+    if obj.class_name == "sign":
         return None  # a small one could not be read
-    if thing.size == "large":
-        return replace(thing, size="small", radius=_SMALL)
-    grown = replace(thing, size="large", radius=_LARGE)
-    return grown if _free(scene, thing, grown) else None
+    if obj.size == "large":
+        return replace(obj, size="small", radius=_SMALL)
+    enlarged = replace(obj, size="large", radius=_LARGE)
+    return enlarged if _free(scene, obj, enlarged) else None
 
 
-def _place(scene: Scene, thing: Thing, draw: Random) -> Thing | None:
-    taken = {other.place for other in scene.things}
+def _place(scene: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:
+    taken = {other.place for other in scene.objects}
     third = SIDE / 3
-    for cell in draw.sample(range(9), 9):
-        moved = replace(thing, x=third * (cell % 3 + 0.5), y=third * (cell // 3 + 0.5))
-        if moved.place not in taken and _free(scene, thing, moved):
+    for ninth in rng.sample(range(9), 9):
+        moved = replace(obj, x=third * (ninth % 3 + 0.5), y=third * (ninth // 3 + 0.5))
+        if moved.place not in taken and _free(scene, obj, moved):
             return moved
     return None
 
 
-def _kind(_: Scene, thing: Thing, draw: Random) -> Thing | None:
-    """Another kind, with the same looks as far as it can have them."""
-    if thing.kind == "sign":
+def _class(_: Scene, obj: SceneObject, rng: Random) -> SceneObject | None:
+    """Change the class, keeping the properties that the new class has too."""
+    if obj.class_name == "sign":
         return None
-    options = [k for k in KINDS if k not in (thing.kind, "sign") and (k, thing.colour) not in HELD_OUT]
-    kind = KINDS[draw.choice(options)]
-    state = thing.state if thing.state in kind.states else draw.choice(kind.states) if kind.states else ""
-    return replace(thing, kind=kind.name, state=state, pattern=thing.pattern if kind.patterned else "plain")
+    options = [k for k in CLASSES if k not in (obj.class_name, "sign") and (k, obj.colour) not in HELD_OUT]
+    new = CLASSES[rng.choice(options)]
+    state = obj.state if obj.state in new.states else rng.choice(new.states) if new.states else ""
+    pattern = obj.pattern if new.patterned else "plain"
+    return replace(obj, class_name=new.name, state=state, pattern=pattern)
 
 
-def _free(scene: Scene, thing: Thing, moved: Thing) -> bool:
-    """Whether a changed thing stays clear of the others, as sampled scenes do."""
-    others = (other for other in scene.things if other is not thing)
+def _free(scene: Scene, obj: SceneObject, moved: SceneObject) -> bool:
+    """Return whether a changed object keeps its distance from the others, as in sampled scenes."""
+    others = (other for other in scene.objects if other is not obj)
     return all(((moved.x - o.x) ** 2 + (moved.y - o.y) ** 2) ** 0.5 >= 0.8 * (moved.radius + o.radius) for o in others)
 
 
@@ -108,5 +109,5 @@ _CHANGES = {
     "writing": _writing,
     "size": _size,
     "place": _place,
-    "kind": _kind,
+    "kind": _class,
 }

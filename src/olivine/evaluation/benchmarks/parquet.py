@@ -1,6 +1,6 @@
 """Hugging Face's parquet copies of benchmarks: their shards found, rows read without images, images read by name.
 
-Which columns are what is each benchmark's own rule and stands in its file.
+What the columns mean is defined in each benchmark's file.
 """
 
 import re
@@ -13,19 +13,20 @@ from typing import Any
 from PIL import Image
 
 from olivine.data.images import decode_image
-from olivine.errors import DataError, RequestError
+from olivine.data.parquet_files import open_parquet, python_rows, read_columns
+from olivine.errors import DataError
 
 #: `test-00000-of-00003.parquet`, or with a hash behind; in converted copies the split is the folder of `0000.parquet`.
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
 #: Folders that do not name a configuration.
 _UNNAMED = ("", "data", "default")
-#: PackedSequence groups of images held at once: questions come in order, so that each is read about once.
+#: Row groups of images cached at once: questions come in order, so that each group is read about once.
 _HELD = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetRow:
-    """One row without its images (of which only the path is there), and where it stands.
+    """One row without its images (of which only the path is there), and its location.
 
     `number` counts in its file, `index` over all rows that were read with it.
     """
@@ -38,13 +39,13 @@ class ParquetRow:
 
     @property
     def where(self) -> str:
-        """The row's place, for messages."""
+        """The row's location, for messages."""
         return f"{self.file}: row {self.number + 1}"
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetLayout:
-    """Where a benchmark's rows and images lie in its Hugging Face copy.
+    """Where a benchmark's rows and images are in its Hugging Face copy.
 
     Attributes:
         splits: the splits that are questions, by name; the first that is there is read.
@@ -64,7 +65,7 @@ class ParquetLayout:
 
 
 def find_shards(path: Path, layout: ParquetLayout) -> dict[Path, str]:
-    """The shards of the questions at `path` (a copy's folder, a configuration's, or one shard) and their splits.
+    """Return the question shards at `path` (folder of a copy or of a config, or one shard) with their splits.
 
     Empty if there is no parquet at all.
 
@@ -133,19 +134,19 @@ def read_rows(shards: Mapping[Path, str]) -> list[ParquetRow]:
 
     Raises:
         RequestError: pyarrow is not installed.
-        DataError: a file is not parquet, or cut short.
+        DataError: a file is not parquet, cut short or damaged, or would become far more than it is.
     """
     rows: list[ParquetRow] = []
     for file, split in shards.items():
-        opened = _opened(file)
+        opened = open_parquet(file)
         columns = [column for field in opened.schema_arrow for column in _without_bytes(field)]
-        table = opened.read(columns=columns).to_pylist()
-        rows += [ParquetRow(values, split, file, n, len(rows) + n) for n, values in enumerate(table)]
+        values_of_rows = python_rows(file, read_columns(file, opened, columns))
+        rows += [ParquetRow(values, split, file, n, len(rows) + n) for n, values in enumerate(values_of_rows)]
     return rows
 
 
 def _without_bytes(field: Any) -> list[str]:
-    """The column paths to read of a field: of an image its path alone, of a list of images nothing."""
+    """Return the column paths to read for a field: of an image only its path, of a list of images nothing."""
     names = _fields_of(field.type)
     if names is not None:
         return [f"{field.name}.path"] if {"bytes", "path"} <= names else [field.name]
@@ -162,7 +163,7 @@ def _fields_of(kind: Any) -> set[str] | None:
 class ParquetImages:
     """ImageSource out of parquet rows, by the names that a layout gives them; the first row of a name counts.
 
-    Nothing is written: a row group's images are read when one of them is asked for, and a few groups are held.
+    Nothing is written: a row group's images are read when one of them is requested, and a few groups are cached.
     """
 
     def __init__(self, shards: Mapping[Path, str], layout: ParquetLayout) -> None:
@@ -177,7 +178,7 @@ class ParquetImages:
         self._held: OrderedDict[tuple[Path, int], Any] = OrderedDict()
 
     def open(self, name: str) -> Image.Image:
-        """The image of that name, RGB.
+        """Return the image of that name, in RGB.
 
         Raises:
             DataError: there is none, it is not in the file but elsewhere, or it is broken.
@@ -185,7 +186,10 @@ class ParquetImages:
         if name not in self._positions:
             raise DataError(f"image {name!r}: not in the parquet files.")
         row = self._positions[name]
-        value = self._value(row)
+        try:
+            value = self._value(row)
+        except UnicodeDecodeError as error:  # a path; the image's bytes are taken as they are
+            raise DataError(f"{row.where}, column {self._column!r}: not readable ({error}).") from None
         if isinstance(value, list):  # a video's frames: the middle one, as LLaVA asks
             value = value[len(value) // 2] if value else None
         content = value.get("bytes") if isinstance(value, Mapping) else None
@@ -194,32 +198,20 @@ class ParquetImages:
         return decode_image(content, f"{name} ({row.where})")
 
     def _value(self, row: ParquetRow) -> Any:
-        opened = _opened(row.file)
+        opened = open_parquet(row.file)
         first = 0
         for group in range(opened.num_row_groups):
             count = opened.metadata.row_group(group).num_rows
             if row.number < first + count:
                 return self._group(row.file, group, opened)[row.number - first].as_py()
             first += count
-        raise AssertionError("a row that was read lies in some group")
+        raise AssertionError("every row belongs to some group")
 
     def _group(self, file: Path, group: int, opened: Any) -> Any:
         key = (file, group)
         if key not in self._held:
-            self._held[key] = opened.read_row_group(group, columns=[self._column]).column(self._column)
+            self._held[key] = read_columns(file, opened, [self._column], [group]).column(self._column)
             while len(self._held) > _HELD:
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
         return self._held[key]
-
-
-def _opened(file: Path) -> Any:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise RequestError(f"{file}: parquet needs pyarrow. Install it: pip install 'olivine[parquet]'.") from None
-    try:
-        return pq.ParquetFile(file, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a whole parquet file ({str(error).splitlines()[0]}). Fetch it again.") from None

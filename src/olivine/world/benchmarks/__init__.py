@@ -1,6 +1,6 @@
 """The eight benchmarks of the world by name, and writing them all: official files that any reader accepts.
 
-Each is drawn from splits of its own, which no training data show. Reading and scoring them is `evaluate`'s.
+Each has its own splits, which no training data contain. `evaluation` reads and scores them.
 """
 
 import json
@@ -17,9 +17,9 @@ from olivine.world.sampling import VERSION
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """How a benchmark is written: `write(folder, seed, images)` gives the number of questions.
+    """Writer of a benchmark: `write(folder, seed, images)` returns the number of questions.
 
-    `images` is the usual number, for MME that of each sub-task.
+    `images` is the default number, for MME that of each sub-task.
     """
 
     write: Callable[[Path, int, int], int]
@@ -36,7 +36,7 @@ WRITERS: dict[str, Writer] = {
     "scienceqa": Writer(scienceqa.write, 200),
     "textvqa": Writer(textvqa.write, 300),
 }
-#: What was written, by whom asked, and how far guessing gets, beside the benchmarks' folders.
+#: The request, what was written, and the majority-class baselines, beside the benchmarks' folders.
 RECORD = "world.json"
 
 Measure = Callable[[str, Path], Mapping[str, Any]]
@@ -50,22 +50,22 @@ def write_all(
     measure: Measure | None = None,
     on_benchmark: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write every benchmark into `folder/NAME`; one that is there already, of the same request, is left as it is.
+    """Write every benchmark into `folder/NAME`; an existing one of the same request is kept.
 
-    Each folder appears whole or not at all. Returns what `folder/world.json` then holds:
+    Each folder is written atomically. Returns what `folder/world.json` then holds:
     `{"world", "seed", "share", "benchmarks": {NAME: {"questions", "images", ...}}}`.
 
     Args:
-        share: of the usual numbers of images, at least two each.
-        measure: is given a benchmark's name and folder; what it returns is added to the benchmark's record.
-        on_benchmark: is told (done, of how many) as it goes.
+        share: fraction of the default numbers of images, at least two each.
+        measure: called with a benchmark's name and folder; what it returns is added to the benchmark's record.
+        on_benchmark: called with (done, total).
 
     Raises:
         RequestError: `share` is not positive.
-        DataError: `world.json` is there but is none of ours.
+        DataError: `world.json` exists but is not such a record.
     """
     if share <= 0:
-        raise RequestError(f"share: {share}; expected a number above 0 (1 is the usual size).")
+        raise RequestError(f"share: {share}; expected a number above 0 (1 is the default size).")
     request = {"world": VERSION, "seed": seed, "share": share}
     done = _written(folder, request)
     for number, (name, writer) in enumerate(WRITERS.items()):
@@ -74,8 +74,8 @@ def write_all(
         if name in done and (folder / name).is_dir():
             continue
         images = max(2, round(writer.images * share))
-        with atomic_folder(folder / name) as place:
-            questions = writer.write(place, seed, images)
+        with atomic_folder(folder / name) as partial_folder:
+            questions = writer.write(partial_folder, seed, images)
         done[name] = {"questions": questions, "images": _images_in(folder / name)}
         if measure is not None:
             done[name] |= measure(name, folder / name)
@@ -86,7 +86,7 @@ def write_all(
 
 
 def _written(folder: Path, request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What an earlier call with the same request wrote."""
+    """Return what an earlier call with the same request wrote."""
     if not (folder / RECORD).is_file():
         return {}
     record = read_json(folder / RECORD)

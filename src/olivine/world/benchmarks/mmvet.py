@@ -1,6 +1,6 @@
-"""World-MM-Vet in MM-Vet's own file: open questions, answers in elements, the capabilities that each question needs.
+"""World-MM-Vet in MM-Vet's own file: open questions, answers as elements, the capabilities that each question needs.
 
-Who grades the answers is not decided here.
+Grading is decided elsewhere.
 """
 
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from random import Random
 from typing import Any
 
 from olivine.files import write_json
-from olivine.world.asked import YES_NO, Asked
 from olivine.world.image_files import save_with_truth
 from olivine.world.language import number
+from olivine.world.question import YES_NO, Question
 from olivine.world.questions import TOPICS
-from olivine.world.sampling import scene
-from olivine.world.scene import KINDS, Scene
+from olivine.world.sampling import sample_scene
+from olivine.world.scene import CLASSES, Scene
 
 SPLIT = "mmvet"
 AND, OR = "<AND>", "<OR>"
@@ -30,84 +30,84 @@ class Open:
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write mm-vet.json, a question an image, and the images; how many questions there are."""
-    draw = Random(f"{seed}/{SPLIT}/questions")
+    """Write mm-vet.json, one question per image, and the images; return the number of questions."""
+    rng = Random(f"{seed}/{SPLIT}/questions")
     rows: dict[str, dict[str, Any]] = {}
     scenes = {}
     index = 0
     while len(rows) < images:
         capabilities, ask = FORMS[len(rows) % len(FORMS)]
-        shown = scene(seed, SPLIT, index)
+        scene = sample_scene(seed, SPLIT, index)
         index += 1
-        asked = ask(shown, draw)
-        if asked is None:
+        form = ask(scene, rng)
+        if form is None:
             continue
         key = f"v1_{len(rows)}"
         rows[key] = {
             "imagename": f"{key}.jpg",
-            "question": asked.question,
-            "answer": asked.answer,
+            "question": form.question,
+            "answer": form.answer,
             "capability": list(capabilities),
             "imagesource": "olivine world",
         }
-        scenes[f"images/{key}.jpg"] = shown
+        scenes[f"images/{key}.jpg"] = scene
     write_json(folder / "mm-vet.json", rows)
     save_with_truth(folder, scenes)
     return len(rows)
 
 
 def _of_topic(topic: str, *, starting: str | tuple[str, ...] = "") -> Callable[[Scene, Random], Open | None]:
-    """A topic's own open questions."""
+    """Return a function that draws a topic's own open questions."""
 
-    def ask(shown: Scene, draw: Random) -> Open | None:
+    def ask(scene: Scene, rng: Random) -> Open | None:
         for _ in range(20):
-            asked = TOPICS[topic](shown, draw)
-            if asked is not None and asked.valid != YES_NO and asked.text.startswith(starting):
-                return Open(asked.text, _elements(asked))
+            question = TOPICS[topic](scene, rng)
+            if question is not None and question.valid != YES_NO and question.text.startswith(starting):
+                return Open(question.text, _elements(question))
         return None
 
     return ask
 
 
-def _elements(asked: Asked) -> str:
-    """The answer as it may be said: numbers in words or figures."""
-    if asked.answer.isdecimal() and asked.topic != "writing" and int(asked.answer) < 10:
-        return f"{asked.answer}{OR}{number(int(asked.answer))}"
-    return asked.answer
+def _elements(question: Question) -> str:
+    """Return the accepted forms of the answer: numbers in words or figures."""
+    if question.answer.isdecimal() and question.topic != "writing" and int(question.answer) < 10:
+        return f"{question.answer}{OR}{number(int(question.answer))}"
+    return question.answer
 
 
-def _everything(shown: Scene, draw: Random) -> Open:
-    text = draw.choice(("What is in the picture?", "What do you see?"))
-    return Open(text, AND.join(shown.kinds))
+def _everything(scene: Scene, rng: Random) -> Open:
+    text = rng.choice(("What is in the picture?", "What do you see?"))
+    return Open(text, AND.join(scene.classes))
 
 
-def _description(shown: Scene, draw: Random) -> Open:
-    text = draw.choice(("Describe the picture.", "Describe the image."))
-    colours = dict.fromkeys(str(thing.colour) for thing in shown.things)
-    return Open(text, AND.join([*shown.kinds, *colours, shown.setting]))
+def _description(scene: Scene, rng: Random) -> Open:
+    text = rng.choice(("Describe the picture.", "Describe the image."))
+    colours = dict.fromkeys(str(obj.colour) for obj in scene.objects)
+    return Open(text, AND.join([*scene.classes, *colours, scene.backdrop]))
 
 
-def _sign_and_colour(shown: Scene, draw: Random) -> Open | None:
-    signs = shown.of_kind("sign")
+def _sign_and_colour(scene: Scene, rng: Random) -> Open | None:
+    signs = scene.of_class("sign")
     if not signs:
         return None
-    asked = draw.choice(
+    question = rng.choice(
         ("What does the sign say, and what colour is it?", "What colour is the sign and what does it say?")
     )
-    return Open(asked, f"{signs[0].writing}{AND}{signs[0].colour}")
+    return Open(question, f"{signs[0].writing}{AND}{signs[0].colour}")
 
 
-def _colours_of(shown: Scene, draw: Random) -> Open | None:
-    several = [kind for kind in shown.kinds if len(shown.of_kind(kind)) == 2]
-    fitting = [kind for kind in several if len({thing.colour for thing in shown.of_kind(kind)}) == 2]
+def _colours_of(scene: Scene, rng: Random) -> Open | None:
+    several = [class_name for class_name in scene.classes if len(scene.of_class(class_name)) == 2]
+    fitting = [class_name for class_name in several if len({obj.colour for obj in scene.of_class(class_name)}) == 2]
     if not fitting:
         return None
-    kind = draw.choice(fitting)
-    colours = (str(thing.colour) for thing in shown.of_kind(kind))
-    return Open(f"Which colours do the {KINDS[kind].plural} have?", AND.join(colours))
+    class_name = rng.choice(fitting)
+    colours = (str(obj.colour) for obj in scene.of_class(class_name))
+    return Open(f"Which colours do the {CLASSES[class_name].plural} have?", AND.join(colours))
 
 
-#: Capabilities in MM-Vet's names, and what makes a question that needs them, or None where a scene has nothing for it.
+#: Capabilities in MM-Vet's names, and a function that draws a question that needs them, None if a scene has none.
 FORMS: tuple[tuple[tuple[str, ...], Callable[[Scene, Random], Open | None]], ...] = (
     (("rec",), _of_topic("colour", starting="Wh")),
     (("rec", "gen"), _everything),

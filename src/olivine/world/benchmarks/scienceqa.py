@@ -1,6 +1,6 @@
 """World-ScienceQA in ScienceQA's own files: questions with choices, a third of them without an image.
 
-Those without are answered from a described scene in the hint, or from what the lecture teaches.
+Those without are answered from a description in the hint, or from general knowledge.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from random import Random
 from typing import Any
 
 from olivine.files import write_json
-from olivine.world.asked import Asked
 from olivine.world.image_files import save_with_truth
 from olivine.world.language import article, description
+from olivine.world.question import Question
 from olivine.world.questions import TOPICS, misread
 from olivine.world.reasoning import USES
-from olivine.world.sampling import scene
-from olivine.world.scene import CATEGORIES, KINDS, Scene, named_apart
+from olivine.world.sampling import sample_scene
+from olivine.world.scene import CATEGORIES, CLASSES, Scene, named_apart
 
 SPLIT = "scienceqa-test"
 _MOST_CHOICES = 5
@@ -38,107 +38,109 @@ _LECTURES = {
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """A question with choices; `shown` is its image, if it has one."""
+    """A question with choices; `scene` is its image, if it has one."""
 
     question: str
     choices: tuple[str, ...]
     answer: str
     topic: str
     hint: str = ""
-    shown: Scene | None = None
+    scene: Scene | None = None
     solution: str = ""
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write problems.json, pid_splits.json and the images: half as many problems again as images; how many."""
-    draw = Random(f"{seed}/{SPLIT}/questions")
+    """Write problems.json, pid_splits.json and the images (1.5 problems per image); return the number of problems."""
+    rng = Random(f"{seed}/{SPLIT}/questions")
     problems = {}
     scenes = {}
     index = made = 0
     while made < images + images // 2:
-        # Two of three have an image; of the others every fourth asks for what is known of things.
-        shown = scene(seed, SPLIT, index)
+        # Two of three have an image; of the others every fourth asks for general knowledge about objects.
+        scene = sample_scene(seed, SPLIT, index)
         if made % 12 == 11:
-            problem: _Problem | None = _known(draw)
+            problem: _Problem | None = _known(rng)
         else:
-            problem = _read_of(shown, draw) if made % 3 == 2 else _seen(shown, draw)
+            problem = _read_of(scene, rng) if made % 3 == 2 else _seen(scene, rng)
         index += 1
         if problem is None:
             continue
         key = str(made + 1)
         made += 1
-        problems[key] = _row(problem, draw)
-        if problem.shown is not None:
-            scenes[f"test/{key}/image.png"] = problem.shown
+        problems[key] = _row(problem, rng)
+        if problem.scene is not None:
+            scenes[f"test/{key}/image.png"] = problem.scene
     write_json(folder / "problems.json", problems)
     write_json(folder / "pid_splits.json", {"test": list(problems)})
     save_with_truth(folder, scenes)
     return len(problems)
 
 
-def _seen(shown: Scene, draw: Random) -> _Problem | None:
-    asked = _open_question(shown, draw)
-    if asked is None:
+def _seen(scene: Scene, rng: Random) -> _Problem | None:
+    question = _open_question(scene, rng)
+    if question is None:
         return None
-    # Half of them have a hint, as in ScienceQA; it is true and does not answer.
-    time = "by day" if shown.time == "day" else "at night"
-    hint = f"The picture shows a scene {time}." if draw.random() < 0.5 else ""
-    return _problem(asked, draw, hint=hint, shown=shown)
+    # Half of them have a hint, as in ScienceQA; it is true and does not give the answer.
+    time = "by day" if scene.time == "day" else "at night"
+    hint = f"The picture shows a scene {time}." if rng.random() < 0.5 else ""
+    return _problem(question, rng, hint=hint, scene=scene)
 
 
-def _read_of(shown: Scene, draw: Random) -> _Problem | None:
-    asked = _open_question(shown, draw)
-    return None if asked is None else _problem(asked, draw, hint=description(shown, draw))
+def _read_of(scene: Scene, rng: Random) -> _Problem | None:
+    question = _open_question(scene, rng)
+    return None if question is None else _problem(question, rng, hint=description(scene, rng))
 
 
-def _known(draw: Random) -> _Problem:
-    if draw.random() < 0.5:
-        purpose = draw.choice(list(USES))
+def _known(rng: Random) -> _Problem:
+    if rng.random() < 0.5:
+        purpose = rng.choice(list(USES))
         members, text = USES[purpose], f"Which of these is something that {purpose}?"
     else:
-        category = draw.choice(CATEGORIES)
-        members = tuple(kind for kind in KINDS if KINDS[kind].category == category)
+        category = rng.choice(CATEGORIES)
+        members = tuple(class_name for class_name in CLASSES if CLASSES[class_name].category == category)
         text = f"Which of these is {article(category)}?"
-    answer = draw.choice(members)
-    others = draw.sample([kind for kind in KINDS if kind not in members], draw.randint(1, _MOST_CHOICES - 2))
+    answer = rng.choice(members)
+    others = rng.sample(
+        [class_name for class_name in CLASSES if class_name not in members], rng.randint(1, _MOST_CHOICES - 2)
+    )
     solution = f"{article(answer).capitalize()} is."
-    return _Problem(text, tuple(draw.sample([answer, *others], len(others) + 1)), answer, "use", solution=solution)
+    return _Problem(text, tuple(rng.sample([answer, *others], len(others) + 1)), answer, "use", solution=solution)
 
 
-def _open_question(shown: Scene, draw: Random) -> Asked | None:
-    """A question that is neither answered by yes or no nor names the choices itself."""
+def _open_question(scene: Scene, rng: Random) -> Question | None:
+    """Draw a question that is not answered by yes or no and does not name the choices itself."""
     for _ in range(20):
-        asked = TOPICS[draw.choice(_TOPICS)](shown, draw)
-        if asked is not None and asked.structural == "query" and " or " not in asked.text:
-            return asked
+        question = TOPICS[rng.choice(_TOPICS)](scene, rng)
+        if question is not None and question.structural == "query" and " or " not in question.text:
+            return question
     return None
 
 
-def _problem(asked: Asked, draw: Random, *, hint: str, shown: Scene | None = None) -> _Problem:
-    choices = _choices(asked, draw)
-    return _Problem(asked.text, choices, asked.answer, asked.topic, hint, shown, asked.sentence)
+def _problem(question: Question, rng: Random, *, hint: str, scene: Scene | None = None) -> _Problem:
+    choices = _choices(question, rng)
+    return _Problem(question.text, choices, question.answer, question.topic, hint, scene, question.sentence)
 
 
-def _choices(asked: Asked, draw: Random) -> tuple[str, ...]:
-    """The answer among others, none of which could be meant too."""
-    if asked.topic == "writing":
-        others = {misread(asked.answer, draw) for _ in range(_MOST_CHOICES)}
+def _choices(question: Question, rng: Random) -> tuple[str, ...]:
+    """Return the answer among other choices, none of which could also be right."""
+    if question.topic == "writing":
+        others = {misread(question.answer, rng) for _ in range(_MOST_CHOICES)}
     else:
-        others = {o for o in asked.valid if named_apart(o, asked.answer) and named_apart(asked.answer, o)}
-    wrong = draw.sample(sorted(others), min(len(others), draw.randint(2, _MOST_CHOICES - 1)))
-    return tuple(draw.sample([asked.answer, *wrong], len(wrong) + 1))
+        others = {o for o in question.valid if named_apart(o, question.answer) and named_apart(question.answer, o)}
+    wrong = rng.sample(sorted(others), min(len(others), rng.randint(2, _MOST_CHOICES - 1)))
+    return tuple(rng.sample([question.answer, *wrong], len(wrong) + 1))
 
 
-def _row(problem: _Problem, draw: Random) -> dict[str, Any]:
+def _row(problem: _Problem, rng: Random) -> dict[str, Any]:
     subject, topic = _SUBJECTS.get(problem.topic, ("natural science", "units-and-measurement"))
     return {
         "question": problem.question,
         "choices": list(problem.choices),
         "answer": problem.choices.index(problem.answer),
         "hint": problem.hint,
-        "image": None if problem.shown is None else "image.png",
+        "image": None if problem.scene is None else "image.png",
         "task": "closed choice",
-        "grade": f"grade{draw.randint(1, 12)}",
+        "grade": f"grade{rng.randint(1, 12)}",
         "subject": subject,
         "topic": topic,
         "category": problem.topic,

@@ -1,6 +1,6 @@
-"""World-VQAv2 in VQAv2's own files: ten annotators a question, who do not always agree, nor always feel sure.
+"""World-VQAv2 in VQAv2's own files: ten annotators per question, who do not always agree and are not always sure.
 
-What they disagree on is what can be disagreed on: synonyms, shades, places near a border, counts of things that cover
+They disagree where people could: synonyms, shades, places near a border, counts of objects that cover
 one another.
 """
 
@@ -11,28 +11,28 @@ from random import Random
 from typing import Any
 
 from olivine.files import write_json
-from olivine.world.asked import YES_NO, Asked
 from olivine.world.benchmarks.balance import Balance, candidates
 from olivine.world.image_files import save_with_truth
+from olivine.world.question import YES_NO, Question
 from olivine.world.questions import TOPICS
-from olivine.world.sampling import scene
-from olivine.world.scene import PLACES, SIDE, Scene, Thing
+from olivine.world.sampling import sample_scene
+from olivine.world.scene import PLACES, SIDE, Scene, SceneObject
 
 SPLIT = "vqav2-val"
-QUESTIONS_A_PICTURE = 5
+QUESTIONS_PER_IMAGE = 5
 _HEADER = {
     "info": {"description": "World-VQAv2: drawn scenes", "version": "1.0"},
     "license": {"name": "Apache-2.0"},
     "data_type": "mscoco",
     "data_subtype": "val2014",
 }
-#: The official question types that these questions fall under: the longest that a question begins with.
+#: The official question types of these questions: the longest one that a question starts with.
 _QUESTION_TYPES = (
     "are there", "do you", "does the", "how many", "is it", "is the", "is there", "is there a", "is this", "is this a",
     "what", "what color is the", "what does the", "what is", "what is the", "what kind of", "where is the", "which",
     "how", "are",
 )  # fmt: skip
-#: Other words for the same, which some annotators use.
+#: Synonyms that some annotators use.
 _SYNONYMS = {
     "car": ("auto", "vehicle"),
     "cup": ("mug",),
@@ -57,27 +57,27 @@ _SYNONYMS = {
     "large": ("big",),
     "small": ("little",),
 }
-#: How often an annotator uses another word, and how often one errs.
+#: How often an annotator uses a synonym, and how often one errs.
 _OTHER_WORD, _SLIP = 0.08, 0.015
-#: Farther than this from the middle of its ninth (whose border is at 16 pixels) a thing seems elsewhere to some.
+#: An object farther than this from the middle of its ninth (whose border is at 16 pixels) seems elsewhere to some.
 _NEAR_BORDER = 4.0
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write questions and annotations of val2014, and the images; how many questions there are."""
-    draw = Random(f"{seed}/{SPLIT}/questions")
+    """Write questions and annotations of val2014, and the images; return the number of questions."""
+    rng = Random(f"{seed}/{SPLIT}/questions")
     balance = Balance()
     scenes = {}
     questions, annotations = [], []
     for index in range(images):
-        shown = scene(seed, SPLIT, index)
+        scene = sample_scene(seed, SPLIT, index)
         image_id = 101 + 7 * index
-        scenes[f"images/COCO_val2014_{image_id:012d}.jpg"] = shown
-        picked = balance.pick(candidates(shown, draw, tuple(TOPICS)), QUESTIONS_A_PICTURE)
-        for number, asked in enumerate(picked):
+        scenes[f"images/COCO_val2014_{image_id:012d}.jpg"] = scene
+        picked = balance.pick(candidates(scene, rng, tuple(TOPICS)), QUESTIONS_PER_IMAGE)
+        for number, question in enumerate(picked):
             ids = {"image_id": image_id, "question_id": 1000 * image_id + number}
-            questions.append({**ids, "question": asked.text})
-            annotations.append({**ids, **_annotation(asked, shown, draw)})
+            questions.append({**ids, "question": question.text})
+            annotations.append({**ids, **_annotation(question, scene, rng)})
     write_json(
         folder / "v2_OpenEnded_mscoco_val2014_questions.json",
         {**_HEADER, "task_type": "Open-Ended", "questions": questions},
@@ -89,54 +89,54 @@ def write(folder: Path, seed: int, images: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Alternative:
-    """Another answer, and how likely an annotator gives it."""
+    """Another answer, and the probability that an annotator gives it."""
 
     answer: str
     likelihood: float
 
 
-def _annotation(asked: Asked, shown: Scene, draw: Random) -> dict[str, Any]:
-    given = [_given(asked, shown, draw) for _ in range(10)]
-    given[draw.randrange(10)] = (asked.answer.lower(), "yes")
+def _annotation(question: Question, scene: Scene, rng: Random) -> dict[str, Any]:
+    given = [_given(question, scene, rng) for _ in range(10)]
+    given[rng.randrange(10)] = (question.answer.lower(), "yes")
     counts = Counter(answer for answer, _ in given)
     return {
-        "question_type": _question_type(asked.text),
-        "multiple_choice_answer": max(counts, key=lambda answer: (counts[answer], answer == asked.answer.lower())),
+        "question_type": _question_type(question.text),
+        "multiple_choice_answer": max(counts, key=lambda answer: (counts[answer], answer == question.answer.lower())),
         "answers": [
             {"answer": answer, "answer_confidence": sure, "answer_id": number}
             for number, (answer, sure) in enumerate(given, start=1)
         ],
-        "answer_type": _answer_type(asked),
+        "answer_type": _answer_type(question),
     }
 
 
-def _given(asked: Asked, shown: Scene, draw: Random) -> tuple[str, str]:
-    """One annotator's answer, in small letters as all of VQAv2's are, and confidence."""
-    alternatives = _alternatives(asked, shown)
+def _given(question: Question, scene: Scene, rng: Random) -> tuple[str, str]:
+    """Draw one annotator's answer, in lower case as all of VQAv2's are, and confidence."""
+    alternatives = _alternatives(question, scene)
     for alternative in alternatives:
-        if draw.random() < alternative.likelihood:
-            return alternative.answer, draw.choice(("yes", "maybe", "maybe"))
-    if draw.random() < _SLIP and len(asked.valid) > 1:
-        return draw.choice([other for other in asked.valid if other != asked.answer]), draw.choice(("maybe", "no"))
-    return asked.answer.lower(), "maybe" if alternatives and draw.random() < 0.15 else "yes"
+        if rng.random() < alternative.likelihood:
+            return alternative.answer, rng.choice(("yes", "maybe", "maybe"))
+    if rng.random() < _SLIP and len(question.valid) > 1:
+        return rng.choice([other for other in question.valid if other != question.answer]), rng.choice(("maybe", "no"))
+    return question.answer.lower(), "maybe" if alternatives and rng.random() < 0.15 else "yes"
 
 
-def _alternatives(asked: Asked, shown: Scene) -> list[_Alternative]:
-    """What else could be said with some right about this very image."""
-    words = _SYNONYMS.get(asked.answer, ())
+def _alternatives(question: Question, scene: Scene) -> list[_Alternative]:
+    """Return other defensible answers about this image."""
+    words = _SYNONYMS.get(question.answer, ())
     found = [_Alternative(word, _OTHER_WORD / len(words)) for word in words]
-    if asked.topic == "place":
-        found += _near_places(shown.things[asked.things[0]])
-    if asked.topic == "count" and asked.valid != YES_NO and _covered(shown):
-        found.append(_Alternative(str(max(0, int(asked.answer) - 1)), 0.06))
+    if question.topic == "place":
+        found += _near_places(scene.objects[question.objects[0]])
+    if question.topic == "count" and question.valid != YES_NO and _covered(scene):
+        found.append(_Alternative(str(max(0, int(question.answer) - 1)), 0.06))
     return found
 
 
-def _near_places(thing: Thing) -> list[_Alternative]:
-    """The ninths that a thing leans towards, likelier the nearer it is to their border."""
+def _near_places(obj: SceneObject) -> list[_Alternative]:
+    """Return the neighbouring ninths of an object, likelier the nearer it is to their border."""
     third = SIDE / 3
-    column, row = int(thing.x // third), int(thing.y // third)
-    across, down = thing.x - third * (column + 0.5), thing.y - third * (row + 0.5)
+    column, row = int(obj.x // third), int(obj.y // third)
+    across, down = obj.x - third * (column + 0.5), obj.y - third * (row + 0.5)
     found = []
     for offset, place in ((across, (column + _sign(across), row)), (down, (column, row + _sign(down)))):
         if abs(offset) > _NEAR_BORDER and all(0 <= part <= 2 for part in place):
@@ -144,13 +144,13 @@ def _near_places(thing: Thing) -> list[_Alternative]:
     return found
 
 
-def _covered(shown: Scene) -> bool:
-    """Whether any two things reach into one another."""
-    things = shown.things
+def _covered(scene: Scene) -> bool:
+    """Return whether any two objects overlap."""
+    objects = scene.objects
     return any(
         max(abs(a.x - b.x), abs(a.y - b.y)) < 0.9 * (a.radius + b.radius)
-        for i, a in enumerate(things)
-        for b in things[:i]
+        for i, a in enumerate(objects)
+        for b in objects[:i]
     )
 
 
@@ -164,7 +164,7 @@ def _question_type(text: str) -> str:
     return max(fitting, key=len, default="none of the above")
 
 
-def _answer_type(asked: Asked) -> str:
-    if asked.valid == YES_NO:
+def _answer_type(question: Question) -> str:
+    if question.valid == YES_NO:
         return "yes/no"
-    return "number" if asked.answer.isdecimal() else "other"
+    return "number" if question.answer.isdecimal() else "other"

@@ -1,6 +1,6 @@
-"""tiny-CLIP: images against captions (arXiv:2103.00020), with scenes that differ in one thing in the same batch.
+"""tiny-CLIP: images against captions (arXiv:2103.00020), with scenes that differ in one object in the same batch.
 
-A batch of 32,768 holds near misses by itself; one of this size has to be given them.
+A batch of 32,768 contains hard negatives anyway; one of this size has to be given them.
 """
 
 from pathlib import Path
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
 from olivine.files import write_json
-from olivine.model.build import STATISTICS
 from olivine.model.loss import contrastive_loss
+from olivine.model.towers.clip import Clip
 from olivine.random_state import RandomState
 from olivine.world.drawing import draw
 from olivine.world.language import Mentions, article, caption, noun_phrase
 from olivine.world.pretraining.curriculum import world_tokenizer
 from olivine.world.pretraining.loop import Pretraining, muon
 from olivine.world.pretraining.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
-from olivine.world.sampling import scene
+from olivine.world.sampling import sample_scene
 from olivine.world.scene import SIDE, Scene
 from olivine.world.variations import PROPERTIES, varied
 
@@ -32,11 +32,11 @@ _TEXT_LAYERS = 1
 _VOCABULARY = 1024
 _MAX_TOKENS = 96
 _KEEP = 0.95
-#: The first so much of the training shows things close up, in batches this many times as large: what a kind looks like
-#: is learnt there at a tenth of the cost.
+#: This first share of the training uses close-ups of objects, in batches this many times as large: the appearance of
+#: classes is learnt there at a tenth of the cost.
 _CLOSE_UP_SHARE, _CLOSE_UP_FACTOR = 0.5, 3
-#: Captions mostly leave out where things are and where it plays, as people's do: who could match by that alone would
-#: never learn what the things are (measured: kinds stayed unread).
+#: Captions mostly omit places and backdrop, as people's do: a model that could match by those alone would not learn
+#: what the objects are (measured: classes were not learnt).
 _KEEP_PLACES = 0.5
 
 
@@ -44,7 +44,7 @@ class ClipPretraining(Pretraining):
     """A `CLIPVisionModel` beside a text encoder that is dropped at the end.
 
     Args:
-        steps, batch: how long; `batch` images a step, in groups of `variants` that differ in one property.
+        steps, batch: optimiser steps, and images per step, in groups of `variants` that differ in one property.
     """
 
     def __init__(self, steps: int, batch: int, seed: int, *, variants: int = 4, peak: float = 3e-3) -> None:
@@ -78,14 +78,14 @@ class ClipPretraining(Pretraining):
                     pad_token_id=self.tokenizer.pad_token_id,
                 )
             )
-            for part in (self.tower, self._text):
-                part.set_attn_implementation(TRAINING_ATTENTION)
+            for module in (self.tower, self._text):
+                module.set_attn_implementation(TRAINING_ATTENTION)
             self._heads = _Heads()
         self.trained = nn.ModuleDict({"tower": self.tower, "text": self._text, "heads": self._heads})
         self.optimizers = muon(self.trained, (self.tower, self._text), 0.1)
 
     def step(self, index: int) -> dict[str, float]:
-        """Every other caption of the batch is a negative, the near misses above all."""
+        """Compute the contrastive loss's gradients; every other caption of the batch is a negative."""
         images, captions = self._pairs(index)
         seen, read = self._embed(images, captions)
         scale = self._heads.log_scale.exp().clamp(max=100)
@@ -95,39 +95,39 @@ class ClipPretraining(Pretraining):
         return {"loss": loss.item(), "matched": right, "scale": scale.item()}
 
     def _pairs(self, index: int) -> tuple[NDArray[np.uint8], list[str]]:
-        drawn = Random(f"{self._seed}/clip/{index}")
+        rng = Random(f"{self._seed}/clip/{index}")
         if index < _CLOSE_UP_SHARE * self.steps:
-            return self._close_ups(index, drawn)
-        shown: list[Scene] = []
-        while len(shown) < self._batch:
-            first = scene(self._seed, "clip", index * self._batch + len(shown))
+            return self._close_ups(index, rng)
+        scenes: list[Scene] = []
+        while len(scenes) < self._batch:
+            first = sample_scene(self._seed, "clip", index * self._batch + len(scenes))
             group = [first]
             while len(group) < self._variants:
-                other = varied(first, drawn, drawn.choice(PROPERTIES))
+                other = varied(first, rng, rng.choice(PROPERTIES))
                 if other is not None:
                     group.append(other[0])
-            shown += group
-        return np.stack([draw(one) for one in shown]), [
-            caption(one, drawn, keep=_KEEP, keep_places=_KEEP_PLACES) for one in shown
+            scenes += group
+        return np.stack([draw(one) for one in scenes]), [
+            caption(one, rng, keep=_KEEP, keep_places=_KEEP_PLACES) for one in scenes
         ]
 
-    def _close_ups(self, index: int, drawn: Random) -> tuple[NDArray[np.uint8], list[str]]:
-        wanted = self._batch * _CLOSE_UP_FACTOR
+    def _close_ups(self, index: int, rng: Random) -> tuple[NDArray[np.uint8], list[str]]:
+        size = self._batch * _CLOSE_UP_FACTOR
         images: list[NDArray[np.uint8]] = []
         captions: list[str] = []
-        first = index * wanted
-        while len(captions) < wanted:
-            shown = scene(self._seed, "clip-close-up", first + len(captions), things=5)
-            image = draw(shown)
-            for thing in shown.things:
-                images.append(close_up(image, thing))
-                told = Mentions(*(drawn.random() < likely for likely in (_KEEP, _KEEP, _KEEP, _KEEP, 0.0)))
-                captions.append(f"{article(noun_phrase(thing, told))}.")
-        return np.stack(images[:wanted]), captions[:wanted]
+        first = index * size
+        while len(captions) < size:
+            scene = sample_scene(self._seed, "clip-close-up", first + len(captions), objects=5)
+            image = draw(scene)
+            for obj in scene.objects:
+                images.append(close_up(image, obj))
+                mentions = Mentions(*(rng.random() < likely for likely in (_KEEP, _KEEP, _KEEP, _KEEP, 0.0)))
+                captions.append(f"{article(noun_phrase(obj, mentions))}.")
+        return np.stack(images[:size]), captions[:size]
 
     def _embed(self, images: NDArray[np.uint8], captions: list[str]) -> tuple[Tensor, Tensor]:
-        # Patches are averaged, as in CLIP's variants without a class token: it is they that a language model is shown.
-        pixels = as_pixels(images, STATISTICS["clip_vision_model"]).to(self.device)
+        # Patches are averaged, as in CLIP's variants without a class token: a language model receives patches.
+        pixels = as_pixels(images, Clip.statistics).to(self.device)
         states = self.tower(pixels, interpolate_pos_encoding=pixels.shape[-1] != SIDE).last_hidden_state
         pooled = self.tower.post_layernorm(states[:, 1:].mean(dim=1))
         encoded = self.tokenizer(
@@ -140,27 +140,27 @@ class ClipPretraining(Pretraining):
 
     @torch.no_grad()
     def figures(self, rounds: int = 10) -> dict[str, Any]:
-        """Retrieval of an image's caption among 100 of other scenes, and the linear probe."""
+        """Measure retrieval of an image's caption among 100, and the linear probe."""
         self.trained.eval()
         right = 0
         for number in range(rounds):
-            drawn = Random(f"{self._seed}/retrieval/{number}")
-            shown = [scene(self._seed, "retrieval", 100 * number + i) for i in range(100)]
+            rng = Random(f"{self._seed}/retrieval/{number}")
+            scenes = [sample_scene(self._seed, "retrieval", 100 * number + i) for i in range(100)]
             seen, read = self._embed(
-                np.stack([draw(one) for one in shown]), [caption(one, drawn, keep=1.0) for one in shown]
+                np.stack([draw(one) for one in scenes]), [caption(one, rng, keep=1.0) for one in scenes]
             )
             right += int(((seen @ read.T).argmax(1).cpu() == torch.arange(100)).sum())
         self.trained.train()
         return {
             "parameters": sum(parameter.numel() for parameter in self.tower.parameters()),
             "retrieval_1_of_100": round(right / rounds, 2),
-            "probe": probe(lambda p: patches_of(self.tower, as_pixels(p, STATISTICS["clip_vision_model"])), self._seed),
+            "probe": probe(lambda p: patches_of(self.tower, as_pixels(p, Clip.statistics)), self._seed),
         }
 
     def save(self, folder: Path) -> None:
-        """The tower in bf16, with the statistics that its images are normalised by."""
+        """Save the tower in bf16, with the statistics that its images are normalised by."""
         self.tower.to(torch.bfloat16).save_pretrained(folder)
-        mean, deviation = STATISTICS["clip_vision_model"]
+        mean, deviation = Clip.statistics
         write_json(folder / "preprocessor_config.json", {"image_mean": mean, "image_std": deviation})
 
 

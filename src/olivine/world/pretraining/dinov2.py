@@ -1,11 +1,11 @@
 """tiny-DINOv2: a student agrees with its own moving average over crops and over hidden patches; no text.
 
 After DINOv2 (arXiv:2304.07193): the DINO loss between crops, the iBOT loss on hidden patches of the global crops,
-teacher targets centred by Sinkhorn-Knopp, and the KoLeo spread; and as in MoCo v3 (arXiv:2104.02057; no
-predictor) the student's crop must be told from all others of the batch by the teacher's of the same image, which
-clusters alone do not ask for. Things close up in one scene count as others: what is about them is alike. A crop is told
-by the mean of its patches, as tiny-CLIP's images are, since patches are what a language model is shown. Crops are
-neither mirrored nor resized: here things face left or right, and are small or large.
+teacher targets centred by Sinkhorn-Knopp, and the KoLeo regulariser; and as in MoCo v3 (arXiv:2104.02057; no
+predictor) the student's crop must match the teacher's of the same image among all of the batch, which clusters alone
+do not require. Close-ups of one scene count as different images, although their surroundings are alike. A crop is
+represented by the mean of its patches, as tiny-CLIP's images are, since a language model receives patches. Crops are
+neither mirrored nor resized: here objects face left or right, and are small or large.
 """
 
 import copy
@@ -21,58 +21,59 @@ from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model
 
 from olivine.files import write_json
-from olivine.model.build import STATISTICS
+from olivine.model.towers.dinov2 import Dinov2
 from olivine.random_state import RandomState
 from olivine.world.drawing import draw
 from olivine.world.pretraining.loop import Pretraining, muon
 from olivine.world.pretraining.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
-from olivine.world.sampling import scene
+from olivine.world.sampling import sample_scene
 from olivine.world.scene import SIDE
 
-#: Few enough that a batch's crops share them: with more, each crop had some of its own and nothing was learnt.
+#: Few enough that a batch's crops share them: with more, each crop had its own and nothing was learnt.
 _CROP_PROTOTYPES, _PATCH_PROTOTYPES = 128, 256
 _BOTTLENECK = 64
-#: Crops keep the image's scale: sizes mean something here (things are small or large).
+#: Crops keep the image's scale: size is a property here (objects are small or large).
 _GLOBAL_SIDE, _LOCAL_SIDE = 80, 32
-#: The first so much of the training shows things close up, as tiny-CLIP's does.
+#: This first share of the training uses close-ups of objects, as tiny-CLIP's does.
 _CLOSE_UP_SHARE, _CLOSE_UP_FROM, _CLOSE_UP_SIDE = 0.8, 64, 48
-_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE, _PICTURE_TEMPERATURE = 0.1, 0.03, 0.1
+_STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE, _IMAGE_TEMPERATURE = 0.1, 0.03, 0.1
 _KOLEO = 0.1
-#: How much of a crop is hidden at least, in half of the crops.
+#: Minimum and maximum hidden share of a crop, in half of the crops.
 _HIDDEN = (0.2, 0.5)
 _MOMENTUM = 0.95
-#: How much darker or brighter a crop may be.
+#: Range of a crop's brightness factor.
 _LIT = (0.8, 1.2)
-#: The share of images of which each crop is recoloured, so that something else must be seen in them. They have
-#: crop prototypes of their own: the others' may go on telling colours.
+#: The share of images whose crops are recoloured, so that features other than colour are learnt. They have their own
+#: crop prototypes: the others' can still represent colours.
 _RECOLOURED = 0.5
-_STATISTICS = STATISTICS["dinov2"]
+_STATISTICS = Dinov2.statistics
 
 
 class Dinov2Pretraining(Pretraining):
     """A `Dinov2Model` taught by its own moving average.
 
     Args:
-        steps, batch: how long; `batch` close-ups or images a step, each in two global and `local_crops` local crops.
+        steps, batch: optimiser steps, and close-ups or images per step, each in two global and `local_crops` local
+            crops.
     """
 
     def __init__(self, steps: int, batch: int, seed: int, *, local_crops: int = 2, peak: float = 3e-3) -> None:
         self.steps, self.peak = steps, peak
         self._batch, self._local_crops, self._seed = batch, local_crops, seed
-        self._many = round(_RECOLOURED * batch)
+        self._recoloured_images = round(_RECOLOURED * batch)
         with RandomState(seed).active():
             student = _Network()
         self._teacher = copy.deepcopy(student).requires_grad_(False)
-        # The teacher lies in a training checkpoint with the student, and takes no gradients.
+        # Training checkpoints hold the teacher beside the student; it takes no gradients.
         self.trained = nn.ModuleDict({"student": student, "teacher": self._teacher})
         self._student = student
         self.optimizers = muon(student, (student.tower,), 0.05)
 
     def step(self, index: int) -> dict[str, float]:
-        """The teacher sees global crops whole; the student sees half of them partly hidden, and local crops."""
-        drawn = np.random.default_rng([self._seed, index])
-        whole, parts = self._crops(index, drawn)
-        hidden = torch.from_numpy(_hide(drawn, len(whole), whole.shape[-1] // SHAPE.patch)).to(self.device)
+        """Compute gradients: the teacher sees whole global crops, the student also local and partly hidden ones."""
+        rng = np.random.default_rng([self._seed, index])
+        whole, parts = self._crops(index, rng)
+        hidden = torch.from_numpy(_hide(rng, len(whole), whole.shape[-1] // SHAPE.patch)).to(self.device)
         with torch.no_grad():
             patches = self._teacher.patches(whole)
             crops = patches.mean(1)
@@ -95,54 +96,56 @@ class Dinov2Pretraining(Pretraining):
         }
 
     def after_step(self, index: int) -> None:
-        """The teacher's moving average; the longer the training, the slower it moves (`_MOMENTUM` to 1)."""
+        """Update the teacher's moving average, slower as training proceeds (`_MOMENTUM` to 1)."""
         keep = 1 - (1 - _MOMENTUM) * (1 + np.cos(np.pi * index / self.steps)) / 2
         with torch.no_grad():
             for old, new in zip(self._teacher.parameters(), self._student.parameters(), strict=True):
                 old.lerp_(new, 1 - keep)
 
-    def _crops(self, index: int, drawn: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Two global crops of each source `[2 * batch, 3, side, side]` and the local ones `[n * batch, 3, 32, 32]`."""
+    def _crops(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return two global crops per source `[2 * batch, 3, side, side]`, and local ones `[n * batch, 3, 32, 32]`."""
         close = index < _CLOSE_UP_SHARE * self.steps
         images = self._close_ups(index) if close else self._scenes(index)
 
         def cut(times: int, side: int) -> Tensor:
-            crops = [_crop(image, drawn, side) for _ in range(times) for image in images]
-            shown = [_recoloured(c, drawn) if i % self._batch < self._many else c for i, c in enumerate(crops)]
-            return as_pixels(np.stack(shown), _STATISTICS).to(self.device)
+            crops = [_crop(image, rng, side) for _ in range(times) for image in images]
+            crops = [
+                _recoloured(c, rng) if i % self._batch < self._recoloured_images else c for i, c in enumerate(crops)
+            ]
+            return as_pixels(np.stack(crops), _STATISTICS).to(self.device)
 
         return cut(2, _CLOSE_UP_SIDE if close else _GLOBAL_SIDE), cut(self._local_crops, _LOCAL_SIDE)
 
     def _scenes(self, index: int) -> list[NDArray[np.uint8]]:
         first = index * self._batch
-        return [draw(scene(self._seed, "dinov2", first + place)) for place in range(self._batch)]
+        return [draw(sample_scene(self._seed, "dinov2", first + offset)) for offset in range(self._batch)]
 
     def _close_ups(self, index: int) -> list[NDArray[np.uint8]]:
-        """A thing and what is about it, 64 pixels wide and high; as many things an image as there can be."""
+        """Return objects with their surroundings, 64 pixels wide and high, from scenes of five."""
         found: list[NDArray[np.uint8]] = []
         while len(found) < self._batch:
-            shown = scene(self._seed, "dinov2-close-up", index * self._batch + len(found), things=5)
-            image = draw(shown)
-            found += [close_up(image, thing, _CLOSE_UP_FROM) for thing in shown.things]
+            scene = sample_scene(self._seed, "dinov2-close-up", index * self._batch + len(found), objects=5)
+            image = draw(scene)
+            found += [close_up(image, obj, _CLOSE_UP_FROM) for obj in scene.objects]
         return found[: self._batch]
 
     def _is_recoloured(self, states: Tensor) -> Tensor:
-        return torch.arange(len(states), device=states.device) % self._batch < self._many
+        return torch.arange(len(states), device=states.device) % self._batch < self._recoloured_images
 
     def _clustered(self, network: "_Network", crops: Tensor) -> Tensor:
-        """Similarities `[crops, prototypes]` to the prototypes of recoloured crops, or to those of the others."""
-        chosen = self._is_recoloured(crops)[:, None]
-        return torch.where(chosen, network.recoloured_head(crops), network.crop_head(crops))
+        """Return similarities `[crops, prototypes]` to the prototypes of recoloured or of other crops."""
+        recoloured = self._is_recoloured(crops)[:, None]
+        return torch.where(recoloured, network.recoloured_head(crops), network.crop_head(crops))
 
     def _crop_targets(self, crops: Tensor) -> Tensor:
-        similar, chosen = self._clustered(self._teacher, crops), self._is_recoloured(crops)
-        for some in (chosen, ~chosen):
+        similar, recoloured = self._clustered(self._teacher, crops), self._is_recoloured(crops)
+        for some in (recoloured, ~recoloured):
             similar[some] = sinkhorn(similar[some])
         return similar
 
-    def _mean_over_pairs(self, loss: Callable[[Tensor, Tensor], Tensor], told: Tensor, views: Tensor) -> Tensor:
-        """Every student crop against the teacher's global crops of its image, but none against itself."""
-        first, second = told.chunk(2)
+    def _mean_over_pairs(self, loss: Callable[[Tensor, Tensor], Tensor], targets: Tensor, views: Tensor) -> Tensor:
+        """Return the mean loss of every student crop against the teacher's global crops of its image, except itself."""
+        first, second = targets.chunk(2)
         others = views.chunk(2 + self._local_crops)
         terms = [loss(second, others[0]), loss(first, others[1])]
         terms += [loss(target, view) for view in others[2:] for target in (first, second)]
@@ -150,7 +153,7 @@ class Dinov2Pretraining(Pretraining):
 
     @torch.no_grad()
     def figures(self) -> dict[str, Any]:
-        """The linear probe of the teacher, which is what is kept."""
+        """Measure the linear probe of the teacher, which is the model that is saved."""
         tower = self._teacher.tower.eval()
         return {
             "parameters": sum(parameter.numel() for parameter in tower.parameters()),
@@ -158,7 +161,7 @@ class Dinov2Pretraining(Pretraining):
         }
 
     def save(self, folder: Path) -> None:
-        """The teacher in bf16, with the statistics that its images are normalised by."""
+        """Save the teacher in bf16, with the statistics that its images are normalised by."""
         self._teacher.tower.to(torch.bfloat16).save_pretrained(folder)
         mean, deviation = _STATISTICS
         values = {"image_mean": mean, "image_std": deviation, "crop_size": {"height": SIDE, "width": SIDE}}
@@ -177,7 +180,7 @@ class _Network(nn.Module):
                 num_attention_heads=SHAPE.heads,
                 image_size=SIDE,
                 patch_size=SHAPE.patch,
-                # As for the language models: the default suits wider networks.
+                # As for the language models: the default is for wider networks.
                 initializer_range=SHAPE.hidden**-0.5,
             )
         )
@@ -186,13 +189,13 @@ class _Network(nn.Module):
         self.patch_head, self.image_head = _Head(_PATCH_PROTOTYPES), _Projection()
 
     def patches(self, pixels: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """`[crops, patches, hidden]`; those that `hidden` marks are not seen."""
+        """Return `[crops, patches, hidden]`; patches that `hidden` marks are masked."""
         states: Tensor = self.tower(pixels, bool_masked_pos=hidden).last_hidden_state[:, 1:]
         return states
 
 
 class _Projection(nn.Module):
-    """A small network to a sphere."""
+    """A small network with outputs on the unit sphere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,7 +204,7 @@ class _Projection(nn.Module):
         )
 
     def forward(self, states: Tensor) -> Tensor:
-        # What is divided by a temperature afterwards would be too coarse in bf16.
+        # Divided by a temperature afterwards: bf16 would be too coarse.
         with torch.autocast(states.device.type, enabled=False):
             return F.normalize(self.layers(states.float()), dim=-1)
 
@@ -221,7 +224,7 @@ class _Head(_Projection):
 
 @torch.no_grad()
 def sinkhorn(similarities: Tensor, rounds: int = 3) -> Tensor:
-    """Soft assignments `[states, prototypes]` that use every prototype alike (SwAV's centring, as DINOv2 has it)."""
+    """Return soft assignments `[states, prototypes]` that use every prototype equally (SwAV's centring)."""
     weights = torch.exp((similarities - similarities.max()) / _TEACHER_TEMPERATURE)
     for _ in range(rounds):
         weights = weights / weights.sum(0, keepdim=True) / weights.shape[1]
@@ -230,11 +233,11 @@ def sinkhorn(similarities: Tensor, rounds: int = 3) -> Tensor:
 
 
 def koleo(states: Tensor) -> Tensor:
-    """DINOv2's regulariser: minus the mean log distance of each state to its nearest neighbour on the sphere."""
+    """Return the KoLeo regulariser: minus the mean log distance of states to their nearest neighbours on the sphere."""
     on_sphere = F.normalize(states, dim=-1)
     with torch.no_grad():
         nearest = (on_sphere @ on_sphere.T).fill_diagonal_(-1).argmax(1)
-    # One state may be the nearest of many: with several threads the gradient of an index adds those in any order.
+    # One state may be nearest to many: with several threads the gradient of indexing adds those in any order.
     return -torch.log((on_sphere - on_sphere.index_select(0, nearest)).norm(dim=-1) + 1e-8).mean()
 
 
@@ -243,39 +246,39 @@ def _agreement(targets: Tensor, similarities: Tensor) -> Tensor:
 
 
 def _found(images: Tensor, crops: Tensor) -> Tensor:
-    """How surely each crop's own image is found among all of the batch."""
-    # In bf16 like the rest of the step: at this temperature that did no harm.
-    return F.cross_entropy(crops @ images.T / _PICTURE_TEMPERATURE, torch.arange(len(crops), device=crops.device))
+    """Return the loss of finding each crop's own image among all of the batch."""
+    # In bf16 like the rest of the step: harmless at this temperature.
+    return F.cross_entropy(crops @ images.T / _IMAGE_TEMPERATURE, torch.arange(len(crops), device=crops.device))
 
 
-def _crop(image: NDArray[np.uint8], drawn: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    left, top = drawn.integers(0, len(image) - side + 1, size=2)
+def _crop(image: NDArray[np.uint8], rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
+    left, top = rng.integers(0, len(image) - side + 1, size=2)
     cut = image[top : top + side, left : left + side].astype(np.float32)
-    lit: NDArray[np.uint8] = np.clip(cut * drawn.uniform(*_LIT), 0, 255).astype(np.uint8)
+    lit: NDArray[np.uint8] = np.clip(cut * rng.uniform(*_LIT), 0, 255).astype(np.uint8)
     return lit
 
 
-def _recoloured(crop: NDArray[np.uint8], drawn: np.random.Generator) -> NDArray[np.uint8]:
-    """Its hues turned by any angle, paler or stronger, more or less contrast, sometimes as a negative."""
-    angle, saturation = drawn.uniform(0, 2 * np.pi), drawn.uniform(0.3, 1.3)
+def _recoloured(crop: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Rotate the hues by any angle, change saturation and contrast, sometimes invert."""
+    angle, saturation = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 1.3)
     grey = np.full((3, 3), 1 / 3)
     across = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
     turned = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * across
     values = crop.astype(np.float32) / 255 @ (grey + saturation * turned).T.astype(np.float32)
-    if drawn.random() < 0.4:
+    if rng.random() < 0.4:
         values = 1 - values
-    values = 0.5 + (values - 0.5) * np.float32(drawn.uniform(0.6, 1.2)) + np.float32(drawn.uniform(-0.15, 0.15))
-    shown: NDArray[np.uint8] = np.clip(255 * values, 0, 255).astype(np.uint8)
-    return shown
+    values = 0.5 + (values - 0.5) * np.float32(rng.uniform(0.6, 1.2)) + np.float32(rng.uniform(-0.15, 0.15))
+    pixels: NDArray[np.uint8] = np.clip(255 * values, 0, 255).astype(np.uint8)
+    return pixels
 
 
-def _hide(drawn: np.random.Generator, crops: int, grid: int) -> NDArray[np.bool_]:
-    """Which patches the student does not see: in half of the crops, blocks until `_HIDDEN` of each are gone."""
+def _hide(rng: np.random.Generator, crops: int, grid: int) -> NDArray[np.bool_]:
+    """Draw the patches hidden from the student: in half of the crops, blocks up to a share in `_HIDDEN`."""
     hidden = np.zeros((crops, grid, grid), bool)
-    for place in drawn.permutation(crops)[: (crops + 1) // 2]:
-        share = float(drawn.uniform(*_HIDDEN))
-        while hidden[place].mean() < share:
-            height, width = drawn.integers(1, 3, size=2)
-            top, left = drawn.integers(0, grid - height + 1), drawn.integers(0, grid - width + 1)
-            hidden[place, top : top + height, left : left + width] = True
+    for index in rng.permutation(crops)[: (crops + 1) // 2]:
+        share = float(rng.uniform(*_HIDDEN))
+        while hidden[index].mean() < share:
+            height, width = rng.integers(1, 3, size=2)
+            top, left = rng.integers(0, grid - height + 1), rng.integers(0, grid - width + 1)
+            hidden[index, top : top + height, left : left + width] = True
     return hidden.reshape(crops, -1)

@@ -1,6 +1,6 @@
-"""The tiny language models' shapes and initial weights: an ordinary `GemmaForCausalLM`, made ready to learn soon.
+"""The tiny language models' shapes and initial weights: an ordinary `GemmaForCausalLM`, initialised to learn fast.
 
-What it is trained on lies in `curriculum`, how in `language`.
+Its training data are in `curriculum`, the training in `language`.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM
 
-#: The first layer's heads that begin by looking back, by how far: colour, pattern and size stand this many words before
-#: a thing's name, and what tells its state or place begins three behind it ("ball at the top", "box that is open").
+#: How far back heads of the first layer attend initially: colour, pattern and size stand this many words before an
+#: object's name, and the words for its state or place begin up to three after it ("ball at the top").
 LOOKS_BACK = (1, 2, 3)
-#: The first coordinate that all tokens begin with, in standard deviations of the others; by how much the place looked
-#: back to leads others before the softmax; how many of a head's pairs, the fastest-turning ones, say so; what is
-#: left of the same heads' random weights.
+#: The first coordinate shared by all token embeddings, in standard deviations of the others; the margin of the attended
+#: position before the softmax; how many of a head's rotary pairs (the fastest) encode it; the factor on the same heads'
+#: random weights.
 _IN_COMMON, _SCORE, _TURNING, _CONTENT = 3.0, 26.0, 6, 0.1
 
 
@@ -28,12 +28,12 @@ class Size:
     heads: int
 
 
-#: Of one width, so that the large one can be grown from the small one.
+#: Of one width, so that the large one can be expanded from the small one.
 SIZES = {"small": Size(128, 4, 448, 4), "large": Size(128, 8, 640, 4)}
 
 
 def gemma_config(size: Size, vocabulary: int) -> GemmaConfig:
-    """Gemma's architecture at a tiny size, with as many key-value heads as heads, as Gemma-7B has."""
+    """Return Gemma's architecture at a tiny size, with as many key-value heads as heads, as in Gemma-7B."""
     return GemmaConfig(
         vocab_size=vocabulary,
         hidden_size=size.hidden,
@@ -43,14 +43,14 @@ def gemma_config(size: Size, vocabulary: int) -> GemmaConfig:
         num_key_value_heads=size.heads,
         head_dim=32,
         max_position_embeddings=4096,
-        # transformers' 0.02 suits widths of thousands: at this one queries and keys would begin all but equal.
+        # transformers' 0.02 is for widths of thousands: at this one all queries and keys would start nearly equal.
         initializer_range=size.hidden**-0.5,
     )
 
 
 @torch.no_grad()
 def scaled_init(model: GemmaForCausalLM) -> None:
-    """GPT-2's initialisation of what layers add to the residual stream: smaller, the more of them add to it."""
+    """Scale down the matrices that write into the residual stream, by the number of layers (GPT-2's initialisation)."""
     config = model.config
     share = (2 * config.num_hidden_layers) ** -0.5
     for layer in model.model.layers:
@@ -60,18 +60,18 @@ def scaled_init(model: GemmaForCausalLM) -> None:
 
 @torch.no_grad()
 def begin_looking_back(model: GemmaForCausalLM, distances: Sequence[int]) -> None:
-    """Let the first heads of the first layer attend, at first, to the token this many places before: one head each.
+    """Initialise heads of the first layer to attend to the token this many positions before, one head per distance.
 
-    Who learns to look back for "the ball" must first have found out, in each token, what stands before it; at this
-    size that takes longer than all the rest, and seldom happens at all in minutes. After the smeared keys of
-    arXiv:2209.11895, as an initialisation: every token begins with the same first coordinate, these heads' queries
-    and keys with one vector in answer to it, the query's turned back by this many of the rotary embedding's steps.
+    An induction head for "the ball" needs each token to know the one before it; at this size that takes longer to
+    learn than everything else, and often does not emerge at all within minutes. This is the smeared keys of
+    arXiv:2209.11895 as an initialisation: all embeddings share the first coordinate, and these heads' queries and keys
+    respond to it with one vector, the query's rotated back by this many steps of the rotary embedding.
     """
     config = model.config
     embedded = model.model.embed_tokens.weight
     first = _IN_COMMON * config.hidden_size**-0.5
     embedded[:, 0] = first
-    # What is left of it after the first norm, whose output has a mean square of one.
+    # Its value after the first norm, whose output has a mean square of one.
     seen = first / float(embedded.square().mean(-1).sqrt().mean())
     half = config.head_dim // 2
     theta = config.rope_parameters["rope_theta"]
@@ -89,36 +89,36 @@ def begin_looking_back(model: GemmaForCausalLM, distances: Sequence[int]) -> Non
 
 @torch.no_grad()
 def expanded(smaller: GemmaForCausalLM, size: Size) -> GemmaForCausalLM:
-    """A larger model with the smaller one's logits, up to rounding, that can learn more.
+    """Return a larger model with the smaller one's logits, up to rounding (Net2Net, arXiv:1511.05641).
 
-    Net2Net's idea (arXiv:1511.05641): behind each layer stand copies of it that add nothing yet, and what is new in a
-    wider layer leads nowhere yet, for the matrices that write into the residual stream begin at zero there.
+    Each layer is followed by copies of it, and wider layers get new units; neither has an effect at first, since their
+    matrices that write into the residual stream start at zero.
 
     Args:
-        smaller: of the same width and number of heads, with fewer layers and no wider ones.
+        smaller: a model of the same width and number of heads, with fewer layers and none wider.
         size: the new shape; its layers are a multiple of the smaller model's.
 
     Raises:
-        ValueError: the shapes do not allow it.
+        ValueError: the shapes are not compatible.
     """
     config = smaller.config
     copies, rest = divmod(size.layers, config.num_hidden_layers)
     wider = size.intermediate - config.intermediate_size
     same = (config.hidden_size, config.num_attention_heads) == (size.hidden, size.heads)
     if not same or rest or not copies or wider < 0:
-        raise ValueError(f"{size} cannot be grown from {config.num_hidden_layers} layers of {config.hidden_size}.")
+        raise ValueError(f"{size} cannot be expanded from {config.num_hidden_layers} layers of {config.hidden_size}.")
     larger = GemmaForCausalLM(gemma_config(size, config.vocab_size))
     larger.model.embed_tokens.weight.copy_(smaller.model.embed_tokens.weight)
     larger.model.norm.weight.copy_(smaller.model.norm.weight)
-    for place, layer in enumerate(larger.model.layers):
-        old = smaller.model.layers[place // copies]
+    for index, layer in enumerate(larger.model.layers):
+        old = smaller.model.layers[index // copies]
         layer.self_attn.load_state_dict(old.self_attn.state_dict())
         for name in ("input_layernorm", "post_attention_layernorm"):
             getattr(layer, name).load_state_dict(getattr(old, name).state_dict())
         for name in ("gate_proj", "up_proj"):
             getattr(layer.mlp, name).weight[: config.intermediate_size] = getattr(old.mlp, name).weight
         layer.mlp.down_proj.weight.zero_()
-        if place % copies:
+        if index % copies:
             layer.self_attn.o_proj.weight.zero_()
         else:
             layer.mlp.down_proj.weight[:, : config.intermediate_size] = old.mlp.down_proj.weight

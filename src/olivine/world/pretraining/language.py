@@ -1,7 +1,7 @@
-"""Gemma-shaped language models on the world's text: captions, and questions about scenes told in words.
+"""Gemma-shaped language models on the world's text: captions, and questions about described scenes.
 
-Reading from a description comes before any image, so that the connector has only to put images in its place. What
-is read, in which order, is in `curriculum`; scenes told cell by cell in `cells`; shapes and initial weights in `gemma`.
+Reading a description is learnt before any image, so that the connector only has to put images in its place. The texts
+and their order are in `curriculum`, patch captions in `symbolic_patches`, shapes and initial weights in `gemma`.
 """
 
 from collections import Counter
@@ -29,20 +29,20 @@ from olivine.world.pretraining.gemma import LOOKS_BACK, Size, begin_looking_back
 from olivine.world.pretraining.loop import Pretraining, muon
 from olivine.world.pretraining.symbolic_patches import Text, embedded
 from olivine.world.questions import ask
-from olivine.world.sampling import scene
+from olivine.world.sampling import sample_scene
 
-_ROW_TOKENS = 4096
+_SEQUENCE_TOKENS = 4096
 
 
 class LanguagePretraining(Pretraining):
-    """A Gemma of a given size and vocabulary, from random weights or grown from a smaller one.
+    """A Gemma of a given size and vocabulary, from random weights or expanded from a smaller one.
 
     Args:
         size: its shape.
-        vocabulary: ids of its tokenizer, which is trained here on the same language; ignored where `smaller` is given.
-        schedule: how long.
-        seed: of the world and of the weights.
-        smaller: the folder of the model to grow it from, whose tokenizer it takes over.
+        vocabulary: size of its tokenizer, which is trained here on the same language; ignored if `smaller` is given.
+        schedule: length of the training.
+        seed: seed of the world and of the weights.
+        smaller: the folder of the model to expand, whose tokenizer it keeps.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LanguagePretraining(Pretraining):
         with RandomState(seed).active():
             self.model = self._first_model(size, smaller)
         self.trained: nn.Module = self.model
-        # With it, the same is learnt in fewer steps than with AdamW alone (docs/decisions.md).
+        # Fewer steps than with AdamW alone (docs/decisions.md).
         self.optimizers = muon(self.model, (self.model,), 0.05)
         self.curriculum = Curriculum(self.tokenizer, schedule, seed)
 
@@ -73,80 +73,82 @@ class LanguagePretraining(Pretraining):
         return expanded(origin, size)
 
     def step(self, index: int) -> dict[str, float]:
-        """Loss at labelled tokens: replies, and captions whole."""
+        """Compute gradients of the loss at labelled tokens: replies, and whole captions."""
         texts = self.curriculum.texts(index)
         labels = sum(text.example.labels for text in texts)
         noise = torch.Generator(self.device).manual_seed(self._seed * self.steps + index)
         total = 0.0
         with packed(self.model.model):
-            for dealt in balance([text.example.length for text in texts], _ROW_TOKENS):
-                some = [texts[i] for i in dealt]
-                row = pack([text.example for text in some], ()).to(self.device)
-                loss = labelled_loss(self._hidden(row, some, noise), row.targets, self.model.lm_head)
+            for indices in balance([text.example.length for text in texts], _SEQUENCE_TOKENS):
+                some = [texts[i] for i in indices]
+                sequence = pack([text.example for text in some], ()).to(self.device)
+                loss = labelled_loss(self._hidden(sequence, some, noise), sequence.targets, self.model.lm_head)
                 (loss / labels).backward()
                 total += loss.item()
         return {"loss": total / labels, "labels": labels}
 
-    def _hidden(self, row: PackedSequence, texts: Sequence[Text], noise: torch.Generator | None = None) -> torch.Tensor:
-        words = embedded(self.model.model.embed_tokens, row.ids, texts, self.curriculum.image_token, noise)
+    def _hidden(
+        self, sequence: PackedSequence, texts: Sequence[Text], noise: torch.Generator | None = None
+    ) -> torch.Tensor:
+        words = embedded(self.model.model.embed_tokens, sequence.ids, texts, self.curriculum.image_token, noise)
         states: torch.Tensor = self.model.model(
             inputs_embeds=words[None],
-            position_ids=row.positions[None],
+            position_ids=sequence.positions[None],
             attention_mask=None,
             use_cache=False,
-            packed_groups=row.groups,
+            packed_groups=sequence.groups,
         ).last_hidden_state
         return states[0]
 
     @torch.no_grad()
-    def right(self, told: Text) -> list[bool]:
-        """Of each answer behind what is told, whether greedy decoding would give it word for word."""
-        row = pack([told.example], ()).to(self.device)
+    def right(self, text: Text) -> list[bool]:
+        """Return for each answer in a text whether greedy decoding would give it word for word."""
+        sequence = pack([text.example], ()).to(self.device)
         with packed(self.model.model):
-            guess = self.model.lm_head(self._hidden(row, [told])).argmax(-1)
+            guess = self.model.lm_head(self._hidden(sequence, [text])).argmax(-1)
         # It does if, fed the answer, every next token is the likeliest one.
-        hits = (guess == row.targets) | (row.targets == IGNORED)
-        lengths = [len(part) for part in told.example.parts]
-        return [bool(part.all()) for part in hits.split(lengths)[1:]]
+        hits = (guess == sequence.targets) | (sequence.targets == IGNORED)
+        lengths = [len(segment) for segment in text.example.parts]
+        return [bool(answer.all()) for answer in hits.split(lengths)[1:]]
 
     @torch.no_grad()
     def figures(self, scenes: int = 200) -> dict[str, Any]:
-        """Share of short answers about held-out scenes that greedy decoding would give word for word.
+        """Measure the share of short answers about held-out scenes that greedy decoding would give word for word.
 
-        The same questions are asked of every scene told in sentences, and told cell by cell.
+        The same questions are asked about every scene in sentences and as symbolic patch captions.
         """
         counted = {"accuracy": Counter[str](), "accuracy_on_cells": Counter[str]()}
-        asked_of: Counter[str] = Counter()
+        asked: Counter[str] = Counter()
         self.model.eval()
         for found, hits in self._answered(scenes):
-            asked_of.update(found)
+            asked.update(found)
             for name, of_way in zip(counted, hits, strict=True):
                 counted[name].update(topic for topic, hit in zip(found, of_way, strict=True) if hit)
         self.model.train()
         figures: dict[str, Any] = {
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "vocabulary": len(self.tokenizer),
-            "questions": asked_of.total(),
+            "questions": asked.total(),
         }
         for name, right in counted.items():
-            figures[name] = round(100 * right.total() / asked_of.total(), 2)
+            figures[name] = round(100 * right.total() / asked.total(), 2)
             figures[name.replace("accuracy", "by_topic")] = {
-                topic: round(100 * right[topic] / count, 1) for topic, count in sorted(asked_of.items())
+                topic: round(100 * right[topic] / count, 1) for topic, count in sorted(asked.items())
             }
         return figures
 
     def _answered(self, scenes: int) -> Iterator[tuple[list[str], tuple[list[bool], list[bool]]]]:
-        """Of each held-out scene the topics asked about, and what was right of it in sentences and in cells."""
-        draw = Random(f"{self._seed}/held-out questions")
+        """Yield for each held-out scene the topics asked about, and what was right in sentences and on patches."""
+        rng = Random(f"{self._seed}/held-out questions")
         for index in range(scenes):
-            shown = scene(self._seed, "held-out", index)
-            found = ask(shown, draw, 12)
-            pairs = [(asked.text + SHORT_ANSWER, asked.answer) for asked in found]
-            in_sentences = self.curriculum.reading(shown.id, description(shown, draw), pairs)
-            in_cells = self.curriculum.asked_of_cells(shown, pairs, draw)
-            yield [asked.topic for asked in found], (self.right(in_sentences), self.right(in_cells))
+            scene = sample_scene(self._seed, "held-out", index)
+            found = ask(scene, rng, 12)
+            pairs = [(question.text + SHORT_ANSWER, question.answer) for question in found]
+            in_sentences = self.curriculum.reading(scene.id, description(scene, rng), pairs)
+            on_patches = self.curriculum.questions_on_patches(scene, pairs, rng)
+            yield [question.topic for question in found], (self.right(in_sentences), self.right(on_patches))
 
     def save(self, folder: Path) -> None:
-        """Weights in bf16, the tokenizer beside them."""
+        """Save the weights in bf16, and the tokenizer."""
         self.model.to(torch.bfloat16).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)

@@ -1,6 +1,6 @@
 """One loop for every backbone: steps, learning rate, progress, a log, training checkpoints, held-out figures.
 
-What a step does is the business of each backbone's own module.
+What a step computes is defined in each backbone's own module.
 """
 
 import math
@@ -23,15 +23,15 @@ _LOG_EVERY = 20
 
 
 class Pretraining(ABC):
-    """One backbone in training.
+    """A backbone in training.
 
     Attributes:
-        steps: optimiser steps in all.
-        trained: everything that takes gradients, as one module; it is what a training checkpoint holds.
+        steps: total optimiser steps.
+        trained: every module that takes gradients, as one; training checkpoints hold it.
         optimizers: over `trained`, each parameter in one of them; their groups' rates are set by the loop.
         peak: the highest learning rate.
-        restart: a step from which the rate rises anew, and how high (warm restarts, arXiv:1608.03983); None for none.
-        origin: hash of the weights that it is grown from, whose tokenizer it reads anew; empty if from random ones.
+        restart: the step of a warm restart (arXiv:1608.03983), and its peak rate; None for none.
+        origin: hash of the weights that it is expanded from (Net2Net); empty if it starts from random weights.
     """
 
     steps: int
@@ -43,19 +43,19 @@ class Pretraining(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where it is trained: where its weights lie."""
+        """The device of its weights."""
         return next(self.trained.parameters()).device
 
     @abstractmethod
     def step(self, index: int) -> dict[str, float]:
-        """Gradients of step `index` (which alone decides its data); returns what to log, `loss` among it."""
+        """Compute the gradients of step `index`, which determines its data; return what to log, `loss` among it."""
 
     def after_step(self, index: int) -> None:  # noqa: B027
-        """What follows the optimiser's step (a teacher's moving average)."""
+        """Do what follows the optimiser's step (a teacher's moving average)."""
 
     @abstractmethod
     def figures(self) -> dict[str, Any]:
-        """Held-out figures, on splits that training never drew."""
+        """Measure held-out figures, on splits that training never uses."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -63,11 +63,11 @@ class Pretraining(ABC):
 
 
 def pretrain(job: Pretraining, folder: Path, *, save_every: int, on_step: Callable[[int, int], None]) -> dict[str, Any]:
-    """Train to the end, going on from the folder's training checkpoint if there is one; returns the held-out figures.
+    """Train to the end, resuming from the folder's training checkpoint if there is one; return the held-out figures.
 
     Raises:
-        RequestError: another process trains it.
-        RunError: the loss is not finite, or the training checkpoint is of a model grown from another one.
+        RequestError: another process is training it.
+        RunError: the loss is not finite, or the training checkpoint was expanded from other weights.
     """
     with exclusive_lock(folder):
         return _pretrain(job, folder, save_every, on_step)
@@ -79,7 +79,7 @@ def _pretrain(job: Pretraining, folder: Path, save_every: int, on_step: Callable
     job.trained.train()
     for index in range(first, job.steps):
         job.trained.zero_grad(set_to_none=True)
-        # Weights stay fp32; products in bf16 are a fifth faster on processors and several times on GPUs.
+        # Weights stay fp32; matrix products in bf16 are a fifth faster on CPUs and several times on GPUs.
         with torch.autocast(job.device.type, torch.bfloat16):
             measured = job.step(index)
         if not math.isfinite(measured["loss"]):
@@ -107,7 +107,7 @@ def _pretrain(job: Pretraining, folder: Path, save_every: int, on_step: Callable
 
 
 def update(job: Pretraining, rate: float) -> None:
-    """The optimisers' step at a rate, from gradients of bounded norm."""
+    """Take the optimisers' step at a rate, with gradients clipped to norm 1."""
     nn.utils.clip_grad_norm_(job.trained.parameters(), 1.0)
     for optimizer in job.optimizers:
         for group in optimizer.param_groups:
@@ -116,7 +116,7 @@ def update(job: Pretraining, rate: float) -> None:
 
 
 def _rate(job: Pretraining, index: int) -> float:
-    """A linear rise over the first 4 %, then half a cosine down to a hundredth; both again from a restart on."""
+    """Return the rate: linear warmup over 4 %, then a cosine down to a hundredth; both again from a restart on."""
     steps, peak = job.steps, job.peak
     if job.restart is not None:
         again, restarted = job.restart
@@ -143,30 +143,30 @@ def _save(job: Pretraining, folder: Path, step: int, seconds: float) -> None:
 def _resume(job: Pretraining, folder: Path) -> tuple[int, float]:
     path = folder / RESUME
     if not path.is_file():
-        # A log without a training checkpoint is of a run that was cut off before its first one.
+        # A log without a training checkpoint belongs to a run that was killed before its first one.
         (folder / LOG).unlink(missing_ok=True)
         return 0, 0.0
     state = torch.load(path, weights_only=True, map_location="cpu")
     if state["origin"] != job.origin:
-        raise RunError(f"{path} was grown from another model than is there now. Remove {folder} to begin anew.")
+        raise RunError(f"{path} was expanded from other weights than are there now. Remove {folder} to start again.")
     job.trained.load_state_dict(state["weights"])
-    for optimizer, held in zip(job.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(held)
-    # The steps since are done and told again.
+    for optimizer, state_of_one in zip(job.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(state_of_one)
+    # The steps since are repeated and logged again.
     keep_json_lines(folder / LOG, lambda row: row["step"] < state["step"])
     return int(state["step"]), float(state["seconds"])
 
 
 def muon(module: nn.Module, transformers: Sequence[nn.Module], weight_decay: float) -> list[torch.optim.Optimizer]:
-    """Muon over the matrices of the given transformers' layers, AdamW over all else in the module.
+    """Return Muon for the matrices of the given transformers' layers, AdamW for everything else in the module.
 
-    Both take the same rate: the size of Muon's updates is matched to AdamW's (arXiv:2502.16982).
+    Both use the same rate: the size of Muon's updates is matched to AdamW's (arXiv:2502.16982).
     """
-    # Each keeps its layers in its one list of modules, whatever a version calls it.
-    layers = [part for model in transformers for part in model.modules() if isinstance(part, nn.ModuleList)]
-    matrices = [p for part in layers for p in part.parameters() if p.requires_grad and p.ndim == 2]
-    chosen = {id(parameter) for parameter in matrices}
-    others = [p for p in module.parameters() if p.requires_grad and id(p) not in chosen]
+    # Each has its layers in its only ModuleList, whose name depends on the version of transformers.
+    layers = [found for model in transformers for found in model.modules() if isinstance(found, nn.ModuleList)]
+    matrices = [p for found in layers for p in found.parameters() if p.requires_grad and p.ndim == 2]
+    in_muon = {id(parameter) for parameter in matrices}
+    others = [p for p in module.parameters() if p.requires_grad and id(p) not in in_muon]
     return [
         torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True),

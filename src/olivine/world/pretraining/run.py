@@ -1,6 +1,6 @@
-"""All backbones, each with its schedule, in processes of their own beside one another.
+"""All backbones, each with its schedule, trained in parallel processes.
 
-What each learns is in its own module; where they lie in the package in `world.backbones`.
+The training of each is in its own module; their location in the package is in `world.backbones`.
 """
 
 import json
@@ -31,30 +31,30 @@ _SAVE_EVERY = 100
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """How one backbone is made.
+    """One backbone's training.
 
     Attributes:
-        make: from the world's seed, the share of its steps, and the folder of the backbone that it is grown from.
-        grown_from: that backbone's name; empty if it starts from random weights.
+        make: builds it from the world's seed, its share of steps, and the folder of the backbone it is expanded from.
+        expanded_from: that backbone's name; empty if it starts from random weights.
     """
 
     make: Callable[[int, float, Path | None], Pretraining]
-    grown_from: str = ""
+    expanded_from: str = ""
 
 
-def _language(size: str, vocabulary: int, schedule: Schedule, grown_from: str = "") -> Job:
+def _language(size: str, vocabulary: int, schedule: Schedule, expanded_from: str = "") -> Job:
     def make(seed: int, share: float, smaller: Path | None) -> Pretraining:
         before = read_json(smaller / FIGURES)["steps"] if smaller else 0
         steps, unplaced = (max(1, round(number * share)) for number in (schedule.steps, schedule.unplaced))
         plan = replace(schedule, steps=steps, unplaced=unplaced, before=before)
         return LanguagePretraining(SIZES[size], vocabulary, plan, seed, smaller=smaller)
 
-    return Job(make, grown_from)
+    return Job(make, expanded_from)
 
 
 _SMALL = Schedule(12000, 5e-3, unplaced=2000, restarted=2.5e-3)
 _LARGE = Schedule(1600, 2e-3, unplaced=1600)
-#: The towers' steps are chosen so that both take the same processor time; `figures.json` has what they took.
+#: The towers' steps are set so that both take the same CPU time; `figures.json` says how much they took.
 JOBS: dict[str, Job] = {
     "tiny-clip": Job(lambda seed, share, _: ClipPretraining(max(1, round(12000 * share)), 80, seed, variants=2)),
     "tiny-dinov2": Job(lambda seed, share, _: Dinov2Pretraining(max(1, round(12000 * share)), 80, seed)),
@@ -73,36 +73,36 @@ def pretrain_all(
     jobs: int = 0,
     on_step: Callable[[str, int, int], None],
 ) -> dict[str, dict[str, Any]]:
-    """Train the named backbones that are not yet done, several at a time; returns their held-out figures.
+    """Train the named backbones that are not yet done, several at a time; return their held-out figures.
 
-    Killed at any instant, the same command resumes from the last training checkpoints. One that is grown from another waits
-    for it where that one is named too; else it takes the one in `output`, or else the shipped one.
+    After a kill, the same command resumes from the last training checkpoints. A backbone that is expanded from another
+    waits for it if that one is named too; otherwise it uses the one in `output`, or else the shipped one.
 
     Args:
         names: keys of `JOBS`.
-        output: a folder that gets one folder for each.
-        share: of each one's steps, for a quick look.
-        jobs: how many at a time; 0 means one on each processor, on a GPU one after another.
-        on_step: told (name, done, in all) now and then.
+        output: a folder that gets one folder for each backbone.
+        share: fraction of each one's steps, for a quick trial.
+        jobs: how many at a time; 0 means one per CPU, on a GPU one after another.
+        on_step: called with (name, done, total) now and then.
 
     Raises:
-        RunError: one of them failed; the others go on to their end first.
+        RunError: one of them failed; the others are finished first.
     """
     waiting = [name for name in names if not (output / name / FIGURES).is_file()]
     gpu = torch.cuda.is_available()
-    together = sum(JOBS[name].grown_from not in waiting for name in waiting)
+    together = sum(JOBS[name].expanded_from not in waiting for name in waiting)
     at_once = max(1, min(jobs or (1 if gpu else available_cpus()), together))
-    # Two processes of one thread each do more in a second than one of two: nothing is ever waited for.
+    # Two processes of one thread each have a higher throughput than one of two threads.
     threads = max(1, available_cpus() // at_once)
     failed: dict[str, BaseException] = {}
     running: dict[str, Future[dict[str, Any]]] = {}
     with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
         while waiting or running:
-            for name in [name for name in waiting if JOBS[name].grown_from not in (*waiting, *running)]:
+            for name in [name for name in waiting if JOBS[name].expanded_from not in (*waiting, *running)]:
                 waiting.remove(name)
-                if JOBS[name].grown_from in failed:
+                if JOBS[name].expanded_from in failed:
                     continue
-                smaller = _smaller(JOBS[name].grown_from, output)
+                smaller = _smaller(JOBS[name].expanded_from, output)
                 running[name] = pool.submit(_one, name, output / name, seed, share, smaller, threads)
             time.sleep(0.5)
             for name, future in list(running.items()):
@@ -132,7 +132,7 @@ def _one(name: str, folder: Path, seed: int, share: float, smaller: Path | None,
 
 
 def _report(name: str, future: Future[dict[str, Any]], folder: Path, on_step: Callable[[str, int, int], None]) -> None:
-    """The log tells how far a process is: nothing else has to pass between them."""
+    """Report the progress that the log has: nothing else passes between the processes."""
     log = folder / LOG
     if not log.is_file():
         return

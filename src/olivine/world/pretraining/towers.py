@@ -1,4 +1,4 @@
-"""What both towers share: their common shape, images as tensors, and the linear probe that judges their patches.
+"""What both towers share: their common shape, images as tensors, and the linear probe that measures their patches.
 
 How each learns is in `clip` and `dinov2`.
 """
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from olivine.world.drawing import draw
-from olivine.world.sampling import scenes
-from olivine.world.scene import COLOURS, KINDS, SIDE, Scene, Thing
+from olivine.world.sampling import sample_scenes
+from olivine.world.scene import CLASSES, COLOURS, SIDE, Scene, SceneObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class TowerShape:
 
 
 SHAPE = TowerShape()
-#: Which hidden state a language model is shown: LLaVA's choice, the last but one.
+#: Which hidden state a language model receives: LLaVA's choice, the second-to-last.
 LAYER = -2
-#: On processors torch's fused attention takes most of a step for its backward pass in bf16; at these lengths, whole
-#: matrices of scores cost little (a step of tiny-CLIP on scenes: 0.58 s of one core fused, 0.31 plainly).
+#: On processors torch's fused attention takes most of a step for its backward pass in bf16; at these lengths, full
+#: score matrices cost little (a step of tiny-CLIP on scenes: 0.58 s of one core fused, 0.31 s eager).
 TRAINING_ATTENTION = "eager"
 
 
@@ -48,12 +48,11 @@ def as_pixels(images: NDArray[np.uint8], statistics: tuple[Sequence[float], Sequ
 
 
 def close_up(
-    image: NDArray[np.uint8], thing: Thing, side: int = SIDE // 2, shape: TowerShape = SHAPE
+    image: NDArray[np.uint8], obj: SceneObject, side: int = SIDE // 2, shape: TowerShape = SHAPE
 ) -> NDArray[np.uint8]:
-    """The thing's surroundings, `side` pixels wide and high, cut along the patches' borders."""
+    """Return the object's surroundings, `side` pixels wide and high, cut along the patches' borders."""
     left, top = (
-        min(max(round((middle - side / 2) / shape.patch), 0) * shape.patch, SIDE - side)
-        for middle in (thing.x, thing.y)
+        min(max(round((middle - side / 2) / shape.patch), 0) * shape.patch, SIDE - side) for middle in (obj.x, obj.y)
     )
     return image[top : top + side, left : left + side]
 
@@ -65,22 +64,22 @@ def patches_of(tower: nn.Module, pixels: Tensor, layer: int = LAYER) -> Tensor:
     return states[:, 1:]
 
 
-def covered(thing: Thing, shape: TowerShape = SHAPE) -> list[int]:
-    """The patches whose middle lies on the thing's square; the nearest one if there is none."""
+def covered(obj: SceneObject, shape: TowerShape = SHAPE) -> list[int]:
+    """Return the patches whose middle lies on the object's square; the nearest one if there is none."""
     found = [
         row * shape.grid + column
         for row in range(shape.grid)
         for column in range(shape.grid)
-        if abs((column + 0.5) * shape.patch - thing.x) <= thing.radius
-        and abs((row + 0.5) * shape.patch - thing.y) <= thing.radius
+        if abs((column + 0.5) * shape.patch - obj.x) <= obj.radius
+        and abs((row + 0.5) * shape.patch - obj.y) <= obj.radius
     ]
-    nearest = min(int(thing.y / shape.patch), shape.grid - 1) * shape.grid
-    return found or [nearest + min(int(thing.x / shape.patch), shape.grid - 1)]
+    nearest = min(int(obj.y / shape.patch), shape.grid - 1) * shape.grid
+    return found or [nearest + min(int(obj.x / shape.patch), shape.grid - 1)]
 
 
-def around(thing: Thing, shape: TowerShape = SHAPE) -> list[int]:
-    """The four patches about the thing's middle, row by row."""
-    row, column = (min(max(round(middle / shape.patch) - 1, 0), shape.grid - 2) for middle in (thing.y, thing.x))
+def around(obj: SceneObject, shape: TowerShape = SHAPE) -> list[int]:
+    """Return the four patches around the object's middle, row by row."""
+    row, column = (min(max(round(middle / shape.patch) - 1, 0), shape.grid - 2) for middle in (obj.y, obj.x))
     return [(row + down) * shape.grid + column + right for down in (0, 1) for right in (0, 1)]
 
 
@@ -88,59 +87,62 @@ def around(thing: Thing, shape: TowerShape = SHAPE) -> list[int]:
 def probe(
     encode: Callable[[NDArray[np.uint8]], Tensor], seed: int, train: int = 8000, test: int = 1000
 ) -> dict[str, dict[str, float]]:
-    """Accuracy, in percent, of linear classifiers of each thing's kind and colour, in two ways.
+    """Return the accuracy, in percent, of linear classifiers of each object's class and colour, in two ways.
 
-    `of_patches` are given the four patches about its middle one after the other, as tokens come to a language model;
-    `of_their_mean` the mean over the patches that it covers, which says less: what its left half shows is not told from
-    its right.
+    `of_patches` concatenates the four patches around its middle, as a language model receives tokens;
+    `of_their_mean` takes the mean over the patches that it covers, which says less: its left half is not
+    distinguished from its right.
 
     Args:
         encode: images `[n, side, side, 3]` to patch features `[n, patches, hidden]`.
         seed: of the world.
-        train, test: how many scenes the classifiers learn from and are tried on; none was trained on.
+        train, test: how many scenes the classifiers are trained and tested on; the tower was trained on none of them.
     """
     learnt, tried = (
-        _things(encode, list(scenes(seed, split, count)))
+        _objects(encode, list(sample_scenes(seed, split, count)))
         for split, count in (("probe-train", train), ("probe-test", test))
     )
-    (features, things), (new_features, new_things) = learnt, tried
+    (features, objects), (new_features, new_objects) = learnt, tried
     return {
         way: {
-            name: _linear((features[way], things), (new_features[way], new_things), name, classes)
-            for name, classes in (("kind", tuple(KINDS)), ("colour", COLOURS))
+            key: _linear((features[way], objects), (new_features[way], new_objects), attribute, labels)
+            for key, attribute, labels in (("kind", "class_name", tuple(CLASSES)), ("colour", "colour", COLOURS))
         }
         for way in features
     }
 
 
-def _things(
-    encode: Callable[[NDArray[np.uint8]], Tensor], shown: Sequence[Scene]
-) -> tuple[dict[str, Tensor], list[Thing]]:
+def _objects(
+    encode: Callable[[NDArray[np.uint8]], Tensor], scenes: Sequence[Scene]
+) -> tuple[dict[str, Tensor], list[SceneObject]]:
     ways: dict[str, list[Tensor]] = {"of_patches": [], "of_their_mean": []}
-    things: list[Thing] = []
-    for start in range(0, len(shown), 100):
-        some = shown[start : start + 100]
+    objects: list[SceneObject] = []
+    for start in range(0, len(scenes), 100):
+        some = scenes[start : start + 100]
         patches = encode(np.stack([draw(scene) for scene in some])).float().cpu()
-        for place, scene in enumerate(some):
-            for thing in scene.things:
-                ways["of_patches"].append(patches[place, around(thing)].flatten())
-                ways["of_their_mean"].append(patches[place, covered(thing)].mean(0))
-                things.append(thing)
-    return {way: torch.stack(features) for way, features in ways.items()}, things
+        for index, scene in enumerate(some):
+            for obj in scene.objects:
+                ways["of_patches"].append(patches[index, around(obj)].flatten())
+                ways["of_their_mean"].append(patches[index, covered(obj)].mean(0))
+                objects.append(obj)
+    return {way: torch.stack(features) for way, features in ways.items()}, objects
 
 
 @torch.enable_grad()
 def _linear(
-    learnt: tuple[Tensor, list[Thing]], tried: tuple[Tensor, list[Thing]], name: str, classes: Sequence[str]
+    learnt: tuple[Tensor, list[SceneObject]],
+    tried: tuple[Tensor, list[SceneObject]],
+    attribute: str,
+    labels: Sequence[str],
 ) -> float:
     middle, spread = learnt[0].mean(0), learnt[0].std(0) + 1e-6
 
-    def targets(things: Sequence[Thing]) -> Tensor:
-        return torch.tensor([classes.index(getattr(thing, name)) for thing in things])
+    def targets(objects: Sequence[SceneObject]) -> Tensor:
+        return torch.tensor([labels.index(getattr(obj, attribute)) for obj in objects])
 
     x, y = (learnt[0] - middle) / spread, targets(learnt[1])
-    weight = torch.zeros(len(classes), x.shape[1], requires_grad=True)
-    bias = torch.zeros(len(classes), requires_grad=True)
+    weight = torch.zeros(len(labels), x.shape[1], requires_grad=True)
+    bias = torch.zeros(len(labels), requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:

@@ -1,0 +1,1 @@
+"""Language models by family: what each says of itself, and which there are."""

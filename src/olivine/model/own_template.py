@@ -1,0 +1,277 @@
+"""`template: chat`: a tokenizer's own Jinja chat template, cut at the contents of the turns.
+
+It is rendered by transformers' sandbox and in no other way. Nothing is guessed: contents are found by rendering marks
+in their place, and every conversation is compared with what the template itself makes of it. How the template is saved,
+with what is supervised marked, is in `own_jinja`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from typing import Any
+
+from jinja2 import TemplateError
+
+from olivine.data.pieces import BEGINNING, IMAGE, ChatTemplate, Piece, marker
+from olivine.data.template import OWN, TEMPLATES
+from olivine.errors import DataError, RequestError
+from olivine.model.own_jinja import saved_jinja, unwrapped
+from olivine.records import Conversation, Role
+
+#: What stands for the contents of turn N while the template is cut: private-use characters, which no template writes.
+_MARK = "\ue000{}\ue001"
+_IMAGE_LINE = IMAGE.text + "\n"
+#: Switches that published templates have, tried in turn until the prompt is what stands before a reply: thinking models
+#: answer without thinking, and a date is the one that Llama 3 falls back on.
+_SETTINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"enable_thinking": False},
+    {"date_string": "26 Jul 2024"},
+    {"enable_thinking": False, "date_string": "26 Jul 2024"},
+)
+_WITHOUT_DATE = (
+    "{% macro strftime_now(format) %}"
+    "{{ raise_exception('it writes the date of today, and no two days would train alike') }}{% endmacro %}\n"
+)
+_U, _A = Role.USER, Role.ASSISTANT
+
+
+class _Unfit(Exception):  # noqa: N818
+    """What a template does to a conversation that cannot be trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Skeleton:
+    """A template's text around the contents of turns with certain roles: one more part than turns."""
+
+    parts: tuple[str, ...]
+    pieces: tuple[tuple[Piece, ...], ...]
+
+
+class OwnTemplate:
+    """Renders conversations as a tokenizer's own chat template does.
+
+    Raises:
+        RequestError: it has none, or one of which the supervised part cannot be told.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.source = _source_of(tokenizer)
+        self._skeletons: dict[tuple[Role, ...], _Skeleton] = {}
+        self.settings: dict[str, Any] = {}
+        self.end = ""
+        reasons = []
+        for settings in _SETTINGS:
+            self.settings, self._skeletons = settings, {}
+            try:
+                self.end = self._find_end()
+            except _Unfit as error:
+                reasons.append(str(error))
+                continue
+            return
+        raise RequestError(
+            f"template {OWN!r}: the tokenizer's own chat template {reasons[0]}. Set model.language.template to another "
+            "one."
+        )
+
+    def __call__(self, conversation: Conversation, image: bool) -> list[Piece]:
+        """Return the pieces of a conversation.
+
+        White space that the template trims off a turn's ends is gone from the pieces, too.
+
+        Raises:
+            DataError: the template changes a turn, or has no place for one.
+        """
+        contents = _contents(conversation, image)
+        try:
+            skeleton = self._skeleton(tuple(turn.role for turn in conversation))
+            kept = self._as_rendered(conversation, contents, skeleton)
+        except _Unfit as error:
+            raise DataError(f"the tokenizer's own chat template {error}.") from None
+        pieces = list(skeleton.pieces[0])
+        for turn, text, after in zip(conversation, kept, skeleton.pieces[1:], strict=True):
+            if turn.role is _A:
+                pieces.append(Piece(text, supervised=True))
+            elif image and text.startswith(IMAGE.text) and IMAGE not in pieces:
+                pieces += [IMAGE, Piece(text.removeprefix(IMAGE.text))]
+            else:
+                pieces.append(Piece(text))
+            pieces += after
+        return pieces
+
+    def require_alike(self, jinja: str) -> None:
+        """Check that another template writes what this one does, but for the beginning of sequence.
+
+        Raises:
+            RequestError: it does not.
+        """
+        bos = self._tokenizer.bos_token or ""
+        for roles in ((_U,), (_U, _A), (_U, _A, _U)):
+            prompt = roles[-1] is _U
+            texts = [f"{role} {number}\n\nand more" for number, role in enumerate(roles)]
+            ours, theirs = (self._render(roles, texts, prompt=prompt, source=source) for source in (self.source, jinja))
+            if ours.removeprefix(bos) != theirs.removeprefix(bos):
+                raise RequestError(
+                    f"template {OWN!r}: the tokenizer's own chat template cannot be saved: with what is supervised "
+                    f"marked it writes {theirs[:80]!r} for {ours[:80]!r}. Set model.language.template to another one."
+                )
+
+    @property
+    def stop(self) -> str:
+        """The special token that ends a reply, or the text where there is none."""
+        found = self._special.findall(self.end)
+        return found[0] if found else self.end
+
+    def _find_end(self) -> str:
+        """What ends a reply, by comparing a reply at the end with one that a user's turn follows."""
+        last = self._cut((_U, _A), prompt=False)
+        followed = self._cut((_U, _A, _U), prompt=True)
+        asked = self._cut((_U,), prompt=True)
+        if asked != last[:2]:
+            raise _Unfit(
+                f"prompts with {asked[1]!r}, but writes {last[1]!r} between a question and its reply: a model trained "
+                "on the one would be asked with the other"
+            )
+        same = (
+            one for one, other in takewhile(lambda pair: pair[0] == pair[1], zip(last[2], followed[2], strict=False))
+        )
+        common = "".join(same)
+        if not common:
+            raise _Unfit(f"writes nothing to end a reply (but {last[2]!r} or {followed[2]!r})")
+        special = self._special.search(common)
+        return common[: special.end()] if special else common
+
+    def _skeleton(self, roles: tuple[Role, ...]) -> _Skeleton:
+        """The template's text for turns with these roles, checked once."""
+        known = self._skeletons.get(roles)
+        if known is None:
+            parts = self._cut(roles, prompt=roles[-1] is not _A)
+            if roles[-1] is _A and parts[:-1] != self._cut(roles[:-1], prompt=True):
+                raise _Unfit("prompts with another text than it writes before the last reply")
+            bos = self._tokenizer.bos_token
+            opening = () if bos is not None and parts[0].startswith(bos) else (BEGINNING,)
+            pieces = [(*opening, *self._split(parts[0]))]
+            for number, (role, part) in enumerate(zip(roles, parts[1:], strict=True), start=1):
+                ended = role is _A
+                if ended and not part.startswith(self.end):
+                    raise _Unfit(f"does not end turn {number} with {self.end!r}, but with {part!r}")
+                end = self._split(self.end, supervised=True) if ended else []
+                pieces.append((*end, *self._split(part[len(self.end) :] if ended else part)))
+            known = self._skeletons[roles] = _Skeleton(parts, tuple(pieces))
+        return known
+
+    def _cut(self, roles: Sequence[Role], *, prompt: bool) -> tuple[str, ...]:
+        """What the template writes around the contents of turns."""
+        marks = [_MARK.format(number) for number in range(len(roles))]
+        rest = self._render(roles, marks, prompt=prompt)
+        parts = []
+        for number, mark in enumerate(marks):
+            before, found, after = rest.partition(mark)
+            if not found or mark in after:
+                times = "not, or out of order" if not found else "twice"
+                raise _Unfit(f"writes turn {number + 1} ({roles[number].value}) {times}")
+            parts.append(before)
+            rest = after
+        return (*parts, rest)
+
+    def _render(
+        self, roles: Sequence[Role], contents: Sequence[str], *, prompt: bool, source: str | None = None
+    ) -> str:
+        messages = [{"role": role.value, "content": text} for role, text in zip(roles, contents, strict=True)]
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                messages,
+                chat_template=_WITHOUT_DATE + (source or self.source),
+                tokenize=False,
+                add_generation_prompt=prompt,
+                **self.settings,
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise _Unfit(f"refuses a conversation of {', '.join(roles)}: {error}") from None
+        return text
+
+    def _as_rendered(self, conversation: Conversation, contents: Sequence[str], skeleton: _Skeleton) -> Sequence[str]:
+        """The contents as the template writes them: as they are, or without the white space at their ends."""
+        roles = [turn.role for turn in conversation]
+        rendered = self._render(roles, contents, prompt=roles[-1] is not _A)
+        parts = skeleton.parts
+        joined = parts[0] + "".join(text + part for text, part in zip(contents, parts[1:], strict=True))
+        if rendered == joined:
+            return contents
+        at = len(parts[0])
+        if not rendered.startswith(parts[0]):
+            raise _Unfit("changes what stands before turn 1")
+        kept = []
+        for number, (text, part) in enumerate(zip(contents, parts[1:], strict=True), start=1):
+            last = number == len(contents)
+            found = next((c for c in trimmed(text) if _stands(rendered, c + part, at, last=last)), None)
+            if found is None:
+                raise _Unfit(f"changes turn {number} ({roles[number - 1].value}): it writes {rendered[at : at + 60]!r}")
+            kept.append(found)
+            at += len(found) + len(part)
+        return kept
+
+    def _split(self, text: str, *, supervised: bool = False) -> list[Piece]:
+        """Template text as markers and the text between them."""
+        pieces = []
+        at = 0
+        for match in self._special.finditer(text):
+            pieces += [Piece(text[at : match.start()], supervised=supervised), marker(match[0], supervised=supervised)]
+            at = match.end()
+        return [piece for piece in (*pieces, Piece(text[at:], supervised=supervised)) if piece.text]
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        """Finds the tokenizer's special tokens, the longest first, as tokenizers do."""
+        added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+        names = sorted((t.content for t in added if t.special and t.content != IMAGE.text), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or "(?!)")
+
+
+def own_template(tokenizer: Any) -> ChatTemplate:
+    """Return a tokenizer's own chat template, or the named one that Olivine saved there.
+
+    Raises:
+        RequestError: it has none, or one of which the supervised part cannot be told.
+    """
+    source = _source_of(tokenizer)
+    named = [template for template in TEMPLATES.values() if source.removeprefix("{{ bos_token }}") == template.jinja]
+    if named:
+        return named[0]
+    own = OwnTemplate(tokenizer)
+    adds_bos = tokenizer.bos_token_id is not None and list(tokenizer("a").input_ids[:1]) == [tokenizer.bos_token_id]
+    jinja = saved_jinja(own.source, own.settings, own.end, drop_bos=adds_bos)
+    own.require_alike(jinja)
+    return ChatTemplate(OWN, own, own.stop, jinja, begins=False)
+
+
+def trimmed(text: str) -> tuple[str, ...]:
+    """Return a turn's text and what templates make of the white space at its ends."""
+    return text, text.strip(), text.lstrip(), text.rstrip(), text.lstrip("\n"), text.strip("\n")
+
+
+def _stands(rendered: str, text: str, at: int, *, last: bool) -> bool:
+    return rendered[at:] == text if last else rendered.startswith(text, at)
+
+
+def _contents(conversation: Conversation, image: bool) -> list[str]:
+    """Every turn's text, behind the image's mark in the first user turn."""
+    contents = [turn.text for turn in conversation]
+    if image:
+        first = next(index for index, turn in enumerate(conversation) if turn.role is _U)
+        contents[first] = _IMAGE_LINE + contents[first]
+    return contents
+
+
+def _source_of(tokenizer: Any) -> str:
+    try:
+        source = tokenizer.get_chat_template()
+    except ValueError:
+        raise RequestError(
+            f"template {OWN!r}: the tokenizer ({type(tokenizer).__name__}) has no chat template of its own. Set "
+            "model.language.template to one of " + ", ".join(TEMPLATES) + "."
+        ) from None
+    return unwrapped(source)

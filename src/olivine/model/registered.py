@@ -1,0 +1,9 @@
+"""Everything that Olivine adds to transformers' Auto classes, registered by importing this module.
+
+`import olivine` sees to that: `auto_classes`.
+"""
+
+from olivine.model.connectors.llava import ConnectorLlava
+from olivine.model.towers.joined import JoinedTower
+
+REGISTERED = (ConnectorLlava, JoinedTower)
