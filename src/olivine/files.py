@@ -204,7 +204,10 @@ def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool], damaged: Mappin
 
 def flush_to_disk(path: Path) -> None:
     """Return when a file's content, or a folder's list of names, would survive a power failure."""
-    handle = os.open(path, os.O_RDONLY)
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return  # it opens no folders, and writes lists of names down by itself
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # Windows flushes only what may be written
     try:
         os.fsync(handle)
     finally:
