@@ -187,7 +187,7 @@ def test_bombs_are_refused_from_their_header(width, height, said):
     crc = struct.pack(">I", zlib.crc32(content[12:29]))
     with pytest.raises(DataError, match=said) as refused:
         decode_image(content[:29] + crc + content[33:], "bomb")
-    assert "65,535 a side" in str(refused.value)
+    assert "65,535 per side" in str(refused.value)
 
 
 def test_a_gif_of_an_absurd_screen_is_refused():

@@ -154,7 +154,9 @@ def test_the_model_before_is_named_too(position, tmp_path):
     run()
     path = tmp_path / "out" / "request.json"
     write_json(path, {**read_json(path), "model_id": "runs/one", "checkpoint": {}})
-    with pytest.raises(RequestError, match=r"answers of runs/one, given to a different request than this one \(of the model"):
+    with pytest.raises(
+        RequestError, match=r"answers of runs/one, given to a different request than this one \(of the model"
+    ):
         run()
 
 

@@ -70,7 +70,7 @@ def test_sigterm_saves_within_the_step_and_the_run_goes_on_to_the_same_bits(data
 
 
 def test_sigterm_outside_a_stage_stops_at_once(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("olivine.training.run.build", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("olivine.training.engine.build", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped, match="Run the same command"):
         train(recipe_of(dataset, tmp_path / "run"), QUIET)
 
@@ -103,8 +103,8 @@ DAMAGES = {
 
 @pytest.mark.parametrize("said", DAMAGES)
 def test_a_damaged_point_is_refused_with_a_message_and_the_one_before_used(
-    dataset, tmp_path, monkeypatch, expected, said
-, caplog):
+    dataset, tmp_path, monkeypatch, expected, said, caplog
+):
     folder = killed_run(dataset, tmp_path / "run", monkeypatch)
     newest = folder / "resume" / "step-00000006"
     assert find_corruption(newest) is None

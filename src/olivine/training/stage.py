@@ -402,7 +402,7 @@ def split_held_out(
 def choose_trainable(
     vlm: VisionLanguageModel, stage: StageRecipe, connector: ConnectorRecipe
 ) -> dict[str, nn.Parameter]:
-    """Freeze everything but the stage's parts; returns what trains, by name."""
+    """Freeze everything but the stage's modules and return what trains, by name."""
     for parameter in vlm.model.parameters():
         parameter.requires_grad_(False)
     may_train = {id(parameter) for parameter in trainable(vlm.connector, connector)}
