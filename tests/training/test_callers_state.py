@@ -15,7 +15,7 @@ def state():
     return (
         torch.get_rng_state().tolist(),
         random.getstate(),
-        repr(np.random.get_state()),
+        repr(np.random.get_state()),  # noqa: NPY002  # the legacy global one is meant
         list(warnings.filters),
         list(logging.getLogger().handlers),
         list(logging.getLogger("olivine").handlers),
