@@ -181,7 +181,7 @@ def test_questions_without_a_text_are_refused_with_the_file_to_give(saved, tmp_p
         evaluate(vlm, weights, requested, say_nothing)
     write_json(tmp_path / "dict.json", {"validation_Art_1": {"question_type": "open", "ground_truth": "red"}})
     requested = Evaluation(get("mmmu"), tmp_path / "dict.json", tmp_path, tmp_path / "out", "tiny")
-    with pytest.raises(RequestError, match=r"no text to ask.*published questions"):
+    with pytest.raises(RequestError, match=r"have no text.*published questions"):
         evaluate(vlm, weights, requested, say_nothing)
     assert not (tmp_path / "out").exists()
 
