@@ -5,8 +5,7 @@ Reading, overriding and checking only; nothing here opens a model or an image.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -43,7 +42,8 @@ class _Section(IdentifiedSection):
     @classmethod
     def _true_is_not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None, "fields have names"
-        if value is True and set(types_of(cls.model_fields[info.field_name].annotation)) <= {int, float, NoneType}:
+        kinds = set(types_of(cls.model_fields[info.field_name].annotation))
+        if value is True and bool not in kinds and kinds & {int, float}:
             raise ValueError("expected a number")  # pydantic would take it for 1
         return value
 
@@ -257,7 +257,11 @@ class StageRecipe(_Section):
     image_fit: Annotated[ImageFit | None, another_output("what the tower sees of an image")] = None
     #: Samples (items of the data source) per optimiser step, over all devices.
     batch: Annotated[int, Field(gt=0), another_output("which samples make a step")]
-    lr: Annotated[float, Field(gt=0), another_output("the size of every step")]
+    #: Peak learning rate: one number, or one for each module that trains (`{vision: 2e-6, connector: 1e-3}`).
+    lr: Annotated[
+        Annotated[float, Field(gt=0)] | dict[ModuleName, Annotated[float, Field(gt=0)]],
+        another_output("the size of every step"),
+    ]
     epochs: Annotated[float, Field(gt=0), another_output("the number of steps")] = 1.0
     #: Optimiser steps; None derives them from epochs. A number shortens or lengthens the stage.
     steps: Annotated[Annotated[int, Field(gt=0)] | None, another_output("the number of steps")] = None
@@ -285,6 +289,19 @@ class StageRecipe(_Section):
             )
         return name
 
+    @field_validator("lr", mode="before")
+    @classmethod
+    def _rates_given(cls, lr: Any) -> Any:
+        if not isinstance(lr, dict):
+            return lr
+        for module, rate in lr.items():
+            if module not in get_args(ModuleName):
+                raise ValueError(unknown_name(str(module), get_args(ModuleName)))
+            if isinstance(rate, bool):
+                raise ValueError(f"{module}: expected a number")
+        # In one order, so that the order in a file makes no other step; null removes what a base recipe gives.
+        return {module: lr[module] for module in get_args(ModuleName) if lr.get(module) is not None}
+
     @field_validator("train")
     @classmethod
     def _each_module_once(cls, modules: tuple[ModuleName, ...]) -> tuple[ModuleName, ...]:
@@ -298,7 +315,21 @@ class StageRecipe(_Section):
             raise ValueError("lora is for the language model; expected language in train")
         if self.objective == "contrastive" and self.train != ("vision",):
             raise ValueError("objective 'contrastive' trains the tower alone; expected train: [vision]")
+        if isinstance(self.lr, dict):
+            for module in get_args(ModuleName):
+                if module in self.lr and module not in self.train:
+                    raise ValueError(f"lr.{module}: the stage does not train it; expected rates of {self._listed}")
+                if module in self.train and module not in self.lr:
+                    raise ValueError(f"lr: {module} trains and has no rate; expected rates of {self._listed}")
         return self
+
+    @property
+    def _listed(self) -> str:
+        return ", ".join(self.train)
+
+    def peak_lr(self, module: ModuleName) -> float:
+        """Return the peak learning rate of a module that trains."""
+        return self.lr[module] if isinstance(self.lr, dict) else self.lr
 
 
 class OptimizerRecipe(_Section):

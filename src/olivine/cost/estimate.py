@@ -7,7 +7,7 @@ Only configurations are downloaded, and nothing is written.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -84,6 +84,7 @@ class StageEstimate:
         memory: peak bytes on each device by use.
         hours: at the stated utilisation.
         fits: whether the device has enough memory.
+        rates: peak learning rates by module, where each has its own.
         suggestions: recipe keys that would make it fit, or use the remaining memory.
     """
 
@@ -99,6 +100,7 @@ class StageEstimate:
     fits: bool
     lengths: Lengths
     suggestions: tuple[str, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def peak(self) -> float:
@@ -202,6 +204,7 @@ def _stage(
         hours=operations / (device.peak * count * utilisation) / 3600,
         fits=total <= device.memory,
         lengths=lengths,
+        rates={str(name): rate for name, rate in stage.lr.items()} if isinstance(stage.lr, dict) else {},
     )
     return replace(made, suggestions=tuple(_suggestions(recipe, stage, shape, lengths, device, count)))
 

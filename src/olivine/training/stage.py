@@ -6,7 +6,7 @@ Which stages there are, and what happens between them, is in `run`.
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -37,7 +37,7 @@ from olivine.training import lora
 from olivine.training.log import MODULE_NAMES, MetricsLog, StageSummary, print_summary, progress_bar
 from olivine.training.loss_spikes import WINDOW, LossSpikeDetector
 from olivine.training.objectives import ContrastiveObjective, LanguageObjective, Objective
-from olivine.training.optimizer import learning_rate, make_optimizer
+from olivine.training.optimizer import learning_rate, make_optimizer, set_learning_rates
 from olivine.training.sharding import average_whole_gradients, clip_gradients
 from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState
 from olivine.training.working_weights import WorkingWeights, keeps_working_weights
@@ -116,7 +116,7 @@ class Stage:
         own = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
         self._trained = [*self.weights.values(), *own.values()]
         self._working: WorkingWeights | None = None
-        self.optimizer = make_optimizer(self._trained, recipe.optimizer, stage.lr)
+        self.optimizer = make_optimizer(self._trained, recipe.optimizer, peak_rates(stage, vlm, self.weights, own))
         self.state = TrainingState({**self.weights, **own}, self.optimizer)
         self.checkpoints = TrainingCheckpoints(
             folder,
@@ -213,9 +213,7 @@ class Stage:
         if not samples and skipped:
             log.audit(step, [], reasons)
             return None
-        rate = learning_rate(self.recipe.optimizer, self.stage.lr, step, self.order.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rates(self.optimizer, self.recipe.optimizer, step, self.order.steps)
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             measured = self.objective.measure(batch, backward=True)
@@ -237,7 +235,7 @@ class Stage:
             step,
             {
                 "loss": loss,
-                "lr": rate,
+                **self._learning_rates(step),
                 "grad_norm": norm,
                 "labels": measured.count,
                 "tokens": tokens,
@@ -248,6 +246,13 @@ class Stage:
         )
         log.audit(step, [name for name in batch.sample_ids if name not in reasons], reasons)
         return loss
+
+    def _learning_rates(self, step: int) -> dict[str, float]:
+        """The rate of a step as metrics have it: `lr`, or `lr.MODULE` of each where each has its own."""
+        lr = self.stage.lr
+        peaks = {f"lr.{module}": peak for module, peak in lr.items()} if isinstance(lr, dict) else {"lr": lr}
+        schedule = self.recipe.optimizer
+        return {name: learning_rate(schedule, peak, step, self.order.steps) for name, peak in peaks.items()}
 
     def _stop_at(self, step: int, batch: Batch, problem: str, loss: float, norm: float) -> None:
         path = self.folder / BAD_BATCH
@@ -409,6 +414,15 @@ def choose_trainable(
                 parameter.requires_grad_(True)
                 selected[name] = parameter
     return selected
+
+
+def peak_rates(stage: StageRecipe, vlm: VisionLanguageModel, weights: Iterable[str], own: Iterable[str]) -> list[float]:
+    """Return the peak learning rate of each trained weight, by name, then of each of the objective's own.
+
+    An objective's own parameters (the captions' encoder of a contrastive stage) train at the rate of the first module.
+    """
+    module_of = {name: module for module in stage.train for name in vlm.part(module)}
+    return [stage.peak_lr(module_of[name]) for name in weights] + [stage.peak_lr(stage.train[0]) for _ in own]
 
 
 def _set_precision(vlm: VisionLanguageModel, stage: StageRecipe, recipe: Recipe) -> None:
