@@ -27,6 +27,7 @@ Registers = Literal["keep", "drop"]
 StageTemplateName = Literal["gemma", "vicuna", "plain", "chatml", "llama3", "phi3", "prismatic-base"]
 TemplateName = Literal[StageTemplateName, "chat"]
 OnError = Literal["stop", "skip"]
+LossWeights = Literal["token", "sample", "sqrt"]
 #: A local folder, a hub id, or a `transformers` configuration (with `model_type`) for a random start.
 Source = str | dict[str, Any]
 
@@ -267,6 +268,9 @@ class StageRecipe(_Section):
     steps: Annotated[Annotated[int, Field(gt=0)] | None, another_output("the number of steps")] = None
     #: Skip the stage (the paper's "connector not pretrained").
     skip: Annotated[bool, another_output("whether the stage trains")] = False
+    #: How much a sample of n labelled tokens weighs in a step's loss, in all: n ("token", where nothing is said), 1
+    #: ("sample") or sqrt(n) ("sqrt"; Molmo, arXiv:2409.17146). The held-out loss stays the mean over tokens.
+    loss_weights: Annotated[LossWeights | None, another_output("the loss")] = None
     #: Train low-rank updates of the language model, which must be among `train`, instead of its own weights.
     lora: Annotated[LoraRecipe | None, another_output("which weights train")] = None
     #: Tokens per packed sequence, which is one forward pass.
@@ -302,6 +306,11 @@ class StageRecipe(_Section):
         # In one order, so that the order in a file makes no other step; null removes what a base recipe gives.
         return {module: lr[module] for module in get_args(ModuleName) if lr.get(module) is not None}
 
+    @field_validator("loss_weights", mode="after")
+    @classmethod
+    def _token_is_the_default(cls, weights: LossWeights | None) -> LossWeights | None:
+        return None if weights == "token" else weights  # one spelling, so that there is one step for it
+
     @field_validator("train")
     @classmethod
     def _each_module_once(cls, modules: tuple[ModuleName, ...]) -> tuple[ModuleName, ...]:
@@ -315,6 +324,8 @@ class StageRecipe(_Section):
             raise ValueError("lora is for the language model; expected language in train")
         if self.objective == "contrastive" and self.train != ("vision",):
             raise ValueError("objective 'contrastive' trains the tower alone; expected train: [vision]")
+        if self.objective == "contrastive" and self.loss_weights is not None:
+            raise ValueError("loss_weights: objective 'contrastive' has no tokens; expected null")
         if isinstance(self.lr, dict):
             for module in get_args(ModuleName):
                 if module in self.lr and module not in self.train:

@@ -57,6 +57,7 @@ OTHER = {
     "stages.*.epochs": 3.0,
     "stages.*.steps": 7,
     "stages.*.skip": True,
+    "stages.*.loss_weights": "sqrt",
     "stages.*.lora": None,
     "stages.*.lora.rank": 3,
     "stages.*.lora.alpha": 3.0,

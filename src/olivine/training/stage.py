@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -92,7 +92,7 @@ class Stage:
         products = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
         self.attention = choose_attention(vlm.language.config, processes.device, products)
         training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
-        self._held_out_batches = self._make_batches(held_out, source)
+        self._held_out_batches = self._make_batches(held_out, source, weighted=False)
         self._held_out_count = len(held_out)
         self._batches = self._make_batches(training, source)
         self.order = SampleOrder(
@@ -222,7 +222,7 @@ class Stage:
                 f"stage {self.stage.name}, step {step}: no token of the batch is supervised, so there is nothing to "
                 f"train on. Run: olivine data check {self.recipe.data[self.stage.data].json_}"
             )
-        loss = measured.total / measured.count
+        loss = measured.mean
         average_whole_gradients(self._trained, self.processes)
         norm = clip_gradients(self._trained, self.recipe.optimizer.clip or math.inf)
         problem = self._watch.problem(loss, norm)
@@ -328,10 +328,11 @@ class Stage:
             objective.shard(self.recipe.sharding, bf16=self.recipe.optimizer.precision == "bf16")
         return objective
 
-    def _make_batches(self, samples: Sequence[Sample], source: DataRecipe) -> BatchMaker:
+    def _make_batches(self, samples: Sequence[Sample], source: DataRecipe, *, weighted: bool = True) -> BatchMaker:
         encoder = self.vlm.encoder(self.stage.template)
         transform = self.vlm.transform.with_fit(self.stage.image_fit)
         # Images are each other's negatives in a contrastive stage: there every process takes the whole batch.
+        layout = self._layout(source)
         alone = self.stage.objective == "contrastive"
         share = Share() if alone else Share(self.processes.rank, self.processes.world_size)
         return BatchMaker(
@@ -343,7 +344,7 @@ class Stage:
             share=share,
             readers=self.processes.readers,
             features=self._features,
-            layout=self._layout(source),
+            layout=layout if weighted else replace(layout, loss_weights=None),
             pinned=self.processes.device.type == "cuda",
             record=self._record.of(self.stage.data) if self._record is not None else None,
         )
@@ -353,6 +354,7 @@ class Stage:
             image_token=self.vlm.model.config.image_token_id,
             varlen=self.attention.by_spans,
             continuations=source.turns == "independent",
+            loss_weights=self.stage.loss_weights,
         )
 
     def _set_modes(self) -> None:
