@@ -244,6 +244,19 @@ class LoraRecipe(_Section):
     )
 
 
+class VisionLoraRecipe(_Section):
+    """Low-rank updates of the vision tower, merged into its weights when the stage ends."""
+
+    rank: Annotated[int, Field(ge=1), another_output("the size of the updates")] = 16
+    #: The update is scaled by alpha / rank.
+    alpha: Annotated[float, Field(gt=0), another_output("the size of the updates")] = 32.0
+    #: Linear layers of each block, by the names that language models give theirs, whatever the tower calls them:
+    #: q_proj, k_proj, v_proj, o_proj, up_proj, down_proj (and gate_proj). None: all that the tower has.
+    targets: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1)] | None, another_output("which layers are updated")
+    ] = None
+
+
 class StageRecipe(_Section):
     """One training stage: which modules train, on what, for how long."""
 
@@ -273,6 +286,8 @@ class StageRecipe(_Section):
     loss_weights: Annotated[LossWeights | None, another_output("the loss")] = None
     #: Train low-rank updates of the language model, which must be among `train`, instead of its own weights.
     lora: Annotated[LoraRecipe | None, another_output("which weights train")] = None
+    #: As `lora`, for the vision tower, which must be among `train`.
+    vision_lora: Annotated[VisionLoraRecipe | None, another_output("which weights train")] = None
     #: Tokens per packed sequence, which is one forward pass.
     sequence_tokens: Annotated[int, Field(gt=0), same_mathematics("in which order the same terms are summed")] = 4096
     #: Held-out samples (kept out of training) and how often, in steps, they are evaluated; 0 turns it off.
@@ -322,6 +337,8 @@ class StageRecipe(_Section):
     def _modules_and_objective_agree(self) -> "StageRecipe":
         if self.lora and "language" not in self.train:
             raise ValueError("lora is for the language model; expected language in train")
+        if self.vision_lora and "vision" not in self.train:
+            raise ValueError("vision_lora is for the tower; expected vision in train")
         if self.objective == "contrastive" and self.train != ("vision",):
             raise ValueError("objective 'contrastive' trains the tower alone; expected train: [vision]")
         if self.objective == "contrastive" and self.loss_weights is not None:
@@ -333,6 +350,12 @@ class StageRecipe(_Section):
                 if module in self.train and module not in self.lr:
                     raise ValueError(f"lr: {module} trains and has no rate; expected rates of {self._listed}")
         return self
+
+    @property
+    def adapted(self) -> tuple[ModuleName, ...]:
+        """Return the modules that train through low-rank updates and keep their own weights until the end."""
+        asked: dict[ModuleName, object] = {"vision": self.vision_lora, "language": self.lora}
+        return tuple(module for module, recipe in asked.items() if recipe is not None)
 
     @property
     def _listed(self) -> str:

@@ -167,13 +167,16 @@ def estimate(
 
 
 def _trained(shape: ModelSize, stage: StageRecipe) -> dict[str, int]:
-    """Return the parameters that a stage trains, by module; under LoRA the adapters stand for the language model."""
+    """Return the parameters that a stage trains, by module; under LoRA the adapters stand for their module."""
     sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
     if stage.lora:
         sizes["language"] = stage.lora.rank * sum(
             shape.linear.get(name, 0)
             for name in family_of(shape.config).linear_layers(stage.lora.targets, shape.linear)
         )
+    if stage.vision_lora:
+        targets = stage.vision_lora.targets or shape.tower_linear
+        sizes["vision"] = stage.vision_lora.rank * sum(shape.tower_linear.get(name, 0) for name in targets)
     return {name: size for name, size in sizes.items() if name in stage.train}
 
 
@@ -211,14 +214,14 @@ def _stage(
 
 def _kept(stage: StageRecipe) -> tuple[str, ...]:
     """Return the modules that keep their weights although they are named under `train`: adapters train instead."""
-    return ("language",) if stage.lora else ()
+    return stage.adapted
 
 
 def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths) -> float:
     """Return the operations of one sample: two per weight and token forward, and as many for each gradient."""
     vision_trains, language_trains = "vision" in stage.train, "language" in stage.train
     patches = shape.patches * lengths.images
-    tower = tower_operations(shape, lengths) * (3 if vision_trains else 1)
+    tower = tower_operations(shape, lengths) * (1 + 2 * vision_trains - (stage.vision_lora is not None))
     if stage.objective == "contrastive":
         return tower
     connector = 2 * shape.connector * patches * (3 if {"vision", "connector"} & set(stage.train) else 1)

@@ -33,7 +33,7 @@ from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ConnectorRecipe, DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 from olivine.stop import StopSignal
-from olivine.training import lora
+from olivine.training import lora, tower_lora
 from olivine.training.log import MODULE_NAMES, MetricsLog, StageSummary, print_summary, progress_bar
 from olivine.training.loss_spikes import WINDOW, LossSpikeDetector
 from olivine.training.objectives import ContrastiveObjective, LanguageObjective, Objective
@@ -108,6 +108,8 @@ class Stage:
                     f"stages.{stage.name}.lora: one process only; under torchrun the model itself is sharded."
                 )
             lora.insert(vlm.language, stage.lora, processes.device)
+        if stage.vision_lora:
+            tower_lora.insert(vlm.tower, stage.vision_lora, f"stages.{stage.name}.vision_lora")
         _to_device(vlm, processes)
         self.weights = choose_trainable(vlm, stage, recipe.model.connector)
         self.objective = self._make_objective()
@@ -410,7 +412,7 @@ def choose_trainable(
     selected = {}
     for module in stage.train:
         for name, parameter in vlm.part(module).items():
-            if module == "language" and stage.lora and not lora.of_adapters(name):
+            if module in stage.adapted and not lora.of_adapters(name):
                 continue
             if module != "connector" or id(parameter) in may_train:
                 parameter.requires_grad_(True)
@@ -429,7 +431,7 @@ def peak_rates(stage: StageRecipe, vlm: VisionLanguageModel, weights: Iterable[s
 
 def _set_precision(vlm: VisionLanguageModel, stage: StageRecipe, recipe: Recipe) -> None:
     """Keep what trains in fp32, and what is frozen in bf16 if the recipe says bf16."""
-    trained = [name for name in stage.train if name != "language" or not stage.lora]
+    trained = [name for name in stage.train if name not in stage.adapted]
     frozen = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
     vlm.cast(frozen, [name for name in MODULE_NAMES if name not in trained])  # what trains is never rounded on the way
     vlm.cast(torch.float32, trained)
