@@ -105,16 +105,12 @@ def test_both_modules_adapted_in_bf16_are_saved_plainly(dataset, tmp_path):
 
 
 def test_wrong_requests(dataset, tmp_path, monkeypatch):
-    with pytest.raises(
-        RequestError, match=r"lora\.targets gate_proj: .*no such linear layer\. Valid: down"
-    ):
+    with pytest.raises(RequestError, match=r"lora\.targets gate_proj: .*no such linear layer\. Valid: down"):
         train(recipe_of(dataset, tmp_path / "a", vision_lora={"targets": ["q_proj", "gate_proj"]}), QUIET)
     with pytest.raises(ValueError, match="expected vision in train"):
         recipe_of(dataset, tmp_path / "b", train=["connector"])
     monkeypatch.setattr(registry._OWN["clip_vision_model"], "linear_names", {})
-    with pytest.raises(
-        RequestError, match=r"stages\.a\.vision_lora: .*'clip_vision_model' does not say"
-    ):
+    with pytest.raises(RequestError, match=r"stages\.a\.vision_lora: .*'clip_vision_model' does not say"):
         train(recipe_of(dataset, tmp_path / "c"), QUIET)
     assert not (tmp_path / "c" / "a").exists(), "before anything is trained"
 
