@@ -84,7 +84,8 @@ LEFT: dict[str, int] = {
     "benchmarks/report_time.py": 1,
     "benchmarks/resume.py": 1,
     "benchmarks/same_bits.py": 1,
-    "src/olivine/ablation/step_identity.py": 1,
+    "src/olivine/ablation/step_identity.py": 1,  # the first name of a renamed field, under which it counts
+    "tests/ablation/test_plan.py": 1,  # the same
     "src/olivine/cost/estimate.py": 1,
     "src/olivine/data/encoding.py": 1,
     "src/olivine/data/pieces.py": 1,

@@ -20,11 +20,6 @@ from olivine.data.image_traits import image_traits
 from olivine.data.images import ImageTransform, decode_image, find_image, open_image
 from olivine.errors import DataError
 
-#: As `image_files` has it, whose filters pytest replaces.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
-    pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\."),
-]
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 
 

@@ -30,6 +30,7 @@ from olivine.model.attention import choose_attention, compile_layers
 from olivine.model.connectors.llava import trainable
 from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
+from olivine.random_state import RandomState
 from olivine.recipe import ConnectorRecipe, DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 from olivine.stop import StopSignal
@@ -101,18 +102,21 @@ class Stage:
         self._training_count = len(training)
 
         _set_precision(vlm, stage, recipe)
-        torch.manual_seed(recipe.seed)
+        self._random = RandomState(recipe.seed, processes.device)
         if stage.lora:
             if processes.several:
                 raise RequestError(
                     f"stages.{stage.name}.lora: one process only; under torchrun the model itself is sharded."
                 )
-            lora.insert(vlm.language, stage.lora, processes.device)
+            with self._random.active():
+                lora.insert(vlm.language, stage.lora, processes.device)
         if stage.vision_lora:
-            tower_lora.insert(vlm.tower, stage.vision_lora, f"stages.{stage.name}.vision_lora")
+            with self._random.active():
+                tower_lora.insert(vlm.tower, stage.vision_lora, f"stages.{stage.name}.vision_lora")
         _to_device(vlm, processes)
         self.weights = choose_trainable(vlm, stage, recipe.model.connector)
-        self.objective = self._make_objective()
+        with self._random.active():
+            self.objective = self._make_objective()
         named = dict(vlm.model.named_parameters())
         self.weights = {name: named[name] for name in self.weights}  # those of a sharded model are new objects
         own = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
@@ -124,7 +128,6 @@ class Stage:
             folder,
             keep=stage.keep,
             processes=processes,
-            console=console,
             background=processes.several or processes.device.type == "cuda",
         )
 
@@ -137,8 +140,12 @@ class Stage:
             DataError: a broken sample under `on_error: stop`.
             Stopped: a stop was requested; the state is saved.
         """
+        with self._random.active():
+            return self._run()
+
+    def _run(self) -> StageResult:
         first = self.checkpoints.load(self.state)
-        log = MetricsLog(self.folder, first, writes=self.processes.is_first, console=self.console)
+        log = MetricsLog(self.folder, first, writes=self.processes.is_first)
         before = self.processes.from_first(log.losses(WINDOW) if self.processes.is_first else [])
         self._watch = LossSpikeDetector(self.recipe.optimizer.spike, before)
         print_summary(

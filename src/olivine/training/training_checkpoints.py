@@ -4,6 +4,7 @@ They hold what determines the coming steps and nothing else; models for use are 
 """
 
 import hashlib
+import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -28,6 +28,7 @@ from olivine.training.staging import Staging
 CHECKPOINTS, MANIFEST = "resume", "point.json"
 #: A training checkpoint is first written under this name and renamed when it is complete.
 _UNFINISHED = ".unfinished"
+_log = logging.getLogger(__name__)
 _GPU_RANDOM = "random.cuda"
 
 
@@ -95,17 +96,14 @@ class TrainingCheckpoints:
             call.
     """
 
-    def __init__(self, folder: Path, *, keep: int, processes: Processes, console: Console, background: bool) -> None:
+    def __init__(self, folder: Path, *, keep: int, processes: Processes, background: bool) -> None:
         self._folder = folder / CHECKPOINTS
         self._keep = keep
         self._processes = processes
-        self._console = console
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="resume-point") if background else None
         self._staging = Staging()
         self._pending: Future[None] | None = None
         self._begun: Path | None = None
-        # A single process is intended; the warning about it comes from a thread, out of reach of a narrower filter.
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
     def save(self, step: int, state: TrainingState) -> None:
         """Write the state that determines the steps from `step` on.
@@ -123,7 +121,8 @@ class TrainingCheckpoints:
             writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
             alone = not self._processes.several
             if self._pool is None:
-                save(state.tensors(), storage_writer=writer, no_dist=alone)
+                with _single_process_is_meant():
+                    save(state.tensors(), storage_writer=writer, no_dist=alone)
                 self._seal(unfinished, step)
                 return
             tensors = state.tensors()
@@ -148,7 +147,7 @@ class TrainingCheckpoints:
     def load(self, state: TrainingState) -> int:
         """Restore the newest intact checkpoint and return the step to resume with, 0 if there is none.
 
-        An incomplete or damaged checkpoint is named on the console, and the one before it is tried.
+        A checkpoint that is incomplete or damaged is named in a warning, and the one before it is tried.
 
         Raises:
             RunError: it belongs to another model.
@@ -164,7 +163,8 @@ class TrainingCheckpoints:
                 if _GPU_RANDOM in tensors and _GPU_RANDOM not in metadata:
                     del tensors[_GPU_RANDOM]  # it was written on a machine without a GPU
                 _check_tensors(metadata, tensors)
-                load(tensors, storage_reader=reader, no_dist=not self._processes.several)
+                with _single_process_is_meant():
+                    load(tensors, storage_reader=reader, no_dist=not self._processes.several)
         except (CheckpointException, RuntimeError, KeyError, ValueError, OSError) as error:
             raise RunError(
                 f"{selected}: does not fit this model ({_reason(error)}). "
@@ -187,7 +187,7 @@ class TrainingCheckpoints:
             problem = find_corruption(saved)
             if problem is None:
                 return saved
-            self._console.print(f"{saved}: not used, {problem}; trying the one before", style="yellow", highlight=False)
+            _log.warning(f"{saved}: not used, {problem}; trying the one before")
         return None
 
     def _checkpoints(self) -> list[Path]:
@@ -230,6 +230,17 @@ class TrainingCheckpoints:
                 f"{self._folder}: the training checkpoint of step {step} cannot be written ({_reason(error)}); "
                 f"{earlier}. Free disk space and run the same command to resume."
             ) from None
+
+
+@contextmanager
+def _single_process_is_meant() -> Iterator[None]:
+    """Keep torch from warning that a single process writes or reads by itself.
+
+    In the background it warns from a thread, out of reach of this: the processes of Olivine's own have a filter.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield
 
 
 def _check_tensors(written: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
