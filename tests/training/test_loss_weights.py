@@ -118,12 +118,19 @@ def test_a_contrastive_stage_has_no_tokens_to_weigh(dataset, tmp_path):
 
 
 def test_two_processes_learn_what_one_does(dataset, tmp_path):
-    """Each has other samples, so that a mean of the processes' own means would differ."""
-    for name in ("sample", "sqrt"):
-        stage = {"name": "a", "train": ["vision", "connector", "language"], "steps": 8, "loss_weights": name}
+    """Each has other samples, so that a mean of their own means would differ; also with other options of a stage."""
+    pytest.importorskip("peft", reason="peft is not installed")
+    rates = {"vision": 1e-2, "connector": 5e-3, "language": 2e-3}
+    more = {"sample": {}, "sqrt": {"lr": rates, "vision_lora": {"rank": 4}}}
+    for name, options in more.items():
+        stage = {"name": "a", "train": ["vision", "connector", "language"], "steps": 8, "loss_weights": name, **options}
         train(recipe_file(tmp_path, dataset, f"{name}-one", stages=[stage])[1], QUIET)
         recipe_file(tmp_path, dataset, name, stages=[stage])
     two_processes(tmp_path, tmp_path / "sample.yaml", tmp_path / "sqrt.yaml")
-    for name in ("sample", "sqrt"):
+    for name in more:
         one, two = losses(tmp_path / f"{name}-one" / "a"), losses(tmp_path / name / "a")
         assert two == pytest.approx(one, rel=1e-4)
+    one, two = (weights(tmp_path / name / "a" / "checkpoint") for name in ("sqrt-one", "sqrt"))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-2, atol=2e-3)
