@@ -4,13 +4,19 @@ What a process of Olivine's own does (the command line, a worker, `python -m`) i
 """
 
 import ast
+import io
+import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from olivine.console import PlainConsole, diagnostics_on
+from olivine.data.image_files import decode_image
 from olivine.random_state import RandomState
 from olivine.recipe import ModelRecipe
 from olivine.testing import CORPUS, save_language_model, save_tower, tiny_model_recipe
@@ -178,3 +184,26 @@ def test_making_models_leaves_the_callers_random_numbers(tmp_path):
     torch.rand(3)
     two = build(recipe, seed=0, texts=lambda: CORPUS).part("language")
     assert all(torch.equal(weight, two[name]) for name, weight in one.items())
+
+
+def test_diagnostics_reach_the_console_and_nothing_else(capsys):
+    file = io.StringIO()
+    with diagnostics_on(PlainConsole(file=file, soft_wrap=True)):
+        logging.getLogger("olivine.training.log").warning("line 3 [bold]is damaged[/bold]")
+        logging.getLogger("olivine.training.log").info("a detail")
+        logging.getLogger("another").info("not ours")
+    assert file.getvalue() == "line 3 [bold]is damaged[/bold]\n"
+    assert capsys.readouterr() == ("", "")
+    assert not logging.getLogger("olivine").handlers
+
+
+def test_an_image_is_the_same_where_warnings_are_raised():
+    raw = io.BytesIO()
+    Image.new("RGB", (9500, 9500)).save(raw, "PNG")  # above the size from which Pillow warns
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(Image.DecompressionBombWarning):
+            Image.open(io.BytesIO(raw.getvalue()))
+        before = list(warnings.filters)
+        assert decode_image(raw.getvalue(), "large").size == (9500, 9500)
+        assert warnings.filters == before
