@@ -5,8 +5,7 @@ Reading, overriding and checking only; nothing here opens a model or an image.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -28,6 +27,7 @@ Registers = Literal["keep", "drop"]
 StageTemplateName = Literal["gemma", "vicuna", "plain", "chatml", "llama3", "phi3", "prismatic-base"]
 TemplateName = Literal[StageTemplateName, "chat"]
 OnError = Literal["stop", "skip"]
+LossWeights = Literal["token", "sample", "sqrt"]
 #: A local folder, a hub id, or a `transformers` configuration (with `model_type`) for a random start.
 Source = str | dict[str, Any]
 
@@ -43,7 +43,8 @@ class _Section(IdentifiedSection):
     @classmethod
     def _true_is_not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None, "fields have names"
-        if value is True and set(types_of(cls.model_fields[info.field_name].annotation)) <= {int, float, NoneType}:
+        kinds = set(types_of(cls.model_fields[info.field_name].annotation))
+        if value is True and bool not in kinds and kinds & {int, float}:
             raise ValueError("expected a number")  # pydantic would take it for 1
         return value
 
@@ -243,6 +244,19 @@ class LoraRecipe(_Section):
     )
 
 
+class VisionLoraRecipe(_Section):
+    """Low-rank updates of the vision tower, merged into its weights when the stage ends."""
+
+    rank: Annotated[int, Field(ge=1), another_output("the size of the updates")] = 16
+    #: The update is scaled by alpha / rank.
+    alpha: Annotated[float, Field(gt=0), another_output("the size of the updates")] = 32.0
+    #: Linear layers of each block, by the names that language models give theirs, whatever the tower calls them:
+    #: q_proj, k_proj, v_proj, o_proj, up_proj, down_proj (and gate_proj). None: all that the tower has.
+    targets: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1)] | None, another_output("which layers are updated")
+    ] = None
+
+
 class StageRecipe(_Section):
     """One training stage: which modules train, on what, for how long."""
 
@@ -257,14 +271,23 @@ class StageRecipe(_Section):
     image_fit: Annotated[ImageFit | None, another_output("what the tower sees of an image")] = None
     #: Samples (items of the data source) per optimiser step, over all devices.
     batch: Annotated[int, Field(gt=0), another_output("which samples make a step")]
-    lr: Annotated[float, Field(gt=0), another_output("the size of every step")]
+    #: Peak learning rate: one number, or one for each module that trains (`{vision: 2e-6, connector: 1e-3}`).
+    lr: Annotated[
+        Annotated[float, Field(gt=0)] | dict[ModuleName, Annotated[float, Field(gt=0)]],
+        another_output("the size of every step"),
+    ]
     epochs: Annotated[float, Field(gt=0), another_output("the number of steps")] = 1.0
     #: Optimiser steps; None derives them from epochs. A number shortens or lengthens the stage.
     steps: Annotated[Annotated[int, Field(gt=0)] | None, another_output("the number of steps")] = None
     #: Skip the stage (the paper's "connector not pretrained").
     skip: Annotated[bool, another_output("whether the stage trains")] = False
+    #: How much a sample of n labelled tokens weighs in a step's loss, in all: n ("token", where nothing is said), 1
+    #: ("sample") or sqrt(n) ("sqrt"; Molmo, arXiv:2409.17146). The held-out loss stays the mean over tokens.
+    loss_weights: Annotated[LossWeights | None, another_output("the loss")] = None
     #: Train low-rank updates of the language model, which must be among `train`, instead of its own weights.
     lora: Annotated[LoraRecipe | None, another_output("which weights train")] = None
+    #: As `lora`, for the vision tower, which must be among `train`.
+    vision_lora: Annotated[VisionLoraRecipe | None, another_output("which weights train")] = None
     #: Tokens per packed sequence, which is one forward pass.
     sequence_tokens: Annotated[int, Field(gt=0), same_mathematics("in which order the same terms are summed")] = 4096
     #: Held-out samples (kept out of training) and how often, in steps, they are evaluated; 0 turns it off.
@@ -285,6 +308,24 @@ class StageRecipe(_Section):
             )
         return name
 
+    @field_validator("lr", mode="before")
+    @classmethod
+    def _rates_given(cls, lr: Any) -> Any:
+        if not isinstance(lr, dict):
+            return lr
+        for module, rate in lr.items():
+            if module not in get_args(ModuleName):
+                raise ValueError(unknown_name(str(module), get_args(ModuleName)))
+            if isinstance(rate, bool):
+                raise ValueError(f"{module}: expected a number")
+        # In one order, so that the order in a file makes no other step; null removes what a base recipe gives.
+        return {module: lr[module] for module in get_args(ModuleName) if lr.get(module) is not None}
+
+    @field_validator("loss_weights", mode="after")
+    @classmethod
+    def _token_is_the_default(cls, weights: LossWeights | None) -> LossWeights | None:
+        return None if weights == "token" else weights  # one spelling, so that there is one step for it
+
     @field_validator("train")
     @classmethod
     def _each_module_once(cls, modules: tuple[ModuleName, ...]) -> tuple[ModuleName, ...]:
@@ -296,9 +337,33 @@ class StageRecipe(_Section):
     def _modules_and_objective_agree(self) -> "StageRecipe":
         if self.lora and "language" not in self.train:
             raise ValueError("lora is for the language model; expected language in train")
+        if self.vision_lora and "vision" not in self.train:
+            raise ValueError("vision_lora is for the tower; expected vision in train")
         if self.objective == "contrastive" and self.train != ("vision",):
             raise ValueError("objective 'contrastive' trains the tower alone; expected train: [vision]")
+        if self.objective == "contrastive" and self.loss_weights is not None:
+            raise ValueError("loss_weights: objective 'contrastive' has no tokens; expected null")
+        if isinstance(self.lr, dict):
+            for module in get_args(ModuleName):
+                if module in self.lr and module not in self.train:
+                    raise ValueError(f"lr.{module}: the stage does not train it; expected rates of {self._listed}")
+                if module in self.train and module not in self.lr:
+                    raise ValueError(f"lr: {module} trains and has no rate; expected rates of {self._listed}")
         return self
+
+    @property
+    def adapted(self) -> tuple[ModuleName, ...]:
+        """Return the modules that train through low-rank updates and keep their own weights until the end."""
+        asked: dict[ModuleName, object] = {"vision": self.vision_lora, "language": self.lora}
+        return tuple(module for module, recipe in asked.items() if recipe is not None)
+
+    @property
+    def _listed(self) -> str:
+        return ", ".join(self.train)
+
+    def peak_lr(self, module: ModuleName) -> float:
+        """Return the peak learning rate of a module that trains."""
+        return self.lr[module] if isinstance(self.lr, dict) else self.lr
 
 
 class OptimizerRecipe(_Section):

@@ -37,6 +37,7 @@ _ONCE_COUNTED: tuple[tuple[str, type[BaseModel], str], ...] = (
 #: Fields that have been renamed, with the names under which they count: a new name makes no other step.
 _FIRST_NAMES = {"sequence_tokens": "row_tokens"}
 #: Keys of the model section that came later: where they say nothing, steps keep the names that they had without.
+_LATER_OF_STAGE = ("loss_weights", "vision_lora")
 _LATER = {"vision": ("fused", "registers", "resample"), "connector": ("factor", "queries", "options")}
 
 
@@ -68,6 +69,7 @@ def stage_identity(
     values = decisive(recipe)
     values = {key: value for key, value in values.items() if key not in _NAMED_APART + _OF_SEVERAL_PROCESSES}
     own = without_overruled(decisive(stage))
+    own = {key: value for key, value in own.items() if key not in _LATER_OF_STAGE or value is not None}
     del own["skip"]  # a skipped stage is not a step
     own |= {first: own.pop(name) for name, first in _FIRST_NAMES.items() if name in own}
     identity = {

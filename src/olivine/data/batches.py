@@ -62,6 +62,15 @@ class Batch:
         return sum(sequence.labels for sequence in self.sequences)
 
     @property
+    def label_weight(self) -> float:
+        """What all labels weigh together in the loss: their number, unless samples have weights."""
+        weights = [sequence.label_weights for sequence in self.sequences]
+        return sum(
+            float(sequence.labels if own is None else own.double().sum())
+            for sequence, own in zip(self.sequences, weights, strict=True)
+        )
+
+    @property
     def samples(self) -> int:
         """How many samples its packed sequences contain."""
         return sum(len(sequence.sample_ids) for sequence in self.sequences)

@@ -147,8 +147,10 @@ def print_summary(
         parameters = vlm.part(name).values()
         training = sum(p.numel() for p in parameters if p.requires_grad)
         total = sum(p.numel() for p in parameters)
-        whole, none = Text("trains", "green"), Text("frozen", "dim")
-        state = whole if training == total else none if not training else f"{training:,} train"
+        trains = "trains" if training == total else f"{training:,} train"
+        if training and isinstance(stage.lr, dict):
+            trains += f" at {stage.lr[name]:g}"
+        state = Text(trains, "green" if training == total else "") if training else Text("frozen", "dim")
         table.add_row(name, f"{total:,}", state)
     console.print(table)
     if first_step:
