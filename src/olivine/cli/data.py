@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, bars, echo, log
 from olivine.console import PlainConsole
 from olivine.errors import RequestError
+from olivine.recipe import MarkRule
 
 app = OnceTyper(no_args_is_help=True, help="Look at and check training data; convert easy-VQA.")
 
@@ -31,6 +32,7 @@ def data_check(
     turns: Annotated[
         str, typer.Option(help="together or independent, as the recipe's data source has it.")
     ] = "together",
+    marks: Annotated[str, typer.Option(help="front or in-place, as the recipe's data source has it.")] = "front",
     image_tokens: Annotated[int, typer.Option(help="Tokens an image takes.")] = 576,
     max_length: Annotated[int, typer.Option(help="Longest sample, in tokens.")] = 2048,
     image_size: Annotated[int, typer.Option(min=1, help="Full: side of the tower's input, in pixels.")] = 336,
@@ -53,6 +55,7 @@ def data_check(
     from olivine.data.check_work import no_progress
 
     _require_one_of("--turns", turns, ("together", "independent"))
+    _require_one_of("--marks", marks, get_args(MarkRule))
     limit = None
     if tokenizer is not None or full:
         encoder = _encoder(tokenizer, template, image_tokens)
@@ -61,7 +64,8 @@ def data_check(
     # A log file has no use for frames, nor for the empty line that they leave.
     shown = bars([READING, DECODING_IMAGES, TOKENISING]) if log.is_terminal else nullcontext(no_progress)
     with shown as progress:
-        report = check(dataset, images, limit, progress, full=thorough, jobs=jobs or None)
+        rule = cast(MarkRule, marks)
+        report = check(dataset, images, limit, progress, marks=rule, full=thorough, jobs=jobs or None)
     if as_json:
         echo(json.dumps(report.summary()))
     else:
@@ -79,6 +83,7 @@ def data_show(
     template: Annotated[str, typer.Option(help="Chat template.")] = "gemma",
     image_tokens: Annotated[int, typer.Option(help="Tokens an image takes.")] = 576,
     turns: Annotated[str, typer.Option(help="together or independent.")] = "together",
+    marks: Annotated[str, typer.Option(help="front or in-place: where a single image's mark goes.")] = "front",
 ) -> None:
     """Show one sample as the model sees it: supervised tokens in green, all others grey.
 
@@ -86,8 +91,10 @@ def data_show(
     """
     from olivine.data.sample_view import show
 
+    _require_one_of("--marks", marks, get_args(MarkRule))
     console = PlainConsole(soft_wrap=True, highlight=False)
-    show(dataset, item, _encoder(tokenizer, template, image_tokens), turns, console)
+    encoder = _encoder(tokenizer, template, image_tokens)
+    show(dataset, item, encoder, turns, console, marks=cast(MarkRule, marks))
 
 
 @app.command("easy-vqa")

@@ -33,7 +33,7 @@ class AnswerLog:
         self._model_id = model_id
 
     def begin(
-        self, request: Mapping[str, Any], shown: Mapping[str, str | None], *, replace: bool = False
+        self, request: Mapping[str, Any], shown: Mapping[str, Sequence[str]], *, replace: bool = False
     ) -> dict[str, Answer]:
         """Return earlier answers to the same request, without those that failed; prepare the folder for new ones.
 
@@ -41,7 +41,7 @@ class AnswerLog:
 
         Args:
             request: what decides the answers.
-            shown: the image that is shown with each question, by the question's id.
+            shown: the images that are shown with each question, by the question's id.
             replace: answers to another request are removed, not refused.
 
         Raises:
@@ -52,7 +52,7 @@ class AnswerLog:
         kept: dict[str, Answer] = {}
         if before is not None:
             kept = self._earlier()
-            differing = differences(before, request, {image for name in kept if (image := shown.get(name)) is not None})
+            differing = differences(before, request, {image for name in kept for image in shown.get(name, ())})
         if differing and not replace and self._has_answers():
             raise self._other_answers(before, request, differing)
         kept = {} if differing else kept
