@@ -80,7 +80,7 @@ def parse_item(
     if len(named) > 1:
         return Sample(identity, (*system, *(_with_marks(turn) for turn in turns)), images=named)
     placed = _without_mark if marks == "front" else _with_marks
-    return Sample(identity, (*system, *(placed(turn) for turn in turns)), *named)
+    return Sample(identity, (*system, *(placed(turn) for turn in turns)), next(iter(named), None))
 
 
 def _identity(identity: Any, index: int, name: str) -> str:
