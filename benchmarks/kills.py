@@ -4,9 +4,9 @@
 
 SIGKILL and SIGTERM in turn at random, `--kills` of them for each of the three. Nothing may be lost (logged steps, kept
 answers and finished steps never become fewer), nothing repeated (each step, sample and answer is there once), and what
-comes out must be the same byte for byte; a SIGTERM must end with exit code 75 and, in a stage, with a training checkpoint of
-its last step. Each command runs in a process forked from this one, so that instants fall on its work and not on
-PyTorch's import. Exit code 1 if anything differs.
+comes out must be the same byte for byte; a SIGTERM must end with exit code 75 and, in a stage, with a training
+checkpoint of its last step. Each command runs in a process forked from this one, so that instants fall on its
+work and not on PyTorch's import. Exit code 1 if anything differs.
 """
 
 import hashlib

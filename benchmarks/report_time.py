@@ -50,8 +50,8 @@ def finish(step: StageStep, seed: int) -> None:
 
 
 def answer(step: EvaluateStep, chance: float, seed: int) -> None:
-    benchmark = step.asked.opened(step.benchmark)
-    questions = benchmark.read(step.asked.data)
+    benchmark = step.settings.opened(step.benchmark)
+    questions = benchmark.read(step.settings.data)
     luck = np.random.default_rng(seed)
     answers = []
     for question in questions:

@@ -38,7 +38,9 @@ with init_distributed() as processes:
 
 def test_one_process_is_the_first_and_has_everything():
     with init_distributed() as processes:
-        assert processes == Processes() and processes.is_first and not processes.several
+        assert processes == Processes()
+        assert processes.is_first
+        assert not processes.several
         assert processes.gather(3) == [3]
         assert processes.union([3, 4]) == [3, 4]
         assert processes.total([3.0]) == [3.0]

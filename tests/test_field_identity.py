@@ -69,7 +69,8 @@ def test_the_classes_of_the_design():
         "stages.*.keep", "optimizer.spike", "optimizer.checkpoint_activations", "sharding.gather_twice",
     }  # fmt: skip
     assert of(Identity.SAME_MATHEMATICS) == {
-        "stages.*.sequence_tokens", "optimizer.compile", "data.*.on_error", "sharding.replicas", "sharding.sum_each_sequence",
+        "stages.*.sequence_tokens", "optimizer.compile", "data.*.on_error", "sharding.replicas",
+        "sharding.sum_each_sequence",
     }  # fmt: skip
 
 

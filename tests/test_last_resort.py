@@ -30,10 +30,8 @@ def test_what_nobody_caught_is_one_line_with_the_trace_in_a_file(run, tmp_path, 
     assert out == ""
     (kept,) = traces(tmp_path)
     (line,) = err.strip().splitlines()
-    assert line.startswith(
-        "error: KeyError: 'lost'. This is a fault of Olivine's own. Please report it with that trace"
-    )
-    assert line.endswith(f"The trace is in {kept}.")
+    assert line.startswith("error: KeyError: 'lost'. This is a bug in Olivine. Please report it with the stack trace")
+    assert line.endswith(f"The stack trace is in {kept}.")
     text = kept.read_text()
     assert "Traceback" in text
     assert "olivine doctor" in text
@@ -45,7 +43,7 @@ def test_where_the_working_folder_cannot_be_written_the_trace_goes_to_the_tempor
     code, _, err = run("doctor")
     assert code == 1
     (kept,) = traces(tmp_path)
-    assert "ValueError: a. This is a fault of Olivine's own. Please report it" in err
+    assert "ValueError: a. This is a bug in Olivine. Please report it" in err
     assert str(kept) in err
 
 
@@ -83,7 +81,7 @@ def test_what_is_no_fault_of_the_programs_is_not_called_one(run, tmp_path, monke
     code, _, err = run("doctor")
     assert code == 1
     assert says in err
-    assert "fault of Olivine" not in err
+    assert "bug in Olivine" not in err
 
 
 def ended(shell, tmp_path):

@@ -105,11 +105,11 @@ def test_a_section_that_is_turned_off_can_be_set_from_a_runs_own_record(tmp_path
 def test_levels_and_axes_that_are_one_name_in_two_spellings_are_refused(tmp_path, text):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(MINIMAL))
     (tmp_path / "study.yaml").write_text(f"name: s\nbase: base.yaml\naxes: {{{text}}}\nbenchmarks: {{gqa: data}}\n")
-    with pytest.raises(RequestError, match="one name, written in two ways"):
+    with pytest.raises(RequestError, match="the same name, written in two ways"):
         load_study(tmp_path / "study.yaml")
 
 
 def test_a_study_with_a_key_twice_names_the_line(tmp_path):
     (tmp_path / "study.yaml").write_text("name: s\nbase: base.yaml\nseeds: [0]\nseeds: [1]\n")
-    with pytest.raises(RequestError, match=r"study\.yaml: not valid YAML at line 4.*'seeds' stands twice"):
+    with pytest.raises(RequestError, match=r"study\.yaml: not valid YAML at line 4.*'seeds' is given twice"):
         load_study(tmp_path / "study.yaml")

@@ -1,7 +1,7 @@
-"""Registers Olivine's classes with transformers' Auto classes on `import olivine`, without importing transformers.
+"""Registration of Olivine's classes with transformers' Auto classes on `import olivine`, without importing it.
 
-Where transformers is imported already, at once; else as soon as it is, whichever import stands first in a script. What
-is registered is in `model.registered`.
+They are registered at once if transformers is already imported, else as soon as it is, so that the order of imports
+does not matter. What is registered is in `model.registered`.
 """
 
 import importlib
@@ -16,7 +16,7 @@ _LIBRARY, _CLASSES = "transformers", "olivine.model.registered"
 
 
 class _AfterImport(MetaPathFinder):
-    """Stands first among the finders until transformers is imported, and finds it with the others."""
+    """A first import finder, until transformers is imported, that finds it through the others."""
 
     def __init__(self) -> None:
         self._asking_others = False
@@ -37,7 +37,7 @@ class _AfterImport(MetaPathFinder):
 
 
 class _Registering(Loader):
-    """Loads as the loader does that it holds, then registers."""
+    """A loader that wraps another and registers afterwards."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -46,9 +46,9 @@ class _Registering(Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None, "modules that are being imported have one"
-        withdraw()  # not before: others may only ask whether the library is there
-        module.__spec__.loader = self._loader  # nothing of this stays on the module
+        assert module.__spec__ is not None, "a module being imported has a spec"
+        withdraw()  # not earlier: a caller may only check whether the library is installed
+        module.__spec__.loader = self._loader  # the module keeps no trace of the wrapper
         self._loader.exec_module(module)
         importlib.import_module(_CLASSES)
 
@@ -62,5 +62,5 @@ def register() -> None:
 
 
 def withdraw() -> None:
-    """Wait for transformers no longer: Olivine's own code imports what it needs of its classes itself."""
+    """Stop waiting for transformers: Olivine's own code imports the classes it needs itself."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _AfterImport)]

@@ -24,7 +24,7 @@ ModuleName = Literal["vision", "connector", "language"]
 ImageFit = Literal["pad", "crop", "squash", "letterbox"]
 Resample = Literal["bicubic", "bilinear"]
 Registers = Literal["keep", "drop"]
-#: A stage's: those by name. The tokenizer's own is the model's, or none.
+#: Templates that a stage may name; the tokenizer's own ("chat") can only be set for the model.
 StageTemplateName = Literal["gemma", "vicuna", "plain", "chatml", "llama3", "phi3", "prismatic-base"]
 TemplateName = Literal[StageTemplateName, "chat"]
 OnError = Literal["stop", "skip"]
@@ -50,15 +50,15 @@ class _Section(IdentifiedSection):
 
 
 class VisionRecipe(_Section):
-    """The vision tower, or several whose features are joined channel by channel (`fused`)."""
+    """The vision tower, or several whose features are concatenated by channel (`fused`)."""
 
     from_: Annotated[Source | None, Field(alias="from"), another_output("the tower's weights")] = None
-    #: Towers in place of `from`, whose patches lie on one grid (Prismatic, arXiv:2402.07865). The first one's mean and
+    #: Towers in place of `from`, with patches on the same grid (Prismatic, arXiv:2402.07865). The first one's mean and
     #: standard deviation normalise images; what the others expect is computed from that.
     fused: Annotated[
         Annotated[tuple[Source, ...], Field(min_length=2, max_length=4)] | None, another_output("the towers' weights")
     ] = None
-    #: Indexes `hidden_states`; -2 is LLaVA's choice (before the last block). Of several, features are joined.
+    #: Indexes `hidden_states`; -2 is LLaVA's choice (before the last block). Of several, features are concatenated.
     layer: Annotated[
         int | Annotated[tuple[int, ...], Field(min_length=1)], another_output("which features the tower gives")
     ] = -2
@@ -79,7 +79,7 @@ class VisionRecipe(_Section):
         """Where the towers come from: one, or those that are fused."""
         if self.fused is not None:
             return self.fused
-        assert self.from_ is not None, "checked when it was read"
+        assert self.from_ is not None, "checked on reading"
         return (self.from_,)
 
     @model_validator(mode="after")
@@ -87,7 +87,7 @@ class VisionRecipe(_Section):
         if (self.from_ is None) == (self.fused is None):
             raise ValueError("expected from (one tower) or fused (several), and not both")
         if self.fused is not None and self.registers == "keep":
-            raise ValueError("registers: the patches of fused towers lie on one grid, where registers have no place")
+            raise ValueError("registers: the patches of fused towers form one grid, which has no place for registers")
         if self.fused is not None and (self.mean is not None or self.std is not None):
             raise ValueError("mean and std: each of the fused towers has its own; they cannot be set for all")
         return self
@@ -109,7 +109,7 @@ class LanguageRecipe(_Section):
     template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
 
 
-#: Entry points of this group are named by the kind of connector that they offer.
+#: Entry points of this group are named by the kind of connector that they provide.
 CONNECTOR_GROUP = "olivine.connectors"
 #: The package's own kinds of connectors, with the keys that each has and their defaults.
 CONNECTORS: dict[str, dict[str, Any]] = {
@@ -128,19 +128,19 @@ class ConnectorRecipe(_Section):
     "mlp": `depth` linear layers with activations between. "linear": one. "pixel-shuffle": `factor` x `factor` patches
     joined into one token, then an MLP (Idefics3). "pool": as many averaged, a norm, one linear layer (Gemma 3).
     "resampler": `queries` learnt vectors that read the image by cross-attention. Other kinds come from packages that
-    offer them under the entry-point group `olivine.connectors`.
+    provide them under the entry-point group `olivine.connectors`.
     """
 
     kind: Annotated[str, another_output("the connector")] = "mlp"
-    #: Linear layers (mlp: 2, pixel-shuffle: 1 where nothing is said).
+    #: Linear layers (default: 2 for mlp, 1 for pixel-shuffle).
     depth: Annotated[Annotated[int, Field(ge=1, le=8)] | None, another_output("the connector")] = None
     #: A name from transformers' activations; "gelu" is the exact one that LLaVA trains with.
     activation: Annotated[str | None, another_output("the connector")] = None
-    #: How many patches along each side become one token (2 where nothing is said).
+    #: How many patches along each side become one token (default: 2).
     factor: Annotated[Annotated[int, Field(ge=1, le=64)] | None, another_output("the connector")] = None
-    #: Image tokens of a resampler (64 where nothing is said).
+    #: Image tokens of a resampler (default: 64).
     queries: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, another_output("the connector")] = None
-    #: What a kind from another package is given besides.
+    #: Further options of a kind from another package.
     options: Annotated[dict[str, Any] | None, another_output("the connector")] = None
 
     @model_validator(mode="before")
@@ -169,7 +169,7 @@ class ConnectorRecipe(_Section):
 
     @property
     def given(self) -> dict[str, Any]:
-        """The options of the kind, all of them stated."""
+        """All options of the kind, defaults included."""
         stated = {key: getattr(self, key) for key in _CONNECTOR_KEYS if getattr(self, key) is not None}
         return stated | (self.options or {})
 

@@ -68,7 +68,7 @@ def write_benchmarks(folder, images):
 
 
 def write_finished(folder, *, images=24, seeds=(0,), wrong="something else", **more):
-    """The plan of a study of eight configurations, every step done; `wrong` is what a wrong answer to an open question says."""
+    """The plan of a finished study of eight configurations; `wrong` is the wrong answer to an open question."""
     path = write_study(
         folder,
         axes=AXES,
@@ -101,7 +101,7 @@ def write_stage(step):
 
 def write_evaluation(step, configuration, seed, wrong):
     benchmark = benchmarks.get(step.benchmark)
-    questions = benchmark.read(step.asked.data)
+    questions = benchmark.read(step.settings.data)
     # The images' difficulty is the same for every configuration and seed; luck is each one's own.
     ease = np.random.default_rng(7)
     of_unit = {cluster: ease.normal(0, 0.12) for cluster in dict.fromkeys(q.cluster for q in questions)}

@@ -32,7 +32,7 @@ def test_plan_run_and_report(run, tmp_path):
 
     code, out, err = run("ablate", study)
     assert code == 0, err
-    assert "7 of 7 steps were done before" in err
+    assert "7 of 7 steps were already done" in err
     assert "[1/7]" not in err
     assert (tmp_path / "run" / "results.csv").read_bytes() == before
 
@@ -59,7 +59,7 @@ def test_a_failure_is_reported_and_the_exit_code_says_so(run, tmp_path, monkeypa
     assert code == 1
     assert "the disk is full" in err
     assert key in err
-    assert "a report of the others" in err
+    assert "report on the others" in err
     assert (tmp_path / "run" / "report.html").is_file()
 
 
@@ -88,7 +88,7 @@ def test_the_papers_effects_alone(run):
         (("ablate",), "STUDY: missing"),
         (("ablate", "nowhere.yaml"), "nowhere.yaml"),
         (("ablate", "--against", "papr"), "Did you mean 'paper'"),
-        (("report", "."), "no directory of a study"),
+        (("report", "."), "not a study's directory"),
     ],
 )
 def test_wrong_requests(run, arguments, says, tmp_path, monkeypatch):

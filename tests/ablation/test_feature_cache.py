@@ -100,7 +100,7 @@ def test_they_are_kept_where_that_pays(tmp_path, monkeypatch):
     path.write_text(yaml.safe_dump({**values, "features_limit_gb": benefit.bytes / 2e9}))
     assert not planned(path).features[0].kept
     line = next(line for line in plan_lines(planned(path), "cpu") if line.startswith(f"features of {benefit.what}"))
-    assert "not kept" in line
+    assert "not cached" in line
     assert "6 trainings" in line
 
 

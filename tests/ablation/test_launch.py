@@ -196,7 +196,7 @@ def test_a_step_that_stays_dead_is_reported_and_the_rest_goes_on(tmp_path, monke
     failures = launch_here(plan, quiet(), Told())
     assert next((f.step.key, f.begun) for f in failures) == (dead, True)
     assert len(failures) == 3  # the stage and its two evaluations
-    assert all("not begun" in f.reason for f in failures[1:])
+    assert all("not started" in f.reason for f in failures[1:])
     assert "ValueError: no good" in (plan.steps[dead].folder / ERROR).read_text()
     assert {s.key for s in plan.left()} == {f.step.key for f in failures}
 

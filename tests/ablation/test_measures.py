@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from olivine.ablation.measures import CORRECT, Asked, Evaluated, Measure, grouped, measures
+from olivine.ablation.measures import CORRECT, FinishedEvaluation, Measure, QuestionSource, grouped, measures
 from olivine.errors import DataError
 from olivine.evaluation import benchmarks
 from olivine.evaluation.answers import to_row
@@ -48,7 +48,7 @@ def evaluated(folder, name, data, *, right=0.7, seed=0):
     score = benchmark.score(questions, answers)
     write_score(score, folder, questions, {})
     write_json_lines(folder / ANSWERS, [to_row(a, q, "m") for a, q in zip(answers, questions, strict=True)])
-    return Evaluated(folder, Asked(benchmark, data)), questions, answers
+    return FinishedEvaluation(folder, QuestionSource(benchmark, data)), questions, answers
 
 
 def test_f1_agrees_with_a_bootstrap_through_the_benchmark_itself(tmp_path):
@@ -93,7 +93,7 @@ def test_values_are_in_an_order_that_names_alone_decide(tmp_path):
     run, *_ = evaluated(tmp_path / "run", "pope", data)
     rows = (tmp_path / "run" / "items.jsonl").read_text().splitlines()
     (tmp_path / "run" / "items.jsonl").write_text("\n".join(reversed(rows)) + "\n")
-    other = Evaluated(tmp_path / "run", Asked(benchmarks.get("pope"), data))
+    other = FinishedEvaluation(tmp_path / "run", QuestionSource(benchmarks.get("pope"), data))
     measure = Measure(CORRECT, "right", linear=True)
     assert run.values(measure)[0] == other.values(measure)[0]
     assert run.values(measure)[1] == pytest.approx(other.values(measure)[1])
@@ -137,5 +137,5 @@ def test_unequal_images_weigh_by_their_questions():
 def test_a_line_that_is_no_scored_item_is_refused(tmp_path, line):
     (tmp_path / "scores.json").write_text("{}")
     (tmp_path / "items.jsonl").write_text(line + "\n")
-    with pytest.raises(DataError, match=r"items.jsonl: a line that is no scored item"):
-        Evaluated(tmp_path, Asked(benchmarks.get("pope"), tmp_path))
+    with pytest.raises(DataError, match=r"items.jsonl: a line is not a scored item"):
+        FinishedEvaluation(tmp_path, QuestionSource(benchmarks.get("pope"), tmp_path))

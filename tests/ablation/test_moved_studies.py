@@ -65,7 +65,7 @@ def test_a_moved_study_repeats_no_step_and_writes_nothing_at_its_old_place(run, 
     (tmp_path / "old").rename(tmp_path / "moved")
     code, _, err = run("ablate", tmp_path / "moved")
     assert code == 0, err
-    assert "7 of 7 steps were done before" in err
+    assert "7 of 7 steps were already done" in err
     assert (tmp_path / "moved" / "results.csv").is_file()
     assert not (tmp_path / "old").exists()
 
@@ -87,7 +87,7 @@ def test_only_what_is_missing_of_a_moved_study_is_run(run, study_once, tmp_path)
     shutil.rmtree(gone)
     code, _, err = run("ablate", moved)
     assert code == 0, err
-    assert "6 of 7 steps were done before" in err
+    assert "6 of 7 steps were already done" in err
     assert (gone / "scores.json").is_file()
 
 

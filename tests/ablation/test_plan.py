@@ -1,4 +1,4 @@
-"""Plans: configurations share what they share, and a change gives new names to the steps that depend on it and to no others."""
+"""Plans: configurations share steps, and a change renames the steps that depend on it and no others."""
 
 import shutil
 from pathlib import Path
@@ -41,7 +41,7 @@ def keys(path, change=None):
 
 
 def changed(path, change):
-    """Kinds of the steps that a change renames, in a configuration that aligns (all configurations must agree with it)."""
+    """Kinds of the steps that a change renames, in a configuration that aligns (all must agree)."""
     before, after = keys(path), keys(path, change)
     return {
         configuration: {kind for kind, key in steps.items() if after[configuration].get(kind) != key}
@@ -357,6 +357,7 @@ def as_named_before(recipe, step, after):
     shared["optimizer"] = {key: value for key, value in shared["optimizer"].items() if key != "spike"}
     free = {"save_every", "keep", "skip", "epochs"}  # steps are given
     stage = {key: v for key, v in step.stage.model_dump(mode="json", by_alias=True).items() if key not in free}
+    stage["row_tokens"] = stage.pop("sequence_tokens")  # as the field was called
     source = recipe.data[step.stage.data]
     data = {k: v for k, v in source.model_dump(mode="json", by_alias=True).items() if k not in ("json", "images")}
     content = {key: step.identity["data"][key] for key in ("json", "images")}

@@ -99,7 +99,7 @@ def test_seeds_are_shown_beside_questions(tmp_path):
     assert effect.estimate.seeds == 3
     assert effect.estimate.standard_errors.seeds is not None
     page = write_report(results, tmp_path / "out").read_text()
-    assert "Intervals cover other questions and other trainings" in page
+    assert "Intervals cover the variation between questions and between training runs" in page
     assert "unknown, not zero" not in page
 
 
@@ -107,9 +107,9 @@ def test_gallery_shows_what_each_said(finished):
     _, _, results = finished
     found = disagreements(results)
     assert [(p.axis, p.level) for p in found] == [("language", "large"), ("vision", "dinov2"), ("align", "no")]
-    for parting in found:
-        assert parting.shown
-        for shown in parting.shown:
+    for change in found:
+        assert change.examples
+        for shown in change.examples:
             assert [right for *_, right in shown.said].count(True) == 1
             assert shown.image is not None
             assert shown.image.startswith("data:image/png;base64,")

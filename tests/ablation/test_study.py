@@ -1,4 +1,4 @@
-"""Studies: shipped ones read, configurations are what was asked for, and a mistake is answered in the file's own words."""
+"""Studies: shipped ones are read, configurations are as requested, and errors quote the file's own words."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -86,10 +86,10 @@ def test_overrides_reach_every_configuration(tmp_path):
         (lambda v: v["axes"].update(align={"yes": {}}), "axes.align"),
         (lambda v: v.update(grid="half"), "three or more axes"),
         (lambda v: v.update(grid="all"), "'full', 'one-at-a-time' or 'half'"),
-        (lambda v: v.update(seeds=[1, 1]), "names one twice"),
+        (lambda v: v.update(seeds=[1, 1]), "has a duplicate"),
         (lambda v: v.update(base="elsewhere.yaml"), "elsewhere.yaml"),
         (lambda v: v.pop("base"), "base: missing"),
-        (lambda v: v.update(exclude=[{"depth": "one"}]), "effect of depth=one cannot be told"),
+        (lambda v: v.update(exclude=[{"depth": "one"}]), "effect of depth=one is aliased"),
         (
             lambda v: v["axes"]["align"].update(no={"stages.align.skip": True, "stages.instruct.skip": True}),
             "every stage is skipped",

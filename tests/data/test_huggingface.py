@@ -115,5 +115,5 @@ def test_what_is_no_dataset_is_said_to_be_none(tmp_path):
     with pytest.raises(DataError, match="there is no Hugging Face dataset"):
         read_samples(DataRecipe.model_validate({"path": tmp_path, "format": "huggingface"}), Skipped())
     other = datasets.Dataset.from_list([{"question": "a"}])
-    with pytest.raises(DataError, match=r"no column of conversations.*there are question"):
+    with pytest.raises(DataError, match=r"no column of conversations.*found question"):
         read_samples(saved(tmp_path / "set", other, "arrow"), Skipped())

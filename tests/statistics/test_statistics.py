@@ -26,10 +26,10 @@ REPLICATES = 3000
 
 
 def simulate(random, clusters, *, effect=0.0, sizes=(1, 20)):
-    """Two configurations answering the same questions about `clusters` images of different difficulty: `[clusters, replicates]`.
+    """Two configurations that answer the same questions about images of different difficulty: `[clusters, replicates]`.
 
-    Returns right answers of each configuration and answers asked. An image has its own difficulty and each configuration its own luck
-    with it, so that answers about one image hang together.
+    Returns the right answers of each configuration and the number of questions. An image has its own difficulty, and
+    each configuration its own luck with it, so that answers about one image are correlated.
     """
     asked = random.integers(*sizes, clusters)[:, None] * np.ones((1, REPLICATES))
     difficulty = random.uniform(0.2, 0.7, (clusters, REPLICATES))

@@ -1,4 +1,4 @@
-"""Two processes over gloo against one: the same losses and samples, and training checkpoints that either can go on from."""
+"""Two processes over gloo against one: the same losses and samples, and checkpoints from which either resumes."""
 
 import json
 import os

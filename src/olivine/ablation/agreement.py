@@ -1,6 +1,6 @@
-"""A study's effects beside a published table's: same direction, and is the published one inside the interval?
+"""Compare a study's effects with a published table's: same direction, and is the published effect in the interval?
 
-The tables are in `published`; they have no intervals, so agreement is one-sided.
+The tables are in `published`. They have no intervals, so agreement is one-sided.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ class PublishedEffect:
 
 
 def published_effects(table: PublishedTable) -> list[PublishedEffect]:
-    """Every main effect of every column, in Olivine's clusters."""
+    """Return every main effect of every column, in the units of Olivine's reports."""
     return [
         PublishedEffect(contrast.name, metric.label, effect)
         for metric in table.metrics
@@ -52,10 +52,10 @@ def published_effects(table: PublishedTable) -> list[PublishedEffect]:
 
 
 def compare(results: Results, table: PublishedTable) -> list[Agreement]:
-    """Every main effect that study and table share.
+    """Return every main effect that the study and the table share.
 
-    Axes are matched by name and levels by their place (the first is the baseline in both): a study's `small` and
-    `large` stand for the paper's 2B and 7B. Columns are matched by benchmark and metric.
+    Axes are matched by name and levels by position (the first is the baseline in both): a study's `small` and
+    `large` correspond to the paper's 2B and 7B. Columns are matched by benchmark and metric.
     """
     level_of = dict(_matched_levels(results.plan.study.axes, table.axes))
     found = []
@@ -67,8 +67,8 @@ def compare(results: Results, table: PublishedTable) -> list[Agreement]:
             for effect in outcome.effects:
                 theirs = level_of.get(effect.contrast.levels[0])
                 if effect.contrast.order == 1 and theirs is not None:
-                    said = published[(theirs,)]
-                    found.append(Agreement(metric.label, effect.contrast.name, "=".join(theirs), said, effect))
+                    stated = published[(theirs,)]
+                    found.append(Agreement(metric.label, effect.contrast.name, "=".join(theirs), stated, effect))
     return found
 
 

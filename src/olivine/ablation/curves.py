@@ -1,6 +1,6 @@
-"""Training curves of a study's stages, read from their metrics and thinned for a page.
+"""Training curves of a study's stages, read from their metrics and thinned for the report.
 
-Drawing is the template's.
+The template draws them.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from olivine.ablation.plan import Plan, StageStep
 from olivine.files import read_json_lines
 from olivine.training.log import METRICS
 
-#: Points of a drawn curve; each is the mean of the steps it stands for.
+#: Points of a plotted curve; each is the mean of the training steps it represents.
 _POINTS = 100
-#: The drawing's own coordinates.
+#: The plot's coordinate system.
 WIDTH, HEIGHT = 1000, 360
 
 
@@ -26,7 +26,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """The losses of one stage in all configurations, on common axes."""
+    """The loss curves of one stage in all configurations, on shared axes."""
 
     stage: str
     steps: int
@@ -36,7 +36,7 @@ class Curves:
 
 
 def training_curves(plan: Plan) -> list[Curves]:
-    """One drawing a stage name."""
+    """Return one plot per stage name."""
     by_stage: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for step in plan.steps.values():
         if isinstance(step, StageStep) and (step.folder / METRICS).is_file():
@@ -48,14 +48,14 @@ def training_curves(plan: Plan) -> list[Curves]:
 
 
 def thinned(losses: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most `_POINTS` points, each the mean of its stretch of steps."""
+    """Return at most `_POINTS` points, each the mean of a range of training steps."""
     width = -(-len(losses) // _POINTS)
-    stretches = [losses[start : start + width] for start in range(0, len(losses), width)]
-    return [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in stretches]
+    ranges = [losses[start : start + width] for start in range(0, len(losses), width)]
+    return [(steps[-1][0], sum(loss for _, loss in steps) / len(steps)) for steps in ranges]
 
 
 def _name(plan: Plan, step: StageStep) -> str:
-    """The configurations that share the step: the levels that all of them have in common."""
+    """Name the configurations that share the step by the levels that all of them have in common."""
     users = plan.used_by(step.key)
     common = [
         f"{axis}={users[0][0][position]}"

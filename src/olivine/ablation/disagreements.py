@@ -1,6 +1,6 @@
-"""Questions on which two configurations part ways: the image, what each said, and the truth.
+"""Questions on which two configurations disagree: the image, both answers, and the reference answer.
 
-Which are shown follows from the answers alone; the page that shows them is in `report`.
+The selection depends on the answers alone; the page that shows it is in `report`.
 """
 
 import base64
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from olivine.ablation.measures import Evaluated
+from olivine.ablation.measures import FinishedEvaluation
 from olivine.ablation.results import Results
 from olivine.data.images import ImageSource, image_source
 from olivine.errors import DataError
@@ -18,6 +18,7 @@ from olivine.statistics import Configuration, generator
 
 #: Longest side of an image in the page, in pixels.
 _SIDE = 256
+#: Longest answer in the page, in characters.
 _LONGEST = 400
 
 
@@ -36,43 +37,43 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True)
 class DisagreementSet:
-    """The questions that a change of one axis decides, for or against."""
+    """The questions whose answers turn right or wrong with a change of one axis."""
 
     axis: str
     level: str
     #: Over all benchmarks: right only before the change, right only after it.
     lost: int
     won: int
-    shown: tuple[Disagreement, ...]
+    examples: tuple[Disagreement, ...]
 
 
 def disagreements(results: Results, *, each: int = 4) -> list[DisagreementSet]:
-    """For every level that differs from the baseline configuration on one axis, `each` of the questions that it decides.
+    """Return, for every non-baseline level of every axis, up to `each` of the questions that the change decides.
 
-    Half of those shown are won and half lost, as far as there are such, over all benchmarks in turn.
+    Half of the examples are won and half lost, as far as available, drawn from all benchmarks together.
     """
     study = results.plan.study
     seed = study.recipe.seeds[0]
     found = []
     for axis, base, other in _neighbours(results):
-        pools: dict[bool, list[tuple[str, Question, Evaluated, Evaluated]]] = {True: [], False: []}
+        pools: dict[bool, list[tuple[str, Question, FinishedEvaluation, FinishedEvaluation]]] = {True: [], False: []}
         for name in study.recipe.benchmarks:
             runs = results.evaluations.of(name)
             if (base, seed) in runs and (other, seed) in runs:
                 for won, question in _decided(runs[base, seed], runs[other, seed]):
                     pools[won].append((name, question, runs[base, seed], runs[other, seed]))
-        shown = []
+        examples = []
         for won, count in ((True, each - each // 2), (False, each // 2)):
             random = generator("gallery", axis, "\n".join(q.id for _, q, *_ in pools[won]))
             picked = sorted(random.permutation(len(pools[won]))[:count])
-            shown += [_disagreement(results, base, other, won, *pools[won][position]) for position in picked]
+            examples += [_disagreement(results, base, other, won, *pools[won][position]) for position in picked]
         level = other[list(study.axes).index(axis)]
-        found.append(DisagreementSet(axis, level, len(pools[False]), len(pools[True]), tuple(shown)))
+        found.append(DisagreementSet(axis, level, len(pools[False]), len(pools[True]), tuple(examples)))
     return found
 
 
 def _neighbours(results: Results) -> Iterator[tuple[str, Configuration, Configuration]]:
-    """(axis, configuration, the configuration that differs from it on that axis alone), from the baseline if it is there."""
+    """Yield (axis, configuration, the one that differs on that axis alone), from the baseline where it was run."""
     study = results.plan.study
     names = list(study.axes)
     for position, axis in enumerate(names):
@@ -84,10 +85,10 @@ def _neighbours(results: Results) -> Iterator[tuple[str, Configuration, Configur
                     break
 
 
-def _decided(base: Evaluated, other: Evaluated) -> Iterator[tuple[bool, Question]]:
-    """(whether the change won it, question) for every question that one has fully right and the other not at all."""
+def _decided(base: FinishedEvaluation, other: FinishedEvaluation) -> Iterator[tuple[bool, Question]]:
+    """Yield (whether the change won it, question) for each question fully right in one and fully wrong in the other."""
     before, after = base.correct, other.correct
-    for question in base.asked.questions:
+    for question in base.source.questions:
         if abs(before.get(question.id, 0) - after.get(question.id, 0)) == 1:
             yield after[question.id] > before[question.id], question
 
@@ -99,20 +100,20 @@ def _disagreement(
     won: bool,
     name: str,
     question: Question,
-    one: Evaluated,
-    two: Evaluated,
+    one: FinishedEvaluation,
+    two: FinishedEvaluation,
 ) -> Disagreement:
     study = results.plan.study
-    asked = study.recipe.benchmarks[name]
-    root = asked.images or one.asked.benchmark.images(asked.data)
-    said_one, said_two = (run.texts[question.id] for run in (one, two))
+    settings = study.recipe.benchmarks[name]
+    root = settings.images or one.source.benchmark.images(settings.data)
+    answer_one, answer_two = (run.texts[question.id] for run in (one, two))
     return Disagreement(
         benchmark=name,
         question=question.prompt,
         truth=", ".join(dict.fromkeys(question.references)) or "–",
         said=(
-            (study.configuration_name(base), _short(said_one), not won),
-            (study.configuration_name(other), _short(said_two), won),
+            (study.configuration_name(base), _short(answer_one), not won),
+            (study.configuration_name(other), _short(answer_two), won),
         ),
         image=_data_uri(root, question.image),
     )

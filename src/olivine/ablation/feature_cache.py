@@ -1,6 +1,6 @@
-"""Whether a frozen tower's features are worth keeping on disk: what that would save, and how much room it would take.
+"""Whether caching a frozen tower's features on disk pays: what it saves and how much disk space it takes.
 
-How they are computed is in `train.features`; the step that does it is laid out in `plan`.
+How features are computed is in `training.features`; the step that computes them is defined in `plan`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,24 +15,24 @@ from olivine.files import read_json, write_json
 from olivine.model.size import model_size
 from olivine.recipe import AugmentRecipe, DataRecipe, Recipe, StageRecipe
 
-#: In a study's directory: what was decided when it was begun. More configurations or seeds later do not change it, since that
-#: would rename the steps that are done.
+#: File in a study's directory with the decisions made when the study was first run. Configurations or seeds added later
+#: do not change them, since that would rename finished steps.
 DECISIONS = "features.json"
-#: Features are kept where they save at least this share of the operations of the trainings that would read them.
+#: Features are cached if that saves at least this share of the operations of the trainings that would read them.
 BENEFIT_FACTOR = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class CacheBenefit:
-    """What keeping the features of one tower over one source's images comes to.
+    """What caching the features of one tower over one source's images costs and saves.
 
     Attributes:
-        key: of the step that would compute them.
-        what: tower, source and fit, as people read it.
-        trainings: stages that would read them.
-        bytes: on disk; None where the data or the tower's configuration are not at hand.
-        saved: share of those stages' operations, the computing of the features counted; None likewise.
-        kept: what was decided.
+        key: key of the step that would compute the features.
+        what: tower, source and image fit, in readable form.
+        trainings: number of stages that would read the features.
+        bytes: size on disk; None if the data or the tower's configuration are unavailable.
+        saved: share of those stages' operations that is saved, net of computing the features; None as above.
+        kept: the decision.
     """
 
     key: str
@@ -44,7 +44,7 @@ class CacheBenefit:
 
 
 def cacheable(recipe: Recipe, stage: StageRecipe) -> bool:
-    """Whether a stage shows its model what a pretrained tower, never trained, makes of images as they are."""
+    """Return whether a stage reads unaugmented images through a pretrained tower that is never trained."""
     before = [s for s in recipe.stages[: recipe.stages.index(stage)] if not s.skip]
     return (
         all(isinstance(source, str) for source in recipe.model.vision.sources)
@@ -62,11 +62,12 @@ def estimate_benefit(
     limit: float,
     decided: Mapping[str, bool],
 ) -> CacheBenefit:
-    """Decide on the features that some stages share.
+    """Decide whether to cache the features that several stages share.
 
     Args:
+        key: key of the step that would compute the features.
         trainings: those stages, each with its recipe.
-        keep: what the study asks for; `auto` keeps what saves at least `BENEFIT_FACTOR` and takes at most `limit` bytes.
+        keep: what the study asks for; `auto` keeps what saves at least `BENEFIT_FACTOR`, in at most `limit` bytes.
         decided: what was decided before, by key.
     """
     try:
@@ -82,19 +83,19 @@ def estimate_benefit(
 
 
 def decisions(directory: Path) -> dict[str, bool]:
-    """What was decided when a study was begun, by key."""
+    """Return the decisions made when a study was first run, by key."""
     path = directory / DECISIONS
     return dict(read_json(path)) if path.is_file() else {}
 
 
 def remember(directory: Path, estimated: Sequence[CacheBenefit]) -> None:
-    """Write down what was decided, beside what was before."""
+    """Record the decisions, in addition to earlier ones."""
     if estimated:
         write_json(directory / DECISIONS, decisions(directory) | {benefit.key: benefit.kept for benefit in estimated})
 
 
 def stage_estimate(recipe: Recipe, stage: StageRecipe, device: str, utilisation: float = 0.4) -> StageEstimate:
-    """What one stage of a recipe takes on one device, its tower included."""
+    """Return the estimated cost of one stage of a recipe on one device, including its tower."""
     alone = recipe.model_copy(update={"stages": (stage,)})
     lengths = lengths_of(recipe, stage)
     (made,) = estimate(alone, device, utilisation=utilisation, lengths={stage.data: lengths}).stages
@@ -102,7 +103,7 @@ def stage_estimate(recipe: Recipe, stage: StageRecipe, device: str, utilisation:
 
 
 def lengths_of(recipe: Recipe, stage: StageRecipe) -> Lengths:
-    """What the samples of a stage's source are like; a source is read once for all configurations."""
+    """Return the sample lengths of a stage's source; each source is read once for all configurations."""
     source = recipe.data[stage.data].model_dump_json(by_alias=True)
     return _lengths(source, model_size(recipe.model).patches)
 
@@ -113,7 +114,7 @@ def _lengths(source: str, patches: int) -> Lengths:
 
 
 def _disk_bytes(recipe: Recipe, stage: StageRecipe) -> float:
-    """Bytes of the features of all images, every sample's taken for another one."""
+    """Return the size of all features in bytes, assuming that no two samples share an image."""
     shape, lengths = model_size(recipe.model), lengths_of(recipe, stage)
     width = 2 if recipe.optimizer.precision == "bf16" else 4
     return lengths.samples * lengths.images * shape.features * shape.feature_width * width

@@ -1,7 +1,7 @@
-"""What data are, as a short hash: every file by its content, images of very large folders by their names and sizes.
+"""Short hashes that identify data: files by content, images of very large folders by name and size.
 
-Hashing hundreds of gigabytes of images to plan a study would take hours; what trains on them compares each with what it
-was when it was first opened. Content hashes are kept in a file, so that planning again reads nothing twice.
+Hashing hundreds of gigabytes of images to plan a study would take hours; training compares each image with the state
+it had when it was first opened. Content hashes are kept in a file, so that planning again reads nothing twice.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class Fingerprints:
     """Hashes of files and folders, each read once.
 
     Args:
-        memory: where content hashes are kept between runs, by path, size and time of change; None keeps none.
+        memory: file that keeps content hashes between runs, by path, size and time of change; None keeps none.
     """
 
     def __init__(self, memory: Path | None = None) -> None:
@@ -33,13 +33,13 @@ class Fingerprints:
         self._known: dict[str, str] = _remembered(memory)
         self._new = False
         self._folders: dict[Path, str] = {}
-        #: What was asked for and is not there.
+        #: Paths that were requested but do not exist.
         self.missing: list[Path] = []
 
     def of(self, path: Path | None) -> str | None:
-        """The hash of a file or of a folder with all below it; None for no path.
+        """Return the hash of a file, or of a folder with everything below it; None for no path.
 
-        A path that is not there is put down in `missing`, and hashed by its name, so that a plan can be shown anyway.
+        A path that does not exist is added to `missing` and hashed by its name, so that a plan can still be shown.
         """
         if path is None:
             return None
@@ -52,7 +52,7 @@ class Fingerprints:
         return f"missing {path}"
 
     def of_source(self, source: DataRecipe) -> str | None:
-        """The hash of a data source's file, or what stands for it where there is too much to read."""
+        """Return the hash of a data source's file, or the source's own fingerprint if there is too much to read."""
         if source.format == "llava" or not source.json_.exists():
             return self.of(source.json_)
         if source.json_ not in self._folders:
@@ -60,7 +60,7 @@ class Fingerprints:
         return self._folders[source.json_]
 
     def remember(self) -> None:
-        """Write the content hashes down."""
+        """Save the content hashes."""
         if self._memory is not None and self._new:
             write_json(self._memory, self._known)
             self._new = False
@@ -69,7 +69,7 @@ class Fingerprints:
         stat = path.stat()
         if by_size and path.suffix.lower() in _IMAGES:
             return f"{stat.st_size} bytes"
-        # The time of the inode's change cannot be set back, as that of the content's can.
+        # ctime cannot be set back by a program, unlike mtime.
         key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
         if key not in self._known:
             self._known[key] = sha256_of_file(path)
@@ -86,12 +86,12 @@ class Fingerprints:
 
 
 def digest(identity: Any) -> str:
-    """The hash of plain values, whatever the order of their keys: 16 hexadecimal digits."""
+    """Return the hash of plain values, independent of key order: 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below `root` with its relative name; hidden ones (a tool's own) are ignored."""
+    """Yield every file below `root` with its relative name; hidden files (written by tools) are ignored."""
     for folder, names, files in os.walk(root, followlinks=True):
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in files:
@@ -106,4 +106,4 @@ def _remembered(memory: Path | None) -> dict[str, str]:
     try:
         return dict(read_json(memory))
     except (DataError, TypeError, ValueError):
-        return {}  # a damaged memory costs only the time to hash again
+        return {}  # a damaged file only costs the time to hash again

@@ -1,7 +1,7 @@
-"""Carry a plan out: every step after what it needs, a step that dies tried again, then reported while the rest resumes.
+"""Carry out a plan: run each step after those it needs; retry a step that dies, then report it and run the rest.
 
-Where steps run is each launcher's own: `launch_local`, `launch_processes`, `launch_ray`, or one that another package
-offers. Results travel through the study's directory alone.
+Where steps run is up to each launcher: `launch_local`, `launch_processes`, `launch_ray`, or one that another package
+provides. Results are exchanged only through the study's directory.
 """
 
 import traceback
@@ -18,14 +18,14 @@ from olivine.errors import OlivineError, RequestError, unknown_name
 from olivine.files import write_text
 from olivine.registry import load, offered
 
-#: Beside a step's output: why it failed, with the stack trace.
+#: File beside a step's output: why the step failed, with the stack trace.
 ERROR = "error.txt"
 TRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A step that could not be done, after all tries; or one that was never begun, since what it needs was not done."""
+    """A step that failed in all its tries, or that was never started because a step that it needs failed."""
 
     step: Step
     reason: str
@@ -33,45 +33,45 @@ class Failure:
 
 
 class Progress(Protocol):
-    """Told about the whole plan as it is carried out."""
+    """What is notified of a plan's progress while it is carried out."""
 
     def begin(self, step: Step) -> None:
-        """A step begins."""
+        """Note that a step has started."""
 
     def within(self, done: int, total: int) -> None:
-        """How far the present step is, where that is known."""
+        """Note how far the current step is, where that is known."""
 
     def log_line(self, step: Step, text: str) -> None:
-        """A step that runs in another process has something to tell."""
+        """Log a line from a step that runs in another process."""
 
     def end(self, step: Step, failure: Failure | None) -> None:
-        """A step is over."""
+        """Note that a step has ended."""
 
 
 class Pool(Protocol):
-    """Workers that carry out several steps at a time; what they are and when one is free is the pool's to know."""
+    """Workers that carry out steps; the pool knows what they are and when one of them is free."""
 
     def begin(self, ready: Sequence[Step]) -> Step | None:
-        """Begin one of the steps, all of which could begin now, and say which; None while no worker is free."""
+        """Start one of the steps, all of which are ready, and return it; return None while no worker is free."""
 
     def outcome(self) -> tuple[Step, str | None]:
-        """Wait until a step that was begun is over: None, or why it failed."""
+        """Wait until a started step has ended; return it with the reason it failed, or with None."""
 
 
 Launcher = Callable[[Plan, Console, Progress], list[Failure]]
-#: The entry-point group of launchers: a name, and a function from the number of jobs to a `Launcher`.
+#: The entry-point group of launchers; each entry is a function from the number of jobs to a `Launcher`.
 LAUNCHERS = "olivine.launchers"
 
 
 def launcher(name: str, jobs: int = 1) -> Launcher:
-    """Return a launcher by its name, as installed packages offer them under the entry-point group `LAUNCHERS`.
+    """Return a launcher by its name, from those that installed packages register in the entry-point group `LAUNCHERS`.
 
     Args:
-        name: local, ray, or one that another package offers.
-        jobs: steps at a time on this machine; 1 means in this process.
+        name: local, ray, or one that another package provides.
+        jobs: steps to run in parallel on this machine; 1 runs them in this process.
 
     Raises:
-        RequestError: none is called so, it is not installed, or it takes no number of jobs.
+        RequestError: the name is unknown, the launcher is not installed, or it takes no number of jobs.
     """
     if jobs < 1:
         raise RequestError(f"--jobs {jobs}: give 1 or more.")
@@ -82,7 +82,7 @@ def launcher(name: str, jobs: int = 1) -> Launcher:
 
 
 def launch_over(pool: Pool, plan: Plan, progress: Progress) -> list[Failure]:
-    """Carry out what is left of a plan, as many steps at a time as the pool has workers for."""
+    """Carry out the remaining steps of a plan, as many in parallel as the pool has workers."""
     waiting = {step.key: step for step in plan.left()}
     running: set[str] = set()
     failures: dict[str, Failure] = {}
@@ -111,16 +111,16 @@ def launch_over(pool: Pool, plan: Plan, progress: Progress) -> list[Failure]:
 
 
 def blocked_by(step: Step, failures: dict[str, Failure]) -> Failure | None:
-    """The failure of a step that needs one which failed."""
+    """Return the failure of a step that needs a failed one; None if it needs none."""
     failed = next((key for key in step.needs if key in failures), None)
-    return None if failed is None else Failure(step, f"not begun: {failed} failed", begun=False)
+    return None if failed is None else Failure(step, f"not started: {failed} failed", begun=False)
 
 
 def attempt(worker: Worker, step: Step, after: Step | None, on_progress: Callable[[int, int], None]) -> str | None:
-    """Carry out a step, again if it dies; None, or why it failed, which its folder then tells with the stack trace.
+    """Carry out a step, retrying it if it dies; return the reason if it failed, and write it to the step's folder.
 
     Raises:
-        Stopped: whoever stopped the step meant the study.
+        Stopped: the step was stopped, which stops the whole study.
     """
     reason: str | None = None
     for number in range(1, TRIES + 1):
@@ -129,12 +129,12 @@ def attempt(worker: Worker, step: Step, after: Step | None, on_progress: Callabl
         except OlivineError as error:
             reason = str(error)
         except Exception as error:
-            # Whatever broke must not take the other configurations with it; the trace is kept for who mends it.
+            # One failure must not end the other configurations; the stack trace is kept for debugging.
             reason = f"{type(error).__name__}: {error}"
         else:
             (step.folder / ERROR).unlink(missing_ok=True)
             return None
-        with suppress(OSError):  # a full disk has no room for this either
+        with suppress(OSError):  # a full disk has no space for this either
             write_text(step.folder / ERROR, f"try {number} of {TRIES}\n{reason}\n\n{traceback.format_exc()}")
         worker.release()
     return reason

@@ -1,6 +1,6 @@
-"""Carry a plan out on this machine: in this process, or in several beside it.
+"""Carry out a plan on this machine: in this process, or in several worker processes.
 
-Processes are `launch_processes`' own; which step may begin is `launch_over`'s to decide.
+Worker processes are in `launch_processes`; `launch_over` decides which step may start.
 """
 
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from olivine.ablation.steps import Worker
 
 
 def make(jobs: int) -> Launcher:
-    """Return the launcher for this many steps at a time; 1 means in this process."""
+    """Return the launcher for this many steps in parallel; 1 runs them in this process."""
     return launch_here if jobs == 1 else partial(launch_in_processes, jobs=jobs)
 
 
 def launch_here(plan: Plan, console: Console, progress: Progress) -> list[Failure]:
-    """Carry out what is left of a plan, step after step, in this process.
+    """Carry out the remaining steps of a plan, one after another, in this process.
 
     Raises:
-        Stopped: a signal came; the step under way has saved what it had.
+        Stopped: a signal arrived; the running step has saved its state.
     """
     return launch_over(_Here(plan, console, progress), plan, progress)
 
 
 class _Here:
-    """A pool of this process alone: a step that was begun is done when its outcome is asked for."""
+    """A pool of this process alone; a started step is carried out when its outcome is requested."""
 
     def __init__(self, plan: Plan, console: Console, progress: Progress) -> None:
         self._plan, self._progress = plan, progress
@@ -44,5 +44,5 @@ class _Here:
 
     def outcome(self) -> tuple[Step, str | None]:
         step, self._begun = self._begun, None
-        assert step is not None, "outcomes are of steps that were begun"
+        assert step is not None, "only started steps have outcomes"
         return step, attempt(self._worker, step, self._plan.before(step), self._progress.within)

@@ -1,7 +1,7 @@
-"""Carry a plan out in several processes of this machine, each with its share of the processors or a GPU of its own.
+"""Carry out a plan in several processes on this machine, each with its own GPU or its share of the CPU cores.
 
-Which step may begin is `launch_over`'s to decide. Small models gain on a CPU too: threads of one step wait for each
-other after every operation, steps in processes of their own never do.
+`launch_over` decides which step may start. Small models gain on a CPU too: the threads of one step wait for each other
+after every operation, while steps in separate processes never do.
 """
 
 import io
@@ -20,8 +20,9 @@ from olivine.ablation.launch import TRIES, Failure, Progress, attempt, launch_ov
 from olivine.ablation.plan import FeatureStep, Plan, StageStep, Step
 from olivine.ablation.steps import Worker
 from olivine.available_cpus import available_cpus, end_with_parent
-from olivine.console import PlainConsole
+from olivine.console import PlainConsole, diagnostics_on
 from olivine.errors import Stopped
+from olivine.process_setup import ignore_known_warnings
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr
 
@@ -29,16 +30,16 @@ _SPAWN = get_context("spawn")
 
 
 def launch_in_processes(plan: Plan, console: Console, progress: Progress, jobs: int) -> list[Failure]:
-    """Carry out what is left of a plan, `jobs` steps at a time.
+    """Carry out the remaining steps of a plan, `jobs` in parallel.
 
-    A process that dies (out of memory, say) is replaced and its step tried again.
+    A process that dies (out of memory, for example) is replaced and its step retried.
 
     Raises:
-        Stopped: a signal came; steps under way have saved what they had.
+        Stopped: a signal arrived; the running steps have saved their state.
     """
     if not plan.left():
         return []
-    # Bars of several processes would draw over each other.
+    # Progress bars of several processes would overwrite each other.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     pool = _ProcessPool(plan, progress, jobs, console.width)
     with StopSignal():
@@ -50,25 +51,25 @@ def launch_in_processes(plan: Plan, console: Console, progress: Progress, jobs: 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """A line or more for the terminal."""
+    """One or more lines for the terminal."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Over:
-    """A step is over: None, or why it failed; `stopped` if someone stopped it, who meant the study."""
+    """The end of a step: the reason if it failed, else None; `stopped` if a signal stopped it, and so the study."""
 
     reason: str | None
     stopped: bool = False
 
 
 class _ProcessPool:
-    """Worker processes that keep the model they used last; one that holds a step's model is given that step."""
+    """Worker processes that keep the model they used last; a step goes to one that already has its model loaded."""
 
     def __init__(self, plan: Plan, progress: Progress, jobs: int, width: int) -> None:
         self._plan, self._progress = plan, progress
-        # Threads decide the last bits: they hang on the jobs that were asked for, not on who runs what or what is left.
+        # The number of threads decides the last bits, so it depends on `jobs` alone, not on which steps remain.
         threads = max(1, available_cpus() // jobs)
         self._workers = [_WorkerProcess(gpu, threads, width) for gpu in _gpus(jobs)[: len(plan.left())]]
 
@@ -76,19 +77,19 @@ class _ProcessPool:
         idle = [worker for worker in self._workers if worker.step is None]
         if not idle:
             return None
-        held = {worker.holds: worker for worker in idle}
-        step = next((step for step in ready if step.after in held and step.after is not None), ready[0])
-        worker = held.get(step.after, idle[0])
+        by_model = {worker.loaded: worker for worker in idle}
+        step = next((step for step in ready if step.after in by_model and step.after is not None), ready[0])
+        worker = by_model.get(step.after, idle[0])
         worker.begin(step, self._plan.before(step))
         return step
 
     def outcome(self) -> tuple[Step, str | None]:
         while True:
             busy = [worker for worker in self._workers if worker.step is not None]
-            heard = wait([worker.connection for worker in busy])
+            readable = wait([worker.connection for worker in busy])
             for worker in busy:
                 step = worker.step
-                if step is None or worker.connection not in heard:
+                if step is None or worker.connection not in readable:
                     continue
                 message = worker.receive(self._plan.before(step))
                 if isinstance(message, _Message):
@@ -98,7 +99,7 @@ class _ProcessPool:
                     return step, message.reason
 
     def end(self) -> None:
-        """Stop whatever is under way, which saves what it has, and see all processes off."""
+        """Stop the running steps, which save their state, and wait until all processes have ended."""
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
@@ -106,13 +107,13 @@ class _ProcessPool:
 
 
 class _WorkerProcess:
-    """One process as its parent sees it, and what it has been told to do."""
+    """One worker process as its parent sees it, and the step it was given."""
 
     def __init__(self, gpu: str | None, threads: int, width: int) -> None:
         self._given = (gpu, threads, width)
         self.step: Step | None = None
-        #: The key of the stage whose model it has at hand.
-        self.holds: str | None = None
+        #: The key of the stage whose model it has loaded.
+        self.loaded: str | None = None
         self._deaths = 0
         self._start()
 
@@ -120,20 +121,20 @@ class _WorkerProcess:
         self.connection, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(target=_serve, args=(theirs, *self._given), daemon=False)
         self.process.start()
-        theirs.close()  # what is left is the process's own end: its death is then heard
+        theirs.close()  # with only the child's end open, its death closes the connection
 
     def begin(self, step: Step, after: Step | None) -> None:
         self.step, self._deaths = step, 0
-        self.holds = None if isinstance(step, StageStep | FeatureStep) else step.after
+        self.loaded = None if isinstance(step, StageStep | FeatureStep) else step.after
         self._send(step, after)
 
     def receive(self, after: Step | None) -> _Message | _Over | None:
-        """What the process has to say; None if it died and begins anew.
+        """Return the process's next message; None if it died and was restarted.
 
         Raises:
-            Stopped: someone stopped the process by itself.
+            Stopped: the process alone was stopped by a signal.
         """
-        assert self.step is not None, "an idle process says nothing"
+        assert self.step is not None, "an idle process sends no message"
         try:
             message: _Message | _Over = self.connection.recv()
         except (EOFError, ConnectionError):
@@ -150,35 +151,37 @@ class _WorkerProcess:
         return message
 
     def _send(self, step: Step, after: Step | None) -> None:
-        with suppress(ConnectionError):  # it is dead, as `hear` will find
+        with suppress(ConnectionError):  # the process is dead, as `receive` will notice
             self.connection.send((step, after))
 
 
 def _serve(connection: Connection, gpu: str | None, threads: int, width: int) -> None:
-    """Runs in a worker process: steps in, what they say and how they end out."""
+    """Run in a worker process: receive steps; send their output and outcomes."""
     end_with_parent()
     guard_stderr()
-    for name in ("SIGINT", "SIGHUP"):  # the parent hears a terminal's signals too, and stops its processes in order
+    ignore_known_warnings()
+    for name in ("SIGINT", "SIGHUP"):  # the parent receives a terminal's signals too, and stops its workers in order
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
-    worker = Worker(PlainConsole(file=_Sent(connection), width=width, soft_wrap=True))
+    console = PlainConsole(file=_Sent(connection), width=width, soft_wrap=True)
+    worker = Worker(console)
     try:
-        with StopSignal():
+        with StopSignal(), diagnostics_on(console):
             while True:
                 step, after = connection.recv()
                 connection.send(_Over(attempt(worker, step, after, lambda _done, _total: None)))
     except Stopped as stopped:
-        with suppress(ConnectionError):  # a parent that is no more needs no telling
+        with suppress(ConnectionError):  # the parent may already have ended
             connection.send(_Over(str(stopped), stopped=True))
     except (EOFError, ConnectionError):
         return
 
 
 class _Sent(io.StringIO):
-    """A console's file: what is printed goes to the parent."""
+    """A console's output file that sends everything to the parent."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()
@@ -191,7 +194,7 @@ class _Sent(io.StringIO):
 
 
 def _gpus(jobs: int) -> list[str | None]:
-    """Each process's GPU, as CUDA_VISIBLE_DEVICES names it; where there are fewer than processes, some share one."""
+    """Return each process's GPU, as in CUDA_VISIBLE_DEVICES; with fewer GPUs than processes, some share one."""
     count = torch.cuda.device_count()
     if count == 0:
         return [None] * jobs

@@ -1,6 +1,6 @@
-"""Carry a plan out on a Ray cluster: steps are tasks with CPUs and GPUs to themselves, results lie in a shared folder.
+"""Carry out a plan on a Ray cluster: steps are tasks with reserved CPUs and GPUs, results are in a shared folder.
 
-Optional: `pip install 'olivine[ray]'`. Every machine of the cluster must see the study's directory and data under the
+Optional: `pip install 'olivine[ray]'`. Every machine of the cluster must see the study's directory and data at the
 same paths.
 """
 
@@ -15,8 +15,9 @@ from rich.console import Console
 from olivine.ablation.launch import TRIES, Failure, Launcher, Progress, attempt, launch_over
 from olivine.ablation.plan import Plan, Step
 from olivine.ablation.steps import Worker
-from olivine.console import PlainConsole
+from olivine.console import stderr_console
 from olivine.errors import RequestError, Stopped
+from olivine.process_setup import ignore_known_warnings
 
 
 def make(jobs: int) -> Launcher:
@@ -26,12 +27,14 @@ def make(jobs: int) -> Launcher:
         RequestError: a number of jobs was given.
     """
     if jobs > 1:
-        raise RequestError("--jobs: Ray begins what the cluster has room for; set the study's `resources` instead.")
+        raise RequestError(
+            "--jobs: Ray starts what the cluster has resources for; set the study's `resources` instead."
+        )
     return launch_on_ray
 
 
 def launch_on_ray(plan: Plan, _console: Console, progress: Progress) -> list[Failure]:
-    """Carry out what is left of a plan; a task begins when what it needs is done and its resources are free.
+    """Carry out the remaining steps of a plan; a step starts once the steps it needs are done and resources are free.
 
     Joins the cluster named by RAY_ADDRESS, or starts one on this machine.
 
@@ -50,14 +53,14 @@ def launch_on_ray(plan: Plan, _console: Console, progress: Progress) -> list[Fai
 
 
 class _RayPool:
-    """Ray queues tasks until their resources are free: there is always room to begin one."""
+    """A pool that always accepts a step: Ray queues tasks until their resources are free."""
 
     def __init__(self, ray: Any, plan: Plan) -> None:
         requested = plan.study.recipe.resources
         self._ray, self._plan = ray, plan
-        # A worker process that dies (out of memory, a lost machine) is Ray's to retry; a step that raises, `attempt`'s.
+        # Ray retries when a worker process dies (out of memory, a lost machine); `attempt` retries a step that raises.
         self._task = ray.remote(num_cpus=requested.cpus, num_gpus=requested.gpus, max_retries=TRIES - 1)(_attempt)
-        #: Threads decide the last bits: they depend on what the study asks for, not on the machine that a step runs on.
+        #: The number of threads decides the last bits, so it depends on the study's resources, not on the machine.
         self._threads = max(1, round(requested.cpus))
         self._running: dict[Any, Step] = {}
 
@@ -73,13 +76,14 @@ class _RayPool:
 
 
 def _attempt(step: Step, after: Step | None, folder: str, threads: int) -> str | None:
-    """Runs on the cluster: why a step failed, or None.
+    """Run a step on the cluster; return why it failed, or None.
 
-    `folder` is where the study was started: its paths may be relative to that.
+    `folder` is the directory in which the study was started; its paths may be relative to it.
     """
     os.chdir(folder)
+    ignore_known_warnings()
     torch.set_num_threads(threads)
-    worker = Worker(PlainConsole(file=open(os.devnull, "w", encoding="utf-8")))  # noqa: PTH123, SIM115
+    worker = Worker(stderr_console(quiet=True))
     try:
         return attempt(worker, step, after, lambda _done, _total: None)
     except Stopped as stopped:

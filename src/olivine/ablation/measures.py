@@ -1,10 +1,10 @@
-"""From an evaluation's files to values of independent clusters, whatever the benchmark's metric is.
+"""From an evaluation's files to values per independent cluster, for any benchmark metric.
 
-The arithmetic on such values is in `statistics`; scoring itself is the benchmarks' own.
+The arithmetic on these values is in `statistics`; scoring itself is in the benchmarks.
 
-Plain means of items need `items.jsonl` alone. For any other metric (POPE's F1, MME's acc + acc+, pairs all right) the
-benchmark itself scores the answers again with every cluster left out in turn: the jackknife. So no scoring rule exists
-twice, and a metric that a benchmark gains tomorrow is covered today.
+Plain means of items need only `items.jsonl`. For any other metric (POPE's F1, MME's acc + acc+, pairs all right) the
+benchmark rescores the answers with each cluster omitted in turn: the jackknife. No scoring rule is therefore written
+twice, and metrics added to a benchmark later are covered too.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from olivine.files import read_json, read_json_lines
 from olivine.records import Answer, Question
 from olivine.statistics import Array, pseudo_values, ratio_values
 
-#: The share of single questions that are right, in percent: the paper's Pr(correct). Every benchmark has it.
+#: The share of questions answered correctly, in percent: the paper's Pr(correct). Every benchmark has it.
 CORRECT = "correct"
-#: More clusters than this are left out in groups: a score of thousands of images need not be made thousands of times.
+#: More clusters than this are omitted in groups, so that thousands of images are not rescored thousands of times.
 GROUPS = 250
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A metric as reports show it: times `scale`, in `cluster`, called `label` behind the benchmark's name.
+    """A metric as reports show it: multiplied by `scale`, in `unit`, with `label` after the benchmark's name.
 
-    `linear`: it is a hundred times the mean of the items, so that nothing needs scoring again.
+    `linear`: it is a hundred times the mean of the items, so that nothing needs rescoring.
     """
 
     metric: str
@@ -47,7 +47,7 @@ class Measure:
 _ACCURACY = (Measure("accuracy", "accuracy", linear=True),)
 _FRACTION = (Measure("accuracy", "accuracy", 100.0, linear=True),)
 _CORRECT = Measure(CORRECT, "questions right", linear=True)
-#: What is shown of each benchmark; the first is what headlines speak of. Metrics that a run lacks are ignored.
+#: The measures reported for each benchmark, the headline first. Metrics that a run lacks are skipped.
 _MEASURES: dict[str, tuple[Measure, ...]] = {
     **dict.fromkeys(("ai2d", "exact-match", "gqa", "seed", "tallyqa", "textvqa", "vizwiz", "vqav2"), _ACCURACY),
     **dict.fromkeys(("mmmu", "mmstar", "ocid-ref", "refcoco", "vsr"), _FRACTION),
@@ -68,7 +68,7 @@ _MEASURES: dict[str, tuple[Measure, ...]] = {
     "scienceqa": (Measure("img", "accuracy with image"), Measure("accuracy", "accuracy", linear=True)),
 }
 
-#: Benchmarks as their authors write them, where that is not the name in capitals.
+#: Benchmark names as their authors write them, where that is not the name in capitals.
 _TITLES = {
     "exact-match": "exact match",
     "hallusionbench": "HallusionBench",
@@ -87,26 +87,26 @@ _TITLES = {
 
 
 def title(benchmark: str) -> str:
-    """A benchmark's name as its authors write it."""
+    """Return a benchmark's name as its authors write it."""
     return _TITLES.get(benchmark, benchmark.upper())
 
 
 def measures(benchmark: str, metrics: Sequence[Iterable[str]]) -> tuple[Measure, ...]:
-    """Return what is shown of a benchmark: those of its measures that each of some evaluations' `metrics` has."""
+    """Return the measures reported for a benchmark: those that every evaluation has, given each one's `metrics`."""
     known = _MEASURES.get(benchmark, (_CORRECT,))
-    there = [{*names, CORRECT} for names in metrics]
-    shown = tuple(m for m in known if all(m.metric in names for names in there))
-    return shown or (_CORRECT,)
+    available = [{*names, CORRECT} for names in metrics]
+    reported = tuple(m for m in known if all(m.metric in names for names in available))
+    return reported or (_CORRECT,)
 
 
-class Asked:
-    """A benchmark as a study asks it; its questions are read once for all evaluations.
+class QuestionSource:
+    """A benchmark as a study uses it; its questions are read once for all evaluations.
 
     Args:
-        benchmark: to score parts of the answers again.
-        data: that benchmark's own files.
-        prompt: the wording and
-        variant: the scoring that were asked for.
+        benchmark: the benchmark, which rescores subsets of the answers.
+        data: the benchmark's official files.
+        prompt: the requested prompt wording.
+        variant: the requested scoring variant.
     """
 
     def __init__(self, benchmark: Benchmark, data: Path, prompt: str | None = None, variant: str | None = None) -> None:
@@ -115,86 +115,86 @@ class Asked:
 
     @cached_property
     def questions(self) -> list[Question]:
-        """What was asked, read from the benchmark's own files."""
+        """The questions, read from the benchmark's official files."""
         return self.benchmark.read(self._data, self._prompt)
 
 
-class Evaluated:
+class FinishedEvaluation:
     """One finished evaluation, ready to be measured; each of its files is read once.
 
     Args:
-        folder: what `olivine evaluate` wrote.
-        asked: the benchmark that it is of.
+        folder: the folder that the evaluation wrote.
+        source: its benchmark with the questions.
 
     Raises:
-        DataError: the folder holds no evaluation, or a line of it is no scored item.
+        DataError: the folder holds no evaluation, or a line is not a scored item.
     """
 
-    def __init__(self, folder: Path, asked: Asked) -> None:
-        self.folder, self.asked = folder, asked
+    def __init__(self, folder: Path, source: QuestionSource) -> None:
+        self.folder, self.source = folder, source
         self._texts: dict[str, str] | None = None
         self.scores = read_json(folder / SCORES)
         rows = read_json_lines(folder / ITEMS)
         try:
             self.questions = tuple(str(row["question_id"]) for row in rows)
-            self._unit_of_item = tuple(str(row["cluster"]) for row in rows)
+            self._cluster_of_item = tuple(str(row["cluster"]) for row in rows)
             self._correct = np.array([float(row["correct"]) for row in rows])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{folder / ITEMS}: a line that is no scored item ({type(error).__name__}: {error}); "
+                f"{folder / ITEMS}: a line is not a scored item ({type(error).__name__}: {error}); "
                 "expected question_id, cluster and correct. Evaluate again."
             ) from None
-        self.clusters = tuple(dict.fromkeys(self._unit_of_item))
+        self.clusters = tuple(dict.fromkeys(self._cluster_of_item))
         if not self.clusters:
             raise DataError(f"{folder / ITEMS}: no scored item. Evaluate again.")
 
     @property
     def texts(self) -> dict[str, str]:
-        """What was answered, by question id."""
+        """The answers' texts, by question id."""
         if self._texts is None:
             self._read_answers()
         assert self._texts is not None
         return self._texts
 
     def _read_answers(self) -> list[Answer]:
-        # Only texts are kept: tens of thousands of objects would be walked at each of the interpreter's collections.
+        # Only texts are kept: the garbage collector would traverse tens of thousands of objects again and again.
         answers = {answer.question_id: answer for answer in read_answers(self.folder / ANSWERS)}
         self._texts = {name: answer.text for name, answer in answers.items()}
         return list(answers.values())
 
     @cached_property
     def correct(self) -> dict[str, float]:
-        """How right each question's answer is, by question id."""
+        """How correct each answer is, from 0 to 1, by question id."""
         return dict(zip(self.questions, self._correct.tolist(), strict=True))
 
     def value(self, measure: Measure) -> float:
-        """The score itself, as the benchmark's official metric (scaled)."""
+        """Return the score itself: the benchmark's official metric, scaled."""
         if measure.metric == CORRECT:
             return 100 * float(self._correct.mean())
         return float(self.scores["metrics"][measure.metric]) * measure.scale
 
     def values(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
-        """(names of the clusters, or groups of clusters, and their values), in an order that names alone decide.
+        """Return (names of the clusters or groups of clusters, their values), in an order that depends on names alone.
 
-        The mean of the values is the score (before the rounding of tools that round).
+        The mean of the values is the score (before rounding, where the official tool rounds).
         """
-        return self._of_items() if measure.linear else self._of_parts(measure)
+        return self._of_items() if measure.linear else self._of_groups(measure)
 
     def _of_items(self) -> tuple[tuple[str, ...], Array]:
         position = {cluster: number for number, cluster in enumerate(sorted(self.clusters))}
-        positions = [position[cluster] for cluster in self._unit_of_item]
+        positions = [position[cluster] for cluster in self._cluster_of_item]
         sums = np.bincount(positions, weights=self._correct).astype(float)
         counts = np.bincount(positions).astype(float)
         return tuple(position), 100 * ratio_values(sums, counts)
 
-    def _of_parts(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
-        names, sizes, metrics = self._parts
+    def _of_groups(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
+        names, sizes, metrics = self._groups
         try:
-            without = np.array([part[measure.metric] for part in metrics]) * measure.scale
+            without = np.array([values[measure.metric] for values in metrics]) * measure.scale
         except KeyError:
             raise RunError(
-                f"{self.folder}: {measure.metric} cannot be made without one of its clusters; there are too few of some "
-                "kind for an interval. Give the benchmark more questions."
+                f"{self.folder}: {measure.metric} cannot be computed without one of its clusters; there are too few of "
+                "some kind for an interval. Give the benchmark more questions."
             ) from None
         whole = self.value(measure)
         if len(names) == 1:
@@ -202,19 +202,19 @@ class Evaluated:
         return tuple(names), pseudo_values(whole, without, sizes)
 
     @cached_property
-    def _parts(self) -> tuple[list[str], Array, list[dict[str, float]]]:
-        """Names, sizes and metrics-without of every cluster or group of clusters."""
+    def _groups(self) -> tuple[list[str], Array, list[dict[str, float]]]:
+        """Names of the clusters or groups of clusters, their sizes, and the metrics without each of them."""
         groups = grouped(self.clusters)
         names = [members[0] if len(groups) == len(self.clusters) else f"group {n}" for n, members in enumerate(groups)]
-        left_out = [set(members) for members in groups] if len(groups) > 1 else []
-        metrics = self.asked.benchmark.score_without(
-            self.asked.questions, self._read_answers(), self.asked.variant, left_out
+        omitted = [set(members) for members in groups] if len(groups) > 1 else []
+        metrics = self.source.benchmark.score_without(
+            self.source.questions, self._read_answers(), self.source.variant, omitted
         )
         return names, np.array([len(members) for members in groups], dtype=float), metrics
 
 
 def grouped(clusters: Sequence[str]) -> list[list[str]]:
-    """The clusters one by one, or dealt into `GROUPS` groups by their hashes, so that every run deals alike."""
+    """Return each cluster alone, or `GROUPS` groups of clusters assigned by hash, so that every run groups alike."""
     ordered = sorted(clusters)
     if len(ordered) <= GROUPS:
         return [[cluster] for cluster in ordered]

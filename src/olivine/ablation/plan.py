@@ -1,11 +1,11 @@
-"""A study as steps that share what they share: each known by the hash of what decides its output, and by nothing else.
+"""A study as a graph of shared steps, each named by the hash of what decides its output, and by nothing else.
 
 What decides it is in `step_identity`; how a step is carried out, in `steps`; in which process, in `launch`; what it
 will cost, in `step_costs`.
 
-Two configurations whose recipes agree up to the end of a stage have that stage in common; a change of one field gives new names
-to the steps that depend on it and to no others; what is on disk under a step's name is that step's output, so a study
-that was killed resumes, and one that was changed reruns what the change touches.
+Two configurations whose recipes agree up to the end of a stage share that stage. A change of one field gives new names
+to the steps that depend on it and to no others. What is on disk under a step's name is that step's output, so a killed
+study resumes, and a changed study reruns only what the change affects.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -27,7 +27,7 @@ from olivine.training.identity import CHECKPOINT, RESULT
 
 @dataclass(frozen=True, slots=True)
 class FeatureStep:
-    """Compute a frozen tower's features of all images that a stage's source shows."""
+    """Compute a frozen tower's features of all images in a stage's data source."""
 
     key: str
     folder: Path
@@ -40,16 +40,16 @@ class FeatureStep:
 
     @property
     def done(self) -> bool:
-        """Whether its output is there, whole."""
+        """Whether its output exists and is complete."""
         return (self.folder / CONTENTS).is_file()
 
 
 @dataclass(frozen=True, slots=True)
 class StageStep:
-    """Train one stage, from the checkpoint of the step before or from the recipe's own parts.
+    """Train one stage, from the checkpoint of the step before or from the recipe's own modules.
 
-    `features` is the step that keeps its tower's features, None where it runs the tower itself; `earlier` the key that
-    earlier versions gave the step, under which its folder may lie.
+    `features` is the step that caches its tower's features, None if it runs the tower itself; `earlier` is the key that
+    earlier versions gave the step, under which its folder may be found.
     """
 
     key: str
@@ -78,19 +78,19 @@ class StageStep:
 
     @property
     def done(self) -> bool:
-        """Whether its output is there, whole."""
+        """Whether its output exists and is complete."""
         return (self.folder / RESULT).is_file()
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateStep:
-    """Ask one benchmark of the model that the step before left."""
+    """Evaluate the model of the step before on one benchmark."""
 
     key: str
     folder: Path
     recipe: Recipe
     benchmark: str
-    asked: BenchmarkRecipe
+    settings: BenchmarkRecipe
     control: Control | None
     after: str
     identity: Mapping[str, Any]
@@ -107,7 +107,7 @@ class EvaluateStep:
 
     @property
     def done(self) -> bool:
-        """Whether its output is there, whole."""
+        """Whether its output exists and is complete."""
         return (self.folder / SCORES).is_file()
 
 
@@ -116,7 +116,7 @@ Step = FeatureStep | StageStep | EvaluateStep
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps of a study, each after what it needs; which configurations and seeds use them; what data are missing."""
+    """The steps of a study, each after those it needs, the configurations and seeds that use them, and missing data."""
 
     study: Study
     steps: Mapping[str, Step]
@@ -125,11 +125,11 @@ class Plan:
     #: (configuration, seed, benchmark, control) -> key.
     evaluations: Mapping[tuple[Configuration, int, str, Control | None], str]
     missing: tuple[Path, ...]
-    #: What keeping features on disk comes to, for each tower and source where it is possible.
+    #: What caching features on disk costs and saves, for each tower and source where it is possible.
     features: tuple[CacheBenefit, ...]
 
     def used_by(self, key: str) -> list[tuple[Configuration, int]]:
-        """The configurations and seeds whose results rest on a step."""
+        """Return the configurations and seeds whose results depend on a step."""
         direct = {(configuration, seed) for (configuration, seed, *_), own in self.evaluations.items() if own == key}
         for used, keys in self.stages.items():
             if any(key in self.steps[stage].needs for stage in keys):
@@ -141,18 +141,18 @@ class Plan:
         ]
 
     def before(self, step: Step) -> Step | None:
-        """The step whose model a step takes up, None for one that begins from a recipe's own parts."""
+        """Return the step whose model a step starts from; None if it starts from the recipe's own modules."""
         return self.steps[step.after] if step.after else None
 
     def left(self) -> list[Step]:
-        """The steps that are still to be done, in order; features that nobody is left to read are not."""
+        """Return the steps still to be done, in order, without features that no remaining step reads."""
         undone = [step for step in self.steps.values() if not step.done]
         needed = {key for step in undone for key in step.needs}
         return [step for step in undone if not isinstance(step, FeatureStep) or step.key in needed]
 
 
 def make_plan(study: Study, fingerprints: Fingerprints | None = None) -> Plan:
-    """Lay out every step of a study; nothing is run, but the data files are read to be known by their content."""
+    """Return the plan of a study's steps; nothing is run, but data files are read to be identified by their content."""
     prints = fingerprints or Fingerprints(study.directory / "fingerprints.json")
     estimated = _estimated(study, prints)
     kept = frozenset(benefit.key for benefit in estimated if benefit.kept)
@@ -162,14 +162,14 @@ def make_plan(study: Study, fingerprints: Fingerprints | None = None) -> Plan:
     for (configuration, seed), recipe in study.recipes.items():
         chain = list(_stage_steps(recipe, study.directory / STEPS, prints, kept))
         stages[configuration, seed] = tuple(step.key for step in chain)
-        # The first to use a step gives it its recipe; all others agree in what decides it.
+        # A step takes the recipe of its first user; the others agree in everything that decides its output.
         for step in chain:
             if step.features is not None and step.features not in steps:
                 steps[step.features] = _feature_step(recipe, step.stage, study.directory / STEPS, prints)
             steps.setdefault(step.key, step)
-        for name, asked in study.recipe.benchmarks.items():
+        for name, settings in study.recipe.benchmarks.items():
             for control in (None, *study.recipe.controls):
-                evaluation = _evaluate_step(chain[-1], name, asked, control, study.directory / STEPS, prints)
+                evaluation = _evaluate_step(chain[-1], name, settings, control, study.directory / STEPS, prints)
                 evaluations[configuration, seed, name, control] = evaluation.key
                 steps.setdefault(evaluation.key, evaluation)
     if study.directory.is_dir():
@@ -178,7 +178,7 @@ def make_plan(study: Study, fingerprints: Fingerprints | None = None) -> Plan:
 
 
 def _estimated(study: Study, prints: Fingerprints) -> tuple[CacheBenefit, ...]:
-    """What keeping features comes to, for every tower and source; trainings that configurations share count once."""
+    """Estimate the cache benefit for every tower and source; trainings that configurations share count once."""
     readers: dict[str, dict[str, tuple[Recipe, StageRecipe]]] = {}
     for recipe in study.recipes.values():
         for step in _stage_steps(recipe, study.directory / STEPS, prints, frozenset()):
@@ -215,14 +215,14 @@ def _stage_steps(recipe: Recipe, folder: Path, prints: Fingerprints, kept: Colle
 
 
 def _evaluate_step(
-    after: StageStep, name: str, asked: BenchmarkRecipe, control: Control | None, folder: Path, prints: Fingerprints
+    after: StageStep, name: str, settings: BenchmarkRecipe, control: Control | None, folder: Path, prints: Fingerprints
 ) -> EvaluateStep:
-    identity = evaluation_identity(after.key, name, asked, control, prints)
+    identity = evaluation_identity(after.key, name, settings, control, prints)
     kind = name + (f"-{control}" if control else "")
     key, earlier = f"{kind}-{digest(identity)}", f"{kind}-{digest(identity | {'after': after.earlier})}"
-    return EvaluateStep(key, _folder(folder, key, earlier), after.recipe, name, asked, control, after.key, identity)
+    return EvaluateStep(key, _folder(folder, key, earlier), after.recipe, name, settings, control, after.key, identity)
 
 
 def _folder(root: Path, key: str, earlier: str) -> Path:
-    """Where a step's output is: under the name that earlier versions gave it, where they left something there."""
+    """Return a step's folder: the one that an earlier version left under its own name, if any."""
     return root / (earlier if (root / earlier).is_dir() and not (root / key).is_dir() else key)

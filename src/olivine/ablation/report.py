@@ -1,7 +1,7 @@
-"""The report: one HTML page that opens offline, the same in Markdown, and the tables it rests on.
+"""The report: one HTML page that opens offline, the same in Markdown, and the tables behind it.
 
-What is said is decided here; how it looks is in `templates/`. Everything that a model, a data set or a recipe wrote is
-escaped by the template engine and shown as text.
+Its content is decided here, its look in `templates/`. Everything that a model, a data set or a recipe wrote is escaped
+by the template engine and shown as text.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ from olivine.recipe import PROVENANCE
 from olivine.statistics import Configuration, Effect, Estimate
 
 HTML, MARKDOWN = "report.html", "report.md"
-#: What counts as a finding: Holm-corrected over the study.
+#: Significance level, for p-values that are Holm-corrected over the study.
 SIGNIFICANT = 0.05
-#: A breakdown of more metrics than this is cut in the page; results.csv has them all.
+#: A breakdown shows at most this many metrics in the page; results.csv has them all.
 _BREAKDOWN = 40
 
 
 def write_report(results: Results, folder: Path, against: PublishedTable | None = None) -> Path:
-    """Write report.html, report.md, results.csv and effects.csv; returns the page's path."""
+    """Write report.html, report.md, results.csv and effects.csv; return the page's path."""
     context = report_context(results, against)
     write_tables(results, folder)
     environment = _environment()
@@ -42,7 +42,7 @@ def write_report(results: Results, folder: Path, against: PublishedTable | None 
 
 
 def report_context(results: Results, against: PublishedTable | None = None) -> dict[str, Any]:
-    """Everything that the templates show."""
+    """Return everything that the templates show."""
     study = results.plan.study
     compared: list[Agreement] = compare(results, against) if against is not None else []
     curves: list[Curves] = training_curves(results.plan)
@@ -55,7 +55,7 @@ def report_context(results: Results, against: PublishedTable | None = None) -> d
         "columns": results.headlines,
         "rows": [_row(results, configuration) for configuration in study.configurations],
         "best": {outcome.benchmark: _best(outcome) for outcome in results.headlines},
-        "partings": disagreements(results),
+        "disagreements": disagreements(results),
         "breakdowns": [_breakdown(results, name) for name in study.recipe.benchmarks],
         "curves": curves,
         "spent": costs,
@@ -69,7 +69,7 @@ def report_context(results: Results, against: PublishedTable | None = None) -> d
 
 
 def headlines(results: Results) -> list[dict[str, Any]]:
-    """For every change from a baseline: its effect on every benchmark, and how many it moves beyond doubt."""
+    """Return, for every change from a baseline, its effect on every benchmark and the verdict over all of them."""
     study = results.plan.study
     found = []
     for axis, levels in study.axes.items():
@@ -86,7 +86,7 @@ def headlines(results: Results) -> list[dict[str, Any]]:
 
 
 def verdict(effects: Sequence[tuple[Outcome, Effect]]) -> str:
-    """How many benchmarks a change raises, lowers, and leaves undecided."""
+    """Say how many benchmarks a change raises, lowers and leaves undecided."""
     sure = [effect.estimate.value for _, effect in effects if effect.p_holm <= SIGNIFICANT]
     up, down = sum(value > 0 for value in sure), sum(value < 0 for value in sure)
     parts = [f"raises {up}" if up else "", f"lowers {down}" if down else ""]
@@ -96,7 +96,7 @@ def verdict(effects: Sequence[tuple[Outcome, Effect]]) -> str:
 
 
 def _forest(outcome: Outcome) -> dict[str, Any]:
-    """The effects on one metric, with the places of their marks in percent of the width."""
+    """Return the effects on one metric, with the positions of their marks in percent of the width."""
     ends = [0.0]
     for effect in outcome.effects:
         ends += [e for e in (effect.estimate.interval.low, effect.estimate.interval.high) if np.isfinite(e)]
@@ -141,7 +141,7 @@ def _best(outcome: Outcome) -> Configuration | None:
 
 
 def _breakdown(results: Results, name: str) -> dict[str, Any]:
-    """Every metric of a benchmark, configuration by configuration, in the official tool's units, averaged over seeds."""
+    """Return every metric of a benchmark per configuration, in the official tool's units, averaged over seeds."""
     by_configuration: dict[Configuration, list[dict[str, float]]] = {}
     for (configuration, _), run in results.evaluations.of(name).items():
         by_configuration.setdefault(configuration, []).append(run.scores["metrics"])
@@ -174,7 +174,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("olivine.ablation", "templates"),
         autoescape=jinja2.select_autoescape(["html", "html.j2"], default_for_string=True),
         undefined=jinja2.StrictUndefined,
-        finalize=_shown,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -183,25 +183,25 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _shown(value: Any) -> Any:
-    """What a template shows of a value: text without control characters, everything else as it is."""
-    # Text that the engine has escaped is of a class of its own, which must stay.
+def _printable(value: Any) -> Any:
+    """Return a value as templates show it: text without control characters, everything else unchanged."""
+    # The engine's escaped text has its own class, which must be kept.
     return value if not isinstance(value, str) else type(value)(printable(value))
 
 
 def plain(value: float | None, digits: int = 1) -> str:
-    """A number with a true minus sign; a dash for none."""
-    # Adding zero to what is rounded to minus zero takes its sign away.
+    """Format a number with a true minus sign; None as a dash."""
+    # Adding zero turns a rounded minus zero into zero.
     return "–" if value is None else f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A difference with its sign."""
+    """Format a difference with its sign."""
     return f"{round(value, digits) + 0.0:+,.{digits}f}".replace("-", "−")
 
 
 def interval(estimate: Estimate, difference: bool = False) -> str:
-    """`[low, high]`, or why there is none."""
+    """Format an interval as `[low, high]`, or say why there is none."""
     low, high = estimate.interval.low, estimate.interval.high
     if not (np.isfinite(low) and np.isfinite(high)):
         return "[one cluster: unknown]"
@@ -210,12 +210,12 @@ def interval(estimate: Estimate, difference: bool = False) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p-value to two digits, never rounded to 0."""
+    """Format a p-value to two digits, never rounded to 0."""
     return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def _markdown_cell(text: object) -> str:
-    """Text that cannot leave its table cell or become markup."""
+    """Escape text so that it cannot leave its table cell or become markup."""
     escaped = str(text).replace("\\", "\\\\")
     for mark in "|`*_<>[]#":
         escaped = escaped.replace(mark, "\\" + mark)

@@ -1,6 +1,6 @@
-"""What a study found: scores of configurations with intervals, effects, controls; and the tables that hold them.
+"""A study's results: scores of configurations with intervals, effects, controls; and the tables of them.
 
-The arithmetic is in `statistics`, what a score is made of in `measures`, pages for people in `report`.
+The arithmetic is in `statistics`, the values behind a score in `measures`, the report in `report`.
 """
 
 import csv
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from olivine.ablation.measures import Asked, Evaluated, Measure, measures, title
+from olivine.ablation.measures import FinishedEvaluation, Measure, QuestionSource, measures, title
 from olivine.ablation.plan import Plan
 from olivine.errors import RunError
 from olivine.files import atomic_file, write_text
@@ -36,7 +36,7 @@ RESULTS, RESULTS_PARQUET, EFFECTS = "results.csv", "results.parquet", "effects.c
 class Outcome:
     """One metric of one benchmark over the whole study.
 
-    `scores` and `controls` hold the configurations that were evaluated; `effects` rest on those evaluated with every seed.
+    `scores` and `controls` hold the configurations that were evaluated; `effects` use those evaluated with every seed.
     """
 
     benchmark: str
@@ -49,18 +49,18 @@ class Outcome:
 
     @property
     def name(self) -> str:
-        """Benchmark and metric, as sentences write them."""
+        """Benchmark and metric, as written in a sentence."""
         return f"{title(self.benchmark)} {self.measure.label}"
 
     @property
     def column(self) -> str:
-        """The same with its unit, as tables head their columns."""
+        """The name with its unit, as in the head of a table column."""
         return f"{self.name}, {self.measure.unit}"
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Everything that a study found so far; `unfinished` are the steps that it still lacks."""
+    """All results of a study so far; `unfinished` are the keys of the steps still to be done."""
 
     plan: Plan
     evaluations: "Evaluations"
@@ -77,29 +77,29 @@ class Evaluations:
     """Every finished evaluation of a plan, each file read once."""
 
     def __init__(self, plan: Plan) -> None:
-        asked = {
-            name: Asked(recipe.opened(name), recipe.data, recipe.prompt, recipe.variant)
+        sources = {
+            name: QuestionSource(recipe.opened(name), recipe.data, recipe.prompt, recipe.variant)
             for name, recipe in plan.study.recipe.benchmarks.items()
         }
-        self._found: dict[tuple[str, Control | None], dict[tuple[Configuration, int], Evaluated]] = {}
-        read: dict[str, Evaluated] = {}
+        self._found: dict[tuple[str, Control | None], dict[tuple[Configuration, int], FinishedEvaluation]] = {}
+        read: dict[str, FinishedEvaluation] = {}
         for (configuration, seed, name, control), key in plan.evaluations.items():
             step = plan.steps[key]
             if step.done:
                 if key not in read:
-                    read[key] = Evaluated(step.folder, asked[name])
+                    read[key] = FinishedEvaluation(step.folder, sources[name])
                 self._found.setdefault((name, control), {})[configuration, seed] = read[key]
 
-    def of(self, name: str, control: Control | None = None) -> Mapping[tuple[Configuration, int], Evaluated]:
+    def of(self, name: str, control: Control | None = None) -> Mapping[tuple[Configuration, int], FinishedEvaluation]:
         """Return those of a benchmark under a control, by configuration and seed, in the study's order."""
         return self._found.get((name, control), {})
 
 
 def collect(plan: Plan) -> Results:
-    """Measure every finished evaluation of a plan and read the effects off them.
+    """Measure every finished evaluation of a plan and estimate the effects.
 
-    p-values are Holm-corrected over the study: the family is every main effect on every benchmark's first metric;
-    interactions, and further metrics, are families of their own.
+    p-values are Holm-corrected over the study: one family is every main effect on every benchmark's first metric;
+    interactions and further metrics are separate families.
 
     Raises:
         RunError: nothing is finished yet, or configurations were asked different questions.
@@ -125,8 +125,8 @@ def _benchmark(plan: Plan, evaluations: Evaluations, name: str) -> list[Outcome]
     runs = evaluations.of(name)
     if not runs:
         return []
-    shown = measures(name, [run.scores["metrics"] for run in runs.values()])
-    return [_outcome(plan, evaluations, name, measure, position == 0) for position, measure in enumerate(shown)]
+    reported = measures(name, [run.scores["metrics"] for run in runs.values()])
+    return [_outcome(plan, evaluations, name, measure, position == 0) for position, measure in enumerate(reported)]
 
 
 def _outcome(plan: Plan, evaluations: Evaluations, name: str, measure: Measure, headline: bool) -> Outcome:
@@ -137,10 +137,10 @@ def _outcome(plan: Plan, evaluations: Evaluations, name: str, measure: Measure, 
         names, values[configuration, seed] = run.values(measure)
         if clusters is not None and names != clusters:
             raise RunError(
-                f"{run.folder}: other questions were asked here than of other configurations; {name} cannot be paired."
+                f"{run.folder}: the questions differ from those asked of other configurations; {name} cannot be paired."
             )
         clusters = names
-    # Content decides the draws: the same answers give the same intervals, wherever and whenever they are computed.
+    # The seed comes from the content: the same answers give the same intervals, wherever and whenever computed.
     random = generator(name, measure.metric, "\n".join(clusters or ()), *(v.tobytes() for v in values.values()))
     configurations = [
         configuration
@@ -208,13 +208,13 @@ def _write_parquet(table: str, path: Path) -> None:
     try:
         from pyarrow import csv, parquet
     except ImportError:
-        return  # an extra; the table itself is written in any case
+        return  # pyarrow is an extra; the CSV is written in any case
     with atomic_file(path) as temporary:
         parquet.write_table(csv.read_csv(io.BytesIO(table.encode())), temporary)
 
 
 def results_csv(results: Results) -> str:
-    """Every metric of every finished evaluation, one a row; the same bytes for the same answers."""
+    """Return every metric of every finished evaluation, one per row; the same answers give the same bytes."""
     study = results.plan.study
     axes = list(study.axes)
     rows: list[Sequence[object]] = [["benchmark", "metric", *axes, "seed", "control", "value", "items", "clusters"]]
@@ -228,7 +228,7 @@ def results_csv(results: Results) -> str:
 
 
 def effects_csv(results: Results) -> str:
-    """Every effect on every shown metric, one a row, in the units of the reports."""
+    """Return every effect on every reported metric, one per row, in the units of the reports."""
     head = ["benchmark", "metric", "unit", "effect_of", "order", "effect", "low", "high", "low_questions"]
     head += [
         "high_questions",
@@ -267,5 +267,5 @@ def _number(value: float) -> str:
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([csv_cell(configuration) for configuration in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([csv_cell(value) for value in row] for row in rows)
     return text.getvalue()

@@ -1,6 +1,6 @@
-"""A whole study: planned, carried out, measured, reported; what `olivine ablate` and `olivine report` call.
+"""A whole study: plan, carry out, measure, report; what `olivine ablate` and `olivine report` call.
 
-Nothing is decided here that the packages called do not decide.
+All decisions are made in the modules called from here.
 """
 
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ from olivine.recipe import read_values
 
 
 def plan_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
-    """Read a study (its file, or the directory of one that was run) and lay out its steps.
+    """Read a study (its file, or the directory of one that was run) and return the plan of its steps.
 
     Raises:
-        RequestError: neither of the two, or not a valid study.
+        RequestError: the path is neither, or the study is not valid.
     """
     return make_plan(load_study(_study_file(path), overrides))
 
@@ -35,17 +35,17 @@ def plan_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Plan:
 def carry_out(
     plan: Plan, path: Path, console: Console, progress: Progress, launcher_name: str = "local", jobs: int = 1
 ) -> list[Failure]:
-    """Do what is left of a plan, `jobs` steps at a time; returns what could not be done.
+    """Carry out the remaining steps of a plan, `jobs` in parallel; return the failures.
 
     Raises:
-        RequestError: data are missing, the launcher is not to be had, or another process is at work on the study.
+        RequestError: data are missing, the launcher is unavailable, or another process is working on the study.
         RunError: the study's directory cannot be written.
-        Stopped: a signal came; the steps under way have saved what they had.
+        Stopped: a signal arrived; the running steps have saved their state.
     """
     launch = launcher(launcher_name, jobs)
     if plan.missing:
         listed = "".join(f"\n  {file}" for file in plan.missing)
-        raise RequestError(f"{path}: these files or folders are not there:{listed}\nFetch them, or correct the paths.")
+        raise RequestError(f"{path}: these files or folders do not exist:{listed}\nGet them, or correct the paths.")
     directory = plan.study.directory
     with full_disk_reported(directory), exclusive_lock(directory):
         _keep(plan.study, path)
@@ -54,7 +54,7 @@ def carry_out(
 
 
 def report(plan: Plan, against: PublishedTable | None = None) -> Path:
-    """Measure what is finished and write the report; returns the page's path.
+    """Measure the finished steps and write the report; return the page's path.
 
     Raises:
         RunError: nothing is finished yet.
@@ -68,19 +68,19 @@ def _study_file(path: Path) -> Path:
         return path
     if (path / STUDY).is_file():
         return path / STUDY
-    raise RequestError(f"{path}: no directory of a study ({STUDY} is missing). Give a study's file or its directory.")
+    raise RequestError(f"{path}: not a study's directory ({STUDY} is missing). Give a study's file or its directory.")
 
 
 def _keep(study: Study, path: Path) -> None:
-    """Write study and base recipe down, so that the directory can be read without the files it came from."""
+    """Save the study and its base recipe, so that the directory can be used without the original files."""
     if path.is_dir() or is_kept(path):
         return
-    (study.directory / STEPS).mkdir(exist_ok=True)  # by which a record is known
+    (study.directory / STEPS).mkdir(exist_ok=True)  # `is_kept` recognises the directory by it
     base = study.recipe.base if study.recipe.base.is_absolute() else path.parent / study.recipe.base
     values = study.recipe.model_dump(mode="json", by_alias=True)
     last = list(values["axes"])[-1]
     for level in values["axes"][last].values():
-        level.update(study.overrides)  # laid over everything else, as they were given
-    values |= {"base": BASE, "output": None}  # it is where it lies
+        level.update(study.overrides)  # they override everything else, as when they were given
+    values |= {"base": BASE, "output": None}  # the directory may be moved
     write_text(study.directory / BASE, yaml.safe_dump(read_values(base), sort_keys=False, allow_unicode=True))
     write_text(study.directory / STUDY, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -1,6 +1,6 @@
-"""What a study did cost: seconds and tokens as its steps logged them; energy is not measured.
+"""What a study has cost: seconds and tokens as logged by its steps; energy is not measured.
 
-What it will cost is in `cost`.
+Estimates of what it will cost are in `step_costs`.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from olivine.training.log import METRICS
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """One step's cost; `shared_by` configurations and seeds rest on it."""
+    """One step's cost; `shared_by` is the number of configurations and seeds that use the step."""
 
     key: str
     kind: str
@@ -25,7 +25,7 @@ class Spent:
 
 
 def spent(plan: Plan) -> list[Spent]:
-    """The cost of every finished step, in order."""
+    """Return the cost of every finished step, in order."""
     found = []
     for step in plan.steps.values():
         if step.done:
@@ -46,6 +46,6 @@ def _logged(path: Path) -> tuple[float, int]:
     if not path.is_file():
         return 0.0, 0
     rows = [row for row in read_json_lines(path, allow_cut_end=True) if "loss" in row]
-    # A step, and the waiting for its batch.
+    # The training step itself, and the wait for its batch.
     seconds = sum(float(row.get("seconds", 0)) + float(row.get("waited", 0)) for row in rows)
     return seconds, sum(int(row.get("tokens", 0)) for row in rows)

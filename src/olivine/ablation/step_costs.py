@@ -1,8 +1,9 @@
 """What a plan's steps will cost: tokens, floating-point operations, memory, hours. Estimates, for one device.
 
-A training stage is estimated by `train.plan`, as `olivine plan` does. An evaluation is two operations a parameter and
-token of each image, question and answer, the token table apart, the head for answers alone. Features that are kept
-are one forward pass of the tower over every image, and none in the trainings that read them.
+A training stage is estimated by `cost.estimate`, as in `olivine plan`. An evaluation takes two operations per parameter
+and token of each image, question and answer, where the embedding table counts nothing and the output head counts for
+answer tokens only. Cached features take one forward pass of the tower over every image, and none in the trainings that
+read them.
 """
 
 from collections.abc import Iterable
@@ -18,13 +19,13 @@ from olivine.evaluation import benchmarks
 from olivine.model.size import model_size
 
 _ANSWER_TOKENS = 8
-#: The share of the device's peak that is reached: a common figure, not a measurement.
+#: The fraction of the device's peak that is reached: a common figure, not a measurement.
 _REACHED = 0.4
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one step, or of several together: memory is then the largest."""
+    """The cost of one step, or of several together, where memory is the largest of them."""
 
     tokens: float
     operations: float
@@ -32,7 +33,7 @@ class Cost:
     seconds: float
 
     def plus(self, other: "Cost") -> "Cost":
-        """Both, one after the other."""
+        """Return the cost of both, one after the other."""
         return Cost(
             self.tokens + other.tokens,
             self.operations + other.operations,
@@ -45,12 +46,12 @@ NOTHING = Cost(0, 0, 0, 0)
 
 
 def plan_costs(plan: Plan, on: Device) -> dict[str, Cost | None]:
-    """The cost of every step; None where a model's configuration or the data cannot be read here."""
+    """Return the cost of every step; None if a model's configuration or the data cannot be read here."""
     return {key: step_cost(step, on) for key, step in plan.steps.items()}
 
 
 def total(costs: Iterable[Cost | None]) -> Cost:
-    """All that is known, together."""
+    """Return the sum of all known costs."""
     result = NOTHING
     for cost in costs:
         result = result.plus(cost or NOTHING)
@@ -58,7 +59,7 @@ def total(costs: Iterable[Cost | None]) -> Cost:
 
 
 def step_cost(step: Step, on: Device) -> Cost | None:
-    """The cost of one step, whatever has been done of it."""
+    """Return the cost of one step, regardless of how much of it is already done."""
     try:
         if isinstance(step, StageStep):
             return _stage_cost(step, on)
@@ -84,7 +85,7 @@ def _feature_cost(step: FeatureStep, on: Device) -> Cost:
 
 
 def _evaluation_cost(step: EvaluateStep, on: Device) -> Cost:
-    questions, images, characters = _asked(step.benchmark, step.asked.data)
+    questions, images, characters = _question_counts(step.benchmark, step.settings.data)
     size = model_size(step.recipe.model)
     answers = _ANSWER_TOKENS * questions
     text = characters / CHARACTERS_A_TOKEN + answers
@@ -96,8 +97,8 @@ def _evaluation_cost(step: EvaluateStep, on: Device) -> Cost:
 
 
 @lru_cache(maxsize=64)
-def _asked(benchmark: str, data: Path) -> tuple[int, int, int]:
-    """(questions, images, characters of all questions)."""
+def _question_counts(benchmark: str, data: Path) -> tuple[int, int, int]:
+    """Return (questions, images, characters of all questions)."""
     questions = benchmarks.get(benchmark).read(data)
     images = {image for question in questions for image in question.all_images}
     return len(questions), len(images), sum(len(question.prompt) for question in questions)

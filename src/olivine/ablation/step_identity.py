@@ -1,6 +1,6 @@
-"""What decides the output of a study's steps, as plain values whose hash is a step's name.
+"""What decides the output of a study's steps, as plain values whose hash names the step.
 
-Which steps there are is in `plan`. What a field decides is said on the field (`field_identity`) and read from there.
+The steps themselves are in `plan`. What a field decides is declared on the field (`field_identity`) and read there.
 """
 
 from pathlib import Path
@@ -23,10 +23,10 @@ from olivine.recipe import (
 from olivine.records import Control
 from olivine.registry import locate
 
-#: Goes up whenever the code gives other outputs for the same recipe and data: old outputs are then not taken for new.
+#: Increased whenever the code gives other outputs for the same recipe and data, so that old outputs are not reused.
 FORMAT = 2
 
-#: Sections that a stage's identity names part by part; and one that a step, which is one process, never reads.
+#: Sections that a stage's identity lists separately; and one that a step, which is a single process, never reads.
 _NAMED_APART, _OF_SEVERAL_PROCESSES = ("model", "data", "stages"), ("sharding",)
 #: Fields of a stage and of the optimizer that leave every bit as it is, and yet counted in the names that steps were
 #: given before fields said so. Their defaults keep those names; steps with other values are found by `earlier_stage`.
@@ -56,7 +56,7 @@ def feature_identity(recipe: Recipe, stage: StageRecipe, prints: Fingerprints) -
 def stage_identity(
     recipe: Recipe, stage: StageRecipe, after: str | None, features: str | None, prints: Fingerprints
 ) -> dict[str, Any]:
-    """Return what decides what a finished stage leaves.
+    """Return what decides the output of a finished stage.
 
     Args:
         recipe: the whole recipe.
@@ -68,7 +68,7 @@ def stage_identity(
     values = decisive(recipe)
     values = {key: value for key, value in values.items() if key not in _NAMED_APART + _OF_SEVERAL_PROCESSES}
     own = without_overruled(decisive(stage))
-    del own["skip"]  # a stage that is skipped is no step
+    del own["skip"]  # a skipped stage is not a step
     own |= {first: own.pop(name) for name, first in _FIRST_NAMES.items() if name in own}
     identity = {
         "format": FORMAT,
@@ -77,7 +77,7 @@ def stage_identity(
         "stage": own,
         "data": decisive(recipe.data[stage.data]) | _content(recipe.data[stage.data], prints),
         **values,
-        # Images that are encoded in other company differ in their last bits.
+        # Features of images that are encoded in different batches differ in their last bits.
         **({"features": features} if features else {}),
     }
     for section, schema, name in _ONCE_COUNTED:
@@ -86,7 +86,7 @@ def stage_identity(
 
 
 def earlier_stage(identity: dict[str, Any], recipe: Recipe, stage: StageRecipe, after: str | None) -> dict[str, Any]:
-    """Return what earlier versions took a stage's identity for; `after` is the name that the step before had there."""
+    """Return a stage's identity as in earlier versions; `after` is the name that they gave the step before."""
     earlier = {**identity, **({"after": after} if after else {})}
     for section, _, name in _ONCE_COUNTED:
         values = stage if section == "stage" else recipe.optimizer
@@ -95,14 +95,14 @@ def earlier_stage(identity: dict[str, Any], recipe: Recipe, stage: StageRecipe, 
 
 
 def evaluation_identity(
-    after: str, name: str, asked: BenchmarkRecipe, control: Control | None, prints: Fingerprints
+    after: str, name: str, settings: BenchmarkRecipe, control: Control | None, prints: Fingerprints
 ) -> dict[str, Any]:
-    """Return what decides a benchmark's scores of the model that the step `after` left."""
-    # What is not given counts only where it always has, so that a new option leaves names as they are.
-    values = {key: value for key, value in decisive(asked).items() if value or key in ("prompt", "variant")}
-    if asked.options:
-        paths = {key: prints.of(path) for key, path in asked.option_paths(name).items()}
-        values["options"] = dict(asked.options) | paths
+    """Return what decides a benchmark's scores for the model of the step `after`."""
+    # Unset fields count only where they always have, so that a new field does not rename existing steps.
+    values = {key: value for key, value in decisive(settings).items() if value or key in ("prompt", "variant")}
+    if settings.options:
+        paths = {key: prints.of(path) for key, path in settings.option_paths(name).items()}
+        values["options"] = dict(settings.options) | paths
     return {
         "format": FORMAT,
         "kind": "evaluate",
@@ -110,8 +110,8 @@ def evaluation_identity(
         "benchmark": name,
         **values,
         "control": control,
-        "data": prints.of(asked.data),
-        "images": prints.of(asked.images),
+        "data": prints.of(settings.data),
+        "images": prints.of(settings.images),
     }
 
 
@@ -120,7 +120,7 @@ def _content(source: DataRecipe, prints: Fingerprints) -> dict[str, Any]:
 
 
 def _start(recipe: Recipe, prints: Fingerprints) -> dict[str, Any]:
-    """What decides the model that the first stage starts from."""
+    """Return what decides the model that the first stage starts from."""
     start: dict[str, Any] = {"model": _model_values(recipe.model, prints)}
     if isinstance(recipe.model.language.tokenizer, TokenizerRecipe):
         # A trained tokenizer has read the texts of every source, in order.
@@ -132,7 +132,7 @@ def _start(recipe: Recipe, prints: Fingerprints) -> dict[str, Any]:
 
 
 def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
-    """The model section, with the content of local folders in place of their paths."""
+    """Return the model section, with the content hashes of local folders in place of their paths."""
     values = decisive(model)
     for section, key in (("vision", "from"), ("language", "from"), ("language", "tokenizer")):
         values[section][key] = _of_content(values[section][key], prints)
@@ -146,7 +146,7 @@ def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
 
 
 def _of_content(source: Any, prints: Fingerprints) -> Any:
-    """A local folder's content in place of its path; any other source as it is."""
+    """Return the hash of a local folder in place of its path; any other source unchanged."""
     if not isinstance(source, str):
         return source
     folder = locate(source)

@@ -1,4 +1,4 @@
-"""One step of a plan, carried out: features, a stage, or a benchmark; what is done already is not done again.
+"""Carry out one step of a plan: features, a stage, or a benchmark; finished work is not repeated.
 
 Order, retries and processes are in `launch`.
 """
@@ -23,14 +23,14 @@ from olivine.model.vlm import VisionLanguageModel
 from olivine.training.features import compute_features
 from olivine.training.run import train_stage
 
-#: What a step is, in full; beside its output.
+#: File beside a step's output: the step's complete identity.
 IDENTITY = "step.json"
-#: How long an evaluation took, or features; training says so in its own result.
+#: File with the duration of an evaluation or of computing features; training records its own.
 TIMING = "timing.json"
 
 
 class Worker:
-    """Carries out steps, one at a time; keeps the last model at hand, since one is mostly asked several benchmarks."""
+    """Carries out steps, one at a time; keeps the last model loaded, since it usually runs several benchmarks."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -40,12 +40,12 @@ class Worker:
         """Carry out a step whose predecessor `after` is done.
 
         Raises:
-            OlivineError: it could not be; whatever was finished of it is kept.
+            OlivineError: the step failed; whatever it had finished is kept.
         """
         if step.done:
             return
         if after is not None and not after.done:
-            raise RunError(f"{step.key}: the step before, {after.key}, left nothing in {after.folder}.")
+            raise RunError(f"{step.key}: the step before, {after.key}, has no finished output in {after.folder}.")
         with exclusive_lock(step.folder), full_disk_reported(step.folder):
             write_json(step.folder / IDENTITY, {"olivine": __version__, **step.identity})
             self._carry_out(step, after, on_progress or (lambda _done, _total: None))
@@ -62,11 +62,11 @@ class Worker:
             compute_features(step.recipe, step.stage, step.folder, on_progress)
             write_json(step.folder / TIMING, {"seconds": round(time.monotonic() - began, 1)})
         else:
-            assert isinstance(after, StageStep), "an evaluation comes after a stage"
+            assert isinstance(after, StageStep), "an evaluation follows a stage"
             self._evaluate(step, after.checkpoint, on_progress)
 
     def release(self) -> None:
-        """Let go of the model at hand, before another one needs the memory."""
+        """Release the loaded model, before another one needs the memory."""
         self._loaded = None
         gc.collect()
         if torch.cuda.is_available():
@@ -75,15 +75,15 @@ class Worker:
     def _evaluate(self, step: EvaluateStep, checkpoint: Path, on_progress: Callable[[int, int], None]) -> None:
         began = time.monotonic()
         requested = Evaluation(
-            benchmark=step.asked.opened(step.benchmark),
-            data=step.asked.data,
-            images=step.asked.images,
+            benchmark=step.settings.opened(step.benchmark),
+            data=step.settings.data,
+            images=step.settings.images,
             folder=step.folder,
             model_id=step.after,
             control=step.control,
-            prompt=step.asked.prompt,
-            variant=step.asked.variant,
-            replace=True,  # the folder is this step's own: answers to anything else are of an earlier attempt
+            prompt=step.settings.prompt,
+            variant=step.settings.variant,
+            replace=True,  # the folder belongs to this step: answers to anything else are from an earlier attempt
         )
         evaluate(self._model(checkpoint), checkpoint, requested, on_progress)
         write_json(step.folder / TIMING, {"seconds": round(time.monotonic() - began, 1)})

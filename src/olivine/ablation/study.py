@@ -1,6 +1,6 @@
-"""A study: a base recipe, named axes of changes to it, seeds, benchmarks and controls; and the recipes of its configurations.
+"""A study: a base recipe, named axes of changes, seeds, benchmarks and controls; and its configurations' recipes.
 
-What must be run for them is in `plan`.
+The steps that they require are in `plan`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from olivine.schema_mistakes import explain
 from olivine.statistics import Configuration, aliased, all_configurations, half_fraction, one_at_a_time
 from olivine.strict_yaml import read_yaml
 
-#: In a study's directory: the study and its base recipe as they were run, and what its steps left.
+#: In a study's directory: the study and its base recipe as they were run, and the folder of its steps.
 STUDY, BASE, STEPS = "study.yaml", "base.yaml", "steps"
 
 
@@ -32,7 +32,7 @@ class _Section(BaseModel):
 
 
 def _as_name(value: Any) -> Any:
-    """YAML reads a bare yes, no, on, off or number as something else than the name that was meant."""
+    """Undo YAML's reading of a bare yes, no, on, off or number, where a name was meant."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value) if isinstance(value, int | float) else value
@@ -43,7 +43,7 @@ def _as_names(value: Any) -> Any:
         return value
     named = {_as_name(key): entry for key, entry in value.items()}
     if len(named) < len(value):
-        raise ValueError("two keys are one name, written in two ways (yes and 'yes', 1 and '1')")
+        raise ValueError("two keys are the same name, written in two ways (yes and 'yes', 1 and '1')")
     return named
 
 
@@ -58,7 +58,7 @@ def _as_data(value: Any) -> Any:
     return {name: {"data": entry} if isinstance(entry, str) else entry for name, entry in value.items()}
 
 
-#: Whether a frozen tower's features are kept on disk: where that pays, always, or never.
+#: Whether a frozen tower's features are cached on disk: where that pays, always, or never.
 KeepFeatures = Literal["auto", "always", "never"]
 #: Dotted recipe keys and their values.
 Changes = dict[str, Any]
@@ -66,36 +66,36 @@ _Name = Annotated[str, BeforeValidator(_as_name), Field(pattern=r"^[A-Za-z0-9][A
 
 
 class BenchmarkRecipe(IdentifiedSection):
-    """Where a benchmark's own files are, and how it is asked and scored; a path alone is short for `{data: PATH}`."""
+    """A benchmark's official files, prompt and scoring; a path alone is short for `{data: PATH}`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    data: Annotated[Path, same_bits("where its files lie; they are known by their content")]
-    images: Annotated[Path | None, same_bits("where images lie; they are known by their content")] = None
-    prompt: Annotated[str | None, another_output("what is asked")] = None
+    data: Annotated[Path, same_bits("where its files are; they are identified by their content")]
+    images: Annotated[Path | None, same_bits("where images are; they are identified by their content")] = None
+    prompt: Annotated[str | None, another_output("how questions are worded")] = None
     variant: Annotated[str | None, another_output("how answers are scored")] = None
-    #: Who grades open answers (MM-Vet): `rule` needs no endpoint; it is named in the scores.
-    judge: Annotated[Literal["rule"] | None, another_output("who grades answers")] = None
-    #: The benchmark's own options (`olivine score NAME --help` lists them).
+    #: What grades open answers (MM-Vet): `rule` needs no endpoint; the scores name it.
+    judge: Annotated[Literal["rule"] | None, another_output("what grades answers")] = None
+    #: Benchmark-specific options (`olivine score NAME --help` lists them).
     options: Annotated[dict[str, str | int], another_output("what is asked and how it is scored")] = {}  # noqa: RUF012
 
     def opened(self, name: str) -> Benchmark:
         """Return the benchmark itself, with its judge and options.
 
         Raises:
-            RequestError: it has no such option, or a value is of another kind.
+            RequestError: it has no such option, or a value has the wrong type.
         """
         options = checked_options(known_benchmarks.find(name), self.options, f"benchmarks.{name}.options")
         return known_benchmarks.get(name, **options, **({"judge": RuleJudge()} if self.judge == "rule" else {}))
 
     def option_paths(self, name: str) -> dict[str, Path]:
-        """Return those of the options that are paths."""
+        """Return the options that are paths."""
         options = checked_options(known_benchmarks.find(name), self.options, f"benchmarks.{name}.options")
         return {key: value for key, value in options.items() if isinstance(value, Path)}
 
 
 class ResourcesRecipe(_Section):
-    """What one step asks of a launcher that shares out machines."""
+    """The resources that one step requests from a launcher that manages several machines."""
 
     cpus: Annotated[float, Field(gt=0)] = 1
     gpus: Annotated[float, Field(ge=0)] = 0
@@ -105,13 +105,13 @@ class StudyRecipe(_Section):
     """The study's YAML."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    #: One line that says what is asked.
+    #: The study's question, in one line.
     title: str = ""
     #: The recipe that configurations change, relative to the study's file.
     base: Path
     #: Changes for every configuration, before those of its levels.
     overrides: Changes = {}
-    #: axis -> level -> changes. The first level of an axis is the baseline it is compared with.
+    #: axis -> level -> changes. The first level of an axis is the baseline that the others are compared with.
     axes: Annotated[
         dict[_Name, Annotated[dict[_Name, Changes], BeforeValidator(_as_levels), Field(min_length=2)]],
         BeforeValidator(_as_names),
@@ -120,9 +120,9 @@ class StudyRecipe(_Section):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)] = (0,)
     benchmarks: Annotated[dict[str, BenchmarkRecipe], BeforeValidator(_as_data), Field(min_length=1)]
     controls: tuple[Control, ...] = ("blind",)
-    #: Which configurations: all; the first levels and every single change to them; or half of a two-level factorial.
+    #: Which configurations: all; the baseline and every single change to it; or a half-fraction of a two-level design.
     grid: Literal["full", "one-at-a-time", "half"] = "full"
-    #: Cells left out: all that match every axis named in one of these.
+    #: Configurations to exclude: all that match every axis named in one of these entries.
     exclude: tuple[
         Annotated[dict[_Name, Annotated[str, BeforeValidator(_as_name)]], BeforeValidator(_as_names)], ...
     ] = ()
@@ -131,11 +131,11 @@ class StudyRecipe(_Section):
         dict[_Name, Annotated[dict[_Name, str], BeforeValidator(_as_levels)]], BeforeValidator(_as_names)
     ] = {}
     resources: ResourcesRecipe = ResourcesRecipe()
-    #: Whether features of towers that never train are computed once and kept on disk for all trainings that show the
-    #: same images: where that saves a tenth of their operations and takes no more room than the limit, or always.
+    #: Whether features of towers that never train are computed once and cached on disk for all trainings on the same
+    #: images: `auto` if that saves a tenth of their operations and takes no more disk space than the limit.
     features: KeepFeatures = "auto"
     features_limit_gb: Annotated[float, Field(gt=0)] = 50.0
-    #: Where everything goes; None is runs/NAME.
+    #: The study's directory; None is runs/NAME.
     output: Path | None = None
 
 
@@ -146,9 +146,9 @@ class Study:
     recipe: StudyRecipe
     configurations: tuple[Configuration, ...]
     recipes: Mapping[tuple[Configuration, int], Recipe]
-    #: What the caller laid over every configuration.
+    #: The caller's changes to every configuration.
     overrides: Mapping[str, Any]
-    #: Where everything that the study makes is written.
+    #: Where all output of the study is written.
     directory: Path
 
     @property
@@ -162,28 +162,28 @@ class Study:
         return {axis: tuple(levels) for axis, levels in self.recipe.axes.items()}
 
     def to_yaml(self) -> str:
-        """The study with every default stated."""
+        """Return the study as YAML, with every default stated."""
         values = self.recipe.model_dump(mode="json", by_alias=True)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
     def configuration_name(self, configuration: Configuration) -> str:
-        """A configuration as people read it: `vision=clip, align=no`."""
+        """Return a configuration in readable form: `vision=clip, align=no`."""
         return ", ".join(f"{axis}={level}" for axis, level in zip(self.axes, configuration, strict=True))
 
     def phrase(self, axis: str, level: str) -> str:
-        """What a change from the first level of an axis is called in a sentence."""
-        said = self.recipe.say.get(axis, {}).get(level)
-        return said or f"{axis}: {level} instead of {self.axes[axis][0]}"
+        """Return the phrase for a change from an axis's baseline level to another."""
+        phrase = self.recipe.say.get(axis, {}).get(level)
+        return phrase or f"{axis}: {level} instead of {self.axes[axis][0]}"
 
 
 def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
-    """Read a study and every recipe it stands for.
+    """Read a study and the recipes of all its configurations.
 
-    `overrides` are changes for every configuration, laid over the study's own (a caller's choice of output, or shorter stages).
+    `overrides` are changes to every configuration that take precedence over the study's own (shorter stages, say).
 
     Raises:
-        RequestError: no such file, no YAML, an unknown key, axis, level or benchmark (with the nearest valid name), a
-            configuration whose recipe is not valid, or axes that the chosen configurations cannot tell apart.
+        RequestError: no such file, not YAML, an unknown key, axis, level or benchmark (with the nearest valid name), a
+            configuration whose recipe is not valid, or effects that are aliased in the selected configurations.
     """
     recipe = _read(path)
     axes = {axis: tuple(levels) for axis, levels in recipe.axes.items()}
@@ -194,8 +194,8 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     mixed = aliased(axes, configurations)
     if mixed:
         raise RequestError(
-            f"{path}: with these {len(configurations)} configurations the effect of {', '.join(mixed)} cannot be told from another's. "
-            "Take more configurations: grid: full, or fewer entries under exclude."
+            f"{path}: with these {len(configurations)} configurations the effect of {', '.join(mixed)} is aliased: it "
+            "cannot be told from another's. Take more configurations: grid: full, or fewer entries under exclude."
         )
     base = recipe.base if recipe.base.is_absolute() else path.parent / recipe.base
     recipes = {
@@ -208,9 +208,9 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
 
 
 def is_kept(path: Path) -> bool:
-    """Return whether a study's file is the record in a study's own directory, which is then where the study is.
+    """Return whether a study's file is the copy saved in a study's own directory, which is then the study's directory.
 
-    The place given always wins: a directory that was moved or copied is another study's than the one it came from.
+    The path given always decides: a directory that was moved or copied no longer belongs to the original study.
     """
     return path.name == STUDY and (path.parent / BASE).is_file() and (path.parent / STEPS).is_dir()
 
@@ -218,7 +218,7 @@ def is_kept(path: Path) -> bool:
 def _read(path: Path) -> StudyRecipe:
     values = read_yaml(path, "study")
     if not isinstance(values, dict):
-        found = "the file is empty" if values is None else f"this is a {type(values).__name__}"
+        found = "the file is empty" if values is None else f"it holds a {type(values).__name__}"
         raise RequestError(f"{path}: {found}; expected a mapping with keys such as name, base, axes and benchmarks.")
     try:
         return StudyRecipe.model_validate(values)
@@ -241,7 +241,7 @@ def _check_names(path: Path, recipe: StudyRecipe, axes: Mapping[str, Sequence[st
             if level not in axes[axis]:
                 raise RequestError(f"{path}: {where}.{axis}: {unknown_name(level, axes[axis])}")
     if len(set(recipe.seeds)) != len(recipe.seeds):
-        raise RequestError(f"{path}: seeds: {list(recipe.seeds)} names one twice; a training counts once.")
+        raise RequestError(f"{path}: seeds: {list(recipe.seeds)} has a duplicate; each training counts once.")
 
 
 def _named(recipe: StudyRecipe) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -258,7 +258,7 @@ def _grid(path: Path, recipe: StudyRecipe, axes: Mapping[str, Sequence[str]]) ->
         return one_at_a_time(axes)
     if any(len(levels) != 2 for levels in axes.values()) or len(axes) < 3:
         raise RequestError(
-            f"{path}: grid: half needs three or more axes of two levels each; take one-at-a-time or full."
+            f"{path}: grid: half needs three or more axes with two levels each; use one-at-a-time or full."
         )
     return half_fraction(axes)
 
@@ -289,5 +289,5 @@ def _configuration_recipe(
     where = ", ".join(f"{axis}={level}" for axis, level in zip(axes, configuration, strict=True))
     recipe = from_values(values, where=f"{path}: the recipe of configuration {where}")
     if all(stage.skip for stage in recipe.stages):
-        raise RequestError(f"{path}: configuration {where}: every stage is skipped; nothing would train.")
+        raise RequestError(f"{path}: configuration {where}: every stage is skipped, so nothing would be trained.")
     return recipe

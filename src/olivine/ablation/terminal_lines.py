@@ -1,4 +1,4 @@
-"""What a plan and its progress look like in a terminal: lines of text.
+"""How a plan and its progress are shown in a terminal: lines of text.
 
 Nothing is planned or run here.
 """
@@ -17,16 +17,17 @@ _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "
 
 
 def plan_lines(plan: Plan, device_name: str) -> Iterator[str]:
-    """The steps with what they will cost, what is done, and the sum of what is left.
+    """Yield the steps with their state and estimated cost, and the sum over the remaining steps.
 
     Raises:
-        RequestError: no device of that name.
+        RequestError: there is no device of that name.
     """
     on = named_device(device_name)
     costs = plan_costs(plan, on)
     steps, configurations = len(plan.steps), len(plan.study.configurations)
-    yield f"{plan.study.name}: {configurations} configurations, {len(plan.stages)} trainings, {steps} steps -> {plan.study.directory}"
-    yield f"{'step':<44} {'state':<6} {'configurations':>5} {'tokens':>8} {'FLOP':>8} {'memory':>10} {device_name:>10}"
+    counts = f"{configurations} configurations, {len(plan.stages)} trainings, {steps} steps"
+    yield f"{plan.study.name}: {counts} -> {plan.study.directory}"
+    yield f"{'step':<44} {'state':<6} {'runs':>5} {'tokens':>8} {'FLOP':>8} {'memory':>10} {device_name:>10}"
     for key, step in plan.steps.items():
         state = "done" if step.done else "to do"
         yield f"{key:<44} {state:<6} {len(plan.used_by(key)):>5} {_cost_line(costs[key])}"
@@ -34,25 +35,26 @@ def plan_lines(plan: Plan, device_name: str) -> Iterator[str]:
     yield f"{'left: ' + str(len(left)) + ' steps':<44} {'':<6} {'':>5} {_cost_line(total(costs[key] for key in left))}"
     unknown = sum(costs[key] is None for key in left)
     if unknown:
-        yield f"{unknown} steps could not be estimated: their data or a model's configuration are not at hand here."
+        yield f"{unknown} steps could not be estimated: their data or a model's configuration is not available here."
     yield from _feature_lines(plan)
     alone = sum(len(plan.used_by(key)) for key in plan.steps)
-    yield f"Run one by one, the configurations would take {alone} steps; shared, they take {steps}."
+    yield "runs: configurations and seeds that share the step."
+    yield f"Without sharing, the configurations would take {alone} steps; with sharing, they take {steps}."
     for path in plan.missing:
-        yield f"missing: {path} (needed before anything runs)"
-    yield "Estimates: ablation/step_costs.py and cost/estimate.py say by which rules. One device; nothing sharded."
+        yield f"missing: {path} (needed before anything can run)"
+    yield "Estimates are for one device without sharding; the rules are in ablation/step_costs.py and cost/estimate.py."
 
 
 def _feature_lines(plan: Plan) -> Iterator[str]:
-    """What keeping features of frozen towers on disk would save, where it is possible."""
+    """Yield what caching the features of frozen towers on disk would save, where it is possible."""
     for benefit in plan.features:
         if benefit.bytes is None or benefit.saved is None:
-            known = "what that would save cannot be estimated here"
+            known = "the benefit cannot be estimated here"
         else:
             saved = f"{100 * benefit.saved:.1f} % of {benefit.trainings} trainings' FLOP"
             known = f"{benefit.bytes / 1e9:.3g} GB would save {saved}"
-        kept = "kept" if benefit.kept else "not kept"
-        yield f"features of {benefit.what}: {kept} ({known}; the study says {plan.study.recipe.features})"
+        kept = "cached" if benefit.kept else "not cached"
+        yield f"features of {benefit.what}: {kept} ({known}; the study's setting is {plan.study.recipe.features})"
 
 
 def _cost_line(cost: Cost | None) -> str:
@@ -63,7 +65,7 @@ def _cost_line(cost: Cost | None) -> str:
 
 
 def short(value: float) -> str:
-    """A large number in three digits and a letter."""
+    """Format a large number with three digits and a letter."""
     for size, letter in _UNITS:
         if value >= size:
             return f"{value / size:.3g}{letter}"
@@ -71,14 +73,14 @@ def short(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
+    """Format a duration in seconds, minutes or hours, whichever reads best."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class StepLines:
-    """Progress over a whole plan, a line for every step that ends, with the time left by what is left to compute."""
+    """Progress over a whole plan: a line when a step starts and ends, with an estimate of the time remaining."""
 
     def __init__(self, plan: Plan, console: Console) -> None:
         self._plan, self._console = plan, console
@@ -90,38 +92,38 @@ class StepLines:
         self._began = time.monotonic()
         self._since: dict[str, float] = {}
         self._names: dict[str, str] = {}
-        self._speaks = ""
+        self._last_printed = ""
         self._computed = 0.0
         if self._over:
-            console.print(f"{self._over} of {self._total} steps were done before", highlight=False)
+            console.print(f"{self._over} of {self._total} steps were already done", highlight=False)
 
     def begin(self, step: Step) -> None:
-        """Say which configurations a step is for."""
+        """Print which configurations a step is for."""
         self._since[step.key] = time.monotonic()
         users = self._plan.used_by(step.key)
         first = self._plan.study.configuration_name(users[0][0])
         more = f" and {len(users) - 1} more" if len(users) > 1 else ""
         self._names[step.key] = f"[{self._over + len(self._since)}/{self._total}] {step.kind} for {first}{more}"
         self._print(self._names[step.key])
-        self._speaks = step.key
+        self._last_printed = step.key
 
     def within(self, done: int, total: int) -> None:
-        """Evaluations are short beside training: a line for each is enough."""
+        """Print nothing: evaluations are short compared with training, so one line each is enough."""
 
     def log_line(self, step: Step, text: str) -> None:
-        """Print it under the step's name."""
-        if self._speaks != step.key:
+        """Print the line under the step's name."""
+        if self._last_printed != step.key:
             self._print(self._names[step.key])
-            self._speaks = step.key
+            self._last_printed = step.key
         self._print(text.rstrip("\n"))
 
     def end(self, step: Step, failure: Failure | None) -> None:
-        """Say how long it took and how long the rest will take."""
+        """Print how long the step took and how long the remaining ones will take."""
         self._over += 1
         self._computed += self._operations[step.key]
         took = time.monotonic() - self._since.pop(step.key, time.monotonic())
-        # Others may have spoken since it began: its name comes again.
-        name = "   " if self._speaks == step.key else f"{self._names.get(step.key, step.key)}:"
+        # Other steps may have printed since it started, so its name is repeated.
+        name = "   " if self._last_printed == step.key else f"{self._names.get(step.key, step.key)}:"
         if failure is not None:
             self._print(f"{name} failed: {failure.reason}")
             return

@@ -1,4 +1,4 @@
-"""Steps on a study's disk that the study as it stands no longer needs: found with their sizes, removed on request.
+"""Steps in a study's directory that the current study no longer needs: find them with their sizes, delete on request.
 
 A step's folder is named by the hash of what decides its output, so a changed study leaves its old steps behind.
 """
@@ -14,14 +14,14 @@ from olivine.locks import exclusive_lock
 
 @dataclass(frozen=True, slots=True)
 class UnusedStep:
-    """A folder of a step that nothing in the plan is called by, and what it takes on disk in bytes."""
+    """A step folder that belongs to no step of the plan, and its size on disk in bytes."""
 
     folder: Path
     bytes: int
 
 
 def unused_steps(plan: Plan) -> list[UnusedStep]:
-    """Return the step folders that no step of the plan owns, the largest first."""
+    """Return the step folders that belong to no step of the plan, largest first."""
     root = plan.study.directory / STEPS
     if not root.is_dir():
         return []
@@ -35,10 +35,10 @@ def unused_steps(plan: Plan) -> list[UnusedStep]:
 
 
 def remove(plan: Plan, steps: list[UnusedStep]) -> None:
-    """Delete the folders, while no other process works in the study's directory.
+    """Delete the folders while no other process is working in the study's directory.
 
     Raises:
-        RunError: another process does.
+        RunError: another process is.
     """
     with exclusive_lock(plan.study.directory):
         for step in steps:

@@ -1,6 +1,6 @@
-"""The front door: arguments in, the packages called, one clear last line; no logic of its own.
+"""The command line: parse arguments, call the packages, end with one clear line; no logic of its own.
 
-JSON goes to stdout and nothing else does under `--json`; progress and logs go to stderr.
+Under `--json`, only JSON goes to stdout; progress and logs go to stderr.
 """
 
 import json
@@ -19,8 +19,10 @@ from olivine.available_cpus import limit_threads
 from olivine.cli import data, evaluation, housekeeping, last_resort, studies, world
 from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, say
+from olivine.console import diagnostics_on
 from olivine.distributed import is_first_process
 from olivine.errors import OlivineError, OtherProcessError, Stopped
+from olivine.process_setup import ignore_known_warnings
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr, release
 
@@ -29,7 +31,8 @@ app = OnceTyper(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Train, ablate, measure and explain compact vision-language models in the LLaVA recipe.",
+    help="Train, ablate, measure and explain compact vision-language models in the LLaVA recipe.\n\n"
+    "Example: olivine demo --quick",
 )
 app.add_typer(evaluation.app)
 app.add_typer(studies.app)
@@ -38,17 +41,17 @@ app.add_typer(data.app, name="data")
 app.add_typer(world.app, name="world")
 
 
-#: Commands that resume by themselves: told to stop, they save what they have and end with 75.
+#: Commands that resume automatically: when stopped by a signal, they save their state and exit with 75.
 _RESUMABLE = {"train", "evaluate", "ablate", "demo"}
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one message, without a stack trace."""
+    """Run the command line; report a user's mistake as one message, without a stack trace."""
     guard_stderr()
     withdraw()
     code = _exit_code()
     if not release(sys.stdout) and code == 0:
-        log.print("error: standard output could not be written to its end", markup=False, highlight=False)
+        log.print("error: standard output could not be written completely", markup=False, highlight=False)
         code = 1
     release(sys.stderr)
     sys.exit(code)
@@ -72,7 +75,7 @@ def _exit_code() -> int:
         log.print("stopped")
         return 130
     except Exception as error:
-        last_resort.tell(error, log)
+        last_resort.report(error, log)
         return 1
     return 0
 
@@ -86,10 +89,13 @@ def _version(requested: bool) -> None:
 @app.callback()
 def _root(
     context: typer.Context,
-    _shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    _show: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     _quiet_libraries()
-    # Both are read when torch, and then CUDA, is loaded.
+    context.with_resource(diagnostics_on(log))
+    # torch reads both settings when it is imported, and CUDA when it is initialised.
     limit_threads()
     choose_allocator()
     if context.invoked_subcommand in _RESUMABLE:
@@ -98,16 +104,22 @@ def _root(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe: a YAML file, or the name of a shipped one.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="A recipe (YAML file or shipped name), or the directory of a run to resume in place."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe fields to override, by dotted key.")
+    ] = None,
 ) -> None:
-    """Train all stages of a recipe; resumes by itself where an earlier run stopped.
+    """Train all stages of a recipe; resume automatically where an earlier run stopped.
 
-    Several processes or machines: torchrun --nproc-per-node 8 -m olivine train RECIPE. Instead of a recipe, the
-    directory of a run resumes that run where it lies.
+    On several GPUs or machines: torchrun --nproc-per-node 8 -m olivine train RECIPE.
 
-    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save and end with exit code 75 (0: done, 1: failed, 2: wrong request); the same
-    command resumes. A second Ctrl-C ends at once.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the training state and exit with code 75; the same command resumes. A
+    second Ctrl-C exits immediately. Other exit codes: 0 done, 1 failed, 2 invalid request.
 
     Example: olivine train recipes/easy-vqa.yaml output=runs/try stages.instruct.lr=1e-3
     """
@@ -121,14 +133,16 @@ def train(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Where data and run go.")] = Path("runs/demo"),
-    quick: Annotated[bool, typer.Option(help="One configuration instead of eight, on four of the benchmarks.")] = False,
-    jobs: Annotated[int, typer.Option(help="Steps at a time; 0: one on each GPU, or core up to four.")] = 0,
+    output: Annotated[Path, typer.Option(help="Directory for the data and the run.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option(help="Run one configuration instead of eight, on four benchmarks.")] = False,
+    jobs: Annotated[
+        int, typer.Option(help="Steps to run in parallel; 0: one per GPU, or without GPUs one per core, at most four.")
+    ] = 0,
 ) -> None:
     """Run the paper's study on the embedded world: eight configurations, eight benchmarks, a report with intervals.
 
-    Killed at any instant, the same command resumes; what is done is not done again. Stopped before its end by Ctrl-C,
-    SIGTERM, SIGHUP or SIGUSR1, it saves and ends with exit code 75.
+    If it is killed at any instant, the same command resumes without repeating finished work. Ctrl-C, SIGTERM, SIGHUP
+    and SIGUSR1 save the state and exit with code 75.
 
     Example: olivine demo --quick
     """
@@ -140,14 +154,18 @@ def demo(
 
 @app.command()
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A recipe: a YAML file, or the name of a shipped one.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
-    device: Annotated[str, typer.Option(help="A device by name, such as h100.")] = "h100",
-    count: Annotated[int, typer.Option(help="How many.")] = 1,
-    utilisation: Annotated[float, typer.Option(help="Share of the device's peak that is reached.")] = 0.4,
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A recipe: a YAML file, or the name of a shipped one.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe fields to override, by dotted key.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Device type, such as h100.")] = "h100",
+    count: Annotated[int, typer.Option(help="Number of devices.")] = 1,
+    utilisation: Annotated[float, typer.Option(help="Fraction of the device's peak FLOP/s that is reached.")] = 0.4,
     as_json: Json = False,
 ) -> None:
-    """Say what a recipe will cost: parameters, tokens, operations, memory by part, hours. Nothing is run.
+    """Estimate what a recipe costs: parameters, tokens, operations, memory by module, hours. Nothing is run.
 
     Example: olivine plan recipes/easy-vqa.yaml --device h100 --count 8
     """
@@ -168,7 +186,7 @@ def plan(
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine has, and what Olivine will use.
+    """Show this machine's hardware and software, and what Olivine will use of it.
 
     Example: olivine doctor
     """
@@ -179,7 +197,8 @@ def doctor() -> None:
 
 
 def _quiet_libraries() -> None:
-    """Keep transformers' advice about torchvision out of a user's terminal, and its loading bars out of log files."""
+    """Keep transformers' torchvision advice off the terminal, and its loading bars out of log files."""
+    ignore_known_warnings()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not log.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,6 +1,6 @@
-"""`olivine data`: look at and check training data, convert easy-VQA.
+"""`olivine data`: inspect and check training data, convert easy-VQA.
 
-Readers and templates are `data`'s.
+Readers and templates are in `data`.
 """
 
 import json
@@ -17,36 +17,49 @@ from olivine.console import PlainConsole
 from olivine.errors import RequestError
 from olivine.recipe import MarkRule
 
-app = OnceTyper(no_args_is_help=True, help="Look at and check training data; convert easy-VQA.")
+app = OnceTyper(
+    no_args_is_help=True,
+    help="Inspect and check training data; convert easy-VQA.\n\n"
+    "Example: olivine data check data/easy-vqa/instructions.json --images data/easy-vqa/images",
+)
 
 
 @app.command("check")
 def data_check(
-    dataset: Annotated[Path, typer.Argument(help="A LLaVA JSON file, .tar shards, or a Hugging Face dataset on disk.")],
-    images: Annotated[Path | None, typer.Option(help="Image root of a JSON file.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Decode and fit every image, tokenise every sample.")] = False,
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET", help="A LLaVA JSON file, .tar shards, or a Hugging Face dataset saved to disk."
+        ),
+    ],
+    images: Annotated[Path | None, typer.Option(help="Image root for a JSON file.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Decode and resize every image, and tokenize every sample.")
+    ] = False,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Tokenizer (folder or hub id), to find samples too long. Full: default bytes.")
+        str | None,
+        typer.Option(help="Tokenizer (folder or hub id) for measuring sample lengths. With --full, default: bytes."),
     ] = None,
-    template: Annotated[str, typer.Option(help="Chat template for that.")] = "gemma",
-    turns: Annotated[
-        str, typer.Option(help="together or independent, as the recipe's data source has it.")
-    ] = "together",
-    marks: Annotated[str, typer.Option(help="front or in-place, as the recipe's data source has it.")] = "front",
-    image_tokens: Annotated[int, typer.Option(help="Tokens an image takes.")] = 576,
-    max_length: Annotated[int, typer.Option(help="Longest sample, in tokens.")] = 2048,
-    image_size: Annotated[int, typer.Option(min=1, help="Full: side of the tower's input, in pixels.")] = 336,
-    image_fit: Annotated[str, typer.Option(help="Full: pad, crop, squash or letterbox.")] = "pad",
-    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one a processor.")] = 0,
+    template: Annotated[str, typer.Option(help="Chat template for measuring sample lengths.")] = "gemma",
+    turns: Annotated[str, typer.Option(help="together or independent, as in the recipe's data source.")] = "together",
+    marks: Annotated[str, typer.Option(help="front or in-place, as in the recipe's data source.")] = "front",
+    image_tokens: Annotated[int, typer.Option(help="Tokens per image.")] = 576,
+    max_length: Annotated[int, typer.Option(help="Maximum sample length, in tokens.")] = 2048,
+    image_size: Annotated[
+        int, typer.Option(min=1, help="With --full: side of the vision tower's input, in pixels.")
+    ] = 336,
+    image_fit: Annotated[str, typer.Option(help="With --full: pad, crop, squash or letterbox.")] = "pad",
+    jobs: Annotated[int, typer.Option(min=0, help="Number of processes; 0: one per core.")] = 0,
     journal: Annotated[
-        Path | None, typer.Option(help="Full: what is done is kept here; default: a hidden file beside the data set.")
+        Path | None,
+        typer.Option(help="With --full: file that records progress. Default: a hidden file beside the data set."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
-    """Say what is missing, broken, empty or too long; no data are changed. Exits with 1 if nothing can be trained on.
+    """Report what is missing, broken, empty or too long; no data are changed. Exits with 1 if no sample is trainable.
 
-    Structure, paths and image headers are quick. --full runs training's own code over every image (each once) and every
-    sample; killed and run again, it repeats nothing.
+    Checking structure, paths and image headers is quick. --full runs the training code over every image (once each) and
+    every sample; if it is killed, the same command resumes without repeating finished work.
 
     Example: olivine data check data/easy-vqa/instructions.json --images data/easy-vqa/images
     """
@@ -61,9 +74,9 @@ def data_check(
         encoder = _encoder(tokenizer, template, image_tokens)
         limit = LengthLimit(encoder, max_length, independent=turns == "independent")
     thorough = FullCheck(_transform(image_size, image_fit), journal) if full else None
-    # A log file has no use for frames, nor for the empty line that they leave.
-    shown = bars([READING, DECODING_IMAGES, TOKENISING]) if log.is_terminal else nullcontext(no_progress)
-    with shown as progress:
+    # Progress bars would fill a log file with frames and an empty line.
+    display = bars([READING, DECODING_IMAGES, TOKENISING]) if log.is_terminal else nullcontext(no_progress)
+    with display as progress:
         rule = cast(MarkRule, marks)
         report = check(dataset, images, limit, progress, marks=rule, full=thorough, jobs=jobs or None)
     if as_json:
@@ -77,15 +90,15 @@ def data_check(
 
 @app.command("show")
 def data_show(
-    dataset: Annotated[Path, typer.Argument(help="A LLaVA JSON file.")],
-    item: Annotated[str, typer.Option(help="The item's id, or its place in the file as #N.")] = "#0",
-    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer (folder or hub id); default: bytes.")] = None,
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A LLaVA JSON file.")],
+    item: Annotated[str, typer.Option(help="The item's id, or its index in the file as #N, counted from 0.")] = "#0",
+    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer (folder or hub id). Default: bytes.")] = None,
     template: Annotated[str, typer.Option(help="Chat template.")] = "gemma",
-    image_tokens: Annotated[int, typer.Option(help="Tokens an image takes.")] = 576,
-    turns: Annotated[str, typer.Option(help="together or independent.")] = "together",
-    marks: Annotated[str, typer.Option(help="front or in-place: where a single image's mark goes.")] = "front",
+    marks: Annotated[str, typer.Option(help="front or in-place, as in the recipe's data source.")] = "front",
+    image_tokens: Annotated[int, typer.Option(help="Tokens per image.")] = 576,
+    turns: Annotated[str, typer.Option(help="together or independent, as in the recipe's data source.")] = "together",
 ) -> None:
-    """Show one sample as the model sees it: supervised tokens in green, all others grey.
+    """Show one sample as the model sees it, with supervised tokens in green and all others in grey.
 
     Example: olivine data show data/easy-vqa/instructions.json --item train-7
     """
@@ -99,8 +112,10 @@ def data_show(
 
 @app.command("easy-vqa")
 def data_easy_vqa(
-    target: Annotated[Path, typer.Argument(help="The folder to write.")] = Path("data/easy-vqa"),
-    source: Annotated[Path | None, typer.Option(help="A folder of easy-VQA; default: the installed package.")] = None,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Folder to write.")] = Path("data/easy-vqa"),
+    source: Annotated[
+        Path | None, typer.Option(help="Folder with easy-VQA's files. Default: the installed easy-vqa package.")
+    ] = None,
 ) -> None:
     """Write easy-VQA as LLaVA JSON: captions, instructions and test questions.
 
@@ -119,7 +134,7 @@ def _require_one_of(option: str, value: str, valid: Sequence[str]) -> None:
 
 
 def _transform(size: int, fit: str) -> Any:
-    """CLIP's normalisation: what it is decides nothing about which images can be read."""
+    """Return a transform with CLIP's normalisation, which has no influence on which images can be read."""
     from olivine.data.images import ImageTransform
 
     _require_one_of("--image-fit", fit, ("pad", "crop", "squash", "letterbox"))

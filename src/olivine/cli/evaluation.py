@@ -34,45 +34,61 @@ _UNWRITABLE = {
     errno.ENOTDIR,
 }
 _JudgeUrl = Annotated[
-    str | None, typer.Option(help="An OpenAI-compatible endpoint that grades (MM-Vet, MMVP, HallusionBench).")
+    str | None, typer.Option(help="OpenAI-compatible endpoint of the judge (MM-Vet, MMVP, HallusionBench).")
 ]
 _JudgeModel = Annotated[
-    str | None, typer.Option(help="The judge's model (key: OLIVINE_JUDGE_KEY), or rule: no judge, but found elements.")
+    str | None,
+    typer.Option(
+        help="The judge's model (API key: OLIVINE_JUDGE_KEY), or rule: score by matched reference elements, no judge."
+    ),
 ]
-_JudgePrompt = Annotated[Path | None, typer.Option(help="A file with your own wording for the judge.")]
-_JudgeRuns = Annotated[int | None, typer.Option(help="How often every answer is graded (MM-Vet).")]
+_JudgePrompt = Annotated[Path | None, typer.Option(help="File with your own prompt for the judge.")]
+_JudgeRuns = Annotated[int | None, typer.Option(help="How many times each answer is graded (MM-Vet).")]
 _Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="An option of the benchmark's own: olivine score NAME --help."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A benchmark-specific option; `olivine score NAME --help` lists them."
+    ),
 ]
-_Variant = Annotated[str | None, typer.Option(help="Scoring variant, by name; the first is official.")]
+_Variant = Annotated[
+    str | None, typer.Option(help="Scoring variant; `olivine score NAME --help` lists them. Default: the official one.")
+]
 
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder or a run directory.")],
-    data: Annotated[Path, typer.Option(help="The benchmark's own files: a file or folder.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A model folder or a run directory.")],
+    data: Annotated[
+        Path, typer.Option(help="The benchmark's official files (file or folder), or a folder with one per benchmark.")
+    ],
     benchmarks: Annotated[
-        str | None, typer.Option(help="Names, by commas. Default: those of the run's recipe.")
+        str | None, typer.Option(help="Comma-separated benchmark names. Default: those of the run's recipe.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Image root, if it is not beside the data.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Where the files go. Default: beside the checkpoint.")] = None,
-    blind: Annotated[bool, typer.Option("--blind", help="Ask without images: how far does guessing get?")] = False,
-    shuffled: Annotated[bool, typer.Option("--shuffled", help="Show another question's image each time.")] = False,
-    prompt: Annotated[str | None, typer.Option(help="Prompt wording, by name.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Image root, if the images are not beside the data.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Output directory. Default: beside the checkpoint.")] = None,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Ask every question without its image (text-only baseline).")
+    ] = False,
+    shuffled: Annotated[
+        bool, typer.Option("--shuffled", help="Ask every question with another question's image.")
+    ] = False,
+    prompt: Annotated[str | None, typer.Option(help="Prompt wording; `olivine score NAME --help` lists them.")] = None,
     variant: _Variant = None,
-    questions: Annotated[Path | None, typer.Option(help="A separate question file (VQAv2's).")] = None,
+    questions: Annotated[Path | None, typer.Option(help="A separate question file (VQAv2).")] = None,
     options_given: _Set = None,
     judge_url: _JudgeUrl = None,
     judge_model: _JudgeModel = None,
     judge_prompt: _JudgePrompt = None,
     judge_runs: _JudgeRuns = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Remove answers of another model (or to other questions) in the output.")
+        bool,
+        typer.Option(
+            "--replace", help="Remove answers by another model (or to other questions) from the output directory."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Answer benchmark questions and score the answers; under torchrun the images are shared out.
+    """Answer benchmark questions and score the answers; under torchrun, images are distributed over processes.
 
     Example: olivine evaluate runs/easy-vqa --benchmarks exact-match --data data/easy-vqa
     """
@@ -116,10 +132,10 @@ def evaluate(
 
 
 class ScoreCommand(OnceCommand):
-    """`olivine score`, whose help with a benchmark's name says what that benchmark has."""
+    """`olivine score`, whose help for a benchmark's name describes that benchmark."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse as usual; `NAME --help` prints the benchmark's description behind the command's own help."""
+        """Parse as usual; for `NAME --help`, print the benchmark's description after the command's own help."""
         from olivine.evaluation import benchmarks as known
         from olivine.evaluation.benchmarks.options import describe
 
@@ -136,13 +152,17 @@ class ScoreCommand(OnceCommand):
 
 @app.command(cls=ScoreCommand)
 def score(
-    benchmark: Annotated[str, typer.Argument(help="The benchmark's name.")],
-    annotations: Annotated[Path, typer.Option(help="The benchmark's own questions or labels: a file or folder.")],
-    answers: Annotated[Path, typer.Option(help="Answers in the benchmark's own format or LLaVA's JSON lines.")],
+    benchmark: Annotated[
+        str, typer.Argument(metavar="NAME", help="The benchmark's name; `olivine benchmarks` lists them.")
+    ],
+    annotations: Annotated[
+        Path, typer.Option(help="The benchmark's official questions or annotations: a file or folder.")
+    ],
+    answers: Annotated[Path, typer.Option(help="Answers in the benchmark's official format or LLaVA's JSON lines.")],
     variant: _Variant = None,
-    questions: Annotated[Path | None, typer.Option(help="A separate question file (POPE's, VQAv2's).")] = None,
-    choices: Annotated[Path | None, typer.Option(help="GQA's choices file.")] = None,
-    grades: Annotated[Path | None, typer.Option(help="MM-Vet grades to replay instead of asking a judge.")] = None,
+    questions: Annotated[Path | None, typer.Option(help="A separate question file (POPE, VQAv2).")] = None,
+    choices: Annotated[Path | None, typer.Option(help="The choices file (GQA).")] = None,
+    grades: Annotated[Path | None, typer.Option(help="Grades to replay instead of asking a judge (MM-Vet).")] = None,
     options_given: _Set = None,
     judge_url: _JudgeUrl = None,
     judge_model: _JudgeModel = None,
@@ -152,7 +172,7 @@ def score(
 ) -> None:
     """Score an answers file, produced by any model or tool.
 
-    `olivine score NAME --help` says which variants, prompts and options a benchmark has.
+    `olivine score NAME --help` lists a benchmark's variants, prompts and options.
 
     Example: olivine score pope --annotations coco_pope_random.json --answers answers.jsonl --json
     """
@@ -183,7 +203,7 @@ def score(
 
 @app.command("benchmarks")
 def list_benchmarks(as_json: Json = False) -> None:
-    """List what can be scored, one line each.
+    """List the benchmarks that can be scored, each with the source of its scoring.
 
     Example: olivine benchmarks
     """
@@ -203,23 +223,23 @@ def list_benchmarks(as_json: Json = False) -> None:
 
 
 def _own_options(names: list[str], given: list[str] | None) -> dict[str, Any]:
-    """The values of `--set`, which goes with one benchmark."""
+    """Return the values of `--set`, which applies to a single benchmark."""
     from olivine.evaluation import benchmarks as known
     from olivine.evaluation.benchmarks.options import parse_options
 
     if not given:
         return {}
     if len(names) != 1:
-        raise RequestError(f"--set: goes with one benchmark; {len(names)} are named. Evaluate them one by one.")
+        raise RequestError(f"--set: applies to a single benchmark; {len(names)} are named. Evaluate them one by one.")
     return parse_options(known.find(names[0]), given)
 
 
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Turn the system's refusals to write into one line that says what is kept and what to do.
+    """Turn the system's write errors into one line that says what is kept and what to do.
 
     Raises:
-        RunError: the disk is full or read-only, a limit on file sizes is met, or the folder may not be written.
+        RunError: the disk is full or read-only, a file size limit is reached, or the folder is not writable.
     """
     try:
         yield
@@ -227,20 +247,19 @@ def writable(folder: Path) -> Iterator[None]:
         if error.errno not in _UNWRITABLE:
             raise
         raise RunError(
-            f"{error.filename or folder}: cannot be written ({error.strerror}). Answers and grades made so far are "
-            "kept where they could be. Make room, or choose another place (--output), and run the same command to "
-            "resume."
+            f"{error.filename or folder}: cannot be written ({error.strerror}). The answers and grades already written "
+            "are kept. Free some space, or choose another folder (--output), and run the same command to resume."
         ) from None
 
 
 def _judging(url: str | None, model: str | None, folder: Path, prompt: Path | None, runs: int | None) -> dict[str, Any]:
-    """The options of a benchmark that a judge grades; replies are kept in `folder`, so that a rerun costs nothing."""
+    """Return a judged benchmark's options; replies are cached in `folder`, so that a rerun costs nothing."""
     from olivine.evaluation.judge import Judge
     from olivine.evaluation.rule_judge import RuleJudge
 
     if model == "rule" and url is None:
         return {"judge": RuleJudge(), "judge_prompt": prompt, "judge_runs": runs}
     if (url is None) != (model is None):
-        raise RequestError("--judge-url and --judge-model go together; give both, or neither.")
+        raise RequestError("--judge-url and --judge-model belong together: give both or neither.")
     judge = None if url is None or model is None else Judge(url, model, folder / "judge-cache")
     return {"judge": judge, "judge_prompt": prompt, "judge_runs": runs}

@@ -1,6 +1,6 @@
 """`olivine recipes`, `olivine diff` and `olivine clean`.
 
-What they list, compare and remove is decided elsewhere.
+What they list, compare and delete is determined elsewhere.
 """
 
 import dataclasses
@@ -18,11 +18,13 @@ app = OnceTyper()
 
 @app.command()
 def recipes(
-    copy: Annotated[str | None, typer.Option(metavar="NAME", help="Copy this recipe with what it is based on.")] = None,
-    into: Annotated[Path, typer.Option(help="Where copies go.")] = Path("recipes"),
+    copy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Copy this recipe together with the recipes it is based on.")
+    ] = None,
+    into: Annotated[Path, typer.Option(help="Folder for the copies.")] = Path("recipes"),
     as_json: Json = False,
 ) -> None:
-    """List the recipes and studies that come with Olivine; every command takes them by these names.
+    """List the recipes and studies shipped with Olivine; every command accepts them by these names.
 
     Example: olivine recipes --copy world/clip-s-aligned --into my-recipes
     """
@@ -45,10 +47,10 @@ def recipes(
 @app.command()
 def diff(
     first: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    second: Annotated[Path, typer.Argument(metavar="RUN", help="Another one.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory to compare it with.")],
     as_json: Json = False,
 ) -> None:
-    """Say how two runs differ: recipe, data, versions, environment, results.
+    """Show how two runs differ: recipe, data, versions, environment, results.
 
     Example: olivine diff runs/easy-vqa runs/try
     """
@@ -65,16 +67,18 @@ def diff(
             echo(section)
         echo(f"  {difference.key}: {difference.first!r} -> {difference.second!r}")
     if not found:
-        log.print("no difference in recipe, data, environment or results")
+        log.print("no differences in recipe, data, environment or results")
 
 
 @app.command()
 def clean(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory, its YAML or its name.")],
-    delete: Annotated[bool, typer.Option("--delete", help="Delete them; without it they are only listed.")] = False,
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="A study's directory or YAML file, or the name of a shipped one.")
+    ],
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the steps instead of only listing them.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the steps on disk that a study no longer needs, the largest first; with --delete, delete them.
+    """List the steps on disk that a study no longer needs, largest first; with --delete, delete them.
 
     Example: olivine clean runs/easy-vqa-study --delete
     """
@@ -93,5 +97,5 @@ def clean(
         return
     for step in found:
         echo(f"{step.bytes / 1e6:>12,.1f} MB  {step.folder}")
-    said = "deleted" if delete else "not needed; --delete removes them"
-    log.print(f"{len(found)} steps, {total / 1e6:,.1f} MB: {said}", markup=False, highlight=False)
+    outcome = "deleted" if delete else "not needed; --delete removes them"
+    log.print(f"{len(found)} steps, {total / 1e6:,.1f} MB: {outcome}", markup=False, highlight=False)

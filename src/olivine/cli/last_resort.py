@@ -1,6 +1,6 @@
-"""What the command line says when nobody else caught what went wrong: one line, and the trace in a file.
+"""How the command line reports an exception that nothing else caught: one line, and the stack trace in a file.
 
-A user's mistakes and runs that fail are `OlivineError`s, told elsewhere.
+Users' mistakes and failed runs are `OlivineError`s, which are reported elsewhere.
 """
 
 import os
@@ -18,28 +18,30 @@ from rich.console import Console
 from olivine import __version__
 from olivine.files import DISK_ERRORS
 
-#: Set to anything but 0, the trace is printed too.
+#: If set to anything but 0, the stack trace is printed too.
 DEBUG = "OLIVINE_DEBUG"
 
 
-def tell(error: BaseException, log: Console) -> None:
-    """Say in one line what went wrong, and where its trace is kept."""
+def report(error: BaseException, log: Console) -> None:
+    """Print one line that says what went wrong and where the stack trace was saved."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         where = error.filename or "standard output or a file"
-        line = f"{where}: cannot be written ({error.strerror}). Make room, or write elsewhere, and run it again."
+        line = f"{where}: cannot be written ({error.strerror}). Free some space, or write elsewhere, and run it again."
     elif isinstance(error, MemoryError):
-        line = "out of memory. Lower what the command holds at once, or run it where there is more."
+        line = "out of memory. Lower what the command keeps in memory, or run it on a machine with more."
     else:
-        said = (str(error).strip().splitlines() or [""])[0][:300]
-        line = f"{type(error).__name__}: {said}. This is a fault of Olivine's own. {_report_to()}"
-    kept = _keep(error)
-    log.print(f"error: {line} The trace is in {kept}." if kept else f"error: {line}", markup=False, highlight=False)
+        message = (str(error).strip().splitlines() or [""])[0][:300]
+        line = f"{type(error).__name__}: {message}. This is a bug in Olivine. {_report_to()}"
+    path = _save(error)
+    log.print(
+        f"error: {line} The stack trace is in {path}." if path else f"error: {line}", markup=False, highlight=False
+    )
     if os.environ.get(DEBUG, "0") not in ("", "0"):
         log.print(_trace(error), markup=False, highlight=False)
 
 
-def _keep(error: BaseException) -> Path | None:
-    """Write the trace to the working folder, or where files of a moment go; None where neither can be written."""
+def _save(error: BaseException) -> Path | None:
+    """Write the stack trace to the working directory or the temporary folder; return None if neither is writable."""
     name = f"olivine-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     text = f"olivine {__version__}, Python {sys.version}, {sys.platform}\n{' '.join(sys.argv)}\n\n{_trace(error)}"
     for folder in _folders():
@@ -53,7 +55,7 @@ def _keep(error: BaseException) -> Path | None:
 
 
 def _folders() -> Iterator[Path]:
-    """Where a trace may be kept, best first; the working folder may be gone."""
+    """Yield the folders to try for the stack trace, best first; the working directory may no longer exist."""
     with suppress(OSError):
         yield Path.cwd()
     with suppress(OSError):
@@ -70,4 +72,4 @@ def _report_to() -> str:
     except PackageNotFoundError:
         urls = []
     tracker = next((url.rpartition(", ")[2] for url in urls if url.lower().startswith(("issue", "bug", "repo"))), None)
-    return f"Please report it with that trace: {tracker or 'the issue tracker of the project'}."
+    return f"Please report it with the stack trace: {tracker or 'the issue tracker of the project'}."

@@ -1,6 +1,6 @@
-"""Options that take one value are given once: of two, neither is the obvious one.
+"""Options that take one value may be given only once: of two values, neither is the obvious one.
 
-Which options there are is each command's own.
+The options themselves are defined by each command.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class OnceCommand(typer.core.TyperCommand):
-    """A command that refuses an option of one value, or a flag, that is given twice."""
+    """A command that refuses a flag or single-value option that is given twice."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse as typer does, once no option stands there twice.
+        """Parse as typer does, after checking that no option is repeated.
 
         Raises:
-            RequestError: one does.
+            RequestError: an option is repeated.
         """
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         seen = set()
@@ -29,7 +29,7 @@ class OnceCommand(typer.core.TyperCommand):
                 continue
             if parameter.name in seen:
                 name = max(parameter.opts, key=len)
-                raise RequestError(f"{name}: given more than once; it takes one value. Give it once.")
+                raise RequestError(f"{name}: given more than once, but it takes one value. Give it once.")
             seen.add(parameter.name)
         return super().parse_args(ctx, args)
 

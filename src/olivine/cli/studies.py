@@ -1,6 +1,6 @@
 """`olivine ablate` and `olivine report`.
 
-Studies themselves are `ablate`'s.
+Studies themselves are in `ablation`.
 """
 
 from pathlib import Path
@@ -19,23 +19,32 @@ app = OnceTyper()
 @app.command()
 def ablate(
     study: Annotated[
-        Path | None, typer.Argument(help="A study: its YAML, its directory, or the name of a shipped one.")
+        Path | None,
+        typer.Argument(
+            metavar="STUDY",
+            help="A study's YAML file or directory, or the name of a shipped one (`olivine recipes`).",
+        ),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Show steps and costs; run nothing.")] = False,
-    device: Annotated[str, typer.Option(help="What the plan's hours are for: cpu, h100, a100 and others.")] = "h100",
-    launcher: Annotated[str, typer.Option(help="local, or ray.")] = "local",
-    jobs: Annotated[int, typer.Option(help="Steps at a time on this machine, each GPU or core to one of them.")] = 1,
+    plan: Annotated[bool, typer.Option("--plan", help="Show the steps and their cost without running them.")] = False,
+    device: Annotated[
+        str, typer.Option(help="Device that --plan estimates hours for: cpu, h100, a100 and others.")
+    ] = "h100",
+    launcher: Annotated[str, typer.Option(help="Where steps run: local or ray.")] = "local",
+    jobs: Annotated[
+        int, typer.Option(help="Steps to run in parallel on this machine, each with its own GPU or share of the cores.")
+    ] = 1,
     against: Annotated[
-        str | None, typer.Option(help="A published table to compare with: paper. Alone: show its effects.")
+        str | None,
+        typer.Option(help="A published table to compare with: paper. Without STUDY: show the table's effects."),
     ] = None,
 ) -> None:
-    """Run a study: every configuration, then the effect of every axis with its interval, in a report.
+    """Run a study: train and evaluate every configuration, then report every axis's effect with its interval.
 
-    Resumes where it stopped; steps that configurations share are run once. A study's directory may be moved or copied: given
-    itself, it is reported and resumed where it lies.
+    Resumes where it stopped; steps that configurations share are run once. A study's directory may be moved or copied:
+    given as STUDY, it is resumed and reported in place.
 
-    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the steps under way and end with exit code 75 (0: done, 1: a step failed,
-    2: wrong request).
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the running steps and exit with code 75. Other exit codes: 0 done,
+    1 a step failed, 2 invalid request.
 
     Example: olivine ablate recipes/studies/llava-gemma.yaml --plan --device h100
     """
@@ -44,7 +53,7 @@ def ablate(
     published = table(against) if against is not None else None
     if study is None:
         if published is None:
-            raise RequestError("STUDY: missing. Give a study's YAML (recipes/studies/), or --against paper.")
+            raise RequestError("STUDY: missing. Give a study's YAML file (recipes/studies/), or --against paper.")
         _show_published(published)
         return
     from olivine.ablation.run import carry_out, plan_study, report
@@ -65,17 +74,17 @@ def ablate(
         log.print(Text("failed:", "red"), f"{failure.step.key}: {failure.reason}", highlight=False)
     page = report(planned, published)
     if failures:
-        log.print(f"{len(failures)} steps failed; a report of the others: {page}", highlight=False)
+        log.print(f"{len(failures)} steps failed; report on the others: {page}", highlight=False)
         raise typer.Exit(1)
     log.print(f"done: {page}", highlight=False)
 
 
 @app.command("report")
 def report_command(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory or its YAML.")],
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory or YAML file.")],
     against: Annotated[str | None, typer.Option(help="A published table to compare with: paper.")] = None,
 ) -> None:
-    """Write a study's report anew from what is finished: report.html, report.md, results.csv, effects.csv.
+    """Regenerate a study's report from its finished steps: report.html, report.md, results.csv, effects.csv.
 
     Example: olivine report runs/llava-gemma
     """

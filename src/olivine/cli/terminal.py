@@ -1,6 +1,6 @@
-"""What commands share: the log, progress bars, how figures are told, which device is used.
+"""What commands share: the log, progress bars, the format of metrics, the choice of device.
 
-Nothing here is a command.
+No command is defined here.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from olivine.console import PlainConsole
+from olivine.console import stderr_console
 from olivine.distributed import is_first_process
 from olivine.errors import RunError
 from olivine.printable import printable
@@ -20,11 +20,11 @@ from olivine.printable import printable
 #: `--json`, for every command that has it.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
-log = PlainConsole(stderr=True, soft_wrap=True)
+log = stderr_console()
 
 
 class Bar:
-    """A progress bar to call with (done, total)."""
+    """A progress bar that is called with (done, total)."""
 
     def __init__(self, name: str, *, shown: bool = True) -> None:
         self._progress = Progress(
@@ -45,12 +45,12 @@ class Bar:
         self._progress.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        """Move it."""
+        """Update the bar."""
         self._progress.update(self._task, completed=done, total=total)
 
 
 def say(text: str) -> None:
-    """A last line, once for all processes of a run."""
+    """Print a last line, once for all processes of a run."""
     if is_first_process():
         log.print(text, markup=False, highlight=False)
 
@@ -59,7 +59,7 @@ def echo(text: str) -> None:
     """Print a line of a command's output on stdout, control characters written out.
 
     Raises:
-        RunError: stdout goes where nothing can be written, a full disk say.
+        RunError: stdout cannot be written, for example because the disk is full.
     """
     try:
         typer.echo(printable(text))
@@ -69,19 +69,19 @@ def echo(text: str) -> None:
         with suppress(OSError, ValueError):  # what is still in the buffer must not fail once more at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise RunError(
-            f"stdout cannot be written ({error.strerror}). What the command writes into files is there; run it again "
-            "with its output going elsewhere."
+            f"stdout cannot be written ({error.strerror}). The files that the command writes are complete; run it "
+            "again with its output redirected elsewhere."
         ) from None
 
 
 def metrics_line(metrics: Any) -> str:
-    """Metrics in a line."""
+    """Return the metrics on one line."""
     return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
 
 
 @contextmanager
 def bars(names: list[str]) -> Iterator[Callable[[str, int, int], None]]:
-    """One bar a name, moved by (name, done, in all)."""
+    """Show one bar per name; yield the function that updates them, called with (name, done, total)."""
     name = TextColumn("{task.description:>20}", markup=False)
     columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=log, transient=True) as progress:
@@ -90,7 +90,7 @@ def bars(names: list[str]) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def selected_device() -> Any:
-    """The GPU that torchrun gave to this process (the first without torchrun), or the CPU."""
+    """Return the GPU that torchrun assigned to this process (the first without torchrun), or the CPU."""
     import torch
 
     if not torch.cuda.is_available():

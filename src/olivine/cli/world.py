@@ -1,6 +1,6 @@
-"""`olivine world`: write the embedded world's data, pretrain its backbones, show it.
+"""`olivine world`: write the embedded world's data, pretrain its backbones, write its example page.
 
-What is drawn and asked is `world`'s, what is trained `world.pretraining`'.
+Scenes and questions are in `world`, training in `world.pretraining`.
 """
 
 import json
@@ -14,18 +14,22 @@ from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, bars, echo, log, metrics_line
 from olivine.errors import RequestError
 
-app = OnceTyper(no_args_is_help=True, help="The embedded world: data, benchmarks, backbones, images.")
+app = OnceTyper(
+    no_args_is_help=True,
+    help="Write the embedded world's data and benchmarks, pretrain its backbones.\n\n"
+    "Example: olivine world write data/world",
+)
 
 
 @app.command("write")
 def world_write(
-    folder: Annotated[Path, typer.Argument(help="The folder to write.")] = Path("data/world"),
-    seed: Annotated[int, typer.Option(help="Another seed is another world of the same kind.")] = 1,
-    images: Annotated[int, typer.Option(help="Training images a stage; 0 writes benchmarks only.")] = 4000,
-    share: Annotated[float, typer.Option(help="Size of the benchmarks, of the usual one.")] = 1.0,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")] = Path("data/world"),
+    seed: Annotated[int, typer.Option(help="Random seed; another seed gives other scenes of the same kind.")] = 1,
+    images: Annotated[int, typer.Option(help="Training images per stage; 0 writes only the benchmarks.")] = 4000,
+    share: Annotated[float, typer.Option(help="Size of the benchmarks, as a fraction of the usual size.")] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """Write training data and the eight benchmarks in their official layouts; what is there is left as it is.
+    """Write training data and the eight benchmarks in their official layouts; files already there are kept.
 
     Example: olivine world write data/world
     """
@@ -42,10 +46,10 @@ def world_write(
     if as_json:
         echo(json.dumps(record))
     for name, about in record["benchmarks"].items():
-        guessed = dict(list(about["majority"].items())[:2])
+        baseline = dict(list(about["majority"].items())[:2])
         log.print(
-            f"{name}: {about['questions']:,} questions on {about['images']:,} images; guessing gets "
-            f"{metrics_line(guessed)}",
+            f"{name}: {about['questions']:,} questions on {about['images']:,} images; majority-class baseline: "
+            f"{metrics_line(baseline)}",
             highlight=False,
         )
     log.print(f"done: {folder}", highlight=False)
@@ -53,13 +57,13 @@ def world_write(
 
 @app.command("pretrain")
 def world_pretrain(
-    only: Annotated[str | None, typer.Option(help="Names, by commas. Default: all five.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Where to. Default: into the package itself.")] = None,
-    seed: Annotated[int, typer.Option(help="The world's seed, and that of the weights.")] = 0,
-    share: Annotated[float, typer.Option(help="Share of the usual steps, for a quick look.")] = 1.0,
-    jobs: Annotated[int, typer.Option(help="How many at a time. Default: one on each processor.")] = 0,
+    only: Annotated[str | None, typer.Option(help="Comma-separated backbone names. Default: all five.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Output directory. Default: the installed package.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the scenes and of the initial weights.")] = 0,
+    share: Annotated[float, typer.Option(help="Fraction of the usual number of steps, for a quick try.")] = 1.0,
+    jobs: Annotated[int, typer.Option(help="Backbones to train in parallel; 0: one per core.")] = 0,
 ) -> None:
-    """Train the tiny backbones, each from random weights or grown from a smaller one; resumes where it stopped.
+    """Train the tiny backbones, each from random weights or Net2Net-expanded from a smaller one; resume if stopped.
 
     Example: olivine world pretrain --only tiny-clip --output runs/backbones
     """
@@ -74,16 +78,16 @@ def world_pretrain(
     with bars(names) as on_step:
         figures = pretrain_all(names, target, seed=seed, share=share, jobs=jobs, on_step=on_step)
     for name, found in figures.items():
-        left_out = ("by_topic", "by_topic_on_configurations", "seconds", "threads")
-        figures_line = {key: value for key, value in found.items() if key not in left_out}
+        omitted = ("by_topic", "seconds", "threads")
+        figures_line = {key: value for key, value in found.items() if not key.startswith(omitted)}
         log.print(f"{name}: {figures_line}", highlight=False)
     log.print(f"done: {target}", highlight=False)
 
 
 @app.command("page")
 def world_page(
-    target: Annotated[Path, typer.Argument(help="The page to write, in Markdown.")] = Path("docs/world.md"),
-    seed: Annotated[int, typer.Option(help="The world's seed.")] = 1,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Markdown file to write.")] = Path("docs/world.md"),
+    seed: Annotated[int, typer.Option(help="Random seed of the scenes.")] = 1,
 ) -> None:
     """Write a page of example images with questions and answers.
 
@@ -98,9 +102,9 @@ def world_page(
     from olivine.world.sampling import sample_scenes
 
     about = (
-        "Drawn scenes of 96 x 96 pixels, and what the eight benchmarks ask of them. This page is written by "
-        f"`olivine world page {target.as_posix()} --seed {seed}`, the benchmarks by `olivine world write`. A number "
-        "behind an answer is how many of ten annotators gave it."
+        "Drawn scenes of 96 x 96 pixels, and what the eight benchmarks ask about them. This page is written by "
+        f"`olivine world page {target.as_posix()} --seed {seed}`, the benchmarks by `olivine world write`. The number "
+        "after an answer says how many of ten annotators gave it."
     )
     with tempfile.TemporaryDirectory() as name, Bar("benchmarks") as bar:
         written = Path(name)

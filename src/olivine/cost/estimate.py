@@ -227,13 +227,13 @@ def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: L
 
 
 def _seen(tokens: float, windows: Sequence[int | None]) -> float:
-    """Pairs of a query and a key that it sees in a sample of so many tokens, over all layers."""
+    """Return the number of (query, visible key) pairs in a sample of this many tokens, over all layers."""
     full = tokens**2 / 2
     return sum(full if window is None or window >= tokens else full - (tokens - window) ** 2 / 2 for window in windows)
 
 
 def tower_operations(shape: ModelSize, lengths: Lengths) -> float:
-    """Of one sample's images through the tower, forward alone."""
+    """Return the operations of one sample's images through the tower, forward pass only."""
     return 2 * shape.tower * shape.tower_tokens * lengths.images
 
 

@@ -1,12 +1,12 @@
-"""The named chat templates in Jinja, for plain transformers and whatever serves a saved folder as it does.
+"""The named chat templates in Jinja, for plain transformers and for servers that load a saved folder as it does.
 
-Each writes what `named_templates` renders, and marks with `{% generation %}` what is supervised there.
+Each writes what `named_templates` renders, and marks the supervised text with `{% generation %}`.
 """
 
 from olivine.data.named_templates import VICUNA_SYSTEM
 
-#: The Jinja form must spell `<image>` otherwise where a text has it: there it is no image, and transformers takes each
-#: for one. Nothing spelled alike is tokenised as text there, so the text has one space more than in training.
+#: In Jinja, `<image>` within a text must be written differently: it is not an image there, but transformers would take
+#: it for one. No identical spelling is tokenised as text, so the text has one space more than in training.
 TEXT = " | replace('<image>', '<image >')"
 
 
@@ -36,7 +36,7 @@ def content_macro(image: str) -> str:
 
 
 _CONTENT = content_macro(r"<image>\n")
-#: What has no place in any of these templates is refused, not ignored.
+#: Roles that these templates lack are refused, not ignored.
 ROLES = (
     "{%- for message in messages -%}"
     "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}"

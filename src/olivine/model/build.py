@@ -25,6 +25,7 @@ from olivine.model.tokenizers import load_tokenizer as load_tokenizer
 from olivine.model.towers.assembly import TowerPlan, class_of, load_tower, plan_tower
 from olivine.model.vlm import VisionLanguageModel, stop_ids_of
 from olivine.model.weights import language_naming, load_weights
+from olivine.random_state import RandomState
 from olivine.recipe import ModelRecipe, Source, TokenizerRecipe, VisionRecipe
 from olivine.registry import locate
 
@@ -40,8 +41,11 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
     Raises:
         RequestError: a part that cannot be found, fetched or used, with its key in the recipe.
     """
-    torch.manual_seed(seed)
-    recipe = _with_located_parts(recipe)
+    with RandomState(seed).active():
+        return _build(_with_located_parts(recipe), seed, texts)
+
+
+def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -> VisionLanguageModel:
     plan = plan_tower(recipe.vision)
     tower = load_tower(plan)
     language = _load_language(recipe.language.from_)

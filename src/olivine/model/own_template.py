@@ -131,7 +131,7 @@ class OwnTemplate:
         return found[0] if found else self.end
 
     def _find_end(self) -> str:
-        """What ends a reply, by comparing a reply at the end with one that a user's turn follows."""
+        """Return what ends a reply, by comparing a reply at the end with one that is followed by a user's turn."""
         last = self._cut((_U, _A), prompt=False)
         followed = self._cut((_U, _A, _U), prompt=True)
         asked = self._cut((_U,), prompt=True)
@@ -150,7 +150,7 @@ class OwnTemplate:
         return common[: special.end()] if special else common
 
     def _skeleton(self, roles: tuple[Role, ...]) -> _Skeleton:
-        """The template's text for turns with these roles, checked once."""
+        """Return the template's text for turns with these roles, checked once."""
         known = self._skeletons.get(roles)
         if known is None:
             parts = self._cut(roles, prompt=roles[-1] is not _A)
@@ -169,7 +169,7 @@ class OwnTemplate:
         return known
 
     def _cut(self, roles: Sequence[Role], *, prompt: bool) -> tuple[str, ...]:
-        """What the template writes around the contents of turns."""
+        """Return what the template writes around the contents of turns."""
         marks = [_MARK.format(number) for number in range(len(roles))]
         rest = self._render(roles, marks, prompt=prompt)
         parts = []
@@ -199,7 +199,7 @@ class OwnTemplate:
         return text
 
     def _as_rendered(self, conversation: Conversation, contents: Sequence[str], skeleton: _Skeleton) -> Sequence[str]:
-        """The contents as the template writes them: as they are, or without the white space at their ends."""
+        """Return the contents as the template writes them: unchanged, or stripped of surrounding whitespace."""
         roles = [turn.role for turn in conversation]
         rendered = self._render(roles, contents, prompt=roles[-1] is not _A)
         parts = skeleton.parts

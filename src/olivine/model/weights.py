@@ -301,8 +301,8 @@ def _check_report(report: Mapping[str, Any], where: str) -> None:
     if other:
         differences = [f"{name} is {list(found)}, expected {list(requested)}" for name, found, requested in other]
         raise RequestError(
-            f"{where}: {len(other)} weights have another shape than config.json says ({_list(differences, '; ')}). Give the "
-            "configuration that belongs to these files."
+            f"{where}: {len(other)} weights have another shape than config.json says ({_list(differences, '; ')}). "
+            "Give the configuration that belongs to these files."
         )
     unexpected = sorted(report["unexpected_keys"])
     if unexpected:

@@ -125,7 +125,7 @@ def run_stage(
     with run.stop.deferred(), out_of_memory_reported(run.recipe, stage):
         job = Stage(vlm, run.recipe, stage, samples, folder, run.console, run.processes, run.stop, features, run.record)
         if run.processes.is_first and begin is not None:
-            # Only now: what is refused must not leave a record that its correction is then compared with.
+            # Only now: a refused request must not leave a record that the corrected one is then compared with.
             begin()
         finish_stage(job, job.run(), run.data.skipped_before(stage.data), followed=followed)
     if run.processes.several and followed:  # its modules are sharded: start again from what was written

@@ -76,7 +76,7 @@ def _linear_layers(language: nn.Module) -> set[str]:
 
 
 def _targets(language: Any, recipe: LoraRecipe, present: Collection[str]) -> tuple[str, ...]:
-    """The recipe's targets by the names of this language model's family, which may hold several in one layer."""
+    """Return the recipe's targets by the names of this model's family, which may fuse several into one layer."""
     return family_of(language.config).linear_layers(recipe.targets, present)
 
 

@@ -30,6 +30,7 @@ from olivine.model.attention import choose_attention, compile_layers
 from olivine.model.connectors.llava import trainable
 from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
+from olivine.random_state import RandomState
 from olivine.recipe import ConnectorRecipe, DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 from olivine.stop import StopSignal
@@ -101,16 +102,18 @@ class Stage:
         self._training_count = len(training)
 
         _set_precision(vlm, stage, recipe)
-        torch.manual_seed(recipe.seed)
+        self._random = RandomState(recipe.seed, processes.device)
         if stage.lora:
             if processes.several:
                 raise RequestError(
                     f"stages.{stage.name}.lora: one process only; under torchrun the model itself is sharded."
                 )
-            lora.insert(vlm.language, stage.lora, processes.device)
+            with self._random.active():
+                lora.insert(vlm.language, stage.lora, processes.device)
         _to_device(vlm, processes)
         self.weights = choose_trainable(vlm, stage, recipe.model.connector)
-        self.objective = self._make_objective()
+        with self._random.active():
+            self.objective = self._make_objective()
         named = dict(vlm.model.named_parameters())
         self.weights = {name: named[name] for name in self.weights}  # those of a sharded model are new objects
         own = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
@@ -122,7 +125,6 @@ class Stage:
             folder,
             keep=stage.keep,
             processes=processes,
-            console=console,
             background=processes.several or processes.device.type == "cuda",
         )
 
@@ -135,8 +137,12 @@ class Stage:
             DataError: a broken sample under `on_error: stop`.
             Stopped: a stop was requested; the state is saved.
         """
+        with self._random.active():
+            return self._run()
+
+    def _run(self) -> StageResult:
         first = self.checkpoints.load(self.state)
-        log = MetricsLog(self.folder, first, writes=self.processes.is_first, console=self.console)
+        log = MetricsLog(self.folder, first, writes=self.processes.is_first)
         before = self.processes.from_first(log.losses(WINDOW) if self.processes.is_first else [])
         self._watch = LossSpikeDetector(self.recipe.optimizer.spike, before)
         print_summary(
@@ -398,7 +404,7 @@ def split_held_out(
 def choose_trainable(
     vlm: VisionLanguageModel, stage: StageRecipe, connector: ConnectorRecipe
 ) -> dict[str, nn.Parameter]:
-    """Freeze everything but the stage's parts; returns what trains, by name."""
+    """Freeze everything but the stage's modules and return what trains, by name."""
     for parameter in vlm.model.parameters():
         parameter.requires_grad_(False)
     may_train = {id(parameter) for parameter in trainable(vlm.connector, connector)}

@@ -1,6 +1,6 @@
 """Published tables shipped as data, and the effects that follow from them: points without intervals.
 
-Comparing a study of one's own with them is in `ablate.agreement`.
+Comparing a study with them is in `ablation.agreement`.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from olivine.errors import RequestError, unknown_name
 from olivine.statistics import Configuration, Contrast, contrasts
 from olivine.strict_yaml import parse_yaml
 
-#: What may be said for a table on the command line: its own name, or what it is to this project.
+#: Names of the tables on the command line; `paper` is the one that this project reproduces.
 _FILES = {"paper": "llava-gemma", "llava-gemma": "llava-gemma"}
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedMetric:
-    """One column: whose it is, in Olivine's names, and its values configuration by configuration, scaled as Olivine reports them."""
+    """One column: benchmark and metric by Olivine's names, and the values per configuration in reports' units."""
 
     key: str
     label: str
@@ -45,16 +45,16 @@ class PublishedTable:
     stated: Mapping[tuple[str, str], Mapping[str, float]]
 
     def effects(self, metric: PublishedMetric) -> list[tuple[Contrast, float]]:
-        """Every main effect and interaction of a column, in its scaled units."""
+        """Return every main effect and interaction of a column, in its scaled units."""
         column = np.array(metric.values)
         return [(contrast, float(contrast.weights @ column)) for contrast in contrasts(self.axes, self.configurations)]
 
 
 def table(name: str) -> PublishedTable:
-    """A shipped table by its name.
+    """Return a shipped table by its name.
 
     Raises:
-        RequestError: none is called so.
+        RequestError: there is no table of that name.
     """
     if name not in _FILES:
         raise RequestError(f"--against: {unknown_name(name, list(_FILES))}")
