@@ -28,6 +28,7 @@ StageTemplateName = Literal["gemma", "vicuna", "plain", "chatml", "llama3", "phi
 TemplateName = Literal[StageTemplateName, "chat"]
 OnError = Literal["stop", "skip"]
 LossWeights = Literal["token", "sample", "sqrt"]
+MarkRule = Literal["front", "in-place"]
 #: A local folder, a hub id, or a `transformers` configuration (with `model_type`) for a random start.
 Source = str | dict[str, Any]
 
@@ -208,6 +209,9 @@ class DataRecipe(_Section):
     #: Several questions about one image: as turns of one conversation, or as independent continuations of one
     #: shared image prefix (no question sees another's answer).
     turns: Annotated[Literal["together", "independent"], another_output("what each question sees")] = "together"
+    #: Where the mark of a single image stands: in front of the conversation, as LLaVA has it, or where the file has it.
+    #: The marks of several images always stay where they are.
+    marks: Annotated[MarkRule, another_output("where images stand in a conversation")] = "front"
     #: What happens to a broken item: it stops the run with its name, or is skipped and counted.
     on_error: Annotated[
         OnError, same_mathematics("whether a broken item stops the run; intact items are trained on the same")

@@ -42,6 +42,7 @@ OTHER = {
     "data.*.json": None,  # a path: the test puts the same content there
     "data.*.images": None,
     "data.*.turns": "independent",
+    "data.*.marks": "in-place",
     "data.*.on_error": "skip",
     "data.*.max_length": 99,
     "data.*.augment.flip": True,

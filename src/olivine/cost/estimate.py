@@ -395,7 +395,7 @@ def measured_lengths(source: DataRecipe, patches: int) -> Lengths:
 
 def _length(sample: Sample, patches: int) -> tuple[float, float, float]:
     """Return (tokens, labelled tokens, images) of a sample, estimated from its characters."""
-    images = sample.image is not None
+    images = len(sample.all_images)
     characters = sum(len(turn.text) for turn in sample.conversation)
     labelled = sum(len(turn.text) for turn in sample.conversation if turn.role is Role.ASSISTANT)
     tokens = characters / CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS + patches * images

@@ -3,6 +3,7 @@
 Their Jinja forms, for plain transformers, are in `saved_templates`.
 """
 
+from olivine.data.image_marks import image_count, pieces_of
 from olivine.data.pieces import BEGINNING, BOS, EOS, IMAGE, Piece, marker, without_system
 from olivine.errors import DataError
 from olivine.records import Conversation, Role
@@ -27,7 +28,7 @@ def gemma(conversation: Conversation, image: bool) -> list[Piece]:
                 pieces.append(Piece(system + "\n\n"))
             if image and index == 0:
                 pieces += [IMAGE, Piece("\n")]
-            pieces += [Piece(turn.text), marker("<end_of_turn>"), Piece("\n")]
+            pieces += [*pieces_of(turn), marker("<end_of_turn>"), Piece("\n")]
             pieces += [marker("<start_of_turn>"), Piece("model\n")]
         else:
             pieces += [Piece(turn.text, supervised=True), marker("<end_of_turn>", supervised=True), Piece("\n")]
@@ -46,18 +47,18 @@ def vicuna(conversation: Conversation, image: bool) -> list[Piece]:
             pieces.append(Piece("USER: "))
             if image and index == 0:
                 pieces += [IMAGE, Piece("\n")]
-            pieces.append(Piece(turn.text + " ASSISTANT:"))
+            pieces += [*pieces_of(turn), Piece(" ASSISTANT:")] if turn.images else [Piece(turn.text + " ASSISTANT:")]
         else:
             pieces += [Piece(" " + turn.text, supervised=True), marker("</s>", supervised=True)]
     return pieces
 
 
 def plain(conversation: Conversation, image: bool) -> list[Piece]:
-    """Render LLaVA-1.5's stage-1 `plain`: the image, then the caption and a newline, without the question."""
+    """Render LLaVA-1.5's stage-1 `plain`: the images, the caption and a newline, without the question."""
     replies = [turn.text for turn in conversation if turn.role is Role.ASSISTANT]
     if len(replies) > 1:
         raise DataError(f"template plain takes one caption a sample; this one has {len(replies)} replies.")
-    pieces = [marker(BOS)] + ([IMAGE] if image else [])
+    pieces = [marker(BOS)] + [IMAGE] * (image + image_count(conversation))
     for reply in replies:
         pieces += [Piece(reply, supervised=True), Piece("\n", supervised=True)]
     return pieces
@@ -122,7 +123,8 @@ def prismatic_base(conversation: Conversation, image: bool) -> list[Piece]:
     pieces = [marker(BOS)] + ([IMAGE] if image else [])
     for turn in turns:
         if turn.role is Role.USER:
-            pieces.append(Piece(f"In: {turn.text}\nOut:"))
+            placed = [Piece("In: "), *pieces_of(turn), Piece("\nOut:")]
+            pieces += placed if turn.images else [Piece(f"In: {turn.text}\nOut:")]
         else:
             pieces += [Piece(" " + turn.text, supervised=True), marker(EOS, supervised=True)]
     return pieces
@@ -133,4 +135,4 @@ def _content(conversation: Conversation, index: int, image: bool) -> list[Piece]
     turn = conversation[index]
     first = next(i for i, other in enumerate(conversation) if other.role is Role.USER or i == len(conversation) - 1)
     opens = image and turn.role is Role.USER and index == first
-    return [*([IMAGE, Piece("\n")] if opens else []), Piece(turn.text)]
+    return [*([IMAGE, Piece("\n")] if opens else []), *pieces_of(turn)]

@@ -161,7 +161,7 @@ def pack(
 ) -> PackedSequence:
     """Concatenate examples into one packed sequence.
 
-    `images` has, for each example with an image, its index among the batch's unique images.
+    `images` has, for each image of each example in order, its index among the batch's unique images.
     """
     ids: list[int] = []
     positions: list[int] = []

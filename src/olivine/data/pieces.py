@@ -51,8 +51,8 @@ class ChatTemplate:
 
     Attributes:
         name: its name in recipes.
-        render: pieces of a conversation (second argument: whether an image comes first). A conversation that ends
-            with a user turn is rendered up to where the model's reply begins.
+        render: pieces of a conversation (second argument: whether an image comes first, besides those that stand in
+            its turns). A conversation that ends with a user turn is rendered up to where the model's reply begins.
         stop: the marker that ends a reply.
         jinja: the same template for `transformers`, without the beginning-of-sequence token.
         begins: whether the beginning-of-sequence token opens the text even if the tokenizer does not add it.

@@ -11,11 +11,24 @@ TEXT = " | replace('<image>', '<image >')"
 
 
 def content_macro(image: str) -> str:
-    """Return a macro `content(message)`: the image, written as `image`, then the text."""
+    """Return a macro `content(message)`: the only image, written as `image`, then the text; several where they stand.
+
+    With several images in the conversation, `shown.images`, parts stand in their order, each on a line of its own, as
+    `layouts` reads them from a file.
+    """
     return (
+        "{%- set shown = namespace(images=0) -%}"
+        "{%- for message in messages if message['content'] is not string -%}"
+        "{%- for part in message['content'] if part['type'] == 'image' -%}"
+        "{%- set shown.images = shown.images + 1 -%}{%- endfor -%}{%- endfor -%}"
         "{%- macro content(message) -%}{%- if message['content'] is string -%}{{ message['content']"
         + TEXT
-        + " }}{%- else -%}"
+        + " }}{%- elif shown.images > 1 -%}"
+        "{%- for part in message['content'] if part['type'] in ['image', 'text'] -%}"
+        "{{ '' if loop.first else '\\n' }}{{ '<image>' if part['type'] == 'image' else part['text']"
+        + TEXT
+        + " }}{%- endfor -%}"
+        "{%- else -%}"
         "{%- for part in message['content'] if part['type'] == 'image' -%}{{ '" + image + "' }}{%- endfor -%}"
         "{%- for part in message['content'] if part['type'] == 'text' -%}{{ part['text']" + TEXT + " }}{%- endfor -%}"
         "{%- endif -%}{%- endmacro -%}"
@@ -102,7 +115,9 @@ PHI3 = (
 )
 
 PRISMATIC_BASE = (
-    content_macro("") + ROLES + "{%- for message in messages if message['content'] is not string -%}"
+    content_macro("")
+    + ROLES
+    + "{%- for message in messages if message['content'] is not string and shown.images == 1 -%}"
     "{%- for part in message['content'] if part['type'] == 'image' -%}{{ '<image>' }}{%- endfor -%}"
     "{%- endfor -%}"
     "{%- for message in messages -%}"

@@ -33,7 +33,7 @@ class AnswerLog:
         self._model_id = model_id
 
     def begin(
-        self, request: Mapping[str, Any], image_of: Mapping[str, str | None], *, replace: bool = False
+        self, request: Mapping[str, Any], images_of: Mapping[str, Sequence[str]], *, replace: bool = False
     ) -> dict[str, Answer]:
         """Return earlier answers to the same request, without those that failed; prepare the folder for new ones.
 
@@ -41,7 +41,7 @@ class AnswerLog:
 
         Args:
             request: what decides the answers.
-            image_of: the image that each question is asked with, by question id.
+            images_of: the images that each question is asked with, by question id.
             replace: remove answers to another request instead of refusing them.
 
         Raises:
@@ -52,9 +52,7 @@ class AnswerLog:
         kept: dict[str, Answer] = {}
         if before is not None:
             kept = self._earlier()
-            differing = differences(
-                before, request, {image for name in kept if (image := image_of.get(name)) is not None}
-            )
+            differing = differences(before, request, {image for name in kept for image in images_of.get(name, ())})
         if differing and not replace and self._has_answers():
             raise self._other_answers(before, request, differing)
         kept = {} if differing else kept

@@ -49,7 +49,9 @@ def write_page(target: Path, title: str, opening: str, images: Sequence[Image.Im
 
 def _section(shelf: Shelf, folder: Path) -> Iterator[str]:
     name = shelf.benchmark.name
-    selected = _examples(shelf.benchmark.read(shelf.data))
+    questions_read = shelf.benchmark.read(shelf.data)
+    assert not any(question.images for question in questions_read), "the world's benchmarks ask about one image each"
+    selected = _examples(questions_read)
     images = image_source(shelf.benchmark.images(shelf.data))
     _save(_sheet([images.open(image) for image in selected], _IMAGES), folder / f"{name}.jpg")
     yield f"## {name}"

@@ -53,7 +53,11 @@ def request_of(
         max_new_tokens: longest answer in tokens.
         model_id: the model's name in messages and answers; it decides nothing.
     """
-    asked = [[question.id, question.prompt, question.image] for question in questions]
+    # Those about several images have one entry more, so that all others stay the request that they were.
+    asked = [
+        [question.id, question.prompt, question.image, *([list(question.images)] if question.images else [])]
+        for question in questions
+    ]
     return {
         "format": 2,
         "model_id": model_id,

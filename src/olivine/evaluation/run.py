@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.contents import ContentIndex
+from olivine.data.image_marks import user_turn, without_images
 from olivine.data.images import ImageSource
 from olivine.distributed import Processes
 from olivine.errors import DataError, RequestError, RunError
@@ -83,10 +84,10 @@ def evaluate(
 
 
 def shares(questions: Sequence[Question], count: int) -> list[list[Question]]:
-    """Split the questions into `count` shares of about equal size; all about one image are in one share, in order."""
-    by_image: dict[str, list[Question]] = {}
+    """Split the questions into `count` shares of about equal size; all about the same images are in one, in order."""
+    by_image: dict[tuple[str, ...], list[Question]] = {}
     for question in questions:
-        by_image.setdefault(question.image or f"no image: {question.id}", []).append(question)
+        by_image.setdefault(question.all_images or (f"no image: {question.id}", ""), []).append(question)
     split: list[list[Question]] = [[] for _ in range(count)]
     for of_image in by_image.values():
         min(split, key=len).extend(of_image)
@@ -116,7 +117,7 @@ def _begin(
     asked: Sequence[Question],
     images: ImageSource | Path,
 ) -> dict[str, Answer]:
-    used = [question.image for question in asked if question.image is not None]
+    used = [image for question in asked for image in question.all_images]
     request = request_of(
         weights,
         requested.benchmark.name,
@@ -126,7 +127,7 @@ def _begin(
         max_new_tokens=requested.benchmark.max_new_tokens,
         model_id=requested.model_id,
     )
-    answers = log.begin(request, {question.id: question.image for question in asked}, replace=requested.replace)
+    answers = log.begin(request, {question.id: question.all_images for question in asked}, replace=requested.replace)
     if len(answers) < len(questions):
         for name in (ITEMS, SCORES):  # a score must not outlive its answers
             (requested.folder / name).unlink(missing_ok=True)
@@ -152,18 +153,25 @@ def controlled(questions: Sequence[Question], control: Control | None) -> list[Q
     """
     if control is None:
         return list(questions)
-    names = sorted({question.image for question in questions if question.image is not None})
+    names = sorted({image for question in questions for image in question.all_images})
     if control == "shuffled" and len(names) == 1:
         raise RequestError("--shuffled: all questions are about a single image; there is no other to use.")
-    replacement: dict[str | None, str | None] = {None: None}
-    for name, following in zip(names, names[1:] + names[:1], strict=True):
-        replacement[name] = following if control == "shuffled" else None
-    return [replace(question, image=replacement[question.image]) for question in questions]
+    if control == "blind":
+        return [without_images(question) for question in questions]
+    other = dict(zip(names, names[1:] + names[:1], strict=True))
+    return [
+        replace(
+            question,
+            image=None if question.image is None else other[question.image],
+            images=tuple(other[image] for image in question.images),
+        )
+        for question in questions
+    ]
 
 
 def write_score(score: Score, folder: Path, questions: Sequence[Question], about: dict[str, Any]) -> None:
     """Write `items.jsonl` (question, image, cluster, correctness) and `scores.json`."""
-    image_of = {question.id: question.image for question in questions}
+    image_of = {question.id: list(question.images) or question.image for question in questions}
     rows = (
         {"question_id": i.question_id, "image_id": image_of[i.question_id], "cluster": i.cluster, "correct": i.correct}
         for i in score.items
@@ -195,7 +203,19 @@ def read_questions(benchmark: Benchmark, data: Path, prompt: str | None = None) 
             text=("text", "id"),
             text_or_nothing=("image",),
         )
+        _require_images(question, f"{data}: question {number} (id {shortened(question.id)})")
     return questions
+
+
+def _require_images(question: Question, where: str) -> None:
+    if not question.images:
+        return
+    if question.image is not None or not all(isinstance(image, str) for image in question.images):
+        raise DataError(f"{where}: expected its only image in `image`, or several names in `images`.")
+    try:
+        user_turn(question.prompt, len(question.images))
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _require_texts(questions: Sequence[Question], requested: Evaluation) -> None:

@@ -9,20 +9,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any
 
 from jinja2 import TemplateError
 
+from olivine.data.image_marks import pieces_of
 from olivine.data.pieces import BEGINNING, IMAGE, ChatTemplate, Piece, marker
 from olivine.data.template import OWN, TEMPLATES
 from olivine.errors import DataError, RequestError
 from olivine.model.own_jinja import saved_jinja, unwrapped
-from olivine.records import Conversation, Role
+from olivine.records import Conversation, Role, Turn
 
 #: What stands for the contents of turn N while the template is cut: private-use characters, which no template writes.
 _MARK = "\ue000{}\ue001"
 _IMAGE_LINE = IMAGE.text + "\n"
+#: What stands for an image inside a turn's text, which may itself spell `<image>`.
+_IMAGE_INSIDE = "\ue002"
 #: Switches that published templates have, tried in turn until the prompt is what stands before a reply: thinking models
 #: answer without thinking, and a date is the one that Llama 3 falls back on.
 _SETTINGS: tuple[dict[str, Any], ...] = (
@@ -95,6 +98,8 @@ class OwnTemplate:
         for turn, text, after in zip(conversation, kept, skeleton.pieces[1:], strict=True):
             if turn.role is _A:
                 pieces.append(Piece(text, supervised=True))
+            elif turn.images:
+                pieces += pieces_of(_with_images(text))
             elif image and text.startswith(IMAGE.text) and IMAGE not in pieces:
                 pieces += [IMAGE, Piece(text.removeprefix(IMAGE.text))]
             else:
@@ -258,12 +263,25 @@ def _stands(rendered: str, text: str, at: int, *, last: bool) -> bool:
 
 
 def _contents(conversation: Conversation, image: bool) -> list[str]:
-    """Every turn's text, behind the image's mark in the first user turn."""
-    contents = [turn.text for turn in conversation]
+    """Every turn's text: behind the image's mark in the first user turn, or with marks where images stand."""
+    contents = [_with_image_marks(turn) if turn.images else turn.text for turn in conversation]
     if image:
         first = next(index for index, turn in enumerate(conversation) if turn.role is _U)
         contents[first] = _IMAGE_LINE + contents[first]
     return contents
+
+
+def _with_image_marks(turn: Turn) -> str:
+    if _IMAGE_INSIDE in turn.text:
+        raise DataError("a text beside images has U+E002, which stands for an image while a chat template is read.")
+    parts = (piece.text if piece is not IMAGE else _IMAGE_INSIDE for piece in pieces_of(turn))
+    return "".join(parts)
+
+
+def _with_images(rendered: str) -> Turn:
+    """A user's turn from its text as the template writes it."""
+    parts = rendered.split(_IMAGE_INSIDE)
+    return Turn(_U, "".join(parts), tuple(accumulate(len(part) for part in parts[:-1])))
 
 
 def _source_of(tokenizer: Any) -> str:

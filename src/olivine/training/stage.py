@@ -321,9 +321,11 @@ class Stage:
     def _sampled_answer(self, sample: Sample) -> dict[str, str]:
         system, (question, truth, *_) = without_system(sample.conversation)
         assert question.role is Role.USER, "conversations begin with the user"
-        image = self._held_out_batches.image(sample) if sample.image is not None else None
+        images = self._held_out_batches.images(sample)
+        turn = question.text if sample.image_first else question
+        later = sum(len(turn.images) for turn in sample.conversation) - len(question.images)
         with self._autocast():
-            answer = answer_one(self.vlm, question.text, image, system=system, max_new_tokens=32)
+            answer = answer_one(self.vlm, turn, images[: len(images) - later], system=system, max_new_tokens=32)
         return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
 
     def _make_objective(self) -> Objective:
@@ -454,15 +456,15 @@ def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
 
 
 def check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
-    """Refuse a contrastive stage over samples without an image.
+    """Refuse a contrastive stage over samples without an image, or with several.
 
     Raises:
-        RequestError: a sample has no image.
+        RequestError: a sample has no image, or several.
     """
     if stage.objective == "contrastive":
-        without_image = next((sample for sample in usable(samples, source) if sample.image is None), None)
-        if without_image is not None:
+        unfit = next((sample for sample in usable(samples, source) if sample.image is None), None)
+        if unfit is not None:
             raise RequestError(
-                f"stages.{stage.name}: objective contrastive needs an image in every sample; "
-                f"{without_image.id!r} of data source {stage.data!r} has none."
+                f"stages.{stage.name}: objective contrastive needs one image in every sample; "
+                f"{unfit.id!r} of data source {stage.data!r} has {len(unfit.images) or 'none'}."
             )
