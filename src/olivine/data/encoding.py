@@ -98,7 +98,7 @@ class TemplateEncoder:
         return tuple(sorted(ids))
 
     def prompt(self, text: str | Turn, image: bool, system: str | None = None) -> tuple[list[int], list[int]]:
-        """A question up to where the reply begins, as (shared prefix ids, continuation ids).
+        """Return a question up to where the reply begins, as (shared prefix ids, continuation ids).
 
         Without an image the prefix is empty where the template begins with text. A user's turn in place of the text
         may have images where they stand; the prefix ends with the last of them.
@@ -196,7 +196,7 @@ class TemplateEncoder:
         return self._with_images(opening, ids[len(lead) :], supervised)
 
     def _starts_of(self, whole: Encoding, borders: Sequence[int], end: int) -> list[int] | None:
-        """The first token behind each character border, or None where a token straddles one."""
+        """Return the first token behind each character border, or None where a token straddles one."""
         count = len(whole.ids)
         starts = []
         for border in borders:
@@ -321,7 +321,7 @@ class TemplateEncoder:
         )
 
     def _token_of(self, piece: Piece) -> int:
-        """The id of a marker or of the image's placeholder."""
+        """Return the id of a marker or of the image's placeholder."""
         if piece.kind is _IMAGE:
             return self.image_token_id
         known = self._markers.get(piece.text)
@@ -369,7 +369,7 @@ class TemplateEncoder:
         return int(token_id)
 
     def _actual(self, name: str) -> str | None:
-        """The tokenizer's own name for a marker."""
+        """Return the tokenizer's own name for a marker."""
         named: str | None = {BOS: self.tokenizer.bos_token, EOS: self.tokenizer.eos_token}.get(name, name)
         return named
 

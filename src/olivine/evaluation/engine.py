@@ -129,7 +129,7 @@ class AnsweringEngine:
         return groups, failed
 
     def _chunks(self, groups: Iterable[_Group], prefix: Sequence[int]) -> Iterator[list[_Group]]:
-        """Groups as many at a time as the budgets allow; one that alone exceeds them is cut."""
+        """Yield groups, as many at a time as the budgets allow; one that alone exceeds them is cut."""
         chunk: list[_Group] = []
         held = run = 0
         for whole in groups:
@@ -264,7 +264,7 @@ def _image_names(chunk: Sequence[_Group]) -> list[str]:
 def _read_all(
     chunk: Sequence[_Group], opened: Sequence[Callable[[], Pixels]]
 ) -> tuple[list[_Group], dict[str, Pixels], list[Answer]]:
-    """(groups whose images can be read, pixels by name, failed answers of the other groups)."""
+    """Return (groups whose images can be read, pixels by name, failed answers of the other groups)."""
     fitted: dict[str, Pixels] = {}
     problems: dict[str, str] = {}
     for name, pixels in zip(_image_names(chunk), opened, strict=True):

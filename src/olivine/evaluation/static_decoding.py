@@ -59,7 +59,7 @@ class StaticDecoder:
         return [_cut(tokens, self._stop_ids) for tokens in batch.selected[:count, : self._max_new_tokens].tolist()]
 
     def _batch(self, prompts: Prompts) -> "tuple[_Batch, bool]":
-        """The memory for prompts of this shape, and whether it has been used before."""
+        """Return the memory for prompts of this shape, and whether it has been used before."""
         count, tokens = prompts.mask.shape
         capacity = -(-(tokens + self._max_new_tokens) // _CAPACITY_STEP) * _CAPACITY_STEP
         shape = (_rounded(count), capacity)
@@ -156,7 +156,7 @@ class _Batch:
         self._choose(outputs.last_hidden_state[:, -1])
 
     def _choose(self, last: Tensor) -> None:
-        """The best next token from `[sequences, hidden]`."""
+        """Return the best next token from `[sequences, hidden]`."""
         self._token.copy_(self._vlm.logits(last).float().argmax(dim=-1, keepdim=True))
         self.selected.index_copy_(1, self._number, self._token)
         self._number.add_(1)

@@ -29,7 +29,7 @@ def labelled_loss(
     cap: float | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Summed cross-entropy over labelled positions.
+    """Return the summed cross-entropy over labelled positions.
 
     Equal to the sum that the model's own `labels` loss averages, in fp32 whatever the dtype of `hidden`. Beyond one
     chunk the gradients are computed chunk by chunk along with the loss, so that logits are neither kept nor computed

@@ -279,7 +279,7 @@ def _with_image_marks(turn: Turn) -> str:
 
 
 def _with_images(rendered: str) -> Turn:
-    """A user's turn from its text as the template writes it."""
+    """Return a user's turn from its text as the template writes it."""
     parts = rendered.split(_IMAGE_INSIDE)
     return Turn(_U, "".join(parts), tuple(accumulate(len(part) for part in parts[:-1])))
 

@@ -62,7 +62,7 @@ class ModelSize:
 
 
 def model_size(recipe: ModelRecipe) -> ModelSize:
-    """The size of the model that a recipe describes.
+    """Return the size of the model that a recipe describes.
 
     Raises:
         RequestError: a configuration that cannot be found or used, with its key in the recipe.

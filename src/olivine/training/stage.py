@@ -257,7 +257,7 @@ class Stage:
         return loss
 
     def _learning_rates(self, step: int) -> dict[str, float]:
-        """The rate of a step as metrics have it: `lr`, or `lr.MODULE` of each where each has its own."""
+        """Return the rate of a step as metrics have it: `lr`, or `lr.MODULE` of each where each has its own."""
         lr = self.stage.lr
         peaks = {f"lr.{module}": peak for module, peak in lr.items()} if isinstance(lr, dict) else {"lr": lr}
         schedule = self.recipe.optimizer
