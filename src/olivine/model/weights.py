@@ -223,7 +223,7 @@ def _indexed(folder: Path, index: Path, where: str) -> list[Path]:
 
 
 def _header(file: Path, key: str) -> dict[str, StoredTensor]:
-    """Return a file's tensors; safetensors checks that its header is whole and tensors neither overlap nor leave gaps."""
+    """Return the tensors of a file; safetensors checks its header, and that tensors neither overlap nor leave gaps."""
     try:
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
