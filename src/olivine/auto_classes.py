@@ -7,15 +7,18 @@ does not matter. What is registered is in `model.registered`.
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:  # importing it takes as long as all else here, and protocols need no base class
+    from importlib.abc import Loader
 
 _LIBRARY, _CLASSES = "transformers", "olivine.model.registered"
 
 
-class _AfterImport(MetaPathFinder):
+class _AfterImport:
     """A first import finder, until transformers is imported, that finds it through the others."""
 
     def __init__(self) -> None:
@@ -32,14 +35,14 @@ class _AfterImport(MetaPathFinder):
         finally:
             self._asking_others = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader)
+            spec.loader = cast("Loader", _Registering(spec.loader))
         return spec
 
 
-class _Registering(Loader):
+class _Registering:
     """A loader that wraps another and registers afterwards."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: "Loader") -> None:
         self._loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 
 from olivine.errors import RequestError, unknown_name
 from olivine.field_identity import IdentifiedSection, another_output, same_bits, same_mathematics
+from olivine.records import MarkRule
 from olivine.registry import offered
 from olivine.schema_mistakes import explain, types_of
 from olivine.strict_yaml import parse_yaml, read_yaml
@@ -28,7 +29,6 @@ StageTemplateName = Literal["gemma", "vicuna", "plain", "chatml", "llama3", "phi
 TemplateName = Literal[StageTemplateName, "chat"]
 OnError = Literal["stop", "skip"]
 LossWeights = Literal["token", "sample", "sqrt"]
-MarkRule = Literal["front", "in-place"]
 #: A local folder, a hub id, or a `transformers` configuration (with `model_type`) for a random start.
 Source = str | dict[str, Any]
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 #: A control evaluation: without images (blind), or with another question's image (shuffled).
 Control = Literal["blind", "shuffled"]
+#: Where the marks of images stand in a conversation: all in front of it, or where its author put them.
+MarkRule = Literal["front", "in-place"]
 
 
 class Role(StrEnum):

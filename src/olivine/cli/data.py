@@ -15,7 +15,7 @@ from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, bars, echo, log
 from olivine.console import PlainConsole
 from olivine.errors import RequestError
-from olivine.recipe import MarkRule
+from olivine.records import MarkRule
 
 app = OnceTyper(
     no_args_is_help=True,

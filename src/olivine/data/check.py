@@ -27,8 +27,8 @@ from olivine.data.llava_json import item_name
 from olivine.data.llava_samples import LlavaSamples, read_through
 from olivine.data.sources import detect_format, fingerprint, open_source
 from olivine.errors import DataError
-from olivine.recipe import DataRecipe, MarkRule
-from olivine.records import Sample
+from olivine.recipe import DataRecipe
+from olivine.records import MarkRule, Sample
 
 #: Images, or samples, per job.
 _HEADERS, _IMAGES, _ITEMS = 512, 32, 256

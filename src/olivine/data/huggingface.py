@@ -16,8 +16,7 @@ from olivine.data.item_error import ItemError, shortened
 from olivine.data.lazy_samples import LazySamples
 from olivine.data.llava_json import IMAGE_MARK, parse_item
 from olivine.errors import DataError
-from olivine.recipe import MarkRule
-from olivine.records import Sample
+from olivine.records import MarkRule, Sample
 
 #: Columns that may hold an image; the first one present is used.
 _IMAGES = ("image", "images", "jpg", "png")

@@ -9,8 +9,7 @@ from typing import Any
 from olivine.data import layouts
 from olivine.data.image_marks import IMAGE_MARK, turn_with_marks
 from olivine.data.item_error import ItemError, shortened
-from olivine.recipe import MarkRule
-from olivine.records import Role, Sample, Turn
+from olivine.records import MarkRule, Role, Sample, Turn
 
 _ROLES = {
     **dict.fromkeys(("human", "user"), Role.USER),

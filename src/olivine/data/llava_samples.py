@@ -22,8 +22,7 @@ from olivine.data.json_items import parse, scan
 from olivine.data.lazy_samples import LazySamples
 from olivine.data.llava_json import item_name, parse_item
 from olivine.errors import DataError
-from olivine.recipe import MarkRule
-from olivine.records import Sample
+from olivine.records import MarkRule, Sample
 
 #: Called with (bytes read, total bytes).
 Progress = Callable[[int, int], None]

@@ -14,7 +14,7 @@ from olivine.data.item_error import ItemError
 from olivine.data.json_items import Located, scan
 from olivine.data.llava_json import parse_item
 from olivine.errors import RequestError
-from olivine.recipe import MarkRule
+from olivine.records import MarkRule
 
 _SUPERVISED, _SEEN, _IMAGE = "bold green", "dim", "cyan"
 

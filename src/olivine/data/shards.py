@@ -17,8 +17,7 @@ from olivine.data.lazy_samples import LazySamples
 from olivine.data.llava_json import IMAGE_MARK, parse_item
 from olivine.data.shard_index import INDEX, SEVERAL_IMAGES, TOO_LARGE, ShardIndex, load_index
 from olivine.errors import DataError
-from olivine.recipe import MarkRule
-from olivine.records import Sample
+from olivine.records import MarkRule, Sample
 
 #: The question that a bare caption (`.txt`) answers.
 _CAPTION_QUESTION = "Describe the image briefly."
