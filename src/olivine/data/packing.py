@@ -200,7 +200,7 @@ def pack(
 
 
 def weights_of(labels: Sequence[int], loss_weights: LossWeights) -> Tensor:
-    """Return what each label weighs, `[labels]` fp32, in samples of so many labels each; see `StageRecipe`."""
+    """Return what each label weighs, `[labels]` fp32, in samples of this many labels each; see `StageRecipe`."""
     power = {"token": 0.0, "sample": -1.0, "sqrt": -0.5}[loss_weights]
     counts = np.asarray(labels, np.float64)
     return torch.from_numpy(np.repeat(np.maximum(counts, 1.0) ** power, labels).astype(np.float32))
