@@ -42,7 +42,7 @@ def test_the_command_line_chooses_before_torch_is_loaded(tmp_path):
         "import sys, os; from olivine import cli; sys.argv = ['olivine', 'recipes', '--none']\n"
         "assert 'torch' not in sys.modules\n"
         "from types import SimpleNamespace\n"
-        "cli._root(SimpleNamespace(invoked_subcommand=None), False)\n"
+        "cli._root(SimpleNamespace(invoked_subcommand=None, with_resource=lambda _: None), False)\n"
         "assert 'torch' not in sys.modules\n"
         "print(os.environ['PYTORCH_ALLOC_CONF'])"
     )

@@ -99,6 +99,9 @@ SPECIAL = {
     "betas": [0.8, 0.9],
     "precision": "bf16",
     "augment": {"flip": True},
+    "loss_weights": "sample",
+    "vision_lora": None,  # the tower does not train here
+    "marks": "in-place",
 }
 
 
@@ -358,8 +361,11 @@ def as_named_before(recipe, step, after):
     free = {"save_every", "keep", "skip", "epochs"}  # steps are given
     stage = {key: v for key, v in step.stage.model_dump(mode="json", by_alias=True).items() if key not in free}
     stage["row_tokens"] = stage.pop("sequence_tokens")  # as the field was called
+    assert [stage.pop(key) for key in ("loss_weights", "vision_lora")] == [None, None]  # came later
     source = recipe.data[step.stage.data]
-    data = {k: v for k, v in source.model_dump(mode="json", by_alias=True).items() if k not in ("json", "images")}
+    data = {
+        k: v for k, v in source.model_dump(mode="json", by_alias=True).items() if k not in ("json", "images", "marks")
+    }
     content = {key: step.identity["data"][key] for key in ("json", "images")}
     start = {"after": after} if after else {key: step.identity[key] for key in ("model", "texts")}
     about = {"format": 2, "kind": "stage", **start, "stage": stage, "data": data | content, **shared}

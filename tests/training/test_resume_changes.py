@@ -187,7 +187,7 @@ def test_a_later_stage_that_its_data_do_not_allow_is_refused_before_the_first_tr
         {"name": "a", "train": ["connector", "language"], "steps": 1, "held_out": 0},
         {"name": "b", "train": ["vision"], "objective": "contrastive", "steps": 1},
     ]
-    with pytest.raises(RequestError, match=r"stages\.b: objective contrastive needs an image in every sample"):
+    with pytest.raises(RequestError, match=r"stages\.b: objective contrastive needs one image in every sample"):
         train(make_recipe(dataset, tmp_path / "run", stages=stages), QUIET)
     assert not (tmp_path / "run").exists()
 

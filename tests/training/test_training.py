@@ -179,7 +179,7 @@ def test_validating_changes_no_bit_of_the_training(dataset, tmp_path):
 
 def test_contrastive_trains_the_tower_and_needs_images(dataset, tmp_path):
     stages = [{"name": "look", "train": ["vision"], "objective": "contrastive", "steps": 2}]
-    with pytest.raises(RequestError, match="needs an image in every sample"):
+    with pytest.raises(RequestError, match="needs one image in every sample"):
         train(make_recipe(dataset, tmp_path / "refused", stages=stages), QUIET)
     own = tmp_path / "own" / "train.json"
     write_dataset(own.parent, items=30)

@@ -39,6 +39,8 @@ _FIRST_NAMES = {"sequence_tokens": "row_tokens"}
 #: Keys of the model section that came later: where they say nothing, steps keep the names that they had without.
 _LATER_OF_STAGE = ("loss_weights", "vision_lora")
 _LATER = {"vision": ("fused", "registers", "resample"), "connector": ("factor", "queries", "options")}
+#: The value of a later field of a data source with which steps keep their names.
+_LATER_OF_DATA, _NEVER = {"marks": "front"}, object()
 
 
 def feature_identity(recipe: Recipe, stage: StageRecipe, prints: Fingerprints) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def stage_identity(
         "kind": "stage",
         **({"after": after} if after else _start(recipe, prints)),
         "stage": own,
-        "data": decisive(recipe.data[stage.data]) | _content(recipe.data[stage.data], prints),
+        "data": _data_values(recipe.data[stage.data]) | _content(recipe.data[stage.data], prints),
         **values,
         # Features of images that are encoded in different batches differ in their last bits.
         **({"features": features} if features else {}),
@@ -85,6 +87,11 @@ def stage_identity(
     for section, schema, name in _ONCE_COUNTED:
         identity[section] |= {name: schema.model_fields[name].default}
     return identity
+
+
+def _data_values(source: DataRecipe) -> dict[str, Any]:
+    """Return the fields of a data source that decide the output, without later ones at their default."""
+    return {key: value for key, value in decisive(source).items() if value != _LATER_OF_DATA.get(key, _NEVER)}
 
 
 def earlier_stage(identity: dict[str, Any], recipe: Recipe, stage: StageRecipe, after: str | None) -> dict[str, Any]:
