@@ -36,9 +36,7 @@ def pairwise_design(
             ]
             if not candidates:
                 raise ValueError(f"no level of {factor} may stand beside {chosen}")
-            new = {
-                level: sum(frozenset((one, level)) in open_pairs for one in chosen.items()) for level in candidates
-            }
+            new = {level: sum(frozenset((one, level)) in open_pairs for one in chosen.items()) for level in candidates}
             best = max(candidates, key=lambda level: (new[level], -used[level]))
             chosen[factor] = best[1]
         for pair in combinations(chosen.items(), 2):

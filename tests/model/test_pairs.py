@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conformance import (
-    QUESTIONS,
     TOKENS,
     answers,
     check_elsewhere,
@@ -93,9 +92,29 @@ def parts(request):
     return request.param
 
 
+def answered(vlm, folder):
+    """What transformers' own `generate` says to each question."""
+    images(folder)
+    return {
+        q.id: answer_one(vlm, q.prompt, folder / q.image if q.image else None, max_new_tokens=TOKENS) for q in ASKED
+    }
+
+
 @pytest.fixture(scope="module")
-def vlm(parts):
-    return made(*sections(parts))
+def vlm_and_answers(parts, tmp_path_factory):
+    """The first of some seeds whose model says different things; else equal answers would mean nothing."""
+    folder = tmp_path_factory.mktemp("images")
+    for seed in range(12):
+        vlm = made(*sections(parts), seed=seed)
+        expected = answered(vlm, folder)
+        if len(set(expected.values())) > 2:
+            return vlm, expected
+    raise AssertionError("every seed's model says the same to whatever it is asked")
+
+
+@pytest.fixture(scope="module")
+def vlm(vlm_and_answers):
+    return vlm_and_answers[0]
 
 
 @pytest.fixture(scope="module")
@@ -131,20 +150,21 @@ def packed_loss(vlm, folder, one):
     features = vlm.project(vlm.patch_features(pixels_of(vlm, folder / one.image)))
     with packed(vlm.language):
         hidden = vlm.hidden_states(sequence, features)
-        total = labelled_loss(
-            hidden, sequence.targets, vlm.model.lm_head, sequence.labelled, vlm.traits.final_cap
-        )
+        total = labelled_loss(hidden, sequence.targets, vlm.model.lm_head, sequence.labelled, vlm.traits.final_cap)
         return total / sequence.labels
 
 
 def test_loss_and_gradients_equal_the_models_own(vlm, tmp_path):
     images(tmp_path)
+    # Its image is near enough to be seen through two layers' windows.
+    one = sample("near", "hello", "a polite and helpful answer " * 3, "1.png")
+    assert vlm.encoder().example(one).length > 2 * WINDOW
     weights = dict(vlm.model.named_parameters())
     for parameter in weights.values():
         parameter.requires_grad_(True)
     losses, gradients = [], []
     for loss_of in (own_loss, packed_loss):
-        loss = loss_of(vlm, tmp_path, SAMPLES[2])
+        loss = loss_of(vlm, tmp_path, one)
         losses.append(loss.detach())
         gradients.append(torch.autograd.grad(loss, list(weights.values()), allow_unused=True))
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
@@ -158,13 +178,10 @@ def test_loss_and_gradients_equal_the_models_own(vlm, tmp_path):
             assert (ours - own).abs().max() <= 2e-5 * largest, name
 
 
-def test_the_engine_answers_as_generate(vlm, tmp_path):
+def test_the_engine_answers_as_generate(vlm_and_answers, tmp_path):
+    vlm, expected = vlm_and_answers
     images(tmp_path)
     encoder = vlm.encoder()
-    expected = {
-        q.id: answer_one(vlm, q.prompt, tmp_path / q.image if q.image else None, max_new_tokens=TOKENS) for q in ASKED
-    }
-    assert len(set(expected.values())) > 1, "the model must say different things for this to mean anything"
     longest = max(sum(map(len, encoder.prompt(q.prompt, q.image is not None))) for q in ASKED)
     for together in (1, 2, 7):
         budget = 1 if together == 1 else together * longest
@@ -219,8 +236,6 @@ def test_saved_folders_answer_the_same_elsewhere(saved, alone):
     check_elsewhere(
         {name: saved["said"][name] for name in names}, {name: saved["folder"] / name for name in names}, alone=alone
     )
-    assert len({tuple(saved["said"][name]) for name in names}) > 1
-    assert len(QUESTIONS) > 1
 
 
 @pytest.mark.parametrize("tower", REGISTERS_KEPT)
