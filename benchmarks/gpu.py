@@ -2,7 +2,8 @@
 
     python benchmarks/gpu.py [--quick] [--json] [--shapes 2b,7b] [--minutes 9] [--out benchmarks/results/gpu-h100.json]
 
-First attention without padding against SDPA, forward and backward, at Gemma's width of 256. Then, for each shape and
+First attention without padding against SDPA, forward and backward, at Gemma's width of 256, and the
+loss beside PyTorch's fused one. Then, for each shape and
 stage that fits, steps of 128 samples as `olivine train` takes them, images decoded and copied meanwhile; the ladder
 takes one saving away or adds one. Medians over steps; MFU is of the device's stated peak (the formula is printed),
 beside the share of a measured product. What does not fit, or would take too long, is named with the reason. Results
@@ -25,6 +26,7 @@ from flops import FORMULA, device_peak
 from gpu_answering import answering
 from gpu_attention import attention_rows
 from gpu_bench import Bench, clean, restore, synchronise, unfit
+from gpu_loss import loss_rows
 from gpu_stage import compile_in_small
 from loads import Shape, make_model
 from report import arguments, show
@@ -132,7 +134,7 @@ def main() -> None:
         show(requested, _ratios(rows), rows, quiet=True, **more)
 
     with compile_in_small(requested.small):
-        for row in attention_rows(small=requested.small):
+        for row in (*attention_rows(small=requested.small), *loss_rows(small=requested.small)):
             keep(row)
         ladder(requested, clock, (stated, measured), keep)
     show(requested, _ratios(rows), rows, **more)

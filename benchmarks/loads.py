@@ -177,7 +177,7 @@ class Olivine(Way):
         )
         batch = Batch(rows, pixels[: len(shown)] if shown else None, None, (), len(rows), (), {})
         measured = self.objective.measure(batch, backward=True)
-        return measured.total / measured.count
+        return measured.mean
 
 
 class Plain(Way):

@@ -27,7 +27,10 @@ STUDY = Path(__file__).parents[1] / "recipes" / "studies" / "world-align.yaml"
 STEPS = {"stages.align.steps": 8, "stages.instruct.steps": 8, "stages.instruct.validate_every": 4}
 TABLES = ("results.csv", "effects.csv")
 #: Seconds, minutes and hours as reports print them, in text and in the table of costs.
-_DURATION = re.compile(r"\d[\d,.]*(?=\s*(?:s|min|h)\b)|(?<=</code></th><td>)[\d,.]+|(?<=` \| )[\d,.]+(?= \|)")
+_DURATION = re.compile(
+    r"\d[\d,.]*(?=\s*(?:s|min|minutes|h|hours)\b)|(?<=compute: )[\d,.]+"
+    r"|(?<=</code></th><td>)[\d,.]+|(?<=` \| )[\d,.]+(?= \|)"
+)
 #: The hash in a step's name: it says what the code takes a step to be, not what the step left.
 _STEP_NAME = re.compile(r"(?<=-)[0-9a-f]{16}\b")
 #: What was renamed in the heads of tables: the earlier word, then the present one.

@@ -148,7 +148,7 @@ def test_json_cut_in_the_middle(run, experiment):
         ("model.vision.layer=-9", ["model.vision.layer", "-9"]),
         ("model.connector.activation=gellu", ["model.connector.activation", "gellu"]),
         ("model.language.tokenizer=null", ["model.language.tokenizer", "missing"]),
-        ("model.language.template=vicuna", ["template 'vicuna'", "special token '</s>'"]),
+        ("model.language.template=vicuna", ["template 'vicuna'", "begins with '<s>'"]),
         ("data.all.json=none.json", ["none.json", "not found"]),
     ],
 )

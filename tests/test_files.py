@@ -1,6 +1,9 @@
 """What a kill or a full disk leaves of files and folders."""
 
 import errno
+import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +11,7 @@ from olivine.errors import RunError
 from olivine.files import (
     append_json_line,
     atomic_folder,
+    flush_to_disk,
     full_disk_reported,
     keep_json_lines,
     read_json,
@@ -104,3 +108,33 @@ def test_half_an_emoji_is_written_and_read_back(tmp_path):
     append_json_line(tmp_path / "some.jsonl", {"text": text})
     assert read_json(tmp_path / "one.json") == {"text": text}
     assert read_json_lines(tmp_path / "some.jsonl") == [{"text": text}] * 2
+
+
+def test_where_folders_cannot_be_opened_files_alone_are_flushed(tmp_path, monkeypatch):
+    opened = []
+    original = os.open
+    (tmp_path / "file").write_text("x")
+
+    def record(path, flags, *more):
+        opened.append((path, flags))
+        return original(path, flags, *more)
+
+    def as_on_windows(path):
+        with monkeypatch.context() as patched:
+            patched.setattr("olivine.files.os.open", record)
+            patched.setattr("olivine.files.os.name", "nt")
+            flush_to_disk(path)
+
+    as_on_windows(tmp_path)
+    as_on_windows(tmp_path / "file")
+    assert opened == [(tmp_path / "file", os.O_RDWR)]
+
+
+def test_no_module_needs_what_windows_lacks():
+    """Modules that Windows' Python has not are imported nowhere; functions it has not are asked for first."""
+    lacking = re.compile(
+        r"^\s*(?:import|from) (?:fcntl|grp|pwd|resource|termios)\b|os\.fork\(|\bsignal\.SIG(?:HUP|USR\d)", re.M
+    )
+    source = Path(__file__).parents[1] / "src" / "olivine"
+    found = {path.name: lacking.findall(path.read_text(encoding="utf-8")) for path in source.rglob("*.py")}
+    assert not {name: hits for name, hits in found.items() if hits}

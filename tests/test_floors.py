@@ -14,6 +14,8 @@ LAYERS = [
     {
         "auto_classes",
         "files",
+        "process_setup",
+        "random_state",
         "locks",
         "available_cpus",
         "accelerators",

@@ -21,3 +21,12 @@ def test_no_torch(code):
     check = "\nimport sys; heavy = {'torch', 'transformers'} & set(sys.modules); assert not heavy, heavy"
     done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", [LIGHT[0], LIGHT[-1]], ids=["import", "help"])
+def test_what_starts_loads_only_what_it_needs(code):
+    # Each takes as long as all else that `--help` needs: a recipe's schema, scipy, Parquet.
+    names = {"olivine.recipe", "scipy", "pyarrow", "filelock", "numpy"}
+    check = f"\nimport sys; heavy = {names!r} & set(sys.modules); assert not heavy, heavy"
+    done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

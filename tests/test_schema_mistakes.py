@@ -111,5 +111,5 @@ def test_levels_and_axes_that_are_one_name_in_two_spellings_are_refused(tmp_path
 
 def test_a_study_with_a_key_twice_names_the_line(tmp_path):
     (tmp_path / "study.yaml").write_text("name: s\nbase: base.yaml\nseeds: [0]\nseeds: [1]\n")
-    with pytest.raises(RequestError, match=r"study\.yaml: not valid YAML at line 4.*'seeds' stands twice"):
+    with pytest.raises(RequestError, match=r"study\.yaml: not valid YAML at line 4.*'seeds' is given twice"):
         load_study(tmp_path / "study.yaml")

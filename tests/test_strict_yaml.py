@@ -19,10 +19,10 @@ MERGE_BOMB = "a: &a {k0: v}\n" + "".join(
 MISTAKES = {
     "a key twice": ("seed: 1\nname: x\nseed: 2\n", ["line 3", "'seed' is given twice, first at line 1"]),
     "a nested key twice": ("a:\n  b: 1\n  'b': 2\n", ["line 3", "'b' is given twice, first at line 2"]),
-    "a key twice in a list": ("a:\n- {x: 1,\n   x: 2}\n", ["line 3", "'x' stands twice"]),
-    "keys that Python takes for one": ("1: a\nyes: b\n", ["line 2", "stands twice"]),
+    "a key twice in a list": ("a:\n- {x: 1,\n   x: 2}\n", ["line 3", "'x' is given twice"]),
+    "keys that Python takes for one": ("1: a\nyes: b\n", ["line 2", "is given twice"]),
     "an alias inside itself": ("a: &a {b: *a}\n", ["line 1", "*a is inside what it refers to"]),
-    "a merge with itself": ("a: &a\n  <<: *a\n", ["line 2", "stands inside"]),
+    "a merge with itself": ("a: &a\n  <<: *a\n", ["line 2", "is inside"]),
     "an alias bomb": (BOMB, ["more than 200,000 values once its aliases are expanded"]),
     "a merge bomb": (MERGE_BOMB, ["more than 200,000 values"]),
     "an alias of nothing": ("a: *nothing\n", ["line 1", "alias"]),
@@ -118,5 +118,5 @@ def test_an_empty_recipe_or_one_that_is_no_mapping(tmp_path, text, says):
 def test_a_recipe_that_fits_elsewhere_is_read_through_its_base_as_strictly(tmp_path):
     (tmp_path / "base.yaml").write_text("seed: 1\nseed: 2\n")
     (tmp_path / "a.yaml").write_text("base: base.yaml\n")
-    with pytest.raises(RequestError, match=r"base\.yaml.*'seed' stands twice"):
+    with pytest.raises(RequestError, match=r"base\.yaml.*'seed' is given twice"):
         load(tmp_path / "a.yaml")

@@ -94,11 +94,10 @@ def train(recipe: "str | Path | Recipe", *overrides: str, quiet: bool = False) -
         RequestError: an unknown key or wrong value, or the run directory holds another run.
         RunError: training could not continue.
     """
-    from rich.console import Console
-
+    from olivine.console import stderr_console
     from olivine.training.run import train as run
 
-    return run(_recipe(recipe, overrides), Console(stderr=True, quiet=quiet))
+    return run(_recipe(recipe, overrides), stderr_console(quiet=quiet))
 
 
 def evaluate(
@@ -193,15 +192,14 @@ def ablate(study: str | Path, *, launcher: str = "local", jobs: int = 1, quiet: 
         RequestError: the study is invalid, or data are missing.
         RunError: a step failed (the others are completed and kept), or nothing is finished.
     """
-    from rich.console import Console
-
     from olivine.ablation.run import carry_out, plan_study, report
     from olivine.ablation.terminal_lines import StepLines
+    from olivine.console import stderr_console
     from olivine.errors import RunError
     from olivine.shipped_recipes import resolve
 
     path = resolve(Path(study), study=True)
-    planned, console = plan_study(path), Console(stderr=True, quiet=quiet)
+    planned, console = plan_study(path), stderr_console(quiet=quiet)
     failures = carry_out(planned, path, console, StepLines(planned, console), launcher, jobs)
     page = report(planned)
     if failures:

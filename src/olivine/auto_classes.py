@@ -1,22 +1,25 @@
-"""Registers Olivine's classes with transformers' Auto classes on `import olivine`, without importing transformers.
+"""Registration of Olivine's classes with transformers' Auto classes on `import olivine`, without importing it.
 
-Where transformers is imported already, at once; else as soon as it is, whichever import stands first in a script. What
-is registered is in `model.registered`.
+They are registered at once if transformers is already imported, else as soon as it is, so that the order of imports
+does not matter. What is registered is in `model.registered`.
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:  # importing it takes as long as all else here, and protocols need no base class
+    from importlib.abc import Loader
 
 _LIBRARY, _CLASSES = "transformers", "olivine.model.registered"
 
 
-class _AfterImport(MetaPathFinder):
-    """Stands first among the finders until transformers is imported, and finds it with the others."""
+class _AfterImport:
+    """A first import finder, until transformers is imported, that finds it through the others."""
 
     def __init__(self) -> None:
         self._asking_others = False
@@ -32,23 +35,23 @@ class _AfterImport(MetaPathFinder):
         finally:
             self._asking_others = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader)
+            spec.loader = cast("Loader", _Registering(spec.loader))
         return spec
 
 
-class _Registering(Loader):
-    """Loads as the loader does that it holds, then registers."""
+class _Registering:
+    """A loader that wraps another and registers afterwards."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: "Loader") -> None:
         self._loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None, "modules that are being imported have one"
-        withdraw()  # not before: others may only ask whether the library is there
-        module.__spec__.loader = self._loader  # nothing of this stays on the module
+        assert module.__spec__ is not None, "a module being imported has a spec"
+        withdraw()  # not earlier: a caller may only check whether the library is installed
+        module.__spec__.loader = self._loader  # the module keeps no trace of the wrapper
         self._loader.exec_module(module)
         importlib.import_module(_CLASSES)
 
@@ -62,5 +65,5 @@ def register() -> None:
 
 
 def withdraw() -> None:
-    """Wait for transformers no longer: Olivine's own code imports what it needs of its classes itself."""
+    """Stop waiting for transformers: Olivine's own code imports the classes it needs itself."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _AfterImport)]

@@ -84,7 +84,7 @@ class Table:
         if self._handle is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Opened once: on a network file system, opening costs many times as much as writing a row.
-            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
             weakref.finalize(self, os.close, self._handle)
         if os.write(self._handle, row) < len(row):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

@@ -1,7 +1,7 @@
-"""The processes of one torchrun, or the single one: which of them this is, and the few messages they exchange.
+"""The processes of one torchrun, or the single one: their ranks, and the few messages they exchange.
 
-What is sharded over them is in `training.sharding`, which questions are whose in `evaluation.run`. torch is imported
-by the first call that needs it.
+What is sharded over them is in `training.sharding`, how questions are distributed in `evaluation.run`. torch is
+imported by the first call that needs it.
 """
 
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-#: How long one process waits for another: saving and reading a large data set come in between.
+#: How long one process waits for another, which may be saving or reading a large data set.
 TIMEOUT = timedelta(minutes=60)
 
 
@@ -28,8 +28,8 @@ class Processes:
 
     Attributes:
         rank: the number of this process, from 0.
-        world_size: how many there are.
-        local_rank: the number of this process among those of its machine.
+        world_size: the number of processes.
+        local_rank: the number of this process on its machine.
     """
 
     rank: int = 0
@@ -48,14 +48,14 @@ class Processes:
 
     @property
     def device(self) -> "torch.device":
-        """The device that is this process's own."""
+        """The device that this process uses."""
         import torch
 
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
     @property
     def readers(self) -> int:
-        """Threads that open images: one beside a model on the CPU, which needs the cores, and more beside a GPU."""
+        """Threads that open images: one next to a model on the CPU, which needs the cores; more with a GPU."""
         return image_threads()
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -70,15 +70,15 @@ class Processes:
         return [float(value) for value in summed]
 
     def from_first(self, value: T) -> T:
-        """Return what the first process has; others may hand in anything."""
+        """Return the first process's value; the others may pass anything."""
         return self._broadcast([value])[0]
 
     def run_on_first(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns, done by the first process alone and known to all.
+        """Call `work` on the first process only, and return its result on all.
 
         Raises:
-            OlivineError: as `work` raised it, in the first process.
-            OtherProcessError: in the others, with the same exit code; the first has the message.
+            OlivineError: as raised by `work`, in the first process.
+            OtherProcessError: in the others, with the same exit code; the first reports the message.
         """
         if not self.several:
             return work()
@@ -98,7 +98,7 @@ class Processes:
         return result
 
     def gather(self, value: T) -> list[T]:
-        """Return what every process has, in order of rank; waits for all."""
+        """Return every process's value, in rank order; waits for all."""
         if not self.several:
             return [value]
         import torch.distributed as dist
@@ -108,11 +108,11 @@ class Processes:
         return gathered
 
     def union(self, values: Sequence[T]) -> list[T]:
-        """Return all processes' values in one list, in order of rank."""
+        """Return all processes' values in one list, in rank order."""
         return [value for some in self.gather(list(values)) for value in some]
 
     def wait(self) -> None:
-        """Return when all have come here."""
+        """Return when all processes have called this."""
         self.total([0.0])
 
     def _broadcast(self, values: list[Any]) -> list[Any]:
@@ -125,22 +125,22 @@ class Processes:
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the one that prints, known before the processes have met."""
+    """Return whether this process is the one that prints, known before the process group exists."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def init_distributed(*, timeout: timedelta = TIMEOUT, gpu_tensors: bool = True) -> Iterator[Processes]:
-    """Meet the other processes that torchrun started, if it did; leave them at the end of the block.
+    """Join the process group that torchrun started, if any, and leave it at the end of the block.
 
-    Objects and checkpoints go over gloo on the CPU, tensors of a training step over nccl where there are GPUs.
+    Objects and checkpoints go over gloo on the CPU, tensors of a training step over nccl if there are GPUs.
 
     Args:
         timeout: how long one process waits for another.
-        gpu_tensors: whether tensors on GPUs are exchanged, for which each process takes a GPU of its own.
+        gpu_tensors: whether tensors on GPUs are exchanged, for which each process uses its own GPU.
 
     Raises:
-        RequestError: WORLD_SIZE is set, but the processes do not find each other.
+        RequestError: WORLD_SIZE is set, but the processes cannot connect to each other.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:

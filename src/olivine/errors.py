@@ -30,15 +30,15 @@ class RunError(OlivineError):
 
 
 class OtherProcessError(OlivineError):
-    """Another process of the same run failed, and says why; this one ends with the same exit code and says nothing."""
+    """Another process of the same run failed and reports why; this one ends silently with the same exit code."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("another process of this run failed; the first process says why")
         self.exit_code = exit_code
 
 
-class Stopped(BaseException):  # no error: the run was told to stop, and did
-    """A run that was told to stop before its end has saved what it had, and can be resumed (exit code 75).
+class Stopped(BaseException):  # not an error: the run was asked to stop, and did
+    """A run was asked to stop before its end, has saved its state, and can be resumed (exit code 75).
 
     Like `KeyboardInterrupt` it is no `Exception`: a library that catches everything must not swallow it.
     """

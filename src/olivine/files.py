@@ -18,7 +18,7 @@ from typing import Any
 from olivine.errors import DataError, OlivineError, RunError
 from olivine.text_formats import HEAD, foreign_format
 
-#: System errors of a disk that cannot take more, by number: whether it is room that is wanting.
+#: System errors of failed writes, by number: whether the cause is lack of space.
 DISK_ERRORS = {
     errno.ENOSPC: True,
     errno.EDQUOT: True,
@@ -203,8 +203,14 @@ def _rewrite(path: Path, keep: Callable[[dict[str, Any]], bool], damaged: Mappin
 
 
 def flush_to_disk(path: Path) -> None:
-    """Return when a file's content, or a folder's list of names, would survive a power failure."""
-    handle = os.open(path, os.O_RDONLY)
+    """Return when a file's content, or a folder's list of names, would survive a power failure.
+
+    Windows opens no folder, and flushes only files that are open for writing.
+    """
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

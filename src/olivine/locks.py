@@ -1,7 +1,7 @@
-"""Folders that one process writes at a time: the lock, and who holds it.
+"""Folders that one process writes at a time: the lock, and which process holds it.
 
-Locking itself is `filelock`'s: the system's own locks (flock, LockFileEx), which end with their process however that
-ends; where a network file system has none, a marker file.
+Locking is done by `filelock`: with the system's own locks (flock, LockFileEx), which are released with their process
+however it ends; or, on a network file system without them, a marker file.
 """
 
 import json
@@ -19,19 +19,19 @@ from olivine.files import full_disk_reported, write_json
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-#: In a folder that one process writes at a time: what is locked, and beside it the process that holds it.
+#: In a folder that one process writes at a time: the lock file, and a file that names the process holding it.
 LOCK, HOLDER = ".lock", ".lock.holder"
 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes, of this machine or another, out of a folder.
+    """Lock a folder against other processes, of this machine or another.
 
-    The lock goes with the process, however it ends. It is not reentrant: whoever holds it is refused too. What fails
-    before it has written anything, a wrong request, leaves no folder.
+    The lock is released with the process, however it ends. It is not reentrant. A request that fails before anything is
+    written leaves no folder.
 
     Raises:
-        RequestError: another process is at work in the folder; the message names it.
+        RequestError: another process is using the folder; the message names it.
         RunError: the folder cannot be written or locked.
     """
     with full_disk_reported(folder):
@@ -51,7 +51,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 
 def _acquired(folder: Path) -> "BaseFileLock":
-    from filelock import FileLock, Timeout  # here: it takes longer to import than `olivine --help` may
+    from filelock import FileLock, Timeout  # here: importing it would slow down `olivine --help`
 
     lock = FileLock(folder / LOCK)
     try:
@@ -66,10 +66,10 @@ def _acquired(folder: Path) -> "BaseFileLock":
 
 
 def _holder(folder: Path) -> str:
-    """Return who holds the lock, as the message has it; empty where that cannot be read."""
+    """Return who holds the lock, for the message; empty if that cannot be read."""
     try:
-        held = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        return f" (process {held['process']} on {held['host']}, since {held['since']})"
+        holder = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return f" (process {holder['process']} on {holder['host']}, since {holder['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

@@ -5,14 +5,14 @@ Reading, overriding and checking only; nothing here opens a model or an image.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from olivine.errors import RequestError, unknown_name
 from olivine.field_identity import IdentifiedSection, another_output, same_bits, same_mathematics
+from olivine.records import MarkRule
 from olivine.registry import offered
 from olivine.schema_mistakes import explain, types_of
 from olivine.strict_yaml import parse_yaml, read_yaml
@@ -24,10 +24,11 @@ ModuleName = Literal["vision", "connector", "language"]
 ImageFit = Literal["pad", "crop", "squash", "letterbox"]
 Resample = Literal["bicubic", "bilinear"]
 Registers = Literal["keep", "drop"]
-#: A stage's: those by name. The tokenizer's own is the model's, or none.
+#: Templates that a stage may name; the tokenizer's own ("chat") can only be set for the model.
 StageTemplateName = Literal["gemma", "vicuna", "plain", "chatml", "llama3", "phi3", "prismatic-base"]
 TemplateName = Literal[StageTemplateName, "chat"]
 OnError = Literal["stop", "skip"]
+LossWeights = Literal["token", "sample", "sqrt"]
 #: A local folder, a hub id, or a `transformers` configuration (with `model_type`) for a random start.
 Source = str | dict[str, Any]
 
@@ -43,21 +44,22 @@ class _Section(IdentifiedSection):
     @classmethod
     def _true_is_not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None, "fields have names"
-        if value is True and set(types_of(cls.model_fields[info.field_name].annotation)) <= {int, float, NoneType}:
+        kinds = set(types_of(cls.model_fields[info.field_name].annotation))
+        if value is True and bool not in kinds and kinds & {int, float}:
             raise ValueError("expected a number")  # pydantic would take it for 1
         return value
 
 
 class VisionRecipe(_Section):
-    """The vision tower, or several whose features are joined channel by channel (`fused`)."""
+    """The vision tower, or several whose features are concatenated by channel (`fused`)."""
 
     from_: Annotated[Source | None, Field(alias="from"), another_output("the tower's weights")] = None
-    #: Towers in place of `from`, whose patches lie on one grid (Prismatic, arXiv:2402.07865). The first one's mean and
+    #: Towers in place of `from`, with patches on the same grid (Prismatic, arXiv:2402.07865). The first one's mean and
     #: standard deviation normalise images; what the others expect is computed from that.
     fused: Annotated[
         Annotated[tuple[Source, ...], Field(min_length=2, max_length=4)] | None, another_output("the towers' weights")
     ] = None
-    #: Indexes `hidden_states`; -2 is LLaVA's choice (before the last block). Of several, features are joined.
+    #: Indexes `hidden_states`; -2 is LLaVA's choice (before the last block). Of several, features are concatenated.
     layer: Annotated[
         int | Annotated[tuple[int, ...], Field(min_length=1)], another_output("which features the tower gives")
     ] = -2
@@ -78,7 +80,7 @@ class VisionRecipe(_Section):
         """Where the towers come from: one, or those that are fused."""
         if self.fused is not None:
             return self.fused
-        assert self.from_ is not None, "checked when it was read"
+        assert self.from_ is not None, "checked on reading"
         return (self.from_,)
 
     @model_validator(mode="after")
@@ -86,7 +88,7 @@ class VisionRecipe(_Section):
         if (self.from_ is None) == (self.fused is None):
             raise ValueError("expected from (one tower) or fused (several), and not both")
         if self.fused is not None and self.registers == "keep":
-            raise ValueError("registers: the patches of fused towers lie on one grid, where registers have no place")
+            raise ValueError("registers: the patches of fused towers form one grid, which has no place for registers")
         if self.fused is not None and (self.mean is not None or self.std is not None):
             raise ValueError("mean and std: each of the fused towers has its own; they cannot be set for all")
         return self
@@ -108,7 +110,7 @@ class LanguageRecipe(_Section):
     template: Annotated[TemplateName | None, another_output("the text around every turn")] = None
 
 
-#: Entry points of this group are named by the kind of connector that they offer.
+#: Entry points of this group are named by the kind of connector that they provide.
 CONNECTOR_GROUP = "olivine.connectors"
 #: The package's own kinds of connectors, with the keys that each has and their defaults.
 CONNECTORS: dict[str, dict[str, Any]] = {
@@ -127,19 +129,19 @@ class ConnectorRecipe(_Section):
     "mlp": `depth` linear layers with activations between. "linear": one. "pixel-shuffle": `factor` x `factor` patches
     joined into one token, then an MLP (Idefics3). "pool": as many averaged, a norm, one linear layer (Gemma 3).
     "resampler": `queries` learnt vectors that read the image by cross-attention. Other kinds come from packages that
-    offer them under the entry-point group `olivine.connectors`.
+    provide them under the entry-point group `olivine.connectors`.
     """
 
     kind: Annotated[str, another_output("the connector")] = "mlp"
-    #: Linear layers (mlp: 2, pixel-shuffle: 1 where nothing is said).
+    #: Linear layers (default: 2 for mlp, 1 for pixel-shuffle).
     depth: Annotated[Annotated[int, Field(ge=1, le=8)] | None, another_output("the connector")] = None
     #: A name from transformers' activations; "gelu" is the exact one that LLaVA trains with.
     activation: Annotated[str | None, another_output("the connector")] = None
-    #: How many patches along each side become one token (2 where nothing is said).
+    #: How many patches along each side become one token (default: 2).
     factor: Annotated[Annotated[int, Field(ge=1, le=64)] | None, another_output("the connector")] = None
-    #: Image tokens of a resampler (64 where nothing is said).
+    #: Image tokens of a resampler (default: 64).
     queries: Annotated[Annotated[int, Field(ge=1, le=4096)] | None, another_output("the connector")] = None
-    #: What a kind from another package is given besides.
+    #: Further options of a kind from another package.
     options: Annotated[dict[str, Any] | None, another_output("the connector")] = None
 
     @model_validator(mode="before")
@@ -168,7 +170,7 @@ class ConnectorRecipe(_Section):
 
     @property
     def given(self) -> dict[str, Any]:
-        """The options of the kind, all of them stated."""
+        """All options of the kind, defaults included."""
         stated = {key: getattr(self, key) for key in _CONNECTOR_KEYS if getattr(self, key) is not None}
         return stated | (self.options or {})
 
@@ -207,6 +209,9 @@ class DataRecipe(_Section):
     #: Several questions about one image: as turns of one conversation, or as independent continuations of one
     #: shared image prefix (no question sees another's answer).
     turns: Annotated[Literal["together", "independent"], another_output("what each question sees")] = "together"
+    #: Where the mark of a single image stands: in front of the conversation, as LLaVA has it, or where the file has it.
+    #: The marks of several images always stay where they are.
+    marks: Annotated[MarkRule, another_output("where images stand in a conversation")] = "front"
     #: What happens to a broken item: it stops the run with its name, or is skipped and counted.
     on_error: Annotated[
         OnError, same_mathematics("whether a broken item stops the run; intact items are trained on the same")
@@ -243,6 +248,19 @@ class LoraRecipe(_Section):
     )
 
 
+class VisionLoraRecipe(_Section):
+    """Low-rank updates of the vision tower, merged into its weights when the stage ends."""
+
+    rank: Annotated[int, Field(ge=1), another_output("the size of the updates")] = 16
+    #: The update is scaled by alpha / rank.
+    alpha: Annotated[float, Field(gt=0), another_output("the size of the updates")] = 32.0
+    #: Linear layers of each block, by the names that language models give theirs, whatever the tower calls them:
+    #: q_proj, k_proj, v_proj, o_proj, up_proj, down_proj (and gate_proj). None: all that the tower has.
+    targets: Annotated[
+        Annotated[tuple[str, ...], Field(min_length=1)] | None, another_output("which layers are updated")
+    ] = None
+
+
 class StageRecipe(_Section):
     """One training stage: which modules train, on what, for how long."""
 
@@ -257,14 +275,23 @@ class StageRecipe(_Section):
     image_fit: Annotated[ImageFit | None, another_output("what the tower sees of an image")] = None
     #: Samples (items of the data source) per optimiser step, over all devices.
     batch: Annotated[int, Field(gt=0), another_output("which samples make a step")]
-    lr: Annotated[float, Field(gt=0), another_output("the size of every step")]
+    #: Peak learning rate: one number, or one for each module that trains (`{vision: 2e-6, connector: 1e-3}`).
+    lr: Annotated[
+        Annotated[float, Field(gt=0)] | dict[ModuleName, Annotated[float, Field(gt=0)]],
+        another_output("the size of every step"),
+    ]
     epochs: Annotated[float, Field(gt=0), another_output("the number of steps")] = 1.0
     #: Optimiser steps; None derives them from epochs. A number shortens or lengthens the stage.
     steps: Annotated[Annotated[int, Field(gt=0)] | None, another_output("the number of steps")] = None
     #: Skip the stage (the paper's "connector not pretrained").
     skip: Annotated[bool, another_output("whether the stage trains")] = False
+    #: How much a sample of n labelled tokens weighs in a step's loss, in all: n ("token", where nothing is said), 1
+    #: ("sample") or sqrt(n) ("sqrt"; Molmo, arXiv:2409.17146). The held-out loss stays the mean over tokens.
+    loss_weights: Annotated[LossWeights | None, another_output("the loss")] = None
     #: Train low-rank updates of the language model, which must be among `train`, instead of its own weights.
     lora: Annotated[LoraRecipe | None, another_output("which weights train")] = None
+    #: As `lora`, for the vision tower, which must be among `train`.
+    vision_lora: Annotated[VisionLoraRecipe | None, another_output("which weights train")] = None
     #: Tokens per packed sequence, which is one forward pass.
     sequence_tokens: Annotated[int, Field(gt=0), same_mathematics("in which order the same terms are summed")] = 4096
     #: Held-out samples (kept out of training) and how often, in steps, they are evaluated; 0 turns it off.
@@ -285,6 +312,24 @@ class StageRecipe(_Section):
             )
         return name
 
+    @field_validator("lr", mode="before")
+    @classmethod
+    def _rates_given(cls, lr: Any) -> Any:
+        if not isinstance(lr, dict):
+            return lr
+        for module, rate in lr.items():
+            if module not in get_args(ModuleName):
+                raise ValueError(unknown_name(str(module), get_args(ModuleName)))
+            if isinstance(rate, bool):
+                raise ValueError(f"{module}: expected a number")
+        # In one order, so that the order in a file makes no other step; null removes what a base recipe gives.
+        return {module: lr[module] for module in get_args(ModuleName) if lr.get(module) is not None}
+
+    @field_validator("loss_weights", mode="after")
+    @classmethod
+    def _token_is_the_default(cls, weights: LossWeights | None) -> LossWeights | None:
+        return None if weights == "token" else weights  # one spelling, so that there is one step for it
+
     @field_validator("train")
     @classmethod
     def _each_module_once(cls, modules: tuple[ModuleName, ...]) -> tuple[ModuleName, ...]:
@@ -296,9 +341,33 @@ class StageRecipe(_Section):
     def _modules_and_objective_agree(self) -> "StageRecipe":
         if self.lora and "language" not in self.train:
             raise ValueError("lora is for the language model; expected language in train")
+        if self.vision_lora and "vision" not in self.train:
+            raise ValueError("vision_lora is for the tower; expected vision in train")
         if self.objective == "contrastive" and self.train != ("vision",):
             raise ValueError("objective 'contrastive' trains the tower alone; expected train: [vision]")
+        if self.objective == "contrastive" and self.loss_weights is not None:
+            raise ValueError("loss_weights: objective 'contrastive' has no tokens; expected null")
+        if isinstance(self.lr, dict):
+            for module in get_args(ModuleName):
+                if module in self.lr and module not in self.train:
+                    raise ValueError(f"lr.{module}: the stage does not train it; expected rates of {self._listed}")
+                if module in self.train and module not in self.lr:
+                    raise ValueError(f"lr: {module} trains and has no rate; expected rates of {self._listed}")
         return self
+
+    @property
+    def adapted(self) -> tuple[ModuleName, ...]:
+        """Return the modules that train through low-rank updates and keep their own weights until the end."""
+        asked: dict[ModuleName, object] = {"vision": self.vision_lora, "language": self.lora}
+        return tuple(module for module, recipe in asked.items() if recipe is not None)
+
+    @property
+    def _listed(self) -> str:
+        return ", ".join(self.train)
+
+    def peak_lr(self, module: ModuleName) -> float:
+        """Return the peak learning rate of a module that trains."""
+        return self.lr[module] if isinstance(self.lr, dict) else self.lr
 
 
 class OptimizerRecipe(_Section):

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 #: A control evaluation: without images (blind), or with another question's image (shuffled).
 Control = Literal["blind", "shuffled"]
+#: Where the marks of images stand in a conversation: all in front of it, or where its author put them.
+MarkRule = Literal["front", "in-place"]
 
 
 class Role(StrEnum):
@@ -22,10 +24,15 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One utterance, without any template marker and without `<image>`."""
+    """One utterance, without any template marker and without `<image>`.
+
+    `images` has the characters of `text` in front of which an image stands, ascending. It is empty where images do not
+    stand in the text: then the only image precedes the first user turn's text.
+    """
 
     role: Role
     text: str
+    images: tuple[int, ...] = ()
 
 
 #: User and assistant in strict alternation, the user first; a system turn may stand before them.
@@ -34,20 +41,35 @@ Conversation = tuple[Turn, ...]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training item: a conversation about at most one image.
+    """One training item: a conversation about one image, none or several.
 
-    `image` is relative to the source's image root, `None` for text-only items. The image always precedes the
-    first user turn's text, wherever its mark was in the file (LLaVA's `preprocess_multimodal`).
+    `image` is the only image, relative to the source's image root; `None` for text-only items and for those with
+    several, which are in `images` in the order of their marks. Unless its turns say where images stand, the only image
+    precedes the first user turn's text, wherever its mark was in the file (LLaVA's `preprocess_multimodal`).
     """
 
     id: str
     conversation: Conversation
     image: str | None = None
+    images: tuple[str, ...] = ()
+
+    @property
+    def all_images(self) -> tuple[str, ...]:
+        """Return its images in the order of their marks: one, several or none."""
+        return self.images if self.image is None else (self.image,)
+
+    @property
+    def image_first(self) -> bool:
+        """Return whether an image precedes the first user turn's text instead of standing in it."""
+        return bool(self.all_images) and not any(turn.images for turn in self.conversation)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """One evaluation item. `prompt` is the whole user turn; `cluster` the independent cluster for statistics.
+
+    `image` is the only image and precedes the prompt. Several images are in `images`, with `image` None: the prompt
+    then holds one `<image>` for each, in their order, or none, which puts all of them in front of it.
 
     `references` are what counts as correct, in the benchmark's own sense; `details` has anything else that the
     benchmark's scorer reads (types, splits, choices).
@@ -59,6 +81,12 @@ class Question:
     cluster: str
     references: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
+
+    @property
+    def all_images(self) -> tuple[str, ...]:
+        """Return its images in order: one, several or none."""
+        return self.images if self.image is None else (self.image,)
 
 
 class AnswerState(StrEnum):

@@ -59,7 +59,7 @@ def test_a_failure_is_reported_and_the_exit_code_says_so(run, tmp_path, monkeypa
     assert code == 1
     assert "the disk is full" in err
     assert key in err
-    assert "a report of the others" in err
+    assert "report on the others" in err
     assert (tmp_path / "run" / "report.html").is_file()
 
 

@@ -12,10 +12,10 @@ from olivine.ablation.step_identity import evaluation_identity
 from olivine.ablation.study import BenchmarkRecipe
 from olivine.errors import RequestError
 from olivine.field_identity import Identity, decides, fields
-from olivine.recipe import RECIPE, Recipe, change
+from olivine.recipe import RECIPE, Recipe, VisionLoraRecipe, change
 from olivine.testing import tiny_model_recipe
 from olivine.training.identity import check_same_recipe
-from olivine.training.log import METRICS
+from olivine.training.log import METRICS, MODULE_NAMES
 
 #: Another valid value of every field of a recipe; `*` is the source `all` or the stage `b`.
 OTHER = {
@@ -42,6 +42,7 @@ OTHER = {
     "data.*.json": None,  # a path: the test puts the same content there
     "data.*.images": None,
     "data.*.turns": "independent",
+    "data.*.marks": "in-place",
     "data.*.on_error": "skip",
     "data.*.max_length": 99,
     "data.*.augment.flip": True,
@@ -57,11 +58,16 @@ OTHER = {
     "stages.*.epochs": 3.0,
     "stages.*.steps": 7,
     "stages.*.skip": True,
+    "stages.*.loss_weights": "sqrt",
     "stages.*.lora": None,
     "stages.*.lora.rank": 3,
     "stages.*.lora.alpha": 3.0,
     "stages.*.lora.quantize": "nf4",
     "stages.*.lora.targets": ["q_proj"],
+    "stages.*.vision_lora": {"rank": 2},
+    "stages.*.vision_lora.rank": 3,
+    "stages.*.vision_lora.alpha": 3.0,
+    "stages.*.vision_lora.targets": ["q_proj"],
     "stages.*.sequence_tokens": 99,
     "stages.*.held_out": 3,
     "stages.*.validate_every": 3,
@@ -92,6 +98,7 @@ BEFORE = {
     "model.connector.kind": ("model.connector", {"kind": "pool"}),
     "model.connector.factor": ("model.connector", {"kind": "pool"}),
     "model.connector.queries": ("model.connector", {"kind": "resampler"}),
+    **{f"stages.*.vision_lora.{name}": ("stages.b.vision_lora", {"rank": 2}) for name in VisionLoraRecipe.model_fields},
 }
 
 
@@ -107,7 +114,7 @@ def values(tmp_path):
         "name": "tiny",
         "model": tiny_model_recipe().model_dump(by_alias=True, mode="json"),
         "data": {"all": source, "more": dict(source)},
-        "stages": [{"name": "a", **stage}, {"name": "b", **stage, "train": ["connector", "language"]}],
+        "stages": [{"name": "a", **stage}, {"name": "b", **stage, "train": list(MODULE_NAMES)}],
     }
 
 

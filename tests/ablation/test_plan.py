@@ -357,6 +357,7 @@ def as_named_before(recipe, step, after):
     shared["optimizer"] = {key: value for key, value in shared["optimizer"].items() if key != "spike"}
     free = {"save_every", "keep", "skip", "epochs"}  # steps are given
     stage = {key: v for key, v in step.stage.model_dump(mode="json", by_alias=True).items() if key not in free}
+    stage["row_tokens"] = stage.pop("sequence_tokens")  # as the field was called
     source = recipe.data[step.stage.data]
     data = {k: v for k, v in source.model_dump(mode="json", by_alias=True).items() if k not in ("json", "images")}
     content = {key: step.identity["data"][key] for key in ("json", "images")}

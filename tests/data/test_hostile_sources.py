@@ -265,7 +265,7 @@ def test_a_cut_parquet_file_is_named(tmp_path, part):
     folder = write_parquet(tmp_path / "set", {"conversations": [TURNS] * 9})
     content = (folder / "a.parquet").read_bytes()
     (folder / "a.parquet").write_bytes(content[: part if isinstance(part, int) else len(content) // 2])
-    with pytest.raises(DataError, match=r"a\.parquet: not a complete Parquet file"):
+    with pytest.raises(DataError, match=r"a\.parquet: not a whole Parquet file"):
         opened(folder)
 
 

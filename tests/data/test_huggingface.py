@@ -77,17 +77,32 @@ def test_the_cauldrons_columns(tmp_path):
 
 def test_broken_rows_are_named_when_they_are_asked_for(tmp_path):
     two = [{"bytes": png("red"), "path": None}] * 2
-    texts = [{"user": "a", "assistant": "b"}]
+    one_mark = [{"role": "user", "content": "<image> a"}, {"role": "assistant", "content": "b"}]
     made = table(
-        [{"texts": texts, "images": two}, {"texts": [], "images": []}], "images", datasets.List(datasets.Image())
+        [{"messages": one_mark, "images": two}, {"messages": [], "images": []}],
+        "images",
+        datasets.List(datasets.Image()),
     )
     samples = read_samples(saved(tmp_path / "set", made, "arrow"), Skipped())
-    with pytest.raises(ItemError, match="2 images"):
+    with pytest.raises(ItemError, match="1 <image> marks for 2 images"):
         samples[0]
     with pytest.raises(ItemError, match="row 1: no turn in conversations"):
         samples[1]
     with pytest.raises(IndexError):
         samples[2]
+
+
+def test_several_images_of_a_row_are_read_in_order(tmp_path):
+    two = [{"bytes": png(colour), "path": None} for colour in ("red", "blue")]
+    made = table(
+        [{"texts": [{"user": "same?", "assistant": "no"}], "images": two}], "images", datasets.List(datasets.Image())
+    )
+    source = saved(tmp_path / "set", made, "arrow")
+    sample = read_samples(source, Skipped())[0]
+    assert sample.conversation[0].text == "\n\nsame?"
+    assert sample.conversation[0].images == (0, 1)
+    opened = [open_sample_image(sample, source, image=name).getpixel((0, 0)) for name in sample.all_images]
+    assert opened == [(255, 0, 0), (0, 0, 255)]
 
 
 def test_a_changed_dataset_has_another_fingerprint(rows, tmp_path):
@@ -100,5 +115,5 @@ def test_what_is_no_dataset_is_said_to_be_none(tmp_path):
     with pytest.raises(DataError, match="there is no Hugging Face dataset"):
         read_samples(DataRecipe.model_validate({"path": tmp_path, "format": "huggingface"}), Skipped())
     other = datasets.Dataset.from_list([{"question": "a"}])
-    with pytest.raises(DataError, match=r"no column of conversations.*there are question"):
+    with pytest.raises(DataError, match=r"no column of conversations.*found question"):
         read_samples(saved(tmp_path / "set", other, "arrow"), Skipped())

@@ -124,7 +124,7 @@ def test_answers_of_another_model_are_not_gone_on_with(made, saved, tmp_path):
     before = {file.name: file.read_bytes() for file in requested.folder.iterdir()}
     with pytest.raises(RequestError, match="the checkpoint's files") as refused:
         evaluate(other, tmp_path / "other", replace(requested, model_id="other"), killed_after(0))
-    for said in (str(weights), "now of other", "--output", "--replace"):
+    for said in (str(weights), "holds answers of", "--output", "--replace"):
         assert said in str(refused.value)
     assert {file.name: file.read_bytes() for file in requested.folder.iterdir()} == before
     requested = replace(requested, replace=True)
@@ -177,11 +177,11 @@ def test_questions_without_a_text_are_refused_with_the_file_to_give(saved, tmp_p
     annotations = tmp_path / "v2_mscoco_val2014_annotations.json"
     write_json(annotations, {"data_subtype": "val2014", "annotations": [row]})
     requested = Evaluation(get("vqav2"), annotations, tmp_path, tmp_path / "out", "tiny")
-    with pytest.raises(RequestError, match=r"no text to ask.*v2_OpenEnded_mscoco_val2014_questions\.json.*--questions"):
+    with pytest.raises(RequestError, match=r"have no text.*v2_OpenEnded_mscoco_val2014_questions\.json.*--questions"):
         evaluate(vlm, weights, requested, say_nothing)
     write_json(tmp_path / "dict.json", {"validation_Art_1": {"question_type": "open", "ground_truth": "red"}})
     requested = Evaluation(get("mmmu"), tmp_path / "dict.json", tmp_path, tmp_path / "out", "tiny")
-    with pytest.raises(RequestError, match=r"no text to ask.*published questions"):
+    with pytest.raises(RequestError, match=r"have no text.*published questions"):
         evaluate(vlm, weights, requested, say_nothing)
     assert not (tmp_path / "out").exists()
 

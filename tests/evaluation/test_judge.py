@@ -328,7 +328,7 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
 
 def test_a_reply_that_comes_drop_by_drop_is_given_up(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.script = [drip]
-    with pytest.raises(RunError, match=r"not whole after 0\.3 seconds"):
+    with pytest.raises(RunError, match=r"incomplete after 0\.3 seconds"):
         judge(endpoint, tmp_path, timeout=0.3, retries=0).ask(JudgeRequest("x"))
 
 

@@ -135,7 +135,7 @@ def test_answers_without_a_request_are_not_wiped(position, tmp_path):
     _, run = position
     run()
     (tmp_path / "out" / "request.json").unlink()
-    with pytest.raises(RequestError, match="holds answers of the model, asked"):
+    with pytest.raises(RequestError, match="holds answers of the model, given"):
         run()
 
 
@@ -154,7 +154,9 @@ def test_the_model_before_is_named_too(position, tmp_path):
     run()
     path = tmp_path / "out" / "request.json"
     write_json(path, {**read_json(path), "model_id": "runs/one", "checkpoint": {}})
-    with pytest.raises(RequestError, match=r"answers of runs/one, asked otherwise than now of the model"):
+    with pytest.raises(
+        RequestError, match=r"answers of runs/one, given to a different request than this one \(of the model"
+    ):
         run()
 
 

@@ -102,7 +102,7 @@ def test_files_are_told_apart_by_content(tmp_path: Path) -> None:
         path.write_text(text)
         assert read_rows(path) == content
     path.write_text('[{"a": 1},')
-    with pytest.raises(DataError, match="cut short"):
+    with pytest.raises(DataError, match="truncated"):
         read_rows(path)
     with pytest.raises(DataError, match="not found"):
         read_rows(tmp_path / "none")

@@ -185,7 +185,7 @@ def test_a_graph_is_made_when_a_shape_comes_again_and_only_then(model):
         assert graph.captures == captures, time_of_asking
 
 
-def test_where_no_graph_can_be_made_answers_come_anyway(model):
+def test_where_no_graph_can_be_made_answers_come_anyway(model, caplog):
     vlm, images, questions, expected = model
 
     def capture(step):
@@ -195,8 +195,8 @@ def test_where_no_graph_can_be_made_answers_come_anyway(model):
     engine = AnsweringEngine(vlm, decoder=static(vlm, capture))
     asked = [q for q in questions if q.image][:6]
     list(engine.answer(asked, images))
-    with pytest.warns(UserWarning, match="no CUDA graph can be made .operation not permitted when stream is capturing"):
-        again = list(engine.answer(asked, images))
+    again = list(engine.answer(asked, images))
+    assert "no CUDA graph can be made (operation not permitted when stream is capturing)" in caplog.text
     assert {a.question_id: a.text for a in again} == {q.id: expected[q.id] for q in asked}
     list(engine.answer(asked, images))  # it is not tried, nor told, once more
 

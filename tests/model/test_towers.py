@@ -223,7 +223,7 @@ def test_a_family_that_the_installed_transformers_cannot_save_is_refused(monkeyp
     [
         ({}, "expected from"),
         ({"from": "a", "fused": ["a", "b"]}, "not both"),
-        ({"fused": ["a", "b"], "registers": "keep"}, "registers have no place"),
+        ({"fused": ["a", "b"], "registers": "keep"}, "no place for registers"),
         ({"fused": ["a", "b"], "mean": [0, 0, 0]}, "each of the fused towers has its own"),
         ({"fused": ["a"]}, "at least 2 items"),
         ({"from": "a", "layer": []}, "at least 1 item"),

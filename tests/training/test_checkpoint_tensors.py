@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
 from olivine.distributed import Processes
@@ -24,7 +23,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_training_checkpoint_of_another_model_is_refused_by_name(tmp_path, change):
-    points = TrainingCheckpoints(tmp_path, keep=2, processes=Processes(), console=Console(quiet=True), background=False)
+    points = TrainingCheckpoints(tmp_path, keep=2, processes=Processes(), background=False)
     points.save(4, state())
     assert points.load(state()) == 4
     values, message = CHANGES[change]

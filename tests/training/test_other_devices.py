@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_runs import QUIET
 from torch.distributed.checkpoint.staging import StagingOptions
 
 from olivine.distributed import Processes
@@ -32,7 +31,7 @@ def make_state(value):
 
 
 def points_in(folder, *, background=False):
-    return TrainingCheckpoints(folder, keep=2, processes=Processes(), console=QUIET, background=background)
+    return TrainingCheckpoints(folder, keep=2, processes=Processes(), background=background)
 
 
 def written(folder, *, on_gpu):

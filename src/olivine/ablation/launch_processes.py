@@ -20,8 +20,9 @@ from olivine.ablation.launch import TRIES, Failure, Progress, attempt, launch_ov
 from olivine.ablation.plan import FeatureStep, Plan, StageStep, Step
 from olivine.ablation.steps import Worker
 from olivine.available_cpus import available_cpus, end_with_parent
-from olivine.console import PlainConsole
+from olivine.console import PlainConsole, diagnostics_on
 from olivine.errors import Stopped
+from olivine.process_setup import ignore_known_warnings
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr
 
@@ -158,15 +159,17 @@ def _serve(connection: Connection, gpu: str | None, threads: int, width: int) ->
     """Run in a worker process: receive steps; send their output and outcomes."""
     end_with_parent()
     guard_stderr()
+    ignore_known_warnings()
     for name in ("SIGINT", "SIGHUP"):  # the parent receives a terminal's signals too, and stops its workers in order
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
-    worker = Worker(PlainConsole(file=_Sent(connection), width=width, soft_wrap=True))
+    console = PlainConsole(file=_Sent(connection), width=width, soft_wrap=True)
+    worker = Worker(console)
     try:
-        with StopSignal():
+        with StopSignal(), diagnostics_on(console):
             while True:
                 step, after = connection.recv()
                 connection.send(_Over(attempt(worker, step, after, lambda _done, _total: None)))

@@ -15,8 +15,9 @@ from rich.console import Console
 from olivine.ablation.launch import TRIES, Failure, Launcher, Progress, attempt, launch_over
 from olivine.ablation.plan import Plan, Step
 from olivine.ablation.steps import Worker
-from olivine.console import PlainConsole
+from olivine.console import stderr_console
 from olivine.errors import RequestError, Stopped
+from olivine.process_setup import ignore_known_warnings
 
 
 def make(jobs: int) -> Launcher:
@@ -80,8 +81,9 @@ def _attempt(step: Step, after: Step | None, folder: str, threads: int) -> str |
     `folder` is the directory in which the study was started; its paths may be relative to it.
     """
     os.chdir(folder)
+    ignore_known_warnings()
     torch.set_num_threads(threads)
-    worker = Worker(PlainConsole(file=open(os.devnull, "w", encoding="utf-8")))  # noqa: PTH123, SIM115
+    worker = Worker(stderr_console(quiet=True))
     try:
         return attempt(worker, step, after, lambda _done, _total: None)
     except Stopped as stopped:

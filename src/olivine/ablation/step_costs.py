@@ -100,5 +100,5 @@ def _evaluation_cost(step: EvaluateStep, on: Device) -> Cost:
 def _question_counts(benchmark: str, data: Path) -> tuple[int, int, int]:
     """Return (questions, images, characters of all questions)."""
     questions = benchmarks.get(benchmark).read(data)
-    images = {question.image for question in questions if question.image is not None}
+    images = {image for question in questions for image in question.all_images}
     return len(questions), len(images), sum(len(question.prompt) for question in questions)

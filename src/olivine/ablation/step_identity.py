@@ -37,6 +37,7 @@ _ONCE_COUNTED: tuple[tuple[str, type[BaseModel], str], ...] = (
 #: Fields that have been renamed, with the names under which they count: a new name makes no other step.
 _FIRST_NAMES = {"sequence_tokens": "row_tokens"}
 #: Keys of the model section that came later: where they say nothing, steps keep the names that they had without.
+_LATER_OF_STAGE = ("loss_weights", "vision_lora")
 _LATER = {"vision": ("fused", "registers", "resample"), "connector": ("factor", "queries", "options")}
 
 
@@ -68,6 +69,7 @@ def stage_identity(
     values = decisive(recipe)
     values = {key: value for key, value in values.items() if key not in _NAMED_APART + _OF_SEVERAL_PROCESSES}
     own = without_overruled(decisive(stage))
+    own = {key: value for key, value in own.items() if key not in _LATER_OF_STAGE or value is not None}
     del own["skip"]  # a skipped stage is not a step
     own |= {first: own.pop(name) for name, first in _FIRST_NAMES.items() if name in own}
     identity = {
@@ -146,7 +148,7 @@ def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
 
 
 def _of_content(source: Any, prints: Fingerprints) -> Any:
-    """A local folder's content in place of its path; any other source as it is."""
+    """Return the hash of a local folder in place of its path; any other source unchanged."""
     if not isinstance(source, str):
         return source
     folder = locate(source)

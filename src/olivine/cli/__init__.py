@@ -19,8 +19,10 @@ from olivine.available_cpus import limit_threads
 from olivine.cli import data, evaluation, housekeeping, last_resort, studies, world
 from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, say
+from olivine.console import diagnostics_on
 from olivine.distributed import is_first_process
 from olivine.errors import OlivineError, OtherProcessError, Stopped
+from olivine.process_setup import ignore_known_warnings
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr, release
 
@@ -92,6 +94,7 @@ def _root(
     ] = False,
 ) -> None:
     _quiet_libraries()
+    context.with_resource(diagnostics_on(log))
     # torch reads both settings when it is imported, and CUDA when it is initialised.
     limit_threads()
     choose_allocator()
@@ -195,6 +198,7 @@ def doctor() -> None:
 
 def _quiet_libraries() -> None:
     """Keep transformers' torchvision advice off the terminal, and its loading bars out of log files."""
+    ignore_known_warnings()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not log.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

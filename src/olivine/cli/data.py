@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, bars, echo, log
 from olivine.console import PlainConsole
 from olivine.errors import RequestError
+from olivine.records import MarkRule
 
 app = OnceTyper(
     no_args_is_help=True,
@@ -41,6 +42,7 @@ def data_check(
     ] = None,
     template: Annotated[str, typer.Option(help="Chat template for measuring sample lengths.")] = "gemma",
     turns: Annotated[str, typer.Option(help="together or independent, as in the recipe's data source.")] = "together",
+    marks: Annotated[str, typer.Option(help="front or in-place, as in the recipe's data source.")] = "front",
     image_tokens: Annotated[int, typer.Option(help="Tokens per image.")] = 576,
     max_length: Annotated[int, typer.Option(help="Maximum sample length, in tokens.")] = 2048,
     image_size: Annotated[
@@ -66,6 +68,7 @@ def data_check(
     from olivine.data.check_work import no_progress
 
     _require_one_of("--turns", turns, ("together", "independent"))
+    _require_one_of("--marks", marks, get_args(MarkRule))
     limit = None
     if tokenizer is not None or full:
         encoder = _encoder(tokenizer, template, image_tokens)
@@ -74,7 +77,8 @@ def data_check(
     # Progress bars would fill a log file with frames and an empty line.
     display = bars([READING, DECODING_IMAGES, TOKENISING]) if log.is_terminal else nullcontext(no_progress)
     with display as progress:
-        report = check(dataset, images, limit, progress, full=thorough, jobs=jobs or None)
+        rule = cast(MarkRule, marks)
+        report = check(dataset, images, limit, progress, marks=rule, full=thorough, jobs=jobs or None)
     if as_json:
         echo(json.dumps(report.summary()))
     else:
@@ -90,6 +94,7 @@ def data_show(
     item: Annotated[str, typer.Option(help="The item's id, or its index in the file as #N, counted from 0.")] = "#0",
     tokenizer: Annotated[str | None, typer.Option(help="Tokenizer (folder or hub id). Default: bytes.")] = None,
     template: Annotated[str, typer.Option(help="Chat template.")] = "gemma",
+    marks: Annotated[str, typer.Option(help="front or in-place, as in the recipe's data source.")] = "front",
     image_tokens: Annotated[int, typer.Option(help="Tokens per image.")] = 576,
     turns: Annotated[str, typer.Option(help="together or independent, as in the recipe's data source.")] = "together",
 ) -> None:
@@ -99,8 +104,10 @@ def data_show(
     """
     from olivine.data.sample_view import show
 
+    _require_one_of("--marks", marks, get_args(MarkRule))
     console = PlainConsole(soft_wrap=True, highlight=False)
-    show(dataset, item, _encoder(tokenizer, template, image_tokens), turns, console)
+    encoder = _encoder(tokenizer, template, image_tokens)
+    show(dataset, item, encoder, turns, console, marks=cast(MarkRule, marks))
 
 
 @app.command("easy-vqa")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from olivine.console import PlainConsole
+from olivine.console import stderr_console
 from olivine.distributed import is_first_process
 from olivine.errors import RunError
 from olivine.printable import printable
@@ -20,7 +20,7 @@ from olivine.printable import printable
 #: `--json`, for every command that has it.
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
-log = PlainConsole(stderr=True, soft_wrap=True)
+log = stderr_console()
 
 
 class Bar:
@@ -50,7 +50,7 @@ class Bar:
 
 
 def say(text: str) -> None:
-    """A last line, once for all processes of a run."""
+    """Print a last line, once for all processes of a run."""
     if is_first_process():
         log.print(text, markup=False, highlight=False)
 

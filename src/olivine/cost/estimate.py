@@ -7,7 +7,7 @@ Only configurations are downloaded, and nothing is written.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -84,6 +84,7 @@ class StageEstimate:
         memory: peak bytes on each device by use.
         hours: at the stated utilisation.
         fits: whether the device has enough memory.
+        rates: peak learning rates by module, where each has its own.
         suggestions: recipe keys that would make it fit, or use the remaining memory.
     """
 
@@ -99,6 +100,7 @@ class StageEstimate:
     fits: bool
     lengths: Lengths
     suggestions: tuple[str, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def peak(self) -> float:
@@ -165,13 +167,16 @@ def estimate(
 
 
 def _trained(shape: ModelSize, stage: StageRecipe) -> dict[str, int]:
-    """Return the parameters that a stage trains, by module; under LoRA the adapters stand for the language model."""
+    """Return the parameters that a stage trains, by module; under LoRA the adapters stand for their module."""
     sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
     if stage.lora:
         sizes["language"] = stage.lora.rank * sum(
             shape.linear.get(name, 0)
             for name in family_of(shape.config).linear_layers(stage.lora.targets, shape.linear)
         )
+    if stage.vision_lora:
+        targets = stage.vision_lora.targets or shape.tower_linear
+        sizes["vision"] = stage.vision_lora.rank * sum(shape.tower_linear.get(name, 0) for name in targets)
     return {name: size for name, size in sizes.items() if name in stage.train}
 
 
@@ -202,20 +207,21 @@ def _stage(
         hours=operations / (device.peak * count * utilisation) / 3600,
         fits=total <= device.memory,
         lengths=lengths,
+        rates={str(name): rate for name, rate in stage.lr.items()} if isinstance(stage.lr, dict) else {},
     )
     return replace(made, suggestions=tuple(_suggestions(recipe, stage, shape, lengths, device, count)))
 
 
 def _kept(stage: StageRecipe) -> tuple[str, ...]:
     """Return the modules that keep their weights although they are named under `train`: adapters train instead."""
-    return ("language",) if stage.lora else ()
+    return stage.adapted
 
 
 def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: Lengths) -> float:
     """Return the operations of one sample: two per weight and token forward, and as many for each gradient."""
     vision_trains, language_trains = "vision" in stage.train, "language" in stage.train
     patches = shape.patches * lengths.images
-    tower = tower_operations(shape, lengths) * (3 if vision_trains else 1)
+    tower = tower_operations(shape, lengths) * (1 + 2 * vision_trains - (stage.vision_lora is not None))
     if stage.objective == "contrastive":
         return tower
     connector = 2 * shape.connector * patches * (3 if {"vision", "connector"} & set(stage.train) else 1)
@@ -227,13 +233,13 @@ def _operations(recipe: Recipe, stage: StageRecipe, shape: ModelSize, lengths: L
 
 
 def _seen(tokens: float, windows: Sequence[int | None]) -> float:
-    """Pairs of a query and a key that it sees in a sample of so many tokens, over all layers."""
+    """Return the number of (query, visible key) pairs in a sample of this many tokens, over all layers."""
     full = tokens**2 / 2
     return sum(full if window is None or window >= tokens else full - (tokens - window) ** 2 / 2 for window in windows)
 
 
 def tower_operations(shape: ModelSize, lengths: Lengths) -> float:
-    """Of one sample's images through the tower, forward alone."""
+    """Return the operations of one sample's images through the tower, forward pass only."""
     return 2 * shape.tower * shape.tower_tokens * lengths.images
 
 
@@ -389,7 +395,7 @@ def measured_lengths(source: DataRecipe, patches: int) -> Lengths:
 
 def _length(sample: Sample, patches: int) -> tuple[float, float, float]:
     """Return (tokens, labelled tokens, images) of a sample, estimated from its characters."""
-    images = sample.image is not None
+    images = len(sample.all_images)
     characters = sum(len(turn.text) for turn in sample.conversation)
     labelled = sum(len(turn.text) for turn in sample.conversation if turn.role is Role.ASSISTANT)
     tokens = characters / CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS + patches * images

@@ -28,7 +28,8 @@ def _stage(stage: StageEstimate, memory: float) -> Iterator[str]:
     yield f"stage {stage.name}: {stage.steps:,} steps, {stage.tokens:,.0f} tokens, {stage.hours:.2f} hours"
     for state, modules in (("trains", stage.trained), ("frozen", stage.frozen)):
         for module, size in modules.items():
-            yield f"  {module:12} {size:>15,} parameters, {state}"
+            rate = f" at {stage.rates[module]:g}" if state == "trains" and module in stage.rates else ""
+            yield f"  {module:12} {size:>15,} parameters, {state}{rate}"
     lengths = stage.lengths
     yield f"  lengths: {lengths.tokens:.0f} tokens per sample, {lengths.labels:.0f} labelled ({lengths.source})"
     for use, memory_bytes in stage.memory.items():

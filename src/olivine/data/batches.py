@@ -62,6 +62,15 @@ class Batch:
         return sum(sequence.labels for sequence in self.sequences)
 
     @property
+    def label_weight(self) -> float:
+        """What all labels weigh together in the loss: their number, unless samples have weights."""
+        weights = [sequence.label_weights for sequence in self.sequences]
+        return sum(
+            float(sequence.labels if own is None else own.double().sum())
+            for sequence, own in zip(self.sequences, weights, strict=True)
+        )
+
+    @property
     def samples(self) -> int:
         """How many samples its packed sequences contain."""
         return sum(len(sequence.sample_ids) for sequence in self.sequences)
@@ -196,49 +205,50 @@ class BatchMaker:
         image_index = {name: index for index, name in enumerate(images)}
         sequences = []
         for balanced_sequence in own:
-            kept = [examples[i][1] for i in balanced_sequence if examples[i][1].sample.image not in broken]
+            kept = [example for i in balanced_sequence if not _problem(example := examples[i][1], broken)]
             if kept:
-                images_in_sequence = [image_index[e.sample.image] for e in kept if e.sample.image is not None]
+                images_in_sequence = [image_index[name] for e in kept for name in e.sample.all_images]
                 sequences.append(pack(kept, images_in_sequence, self._layout))
         for _, example in local:
-            if example.sample.image in broken:
-                skipped[example.sample.id] = self._skip(broken[example.sample.image])
+            problem = _problem(example, broken)
+            if problem is not None:
+                skipped[example.sample.id] = self._skip(problem)
         first_of: dict[str, str] = {}
         for _, example in local:
-            if example.sample.image in images:
-                first_of.setdefault(example.sample.image, without_system(example.sample.conversation)[1][1].text)
+            for name in example.sample.all_images:
+                if name in images:
+                    first_of.setdefault(name, without_system(example.sample.conversation)[1][1].text)
         return Batch(
             sequences=tuple(sequences),
             pixels=self._stacked_pixels(images),
             patches=self._stacked_features(images),
             captions=tuple(first_of.values()),
             rounds=math.ceil(len(balanced) / self._share.world),
-            sample_ids=tuple(e.sample.id for _, e in examples if e.sample.image not in broken),
+            sample_ids=tuple(e.sample.id for _, e in examples if not _problem(e, broken)),
             skipped=skipped,
         )
 
     def _images(
         self, examples: Sequence[tuple[tuple[int, int], Example]], order: SampleOrder | None
-    ) -> tuple[dict[str, _ImageInput], dict[str | None, ItemError]]:
+    ) -> tuple[dict[str, _ImageInput], dict[str, ItemError]]:
         """Return each unique image by name in order of first use, and what is wrong with the broken ones."""
         first: dict[str, tuple[tuple[int, int], Sample]] = {}
         for position, example in examples:
-            if example.sample.image is not None:
-                first.setdefault(example.sample.image, (position, example.sample))
+            for name in example.sample.all_images:
+                first.setdefault(name, (position, example.sample))
 
-        def read(job: tuple[tuple[int, int], Sample]) -> _ImageInput | ItemError:
-            (epoch, index), sample = job
+        def read(name: str) -> _ImageInput | ItemError:
+            (epoch, index), sample = first[name]
             try:
                 if self._features is not None:
-                    assert sample.image is not None, "only samples with images are looked up"
-                    return self._features.position(sample.image)
-                return self._pixels(sample, order.draw(epoch, index) if order else None)
+                    return self._features.position(name)
+                return self._pixels(sample, name, order.draw(epoch, index) if order else None)
             except ItemError as error:
                 return error
 
-        found = (self._readers.map if self._readers else map)(read, first.values())
+        found = (self._readers.map if self._readers else map)(read, first)
         images: dict[str, _ImageInput] = {}
-        broken: dict[str | None, ItemError] = {}
+        broken: dict[str, ItemError] = {}
         for name, result in zip(first, found, strict=True):
             if isinstance(result, ItemError):
                 broken[name] = result
@@ -274,14 +284,17 @@ class BatchMaker:
         """Return a sample by its index."""
         return self._samples[index]
 
-    def image(self, sample: Sample) -> Image.Image:
-        """Return a sample's image as stored.
+    def images(self, sample: Sample) -> list[Image.Image]:
+        """Return a sample's images as stored, in the order of their marks.
 
         Raises:
             ItemError: it cannot be read.
             RunError: it has changed since the run first opened it.
         """
-        return open_sample_image(sample, self._source, self._record)
+        return [self._open(sample, name) for name in sample.all_images]
+
+    def _open(self, sample: Sample, name: str) -> Image.Image:
+        return open_sample_image(sample, self._source, self._record, image=name)
 
     def _example(self, index: int) -> Example:
         if index not in self._examples:
@@ -294,17 +307,18 @@ class BatchMaker:
             self._examples[index] = example
         return self._examples[index]
 
-    def _pixels(self, sample: Sample, draw: np.random.Generator | None) -> NDArray[np.uint8]:
-        assert sample.image is not None, "the image of a text-only sample was requested"
-        pixels = self._fitted.get(sample.image)
+    def _pixels(self, sample: Sample, name: str, draw: np.random.Generator | None) -> NDArray[np.uint8]:
+        pixels = self._fitted.get(name)
         if pixels is None:
-            pixels = self._fit(sample)
+            pixels = np.asarray(self._transform.fitted(self._open(sample, name)))
             if (len(self._fitted) + 1) * pixels.nbytes <= _KEPT_PIXELS:
-                self._fitted[sample.image] = pixels
+                self._fitted[name] = pixels
         return pixels if draw is None else augmented(pixels, self._source.augment, draw)
 
-    def _fit(self, sample: Sample) -> NDArray[np.uint8]:
-        return np.asarray(self._transform.fitted(self.image(sample)))
+
+def _problem(example: Example, broken: Mapping[str, ItemError]) -> ItemError | None:
+    """Return what is wrong with the first broken image of an example, if any is."""
+    return next((broken[name] for name in example.sample.all_images if name in broken), None)
 
 
 def ahead(maker: BatchMaker, order: SampleOrder, first_step: int, *, depth: int = 2) -> Iterator[tuple[int, Batch]]:

@@ -28,7 +28,7 @@ from olivine.data.llava_samples import LlavaSamples, read_through
 from olivine.data.sources import detect_format, fingerprint, open_source
 from olivine.errors import DataError
 from olivine.recipe import DataRecipe
-from olivine.records import Sample
+from olivine.records import MarkRule, Sample
 
 #: Images, or samples, per job.
 _HEADERS, _IMAGES, _ITEMS = 512, 32, 256
@@ -49,6 +49,7 @@ def check(
     limit: LengthLimit | None = None,
     progress: Progress = no_progress,
     *,
+    marks: MarkRule = "front",
     full: FullCheck | None = None,
     jobs: int | None = None,
 ) -> Report:
@@ -59,6 +60,7 @@ def check(
         images: the root of the JSON's image paths.
         limit: what makes a sample too long; None checks no lengths.
         progress: called with (what is being checked, done, total).
+        marks: where a single image's mark goes, as the recipe's data source has it.
         full: decode and fit every image; None reads headers.
         jobs: processes; None takes one per CPU.
 
@@ -67,7 +69,7 @@ def check(
         RunError: a process was killed.
     """
     began = time.monotonic()
-    source = DataRecipe.model_validate({"format": detect_format(path), "json": path, "images": images})
+    source = DataRecipe.model_validate({"format": detect_format(path), "json": path, "images": images, "marks": marks})
     report = Report(path, images_read="headers" if full is None else "full")
     found = _Found(report)
     samples = _read_json(source, found, progress) if source.format == "llava" else _read_lazy(source, found, progress)
@@ -79,11 +81,11 @@ def check(
 
 
 class _Found:
-    """Findings on each usable item, in arrays: its number, its image's index (-1: none), and its turns."""
+    """Findings on each usable item, in arrays: its number, its images' indices, how many they are, and its turns."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.positions, self.image_of, self.turns = array("q"), array("i"), array("i")
+        self.positions, self.images_of, self.image_counts, self.turns = array("q"), array("i"), array("i"), array("i")
         self.numbers: dict[str, int] = {}
         self.broken_images: dict[int, tuple[str, str]] = {}
         self.broken_items: dict[int, tuple[str, str]] = {}
@@ -91,21 +93,28 @@ class _Found:
     def add(self, sample: Sample, number: int) -> None:
         """Add one usable item."""
         self.positions.append(number)
-        image = -1 if sample.image is None else self.numbers.setdefault(sample.image, len(self.numbers))
-        self.image_of.append(image)
+        for image in sample.all_images:
+            self.images_of.append(self.numbers.setdefault(image, len(self.numbers)))
+        self.image_counts.append(len(sample.all_images))
         self.turns.append(len(sample.conversation))
 
     def finish(self, samples: LazySamples) -> None:
         """Count each item that has a broken image, or is broken itself, once."""
         report = self.report
-        image_of = np.frombuffer(self.image_of, np.int32) if self.image_of else np.zeros(0, np.int32)
-        good = np.ones(len(image_of), bool)
+        images_of, counts = (
+            np.frombuffer(column, np.int32) if column else np.zeros(0, np.int32)
+            for column in (self.images_of, self.image_counts)
+        )
+        good = np.ones(len(counts), bool)
         if self.broken_images:
-            with_broken_image = np.isin(image_of, np.fromiter(self.broken_images, np.int32, len(self.broken_images)))
-            good &= ~with_broken_image
+            owners = np.repeat(np.arange(len(counts)), counts)
+            broken = np.isin(images_of, np.fromiter(self.broken_images, np.int32, len(self.broken_images)))
+            # Of an item with several broken images the first one is named.
+            items, first = np.unique(owners[broken], return_index=True)
+            good[items] = False
             described: Counter[str] = Counter()
-            for index in np.flatnonzero(with_broken_image):
-                kind, message = self.broken_images[int(image_of[index])]
+            for index, image in zip(items, images_of[broken][first], strict=True):
+                kind, message = self.broken_images[int(image)]
                 named = [f"{self._name(samples, int(index))}: {message}"] if described[kind] < NAMED else []
                 described[kind] += 1
                 report.add(report.broken, kind, 1, named)
@@ -115,7 +124,7 @@ class _Found:
                 good[position] = False
         turns = np.frombuffer(self.turns, np.int32) if self.turns else np.zeros(0, np.int32)
         report.turns += int(turns[good].sum())
-        report.text_only += int(((image_of < 0) & good).sum())
+        report.text_only += int(((counts == 0) & good).sum())
         report.images = len(self.numbers)
 
     def _name(self, samples: LazySamples, index: int) -> str:
@@ -143,6 +152,7 @@ def _read_json(source: DataRecipe, found: _Found, progress: Progress) -> LlavaSa
         keep,
         report.unread,
         lambda done, total: progress(READING, done, total),
+        source.marks,
     )
     repeated = Counter(samples[int(index)].id.rpartition("#")[0] for index in samples.repeated_ids)
     for identity, count in repeated.items():
@@ -265,10 +275,17 @@ def _request(source: DataRecipe, limit: LengthLimit | None, full: FullCheck) -> 
     if limit is not None:
         encoder = limit.encoder
         tokenizer = hashlib.sha256(encoder.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-        lengths = [limit.max_length, limit.independent, encoder.template.name, encoder.image_tokens, tokenizer]
+        lengths = [
+            limit.max_length,
+            limit.independent,
+            encoder.template.name,
+            encoder.image_tokens,
+            tokenizer,
+        ]
     return {
         "data": fingerprint(source),
         "images": str(source.images),
+        "marks": source.marks,
         "transform": asdict(full.transform),
         "lengths": lengths,
         "versions": [version("olivine"), version("pillow"), version("tokenizers")],

@@ -108,7 +108,7 @@ def check_lengths(source: DataRecipe, items: Items, limit: LengthLimit) -> Lengt
                 if file is not None:
                     file.seek(items.starts[position])
                     content = file.read(items.sizes[position])
-                    sample = parse_item(parse(content, f"item {number}"), number)
+                    sample = parse_item(parse(content, f"item {number}"), number, marks=source.marks)
                 else:
                     assert samples is not None, "either a JSON file or a source that reads its own samples"
                     sample = samples[number]

@@ -16,6 +16,7 @@ from olivine.available_cpus import end_with_parent
 from olivine.data.check_jobs import ImageFindings, Items, LengthFindings, LengthLimit, check_images, check_lengths
 from olivine.data.images import ImageTransform
 from olivine.errors import RequestError, RunError
+from olivine.process_setup import ignore_known_warnings
 from olivine.recipe import DataRecipe
 
 #: Called with (what is being checked, done, total).
@@ -81,6 +82,7 @@ _worker: Worker | None = None
 
 def _begin(worker: Worker) -> None:
     end_with_parent()
+    ignore_known_warnings()
     global _worker  # a pool's process has no other place for what all its jobs share
     _worker = worker
 

@@ -97,16 +97,17 @@ class TemplateEncoder:
             ids.add(int(self.tokenizer.eos_token_id))
         return tuple(sorted(ids))
 
-    def prompt(self, text: str, image: bool, system: str | None = None) -> tuple[list[int], list[int]]:
-        """A question up to where the reply begins, as (shared prefix ids, continuation ids).
+    def prompt(self, text: str | Turn, image: bool, system: str | None = None) -> tuple[list[int], list[int]]:
+        """Return a question up to where the reply begins, as (shared prefix ids, continuation ids).
 
-        Without an image the prefix is empty where the template begins with text.
+        Without an image the prefix is empty where the template begins with text. A user's turn in place of the text
+        may have images where they stand; the prefix ends with the last of them.
 
         Raises:
             DataError: the template has no place for the system's text, or changes a turn.
         """
         opening = () if system is None else (Turn(Role.SYSTEM, system),)
-        conversation = (*opening, Turn(Role.USER, text))
+        conversation = (*opening, Turn(Role.USER, text) if isinstance(text, str) else text)
         prefix, continuation = self.encode_segments(independent_segments(self.template, conversation, image))
         return prefix.ids, continuation.ids
 
@@ -116,7 +117,7 @@ class TemplateEncoder:
         Raises:
             ItemError: its conversation does not fit the template.
         """
-        image = sample.image is not None
+        image = sample.image_first
         try:
             if independent and sum(turn.role is Role.ASSISTANT for turn in sample.conversation) > 1:
                 parts = independent_segments(self.template, sample.conversation, image)
@@ -195,7 +196,7 @@ class TemplateEncoder:
         return self._with_images(opening, ids[len(lead) :], supervised)
 
     def _starts_of(self, whole: Encoding, borders: Sequence[int], end: int) -> list[int] | None:
-        """The first token behind each character border, or None where a token straddles one."""
+        """Return the first token behind each character border, or None where a token straddles one."""
         count = len(whole.ids)
         starts = []
         for border in borders:
@@ -320,7 +321,7 @@ class TemplateEncoder:
         )
 
     def _token_of(self, piece: Piece) -> int:
-        """The id of a marker or of the image's placeholder."""
+        """Return the id of a marker or of the image's placeholder."""
         if piece.kind is _IMAGE:
             return self.image_token_id
         known = self._markers.get(piece.text)
@@ -368,7 +369,7 @@ class TemplateEncoder:
         return int(token_id)
 
     def _actual(self, name: str) -> str | None:
-        """The tokenizer's own name for a marker."""
+        """Return the tokenizer's own name for a marker."""
         named: str | None = {BOS: self.tokenizer.bos_token, EOS: self.tokenizer.eos_token}.get(name, name)
         return named
 

@@ -6,6 +6,7 @@ conversation may look like is in `llava_json`; what happens to a broken sample i
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from olivine.data.item_error import ItemError, shortened
 from olivine.data.lazy_samples import LazySamples
 from olivine.data.llava_json import IMAGE_MARK, parse_item
 from olivine.errors import DataError
-from olivine.records import Sample
+from olivine.records import MarkRule, Sample
 
 #: Columns that may hold an image; the first one present is used.
 _IMAGES = ("image", "images", "jpg", "png")
@@ -28,16 +29,17 @@ class DatasetSamples(LazySamples):
     """The rows of a dataset as samples.
 
     Read are `conversations` (LLaVA's), `messages` (OpenAI's, TRL's) or `texts` of `user` and `assistant` (The
-    Cauldron's), and at most one image in `image` or `images`: as the library's own image type, as bytes, or as a struct
-    of bytes and path. Since an id may occur twice, it is followed by the row's number: `id#number`.
+    Cauldron's), and images in `image` or `images`, one or a list: as the library's own image type, as bytes, or as a
+    struct of bytes and path. Since an id may occur twice, it is followed by the row's number: `id#number`.
 
     Raises:
         RequestError: the datasets library is not installed.
         DataError: there is neither layout, or no column of conversations.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, marks: MarkRule = "front") -> None:
         self._path = path
+        self._marks = marks
         self._rows = open_rows(path, _IMAGES)
         columns = set(self._rows.column_names)
         if not columns & set(_CONVERSATIONS):
@@ -71,15 +73,16 @@ class DatasetSamples(LazySamples):
         """
         row = self._row(index)
         name = f"row {index}"
-        has_image = bool(self._stored(row, name)) if self._image else False
+        count = len(self._stored(row, name)) if self._image else 0
         if any(row[column] for column in self._extra):
-            raise ItemError("several images", f"{name}: images in {self._image} and {', '.join(self._extra)}.")
+            raise ItemError("images named twice", f"{name}: images in {self._image} and {', '.join(self._extra)}.")
         turns = row.get("conversations") or row.get("messages")
-        turns = _as_list(turns) if turns else _from_texts(row.get("texts"), index, has_image=has_image)
+        turns = _as_list(turns) if turns else _from_texts(row.get("texts"), index, count)
         own = row.get("id")
         item = {"id": str(index) if own is None else own, "conversations": _without_nulls(turns)}
-        sample = parse_item({**item, **({"image": str(index)} if has_image else {})}, index, unread)
-        return sample if own is None else Sample(f"{sample.id}#{index}", sample.conversation, sample.image)
+        named = [str(index)] if count == 1 else [f"{index}:{position}" for position in range(count)]
+        sample = parse_item({**item, "images": named} if named else item, index, unread, marks=self._marks)
+        return sample if own is None else replace(sample, id=f"{sample.id}#{index}")
 
     def image(self, image: str) -> bytes:
         """Return the file content of a sample's image, by the name that `read` gave it.
@@ -89,7 +92,8 @@ class DatasetSamples(LazySamples):
         """
         assert self._image is not None, "no row has an image"
         name = f"row {image}"
-        stored = self._stored(self._row(int(image)), name)
+        row, _, position = image.partition(":")
+        stored = self._stored(self._row(int(row)), name)[int(position or 0)]
         content = stored.get("bytes") if isinstance(stored, dict) else stored
         if not isinstance(content, bytes):
             raise DataError(
@@ -109,27 +113,24 @@ class DatasetSamples(LazySamples):
         except Exception as error:  # Arrow's readers may raise anything on a damaged file
             raise ItemError("unreadable row", f"row {index}: cannot be read ({shortened(str(error))}).") from None
 
-    def _stored(self, row: dict[str, Any], name: str) -> Any:
-        """Return the image of a row: the cell itself, or the only entry of its list."""
+    def _stored(self, row: dict[str, Any], name: str) -> list[Any]:
+        """Return the images of a row: the cell itself, or the entries of its list."""
         assert self._image is not None, "called only for rows that have the column"
         cell = row[self._image]
-        if isinstance(cell, list):
-            if len(cell) > 1:
-                raise ItemError("several images", f"{name} with {len(cell)} images: expected one at most.")
-            cell = cell[0] if cell else None
-        if isinstance(cell, str) and cell:
+        cells = [one for one in (cell if isinstance(cell, list) else [cell]) if one]
+        if any(isinstance(one, str) for one in cells):
             raise ItemError(
                 "image is a path",
                 f"{name}: column {self._image!r} holds a path as text. Store the images themselves "
                 f"(cast_column({self._image!r}, datasets.Image()), then save), or write LLaVA JSON with images: DIR.",
             )
-        return cell
+        return cells
 
 
 @lru_cache(maxsize=8)
-def opened(path: Path) -> DatasetSamples:
-    """Return the dataset in a folder, opened once per process."""
-    return DatasetSamples(path)
+def opened(path: Path, marks: MarkRule = "front") -> DatasetSamples:
+    """Return the dataset in a folder, opened once per process and rule for marks."""
+    return DatasetSamples(path, marks)
 
 
 def _as_list(turns: Any) -> Any:
@@ -151,7 +152,7 @@ def _without_nulls(turns: Any) -> Any:
     ]
 
 
-def _from_texts(texts: Any, index: int, *, has_image: bool) -> list[dict[str, Any]]:
+def _from_texts(texts: Any, index: int, images: int) -> list[dict[str, Any]]:
     if not isinstance(texts, list) or not texts:
         raise ItemError("no conversation", f"row {index}: no turn in conversations, messages or texts.")
     turns: list[dict[str, Any]] = []
@@ -161,6 +162,6 @@ def _from_texts(texts: Any, index: int, *, has_image: bool) -> list[dict[str, An
             raise ItemError(
                 "turn is no text", f"row {index}, turn {number + 1}: expected texts under 'user' and 'assistant'."
             )
-        mark = f"{IMAGE_MARK}\n" if has_image and not number else ""
+        mark = "" if number else f"{IMAGE_MARK}\n" * images
         turns += [{"from": "human", "value": mark + user}, {"from": "gpt", "value": assistant}]
     return turns

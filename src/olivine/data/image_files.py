@@ -8,8 +8,9 @@ import os
 import stat
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -53,9 +54,7 @@ _FILE_KINDS = (
     (stat.S_ISSOCK, "a socket"),
 )
 
-# Set once and not around each call: warning filters are process-wide, and images are opened in threads.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+_T = TypeVar("_T")
 
 
 def open_image(path: Path) -> Image.Image:
@@ -76,10 +75,14 @@ def decode_image(content: bytes, name: str) -> Image.Image:
         DataError: it is truncated, in an unsupported format, or larger than `MAX_PIXELS` or `MAX_SIDE`.
     """
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated image must be refused, not filled in with grey"
+    return _whatever_is_warned_of(lambda: _decode(content, name))
+
+
+def _decode(content: bytes, name: str) -> Image.Image:
     try:
-        with open_header(content, name) as image:
+        with _open_header(content, name) as image:
             return upright_rgb(image, name)
-    except DataError:
+    except (DataError, Warning):
         raise
     except MemoryError:
         raise DataError(f"image {name}: not enough memory to decode it.") from None
@@ -93,6 +96,23 @@ def open_header(content: bytes, name: str) -> Image.Image:
     Raises:
         DataError: as `decode_image`.
     """
+    return _whatever_is_warned_of(lambda: _open_header(content, name))
+
+
+def _whatever_is_warned_of(read: Callable[[], _T]) -> _T:
+    """Return what `read` does, also where the caller has warnings raised: what an image is does not depend on that.
+
+    Without that, nothing is filtered: filters are the whole process's, and images are opened in threads.
+    """
+    try:
+        return read()
+    except Warning:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return read()
+
+
+def _open_header(content: bytes, name: str) -> Image.Image:
     _require_known_format(content, name)
     try:
         image = Image.open(io.BytesIO(_without_long_texts(content)), formats=FORMATS)
@@ -100,6 +120,8 @@ def open_header(content: bytes, name: str) -> Image.Image:
         raise _too_large(name, "far too many pixels according to its header") from None
     except UnidentifiedImageError:
         raise DataError(f"image {name}: its header cannot be read, the file is truncated or damaged.") from None
+    except Warning:
+        raise
     except Exception as error:
         raise _damaged(name, error) from None
     width, height = image.size

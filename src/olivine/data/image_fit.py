@@ -18,7 +18,7 @@ from olivine.recipe import AugmentRecipe, ImageFit, Resample
 _CANVAS_PIXELS = 2**26
 _CANVAS_PER_PIXEL = 4
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-#: How far from its middle the widest of Pillow's filters above reaches, in pixels of the smaller of input and output.
+#: The radius of the widest of Pillow's filters above, in pixels of the smaller of input and output.
 _REACH = 2
 #: transformers' rescaling of 8-bit values, with its rounding.
 _SCALED = (np.arange(256) * (1 / 255)).astype(np.float32)
@@ -110,7 +110,7 @@ def _pad(image: Image.Image, side: int, background: tuple[int, int, int], filter
 
 
 def _crop(image: Image.Image, side: int, filtered: Image.Resampling) -> Image.Image:
-    """Shorter side to `side`, then the middle square (the longer side rounds down, as transformers has it).
+    """Resize the shorter side to `side`, then crop the centre square (the longer side rounds down, as in transformers).
 
     If an image is so elongated that the resized one is out of proportion, only what the square shows is resized, from
     the same coordinates (off by at most 2 of 255 in the tests).

@@ -1,17 +1,16 @@
-"""The layouts that conversations are published in, converted to one: turns of role and text, and at most one image.
+"""The layouts that conversations are published in, converted to one: turns of role and text, and images.
 
 Supported are LLaVA's and ShareGPT's `conversations` (`from`, `value`), OpenAI's and TRL's `messages` (`role`,
-`content`, as text or as parts), and a single image as `image` or as the only one of `images`. Others are refused by
-name.
+`content`, as text or as parts), and images by path in `image`, in `images` or in parts. Others are refused by name.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from olivine.data.image_marks import IMAGE_MARK
 from olivine.data.item_error import ItemError, shortened
 
-IMAGE_MARK = "<image>"
 #: The keys of an item that are read; others are counted by name, or refused if ignoring them would change training.
 KNOWN_KEYS = frozenset({"id", "image", "images", "conversations", "messages"})
 _KNOWN_TURN_KEYS = frozenset({"from", "value", "role", "content"})
@@ -95,24 +94,27 @@ def _text_of_part(part: Any, name: str, images: list[Any]) -> str:
     )
 
 
-def image_of(item: Mapping[str, Any], name: str, named_in_parts: list[Any]) -> str | None:
-    """Return the one image that an item names, None for text alone (also where the name is empty).
+def images_of(item: Mapping[str, Any], name: str, named_in_parts: list[Any]) -> tuple[str, ...]:
+    """Return the images that an item names, in order; none for text alone (also where the name is empty).
 
     Raises:
-        ItemError: several, or one that is not a path.
+        ItemError: one that is not a path, or different ones in different places.
     """
-    named = [*_listed(item.get("image")), *_listed(item.get("images")), *named_in_parts]
-    for image in named:
+    places = [_listed(item.get("image")), _listed(item.get("images")), named_in_parts]
+    for image in (image for named in places for image in named):
         if not isinstance(image, str):
             raise ItemError(
                 "image is no path", f"{name}: image is a {type(image).__name__}; expected one relative path."
             )
-    different = list(dict.fromkeys(image for image in named if image))
-    if len(different) > 1:
+    lists = {images for named in places if (images := tuple(image for image in named if image))}
+    different = {image for images in lists for image in images}
+    if len(lists) > 1 and len(different) > 1:
         raise ItemError(
-            "several images", f"{name}: names {len(different)} images; only one per item is read. Remove such items."
+            "images named twice",
+            f"{name}: names {len(different)} images, but not the same in 'image', in 'images' and in the parts of its "
+            "turns; expected all of them in one of these.",
         )
-    return different[0] if different else None
+    return max(lists, key=len, default=())
 
 
 def refuse_unread(item: Mapping[str, Any], name: str) -> None:
@@ -124,7 +126,7 @@ def refuse_unread(item: Mapping[str, Any], name: str) -> None:
     for key in _UNREAD_INPUTS:
         if item.get(key):
             raise ItemError(
-                "unread input", f"{name}: {key!r} is not read, so training would be blind to it; expected one image, "
+                "unread input", f"{name}: {key!r} is not read, so training would be blind to it; expected images "
                 "under 'image'. Rename the key, or remove such items."
             )  # fmt: skip
     for key in _INSTRUCTIONS:
@@ -159,19 +161,17 @@ def unread_keys(item: Mapping[str, Any]) -> Counter[str]:
     return Counter(dict.fromkeys(found, 1))
 
 
-def mark_problem(item: Mapping[str, Any], image: str | None, marks: int, name: str) -> ItemError:
+def mark_problem(item: Mapping[str, Any], images: Sequence[str], marks: int, name: str) -> ItemError:
     """Return the error for marks and images that do not match."""
-    if image is not None and not marks:
-        advice = f"Put {IMAGE_MARK} and a newline in front of its first question."
-    elif image is not None and "," in image:
-        advice = "Several paths joined by commas are not supported, only one image per item."
-    elif image is None and item.get("image") == "":
+    if images and not marks:
+        advice = f"Put {IMAGE_MARK} and a newline in front of its first question, once per image."
+    elif any("," in image for image in images):
+        advice = "Several paths joined by commas are not supported; expected a list of paths."
+    elif not images and item.get("image") == "":
         advice = "Its image is an empty name. Remove the mark, or name the image."
     else:
-        advice = "Expected one mark per image, and at most one image per item."
-    return ItemError(
-        "<image> count", f"{name}: {marks} {IMAGE_MARK} marks for {int(image is not None)} images. {advice}"
-    )
+        advice = "Expected one mark per image, in the images' order."
+    return ItemError("<image> count", f"{name}: {marks} {IMAGE_MARK} marks for {len(images)} images. {advice}")
 
 
 def _listed(value: Any) -> list[Any]:

@@ -7,9 +7,9 @@ from collections import Counter
 from typing import Any
 
 from olivine.data import layouts
+from olivine.data.image_marks import IMAGE_MARK, turn_with_marks
 from olivine.data.item_error import ItemError, shortened
-from olivine.data.layouts import IMAGE_MARK
-from olivine.records import Role, Sample, Turn
+from olivine.records import MarkRule, Role, Sample, Turn
 
 _ROLES = {
     **dict.fromkeys(("human", "user"), Role.USER),
@@ -26,18 +26,26 @@ def item_name(item: Any, index: int) -> str:
     return f"item {index}" + (f" (id {shortened(repr(str(identity)), 80)})" if identity is not None else "")
 
 
-def parse_item(item: Any, index: int, unread: Counter[str] | None = None, *, name: str | None = None) -> Sample:
+def parse_item(
+    item: Any,
+    index: int,
+    unread: Counter[str] | None = None,
+    *,
+    name: str | None = None,
+    marks: MarkRule = "front",
+) -> Sample:
     """One item as a `Sample`.
 
-    A system turn may come first. As LLaVA's loader does: replies before the first human turn are ignored, and the
+    A system turn may come first. As LLaVA's loader does: replies before the first human turn are ignored, and a single
     image's mark, wherever it stands in a human turn, moves to the front (here: of the conversation) and the turn that
-    held it is stripped.
+    held it is stripped. The marks of several images stay where they stand.
 
     Args:
         item: what stands in the file.
         index: its place there.
         unread: counts keys that nothing reads, each once an item.
         name: what messages call it; by default its place and id.
+        marks: where a single image's mark goes.
 
     Raises:
         ItemError: what is wrong, with the item's name and what was expected.
@@ -58,15 +66,20 @@ def parse_item(item: Any, index: int, unread: Counter[str] | None = None, *, nam
     system = [turn for turn in turns[:opening] if turn.role is Role.SYSTEM]
     turns = turns[opening:]
     _check_alternation(turns, name, opening)
-    image = layouts.image_of(item, name, images)
-    if image is not None:
+    named = layouts.images_of(item, name, images)
+    for image in named:
         _refuse_half_characters(image, f"{name}: its image path")
-    marks = sum(turn.text.count(IMAGE_MARK) for turn in turns if turn.role is Role.USER)
-    if marks != (image is not None):
-        raise layouts.mark_problem(item, image, marks, name)
+    count = sum(turn.text.count(IMAGE_MARK) for turn in turns if turn.role is Role.USER)
+    if count == 1 and len(set(named)) == 1:
+        named = named[:1]  # the same one, named in two keys or twice
+    if count != len(named):
+        raise layouts.mark_problem(item, named, count, name)
     if unread is not None and not (plain and plain_turns):
         unread.update(layouts.unread_keys(item))
-    return Sample(identity, (*system, *(_without_mark(turn) for turn in turns)), image)
+    if len(named) > 1:
+        return Sample(identity, (*system, *(_with_marks(turn) for turn in turns)), images=named)
+    placed = _without_mark if marks == "front" else _with_marks
+    return Sample(identity, (*system, *(placed(turn) for turn in turns)), next(iter(named), None))
 
 
 def _identity(identity: Any, index: int, name: str) -> str:
@@ -130,6 +143,12 @@ def _check_alternation(turns: list[Turn], name: str, opening: int) -> None:
 def _without_mark(turn: Turn) -> Turn:
     if turn.role is Role.USER and IMAGE_MARK in turn.text:
         return Turn(turn.role, turn.text.replace(IMAGE_MARK, "").strip())
+    return turn
+
+
+def _with_marks(turn: Turn) -> Turn:
+    if turn.role is Role.USER and IMAGE_MARK in turn.text:
+        return turn_with_marks(turn.role, turn.text)
     return turn
 
 

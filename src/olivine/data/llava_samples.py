@@ -22,7 +22,7 @@ from olivine.data.json_items import parse, scan
 from olivine.data.lazy_samples import LazySamples
 from olivine.data.llava_json import item_name, parse_item
 from olivine.errors import DataError
-from olivine.records import Sample
+from olivine.records import MarkRule, Sample
 
 #: Called with (bytes read, total bytes).
 Progress = Callable[[int, int], None]
@@ -38,12 +38,14 @@ class LlavaSamples(LazySamples):
         path: the file; it must not change while samples are read, and is refused if it does.
         positions: (number in the file, first byte, bytes) of each usable item.
         state: the file's size and modification time, from before it was read.
+        marks: where a single image's mark goes.
 
     If an id occurs twice, its samples are named `id#number`, so that counts by id stay correct.
     """
 
-    def __init__(self, path: Path, positions: "Positions", state: tuple[int, int]) -> None:
+    def __init__(self, path: Path, positions: "Positions", state: tuple[int, int], marks: MarkRule = "front") -> None:
         self._path = path
+        self._marks = marks
         #: Numbers in the file, first bytes and sizes, `[items]` each.
         self.columns = positions.columns()
         self._numbers, self._starts, self._sizes = self.columns
@@ -66,7 +68,7 @@ class LlavaSamples(LazySamples):
         number = int(self._numbers[index])
         # Not mapped into memory: pages of a mapped file would count as this process's own.
         content = _read_at(self._file, int(self._sizes[index]), int(self._starts[index]))
-        sample = parse_item(parse(content, f"item {number}"), number, unread)
+        sample = parse_item(parse(content, f"item {number}"), number, unread, marks=self._marks)
         return replace(sample, id=f"{sample.id}#{number}") if self._repeated[index] else sample
 
     def _require_unchanged(self) -> None:
@@ -114,6 +116,7 @@ def read_through(
     on_sample: Callable[[Sample, Any, int], None] | None = None,
     unread: Counter[str] | None = None,
     progress: Progress | None = None,
+    marks: MarkRule = "front",
 ) -> tuple[LlavaSamples, int]:
     """Read every item once; return the usable ones, and how many items there are in total.
 
@@ -124,6 +127,7 @@ def read_through(
         on_sample: called with each usable sample, what it was parsed from, and its number.
         unread: counts keys that nothing reads.
         progress: called with (bytes read, total bytes).
+        marks: where a single image's mark goes.
 
     Raises:
         DataError: the file as a whole cannot be read; or what `on_error` raises.
@@ -136,9 +140,9 @@ def read_through(
         try:
             if isinstance(found.value, ItemError):
                 raise found.value
-            sample = parse_item(found.value, found.index, unread)
-            if sample.image is not None:
-                require_image(sample.image, images, found.value, found.index)
+            sample = parse_item(found.value, found.index, unread, marks=marks)
+            for image in sample.all_images:
+                require_image(image, images, found.value, found.index)
             if on_sample is not None:
                 on_sample(sample, found.value, found.index)
             positions.add(found.index, found.start, found.size, sample.id)
@@ -149,7 +153,7 @@ def read_through(
     if progress is not None:
         progress(total, total)
     assert status is not None, "a missing file was refused"
-    return LlavaSamples(path, positions, (status.st_size, status.st_mtime_ns)), count
+    return LlavaSamples(path, positions, (status.st_size, status.st_mtime_ns), marks), count
 
 
 def require_image(image: str, root: Path | None, item: Any, number: int) -> None:

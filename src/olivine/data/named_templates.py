@@ -1,8 +1,9 @@
-"""The named chat templates: each a rule that somebody published, written as pieces.
+"""The named chat templates: each a published format, written as pieces.
 
 Their Jinja forms, for plain transformers, are in `saved_templates`.
 """
 
+from olivine.data.image_marks import image_count, pieces_of
 from olivine.data.pieces import BEGINNING, BOS, EOS, IMAGE, Piece, marker, without_system
 from olivine.errors import DataError
 from olivine.records import Conversation, Role
@@ -14,7 +15,7 @@ VICUNA_SYSTEM = (
 
 
 def gemma(conversation: Conversation, image: bool) -> list[Piece]:
-    """LLaVA-Gemma's `conv_gemma` (IntelLabs/multimodal_cognitive_ai, conversation.py); one `<bos>`, no trimming.
+    """Render LLaVA-Gemma's `conv_gemma` (IntelLabs/multimodal_cognitive_ai, conversation.py); one `<bos>`, no trimming.
 
     A system turn opens the first user turn, as in Gemma 3's own template.
     """
@@ -27,7 +28,7 @@ def gemma(conversation: Conversation, image: bool) -> list[Piece]:
                 pieces.append(Piece(system + "\n\n"))
             if image and index == 0:
                 pieces += [IMAGE, Piece("\n")]
-            pieces += [Piece(turn.text), marker("<end_of_turn>"), Piece("\n")]
+            pieces += [*pieces_of(turn), marker("<end_of_turn>"), Piece("\n")]
             pieces += [marker("<start_of_turn>"), Piece("model\n")]
         else:
             pieces += [Piece(turn.text, supervised=True), marker("<end_of_turn>", supervised=True), Piece("\n")]
@@ -35,9 +36,9 @@ def gemma(conversation: Conversation, image: bool) -> list[Piece]:
 
 
 def vicuna(conversation: Conversation, image: bool) -> list[Piece]:
-    """LLaVA-1.5's `v1` (haotian-liu/LLaVA, conversation.py): the reply's leading space belongs to its first token.
+    """Render LLaVA-1.5's `v1` (haotian-liu/LLaVA, conversation.py).
 
-    A system turn stands in the place of the preamble.
+    The reply's leading space belongs to its first token. A system turn replaces the preamble.
     """
     system, turns = without_system(conversation)
     pieces = [marker("<s>"), Piece((VICUNA_SYSTEM if system is None else system) + " ")]
@@ -46,25 +47,25 @@ def vicuna(conversation: Conversation, image: bool) -> list[Piece]:
             pieces.append(Piece("USER: "))
             if image and index == 0:
                 pieces += [IMAGE, Piece("\n")]
-            pieces.append(Piece(turn.text + " ASSISTANT:"))
+            pieces += [*pieces_of(turn), Piece(" ASSISTANT:")] if turn.images else [Piece(turn.text + " ASSISTANT:")]
         else:
             pieces += [Piece(" " + turn.text, supervised=True), marker("</s>", supervised=True)]
     return pieces
 
 
 def plain(conversation: Conversation, image: bool) -> list[Piece]:
-    """LLaVA-1.5's stage-1 `plain`: the image, then the caption and a newline; nothing that was said before it."""
+    """Render LLaVA-1.5's stage-1 `plain`: the images, the caption and a newline, without the question."""
     replies = [turn.text for turn in conversation if turn.role is Role.ASSISTANT]
     if len(replies) > 1:
         raise DataError(f"template plain takes one caption a sample; this one has {len(replies)} replies.")
-    pieces = [marker(BOS)] + ([IMAGE] if image else [])
+    pieces = [marker(BOS)] + [IMAGE] * (image + image_count(conversation))
     for reply in replies:
         pieces += [Piece(reply, supervised=True), Piece("\n", supervised=True)]
     return pieces
 
 
 def chatml(conversation: Conversation, image: bool) -> list[Piece]:
-    """ChatML, as Qwen 2 to 3 and SmolLM2 write it: no default system turn, no trimming."""
+    """Render ChatML, as in Qwen 2 to 3 and SmolLM2: no default system turn, no trimming."""
     pieces = [BEGINNING]
     for index, turn in enumerate(conversation):
         if turn.role is Role.ASSISTANT:
@@ -78,7 +79,7 @@ def chatml(conversation: Conversation, image: bool) -> list[Piece]:
 
 
 def llama3(conversation: Conversation, image: bool) -> list[Piece]:
-    """Llama 3's instruct format (meta-llama/llama3, tokenizer.py's ChatFormat), without its trimming."""
+    """Render Llama 3's instruct format (meta-llama/llama3, tokenizer.py's ChatFormat), without its trimming."""
     pieces = [marker("<|begin_of_text|>")]
     for index, turn in enumerate(conversation):
         if turn.role is Role.ASSISTANT:
@@ -95,7 +96,7 @@ def _llama3_header(role: Role) -> list[Piece]:
 
 
 def phi3(conversation: Conversation, image: bool) -> list[Piece]:
-    """Phi-3's instruct format, as its tokenizer's own template writes it."""
+    """Render Phi-3's instruct format, as in its tokenizer's own template."""
     pieces = [BEGINNING]
     for index, turn in enumerate(conversation):
         if turn.role is Role.ASSISTANT:
@@ -109,12 +110,12 @@ def phi3(conversation: Conversation, image: bool) -> list[Piece]:
 
 
 def prismatic_base(conversation: Conversation, image: bool) -> list[Piece]:
-    """Prismatic's prompt for base models (arXiv:2402.07865): the image behind the beginning, `In: `, `Out:`, end.
+    """Render Prismatic's prompt for base models (arXiv:2402.07865): beginning, image, `In: `, `Out:`, end.
 
     As in its training code, the prompt ends without a space, and the reply's leading space belongs to its first token.
 
     Raises:
-        DataError: the conversation has a system turn, for which there is no place.
+        DataError: the conversation has a system turn, which the format lacks.
     """
     system, turns = without_system(conversation)
     if system is not None:
@@ -122,15 +123,16 @@ def prismatic_base(conversation: Conversation, image: bool) -> list[Piece]:
     pieces = [marker(BOS)] + ([IMAGE] if image else [])
     for turn in turns:
         if turn.role is Role.USER:
-            pieces.append(Piece(f"In: {turn.text}\nOut:"))
+            placed = [Piece("In: "), *pieces_of(turn), Piece("\nOut:")]
+            pieces += placed if turn.images else [Piece(f"In: {turn.text}\nOut:")]
         else:
             pieces += [Piece(" " + turn.text, supervised=True), marker(EOS, supervised=True)]
     return pieces
 
 
 def _content(conversation: Conversation, index: int, image: bool) -> list[Piece]:
-    """A turn's text, behind the image and a newline where it is the first user turn of a sample with one."""
+    """Return a turn's text, after the image and a newline if it is the first user turn of a sample with an image."""
     turn = conversation[index]
     first = next(i for i, other in enumerate(conversation) if other.role is Role.USER or i == len(conversation) - 1)
     opens = image and turn.role is Role.USER and index == first
-    return [*([IMAGE, Piece("\n")] if opens else []), Piece(turn.text)]
+    return [*([IMAGE, Piece("\n")] if opens else []), *pieces_of(turn)]

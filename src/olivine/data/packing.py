@@ -14,6 +14,7 @@ from torch import Tensor
 from olivine.data.encoding import Example
 from olivine.data.sending import send
 from olivine.data.visibility import AttentionGroup, Spans, groups_of, spans_of
+from olivine.recipe import LossWeights
 
 #: torch's and transformers' label for "no label here".
 IGNORED = -100
@@ -27,6 +28,7 @@ class PackedSequence:
         ids: `[tokens]` int64, image placeholders included.
         positions: `[tokens]` int64; they restart with every sample; continuations continue from their shared prefix.
         targets: `[tokens]` int64; the token to predict at this position, `IGNORED` where there is no label.
+        label_weights: `[labels]` fp32, what each label weighs in the loss; None where all weigh the same.
         labelled: `[labels]` int64, the positions that have a label.
         groups: who attends to whom, for padded kernels; empty if none is used. `spans` says the same for kernels
             without padding.
@@ -41,6 +43,7 @@ class PackedSequence:
     positions: Tensor
     targets: Tensor
     labelled: Tensor
+    label_weights: Tensor | None
     groups: tuple[AttentionGroup, ...]
     spans: Spans
     unique_images: Tensor
@@ -88,6 +91,7 @@ class PackedSequence:
             positions=change(self.positions),
             targets=change(self.targets),
             labelled=change(self.labelled),
+            label_weights=maybe(self.label_weights),
             groups=groups,
             spans=spans,
             unique_images=change(self.unique_images),
@@ -143,11 +147,13 @@ class SequenceLayout:
         varlen: attention without padding is used, so that no groups are made.
         continuations: examples may have continuations. If none has, keys are the sequence itself; if any may, they are
             gathered in every sequence, so that a compiled block sees only one kind of sequence.
+        loss_weights: what samples weigh in the loss; None gives labels no weights, so that each token weighs the same.
     """
 
     image_token: int | None = None
     varlen: bool = False
     continuations: bool = True
+    loss_weights: LossWeights | None = None
 
 
 def pack(
@@ -155,7 +161,7 @@ def pack(
 ) -> PackedSequence:
     """Concatenate examples into one packed sequence.
 
-    `images` has, for each example with an image, its index among the batch's unique images.
+    `images` has, for each image of each example in order, its index among the batch's unique images.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -176,11 +182,13 @@ def pack(
     if layout.image_token is not None:
         image_positions = torch.from_numpy(np.flatnonzero(np.asarray(ids) == layout.image_token))
     unique_images, order = np.unique(np.asarray(images, np.int64), return_inverse=True)
+    labels = [sum(sum(part.supervised[1:]) for part in example.parts) for example in examples]
     return PackedSequence(
         ids=torch.tensor(ids),
         positions=torch.tensor(positions),
         targets=torch.tensor(targets),
         labelled=torch.from_numpy(np.flatnonzero(np.asarray(targets) != IGNORED)),
+        label_weights=weights_of(labels, layout.loss_weights) if layout.loss_weights else None,
         groups=() if layout.varlen else groups_of(examples, starts),
         spans=spans_of(examples, starts, gather_always=layout.varlen and layout.continuations),
         unique_images=torch.from_numpy(unique_images),
@@ -189,6 +197,13 @@ def pack(
         images=tuple(images),
         sample_ids=tuple(example.sample.id for example in examples),
     )
+
+
+def weights_of(labels: Sequence[int], loss_weights: LossWeights) -> Tensor:
+    """Return what each label weighs, `[labels]` fp32, in samples of this many labels each; see `StageRecipe`."""
+    power = {"token": 0.0, "sample": -1.0, "sqrt": -0.5}[loss_weights]
+    counts = np.asarray(labels, np.float64)
+    return torch.from_numpy(np.repeat(np.maximum(counts, 1.0) ** power, labels).astype(np.float32))
 
 
 def padding_sequence(length: int = 2, layout: SequenceLayout = SequenceLayout()) -> PackedSequence:
@@ -201,6 +216,7 @@ def padding_sequence(length: int = 2, layout: SequenceLayout = SequenceLayout())
         positions=token_positions,
         targets=torch.full((length,), IGNORED),
         labelled=none,
+        label_weights=weights_of([], layout.loss_weights) if layout.loss_weights else None,
         groups=()
         if layout.varlen
         else (AttentionGroup(token_positions[None], token_positions[None], None, token_positions, token_positions),),

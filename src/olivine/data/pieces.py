@@ -1,6 +1,6 @@
-"""What a rendered conversation is made of: pieces of text, each known to be supervised or not, and their templates.
+"""The pieces of a rendered conversation, each marked as supervised or not, and the templates that produce them.
 
-Which templates there are is in `template`; tokenising is in `encoding`, and never counts or guesses.
+The available templates are in `template`; tokenising is in `encoding`, and never counts or guesses.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ class PieceKind(Enum):
     """What a piece of the rendered text stands for."""
 
     MARKER = auto()
-    """One special token, by its exact name in the tokenizer; `<bos>` and `<eos>` stand for whatever it calls them."""
+    """One special token, by its exact name in the tokenizer; `<bos>` and `<eos>` stand for its own names."""
     BEGINNING = auto()
-    """The beginning of sequence where the tokenizer adds one by itself, else nothing."""
+    """The beginning-of-sequence token if the tokenizer adds one automatically, else nothing."""
     IMAGE = auto()
-    """The place of the image's tokens."""
+    """The placeholder of the image's tokens."""
     TEXT = auto()
-    """Ordinary text, in which no special token is recognised whatever it spells."""
+    """Ordinary text, in which no special token is ever recognised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Piece:
 
 IMAGE = Piece("<image>", PieceKind.IMAGE)
 BEGINNING = Piece("", PieceKind.BEGINNING)
-#: Markers that every tokenizer has its own name for.
+#: Markers whose names differ between tokenizers.
 BOS, EOS = "<bos>", "<eos>"
 
 
@@ -47,12 +47,12 @@ def marker(name: str, *, supervised: bool = False) -> Piece:
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """One way of writing a conversation down.
+    """A way of writing conversations as text.
 
     Attributes:
-        name: as recipes call it.
-        render: pieces of a conversation (second argument: whether an image comes first). A conversation that ends
-            with a user turn is rendered up to where the model's reply begins.
+        name: its name in recipes.
+        render: pieces of a conversation (second argument: whether an image comes first, besides those that stand in
+            its turns). A conversation that ends with a user turn is rendered up to where the model's reply begins.
         stop: the marker that ends a reply.
         jinja: the same template for `transformers`, without the beginning-of-sequence token.
         begins: whether the beginning-of-sequence token opens the text even if the tokenizer does not add it.
@@ -68,7 +68,7 @@ class ChatTemplate:
 
 
 def without_system(conversation: Conversation) -> tuple[str | None, Conversation]:
-    """Return the text of the system turn, None without one, and the turns behind it."""
+    """Return the text of the system turn, None without one, and the turns after it."""
     if conversation and conversation[0].role is Role.SYSTEM:
         return conversation[0].text, conversation[1:]
     return None, conversation

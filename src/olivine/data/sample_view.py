@@ -14,11 +14,14 @@ from olivine.data.item_error import ItemError
 from olivine.data.json_items import Located, scan
 from olivine.data.llava_json import parse_item
 from olivine.errors import RequestError
+from olivine.records import MarkRule
 
 _SUPERVISED, _SEEN, _IMAGE = "bold green", "dim", "cyan"
 
 
-def show(path: Path, requested: str, encoder: TemplateEncoder, turns: str, console: Console) -> None:
+def show(
+    path: Path, requested: str, encoder: TemplateEncoder, turns: str, console: Console, *, marks: MarkRule = "front"
+) -> None:
     """Print one item: supervised tokens green, all others dim, image tokens as one mark with their number.
 
     Raises:
@@ -30,8 +33,10 @@ def show(path: Path, requested: str, encoder: TemplateEncoder, turns: str, conso
     found = _find(path, requested)
     if isinstance(found.value, ItemError):
         raise found.value
-    example = encoder.example(parse_item(found.value, found.index), independent=turns == "independent")
-    console.print(f"item {found.index} (id {example.sample.id!r}), image {example.sample.image!r}", markup=False)
+    sample = parse_item(found.value, found.index, marks=marks)
+    example = encoder.example(sample, independent=turns == "independent")
+    images = f"images {', '.join(map(repr, sample.images))}" if sample.images else f"image {sample.image!r}"
+    console.print(f"item {found.index} (id {sample.id!r}), {images}", markup=False)
     for number, part in enumerate(render(example, encoder)):
         if len(example.parts) > 1:
             console.print(Text("shared by all:" if number == 0 else f"question {number}, on its own:", style="bold"))
@@ -54,7 +59,8 @@ def _render_part(ids: list[int], supervised: list[bool], encoder: TemplateEncode
     ):
         tokens = [token for token, _ in run]
         if is_image:
-            text.append(f"[image: {len(tokens)} tokens]", style=_IMAGE)
+            each = encoder.image_tokens
+            text.append(f"[image: {each} tokens]" * (len(tokens) // each), style=_IMAGE)
             continue
         words = encoder.tokenizer.decode(tokens, skip_special_tokens=False)
         text.append(_visible(words), style=_SUPERVISED if is_supervised else _SEEN)

@@ -1,21 +1,34 @@
-"""The named chat templates in Jinja, for plain transformers and whatever serves a saved folder as it does.
+"""The named chat templates in Jinja, for plain transformers and for servers that load a saved folder as it does.
 
-Each writes what `named_templates` renders, and marks with `{% generation %}` what is supervised there.
+Each writes what `named_templates` renders, and marks the supervised text with `{% generation %}`.
 """
 
 from olivine.data.named_templates import VICUNA_SYSTEM
 
-#: The Jinja form must spell `<image>` otherwise where a text has it: there it is no image, and transformers takes each
-#: for one. Nothing spelled alike is tokenised as text there, so the text has one space more than in training.
+#: In Jinja, `<image>` within a text must be written differently: it is not an image there, but transformers would take
+#: it for one. No identical spelling is tokenised as text, so the text has one space more than in training.
 TEXT = " | replace('<image>', '<image >')"
 
 
 def content_macro(image: str) -> str:
-    """Return a macro `content(message)`: the image, written as `image`, then the text."""
+    """Return a macro `content(message)`: the only image, written as `image`, then the text; several where they stand.
+
+    With several images in the conversation, `shown.images`, parts stand in their order, each on a line of its own, as
+    `layouts` reads them from a file.
+    """
     return (
+        "{%- set shown = namespace(images=0) -%}"
+        "{%- for message in messages if message['content'] is not string -%}"
+        "{%- for part in message['content'] if part['type'] == 'image' -%}"
+        "{%- set shown.images = shown.images + 1 -%}{%- endfor -%}{%- endfor -%}"
         "{%- macro content(message) -%}{%- if message['content'] is string -%}{{ message['content']"
         + TEXT
-        + " }}{%- else -%}"
+        + " }}{%- elif shown.images > 1 -%}"
+        "{%- for part in message['content'] if part['type'] in ['image', 'text'] -%}"
+        "{{ '' if loop.first else '\\n' }}{{ '<image>' if part['type'] == 'image' else part['text']"
+        + TEXT
+        + " }}{%- endfor -%}"
+        "{%- else -%}"
         "{%- for part in message['content'] if part['type'] == 'image' -%}{{ '" + image + "' }}{%- endfor -%}"
         "{%- for part in message['content'] if part['type'] == 'text' -%}{{ part['text']" + TEXT + " }}{%- endfor -%}"
         "{%- endif -%}{%- endmacro -%}"
@@ -23,7 +36,7 @@ def content_macro(image: str) -> str:
 
 
 _CONTENT = content_macro(r"<image>\n")
-#: What has no place in any of these templates is refused, not ignored.
+#: Roles that these templates lack are refused, not ignored.
 ROLES = (
     "{%- for message in messages -%}"
     "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}"
@@ -102,7 +115,9 @@ PHI3 = (
 )
 
 PRISMATIC_BASE = (
-    content_macro("") + ROLES + "{%- for message in messages if message['content'] is not string -%}"
+    content_macro("")
+    + ROLES
+    + "{%- for message in messages if message['content'] is not string and shown.images == 1 -%}"
     "{%- for part in message['content'] if part['type'] == 'image' -%}{{ '<image>' }}{%- endfor -%}"
     "{%- endfor -%}"
     "{%- for message in messages -%}"

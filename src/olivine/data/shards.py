@@ -7,6 +7,7 @@ sample is its source's policy.
 import hashlib
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from olivine.data.lazy_samples import LazySamples
 from olivine.data.llava_json import IMAGE_MARK, parse_item
 from olivine.data.shard_index import INDEX, SEVERAL_IMAGES, TOO_LARGE, ShardIndex, load_index
 from olivine.errors import DataError
-from olivine.records import Sample
+from olivine.records import MarkRule, Sample
 
 #: The question that a bare caption (`.txt`) answers.
 _CAPTION_QUESTION = "Describe the image briefly."
@@ -34,7 +35,8 @@ class ShardSamples(LazySamples):
         DataError: there is no shard, one is not a tar file, or none has a sample.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, marks: MarkRule = "front") -> None:
+        self._marks = marks
         self.shards = [path] if path.is_file() else sorted(path.rglob("*.tar"))
         if not self.shards:
             raise DataError(f"{path}: there is no .tar shard. Expected WebDataset shards, or one of them.")
@@ -72,8 +74,11 @@ class ShardSamples(LazySamples):
         own = item.get("id")
         item = {**item, "id": f"{shard.stem}/{index}" if own is None else own}
         item.pop("image", None)
-        sample = parse_item({**item, **({"image": image} if image else {})}, index, unread, name=name)
-        return sample if own is None else Sample(f"{sample.id}#{index}", sample.conversation, sample.image)
+        named = {"image": image} if image else {}
+        sample = parse_item({**item, **named}, index, unread, name=name, marks=self._marks)
+        if sample.all_images != tuple(named.values()):
+            raise ItemError("several images", f"{name}: names images that are no members; only its one member is read.")
+        return sample if own is None else replace(sample, id=f"{sample.id}#{index}")
 
     def fingerprint(self) -> str:
         """Return a hash of the shards' names and the locations of all samples in them, in hexadecimal."""

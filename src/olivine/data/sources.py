@@ -78,6 +78,7 @@ def read_samples(source: DataRecipe, skipped: Skipped, progress: Progress | None
         lambda error, _: _apply_policy(source.on_error, error, source.json_, skipped),
         unread=skipped.unread,
         progress=progress,
+        marks=source.marks,
     )
     if not len(samples):
         raise DataError(f"{source.json_}: no usable sample ({skipped.describe()}).")
@@ -131,53 +132,54 @@ def check_example(example: Example, max_length: int) -> Example:
     return example
 
 
-def image_path(sample: Sample, root: Path | None, name: str | None = None) -> Path:
-    """Return the image path of a sample that has one; `name` identifies the sample in messages, by default by its id.
+def image_path(sample: Sample, image: str, root: Path | None) -> Path:
+    """Return the path of one of a sample's images.
 
     Raises:
         ItemError: no image root was given, the path leaves it, or the file is missing.
     """
-    assert sample.image is not None, "the image of a text-only sample was requested"
-    name = name or f"id {sample.id!r}"
+    name = f"id {sample.id!r}"
     if root is None:
         raise ItemError("no image root", f"{name}: has an image, but no image root was given (images: DIR).")
     try:
-        return image_lookup(root).find(sample.image)
+        return image_lookup(root).find(image)
     except DataError as error:
         raise ItemError("missing image", f"{name}: {error}") from None
 
 
-def open_sample_image(sample: Sample, source: DataRecipe, record: SourceRecord | None = None) -> Image.Image:
-    """Return the image of a sample that has one, as RGB; its content is compared with that in `record`.
+def open_sample_image(
+    sample: Sample, source: DataRecipe, record: SourceRecord | None = None, *, image: str | None = None
+) -> Image.Image:
+    """Return the only image of a sample, or one of several, as RGB; its content is compared with that in `record`.
 
     Raises:
         ItemError: it is missing, outside the image root, or cannot be read.
         RunError: its content differs from what the run of `record` opened before.
     """
-    assert sample.image is not None, "the image of a text-only sample was requested"
+    image = image or sample.image
+    assert image is not None, "the image of a text-only sample was requested"
     try:
-        content, name = _image_content(sample, source)
+        content, name = _image_content(sample, image, source)
     except DataError as error:
         if record is not None:
-            record.check_unreadable(sample.image, str(error))
+            record.check_unreadable(image, str(error))
         if isinstance(error, ItemError):
             raise
         raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
     if record is not None:
-        record.check(sample.image, content)
+        record.check(image, content)
     try:
         return decode_image(content, name)
     except DataError as error:
         raise ItemError("unreadable image", f"id {sample.id!r}: {error}") from None
 
 
-def _image_content(sample: Sample, source: DataRecipe) -> tuple[bytes, str]:
-    """Return a sample's image file and its name for messages; raise DataError if it cannot be read."""
-    assert sample.image is not None, "the image of a text-only sample was requested"
+def _image_content(sample: Sample, image: str, source: DataRecipe) -> tuple[bytes, str]:
+    """Return the content of an image file and its name for messages; raise DataError if it cannot be read."""
     if source.format == "llava":
-        path = image_path(sample, source.images)
+        path = image_path(sample, image, source.images)
         return read_image_bytes(path), f"{path}"
-    return image_bytes(source, sample.image), _image_name(source, sample.image)
+    return image_bytes(source, image), _image_name(source, image)
 
 
 def image_bytes(source: DataRecipe, name: str) -> bytes:
@@ -191,7 +193,7 @@ def image_bytes(source: DataRecipe, name: str) -> bytes:
             raise DataError(f"image {name!r}: no image root was given (images: DIR).")
         return read_image_bytes(image_lookup(source.images).find(name))
     if source.format == "huggingface":
-        return huggingface.opened(source.json_).image(name)
+        return huggingface.opened(source.json_, source.marks).image(name)
     return sample_image_bytes(source.json_, name)
 
 
@@ -206,7 +208,9 @@ def open_source(source: DataRecipe) -> LazySamples:
         DataError: it cannot be read as a whole.
     """
     assert source.format != "llava", "a JSON file is read completely, with its policy"
-    return ShardSamples(source.json_) if source.format == "webdataset" else huggingface.opened(source.json_)
+    if source.format == "webdataset":
+        return ShardSamples(source.json_, source.marks)
+    return huggingface.opened(source.json_, source.marks)
 
 
 def detect_format(path: Path) -> DataFormat:
@@ -242,7 +246,7 @@ def fingerprint(source: DataRecipe) -> str:
     dataset's files. Shards are not read for it, which would take hours: an edit that moves nothing goes unnoticed.
     """
     if source.format == "huggingface":
-        return huggingface.opened(source.json_).fingerprint()
+        return huggingface.opened(source.json_, source.marks).fingerprint()
     return sha256_of_file(source.json_) if source.format == "llava" else ShardSamples(source.json_).fingerprint()
 
 

@@ -6,6 +6,7 @@ The label mask is decided here, where the text is built; tokenising is in `encod
 from contextlib import suppress
 
 from olivine.data import named_templates, saved_templates
+from olivine.data.image_marks import each_behind_images, image_count
 from olivine.data.pieces import IMAGE as IMAGE
 from olivine.data.pieces import ChatTemplate as ChatTemplate
 from olivine.data.pieces import Piece as Piece
@@ -45,10 +46,17 @@ def marker_names(template: ChatTemplate) -> list[str]:
 def independent_segments(template: ChatTemplate, conversation: Conversation, image: bool) -> list[list[Piece]]:
     """Each question with its reply on its own, behind what they share.
 
-    Returns `[shared prefix, continuation, continuation, ...]`: the prefix ends with the image (or, without one,
+    Returns `[shared prefix, continuation, continuation, ...]`: the prefix ends with the last image (or, without one,
     with the first marker), so that every boundary lies beside a special token and tokenising the parts apart gives
     the same tokens as tokenising them together.
+
+    Raises:
+        DataError: images stand in a later question than the first.
     """
+    if image_count(conversation):
+        rendered = [template.render(one, image) for one in each_behind_images(conversation)]
+        cut = len(rendered[0]) - rendered[0][::-1].index(IMAGE)
+        return [rendered[0][:cut], *(pieces[cut:] for pieces in rendered)]
     _system, turns = without_system(conversation)
     opening = conversation[: len(conversation) - len(turns)]
     pairs = [opening + turns[i : i + 2] for i in range(0, len(turns), 2)]

@@ -1,7 +1,7 @@
-"""A tokenizer's two ways of reading: as the saved one reads a rendered text, and with every special token as text.
+"""A tokenizer in two modes: as the saved one reads a rendered text, and with every special token read as text.
 
-Both are copies, so that nothing done here changes the user's tokenizer; they are parsed once, however many encoders
-take them. What is tokenised with them is in `encoding`.
+Both are copies, so that nothing done here changes the user's tokenizer; they are parsed once and shared by all
+encoders. What is tokenised with them is in `encoding`.
 """
 
 import json
@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from olivine.errors import RequestError
 
-#: Unicode's White_Space, which a special token with `lstrip` or `rstrip` swallows beside it.
+#: Unicode's White_Space, which a special token with `lstrip` or `rstrip` strips next to it.
 _SPACE = (
     "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
     "\u205f\u3000"
@@ -25,8 +25,8 @@ class TextTokenizer:
     """A `transformers` tokenizer, parsed for reading text.
 
     Args:
-        tokenizer: of the fast kind, which all are from version 5 on.
-        image_token_id: taken for special even where the tokenizer forgot that it is.
+        tokenizer: a fast tokenizer, as all are from version 5 on.
+        image_token_id: treated as special even if the tokenizer does not mark it so.
     """
 
     def __init__(self, tokenizer: Any, image_token_id: int) -> None:
@@ -39,12 +39,12 @@ class TextTokenizer:
 
     @cached_property
     def saved(self) -> Tokenizer:
-        """Reads special tokens wherever a text spells them, as the saved tokenizer does."""
+        """The tokenizer that recognises special tokens in text, as the saved one does."""
         return self._parsed()
 
     @property
     def text(self) -> Tokenizer:
-        """Reads special tokens as text; parsed when it is first needed."""
+        """The tokenizer that reads special tokens as text; parsed when first needed."""
         with _PARSING_TEXT:
             return self._text
 
@@ -61,10 +61,10 @@ class TextTokenizer:
         return parsed
 
     def require_marker(self, name: str, token_id: int) -> None:
-        """Check that a text which spells a marker is read as exactly its id, and that no text can be taken for it.
+        """Check that the text of a marker is read as exactly its id, and that ordinary text cannot be taken for it.
 
         Raises:
-            RequestError: it is not so.
+            RequestError: it is not, or can.
         """
         read = [list(self.saved.encode(text, add_special_tokens=False).ids) for text in (name, f"x{name}x")]
         if read[0] != [token_id] or read[1].count(token_id) != 1:
@@ -79,7 +79,7 @@ class TextTokenizer:
             )
 
     def swallows(self, token_id: int) -> tuple[bool, bool]:
-        """Return whether a special token takes the white space before and behind it away."""
+        """Return whether a special token strips the white space before and after it."""
         token = self._added[token_id]
         return bool(token.lstrip), bool(token.rstrip)
 
@@ -100,13 +100,13 @@ def text_tokenizer(tokenizer: Any, image_token_id: int) -> TextTokenizer:
 
 
 def strip_beside(text: str, *, behind: bool, before: bool) -> str:
-    """Return text without the white space that a marker before it (`behind` it the text stands) or after it takes."""
+    """Return text without the white space that a marker before it (`behind`) or after it (`before`) strips."""
     text = text.lstrip(_SPACE) if behind else text
     return text.rstrip(_SPACE) if before else text
 
 
 def _state(backend: Any) -> tuple[Any, ...]:
-    """Everything of a tokenizer that can be changed in place and decides how it reads; its vocabulary only grows."""
+    """Return all in-place changeable state that decides how a tokenizer reads; its vocabulary can only grow."""
     added = backend.get_added_tokens_decoder()
     tokens = frozenset((id_, t.content, t.special, t.lstrip, t.rstrip, t.normalized) for id_, t in added.items())
     rules = tuple(_as_text(part) for part in (backend.normalizer, backend.pre_tokenizer))
@@ -118,7 +118,7 @@ def _as_text(part: Any) -> str:
 
 
 def _with_special(tokenizer_json: str, token_id: int) -> str:
-    """Mark an added token as special, which text that spells it is then not taken for; some tokenizers forget to."""
+    """Mark an added token as special, so that text is not taken for it; some tokenizers do not mark it."""
     values = json.loads(tokenizer_json)
     for token in values["added_tokens"]:
         token["special"] = token["special"] or token["id"] == token_id

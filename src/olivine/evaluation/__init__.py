@@ -1,1 +1,1 @@
-"""Questions in, answers and scores out: the answering engine, the benchmarks, the files they leave behind."""
+"""Questions in, answers and scores out: the answering engine, the benchmarks, the files they write."""

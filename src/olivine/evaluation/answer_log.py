@@ -1,6 +1,6 @@
-"""Answers on disk while an evaluation runs: appended as they come, taken up after a kill, put in order at the end.
+"""Answers on disk while an evaluation runs: appended as they arrive, resumed after a kill, put in order at the end.
 
-One file for one process, a file for each of several. What decides that answers may be kept is in `run`.
+Each process writes its own file. What decides whether earlier answers may be kept is in `request`.
 """
 
 import json
@@ -22,9 +22,9 @@ _OF_RANKS = "answers.rank*.jsonl"
 class AnswerLog:
     """The answers of one evaluation in its folder.
 
-    `answers.jsonl` holds what is known when a run begins, and everything in question order when it ends; between the
-    two, several processes write `answers.rankN.jsonl` each. A killed run leaves both, and the next one takes up both,
-    with whatever number of processes.
+    `answers.jsonl` holds the known answers when a run starts, and all answers in question order when it ends; in
+    between, each of several processes writes `answers.rankN.jsonl`. A killed run leaves both, and the next one reads
+    both, with any number of processes.
     """
 
     def __init__(self, folder: Path, questions: Sequence[Question], model_id: str) -> None:
@@ -33,16 +33,16 @@ class AnswerLog:
         self._model_id = model_id
 
     def begin(
-        self, request: Mapping[str, Any], shown: Mapping[str, str | None], *, replace: bool = False
+        self, request: Mapping[str, Any], images_of: Mapping[str, Sequence[str]], *, replace: bool = False
     ) -> dict[str, Answer]:
         """Return earlier answers to the same request, without those that failed; prepare the folder for new ones.
 
-        One process calls this, before any appends.
+        One process calls this, before any of them appends.
 
         Args:
             request: what decides the answers.
-            shown: the image that is shown with each question, by the question's id.
-            replace: answers to another request are removed, not refused.
+            images_of: the images that each question is asked with, by question id.
+            replace: remove answers to another request instead of refusing them.
 
         Raises:
             RequestError: the folder holds answers to another request.
@@ -52,7 +52,7 @@ class AnswerLog:
         kept: dict[str, Answer] = {}
         if before is not None:
             kept = self._earlier()
-            differing = differences(before, request, {image for name in kept if (image := shown.get(name)) is not None})
+            differing = differences(before, request, {image for name in kept for image in images_of.get(name, ())})
         if differing and not replace and self._has_answers():
             raise self._other_answers(before, request, differing)
         kept = {} if differing else kept
@@ -67,7 +67,7 @@ class AnswerLog:
         append_json_line(self._folder / name, self._row(answer))
 
     def finish(self, ordered: Iterable[Answer]) -> None:
-        """Write all answers in the order given, and remove the processes' own files; one process calls this."""
+        """Write all answers in the order given and remove the files of single processes; one process calls this."""
         self._write(ordered)
 
     def _write(self, answers: Iterable[Answer]) -> None:
@@ -76,7 +76,7 @@ class AnswerLog:
             file.unlink()
 
     def _request(self) -> Any:
-        """What the answers that are there were asked by; an empty object where that cannot be read, None for none."""
+        """Return the request of the existing answers; {} if it cannot be read, None if there are no answers."""
         path = self._folder / REQUEST
         if not path.is_file():
             return {} if self._has_answers() else None
@@ -92,9 +92,9 @@ class AnswerLog:
     def _other_answers(self, before: Any, request: Mapping[str, Any], differing: Sequence[str]) -> RequestError:
         known = before.get("model_id") if isinstance(before, Mapping) else None
         return RequestError(
-            f"{self._folder}: holds answers of {known or self._model_in_answers() or 'an unknown model'}, asked "
-            f"otherwise than now of {request['model_id']}; different: {', '.join(differing)}. They are left as they "
-            "are. Give another --output, or --replace to remove them and ask again."
+            f"{self._folder}: holds answers of {known or self._model_in_answers() or 'an unknown model'}, given to a "
+            f"different request than this one (of {request['model_id']}); different: {', '.join(differing)}. They were "
+            "not changed. Give another --output, or --replace to remove them and answer again."
         )
 
     def _model_in_answers(self) -> str | None:

@@ -1,6 +1,6 @@
-"""Answer files: LLaVA's answer JSON lines in and out, and how answers are matched to questions.
+"""Answer files: read and write LLaVA's answer JSON lines, and match answers to questions.
 
-Formats that belong to one benchmark alone are read in that benchmark's file.
+Formats of a single benchmark are read in that benchmark's file.
 """
 
 from collections import Counter
@@ -14,10 +14,10 @@ from olivine.records import Answer, AnswerState, Question
 
 
 def read_answers(path: Path, *, allow_cut_end: bool = False) -> list[Answer]:
-    """Read LLaVA's answer file: one object a line with `question_id` and `text` (other keys are kept by nobody).
+    """Read LLaVA's answer file: one object per line with `question_id` and `text` (other keys are ignored).
 
     Raises:
-        DataError: missing file, a cut line, a line without those keys.
+        DataError: the file is missing, or a line is truncated or lacks those keys.
     """
     answers = []
     for number, row in enumerate(read_json_lines(path, allow_cut_end=allow_cut_end), start=1):
@@ -31,14 +31,14 @@ def read_answers(path: Path, *, allow_cut_end: bool = False) -> list[Answer]:
 
 
 def from_row(row: Mapping[str, Any]) -> Answer:
-    """One line of an answers file as an `Answer`; files by other tools carry no state, which means answered."""
+    """Return one line of an answers file as an `Answer`; lines of other tools have no state, which means answered."""
     text = row["text"]
     state = AnswerState(row.get("state", AnswerState.ANSWERED if text.strip() else AnswerState.EMPTY))
     return Answer(question_id=str(row["question_id"]), text=text, state=state, error=row.get("error"))
 
 
 def to_row(answer: Answer, question: Question, model_id: str) -> dict[str, Any]:
-    """One line of an answers file in LLaVA's format, with the answer's state added."""
+    """Return one line of an answers file in LLaVA's format, with the answer's state added."""
     row = {
         "question_id": answer.question_id,
         "prompt": question.prompt,
@@ -54,10 +54,10 @@ def to_row(answer: Answer, question: Question, model_id: str) -> dict[str, Any]:
 def match_answers(
     questions: Sequence[Question], answers: Sequence[Answer], *, what: str
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The text of each question's answer, and the ids of questions that have none, in question order.
+    """Return each answer's text by question id, and the ids of unanswered questions in question order.
 
     Raises:
-        DataError: an answer to an unknown question, two answers to one, or a failed one.
+        DataError: an answer is to an unknown question, a question has two answers, or an answer failed.
     """
     known = {question.id for question in questions}
     ids = [answer.question_id for answer in answers]

@@ -3,7 +3,7 @@
 Same tokens as `generate` gives one question at a time; which questions and where answers go is in `run`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from olivine.accelerators import image_threads
 from olivine.data.encoding import TemplateEncoder
+from olivine.data.image_marks import user_turn
 from olivine.data.images import ImageSource, image_source
 from olivine.errors import DataError
 from olivine.evaluation.budgets import budgets
@@ -29,15 +30,17 @@ from olivine.records import Answer, AnswerState, Question
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Questions about one image (or about none)."""
+    """Questions about the same images (one, several or none) behind the same prefix."""
 
-    image: str | None
+    images: tuple[str, ...]
     questions: tuple[Question, ...]
     continuations: tuple[list[int], ...]
 
 
 class AnsweringEngine:
     """Answers questions greedily.
+
+    Questions share a prefix if they are about the same images and alike up to the last of them.
 
     Args:
         vlm: the model, in evaluation mode.
@@ -72,35 +75,72 @@ class AnsweringEngine:
         self._decoder = decoder or decoder_for(vlm, vlm.stop_ids(self._encoder), max_new_tokens)
 
     def answer(self, questions: Sequence[Question], images: ImageSource | Path | None) -> Iterator[Answer]:
-        """Answers as they come, grouped by image; `images` is where those are, or the root of their paths.
+        """Answers as they come, grouped by images; `images` is where those are, or the root of their paths.
 
         An image that cannot be read fails its questions and no others; what breaks while a lot of questions is run
-        (memory, say) fails that lot.
+        (memory, say) fails that lot. So does a prompt whose marks are not as many as its images.
         """
         images = image_source(images) if images is not None else None
         with reading(images, self._vlm.transform.fitted_pixels, self._readers) as reader:
             for with_image in (True, False):
-                selected = [question for question in questions if (question.image is not None) is with_image]
+                selected = [q for q in questions if not q.images and (q.image is not None) is with_image]
                 prefix, _ = self._encoder.prompt("", with_image)
-                for chunk, opened in reader.ahead(self._chunks(selected, prefix, with_image), _image_names):
+                chunks = self._chunks(self._about_one_image(selected, with_image), prefix)
+                for chunk, opened in reader.ahead(chunks, _image_names):
                     yield from self._answered_or_failed(chunk, prefix, opened)
+            shared, failed = self._about_several_images([question for question in questions if question.images])
+            yield from failed
+            for several, groups in shared.items():
+                for chunk, opened in reader.ahead(self._chunks(groups, several), _image_names):
+                    yield from self._answered_or_failed(chunk, list(several), opened)
 
-    def _chunks(self, questions: Sequence[Question], prefix: list[int], with_image: bool) -> Iterator[list[_Group]]:
-        by_image: dict[str | None, list[Question]] = {}
+    def _about_one_image(self, questions: Sequence[Question], with_image: bool) -> Iterator[_Group]:
+        """Questions about one image each, or about none, by image."""
+        by_image: dict[tuple[str, ...], list[Question]] = {}
         for question in questions:
-            by_image.setdefault(question.image, []).append(question)
+            by_image.setdefault(question.all_images, []).append(question)
+        for images, asked in by_image.items():
+            continuations = tuple(self._encoder.prompt(question.prompt, with_image)[1] for question in asked)
+            yield _Group(images, tuple(asked), continuations)
+
+    def _about_several_images(
+        self, questions: Sequence[Question]
+    ) -> tuple[dict[tuple[int, ...], list[_Group]], list[Answer]]:
+        """Questions about several images each, by prefix and then by images; and failed answers to broken prompts.
+
+        A prefix that a question has for itself is part of its continuation, behind an empty one: such questions then
+        run together, whatever stands before their images.
+        """
+        encoded: dict[tuple[tuple[int, ...], tuple[str, ...]], list[tuple[Question, list[int]]]] = {}
+        failed = []
+        for question in questions:
+            try:
+                prefix, text = self._encoder.prompt(user_turn(question.prompt, len(question.images)), False)
+            except DataError as error:
+                failed.append(Answer(question.id, "", AnswerState.FAILED, f"question {question.id!r}: {error}"))
+                continue
+            encoded.setdefault((tuple(prefix), question.images), []).append((question, text))
+        groups: dict[tuple[int, ...], list[_Group]] = {}
+        for (prefix_ids, images), asked in encoded.items():
+            alone = len(asked) == 1
+            behind = list(prefix_ids) if alone else []
+            group = _Group(images, tuple(q for q, _ in asked), tuple([*behind, *text] for _, text in asked))
+            groups.setdefault(() if alone else prefix_ids, []).append(group)
+        return groups, failed
+
+    def _chunks(self, groups: Iterable[_Group], prefix: Sequence[int]) -> Iterator[list[_Group]]:
+        """Yield groups, as many at a time as the budgets allow; one that alone exceeds them is cut."""
         chunk: list[_Group] = []
         held = run = 0
-        for image, asked in by_image.items():
-            continuations = [self._encoder.prompt(question.prompt, with_image)[1] for question in asked]
+        for whole in groups:
+            asked, continuations = whole.questions, whole.continuations
             longest = max(len(c) for c in continuations)
             per_question = len(prefix) + longest
-            # One image's questions may alone exceed the budget: then they are asked in several lots.
+            # Questions about the same images may alone exceed the budget: then they are asked in several lots.
             micro_batch = max(1, self._budget // per_question)
             for start in range(0, len(asked), micro_batch):
-                group = _Group(
-                    image, tuple(asked[start : start + micro_batch]), tuple(continuations[start : start + micro_batch])
-                )
+                selected = slice(start, start + micro_batch)
+                group = _Group(whole.images, asked[selected], continuations[selected])
                 to_hold = len(group.questions) * per_question
                 to_run = len(prefix) + len(group.questions) * longest
                 if chunk and (held + to_hold > self._budget or run + to_run > self._prefill):
@@ -125,15 +165,11 @@ class AnsweringEngine:
     ) -> list[Answer]:
         answers: list[Answer] = []
         features: Tensor | None = None
-        if chunk[0].image is not None:
-            readable, answers = _read_all(chunk, opened)
-            chunk = [group for group, _ in readable]
+        if chunk[0].images:
+            chunk, fitted, answers = _read_all(chunk, opened)
             if not chunk:
                 return answers
-            pixels = torch.from_numpy(np.stack([pixels for _, pixels in readable]))
-            if self._vlm.device.type == "cuda":
-                pixels = pixels.pin_memory()  # the copy to the device is then waited for by nobody
-            features = self._vlm.project(self._vlm.patch_features(pixels))
+            features = self._features(chunk, fitted)
         asked = [question for group in chunk for question in group.questions]
         # Not kept under a name: the decoder lets go of the cache as soon as it can.
         with nullcontext() if self._vlm.traits.plain else by_position(self._vlm.language):
@@ -142,6 +178,20 @@ class AnsweringEngine:
             text = self._vlm.decode(ids).strip()
             answers.append(Answer(question.id, text, AnswerState.ANSWERED if text else AnswerState.EMPTY))
         return answers
+
+    def _features(self, chunk: Sequence[_Group], fitted: dict[str, Pixels]) -> Tensor:
+        """`[images, patches, hidden]` in the order of placeholders; of several images a group, each is encoded once."""
+        order = [name for group in chunk for name in group.images]
+        several = any(len(group.images) > 1 for group in chunk)
+        unique = list(dict.fromkeys(order)) if several else order
+        pixels = torch.from_numpy(np.stack([fitted[name] for name in unique]))
+        if self._vlm.device.type == "cuda":
+            pixels = pixels.pin_memory()  # the copy to the device is then waited for by nobody
+        features = self._vlm.project(self._vlm.patch_features(pixels))
+        if not several:
+            return features
+        position = {name: index for index, name in enumerate(unique)}
+        return features[torch.tensor([position[name] for name in order], device=features.device)]
 
     def _run_prompts(self, prefix: list[int], features: Tensor | None, chunk: Sequence[_Group]) -> Prompts:
         longest = max(len(text) for group in chunk for text in group.continuations)
@@ -207,21 +257,30 @@ def _at(hidden: Tensor, token_positions: Tensor) -> Tensor:
 
 
 def _image_names(chunk: Sequence[_Group]) -> list[str]:
-    return [group.image for group in chunk if group.image is not None]
+    """Every image of a chunk once."""
+    return list(dict.fromkeys(name for group in chunk for name in group.images))
 
 
 def _read_all(
     chunk: Sequence[_Group], opened: Sequence[Callable[[], Pixels]]
-) -> tuple[list[tuple[_Group, Pixels]], list[Answer]]:
-    """(groups with their pixels, failed answers of groups whose image cannot be read)."""
-    readable: list[tuple[_Group, Pixels]] = []
-    failed: list[Answer] = []
-    for group, pixels in zip(chunk, opened, strict=True):
+) -> tuple[list[_Group], dict[str, Pixels], list[Answer]]:
+    """Return (groups whose images can be read, pixels by name, failed answers of the other groups)."""
+    fitted: dict[str, Pixels] = {}
+    problems: dict[str, str] = {}
+    for name, pixels in zip(_image_names(chunk), opened, strict=True):
         try:
-            readable.append((group, pixels()))
+            fitted[name] = pixels()
         except DataError as error:
-            failed += _failed(group, str(error))
-    return readable, failed
+            problems[name] = str(error)
+    readable: list[_Group] = []
+    failed: list[Answer] = []
+    for group in chunk:
+        problem = next((problems[name] for name in group.images if name in problems), None)
+        if problem is None:
+            readable.append(group)
+        else:
+            failed += _failed(group, problem)
+    return readable, fitted, failed
 
 
 def _failed(group: _Group, reason: str) -> list[Answer]:

@@ -1,6 +1,6 @@
-"""A page of example questions: images of written benchmarks in a strip each, what is asked of them, what is right.
+"""A page of example questions: for each benchmark a strip of images, the questions about them, and the answers.
 
-For looking at; nothing is answered or scored here.
+It is for reading; nothing is answered or scored here.
 """
 
 from collections import Counter
@@ -30,12 +30,14 @@ class Shelf:
 
 
 def write_page(target: Path, title: str, opening: str, images: Sequence[Image.Image], shelves: Sequence[Shelf]) -> None:
-    """Write `target` (Markdown) and, in a folder of the same name without its ending, the sheets that it shows.
+    """Write `target` (Markdown) and, in a folder of the same name without its suffix, the image sheets that it shows.
 
     Args:
-        opening: what stands above the first sheet.
-        images: shown on the first sheet, eight in a row.
-        shelves: each gets a heading, a strip of four images, and up to two questions an image.
+        target: the Markdown file.
+        title: its heading.
+        opening: the text above the first sheet.
+        images: the images of the first sheet, eight per row.
+        shelves: each gets a heading, a strip of four images, and up to two questions per image.
     """
     folder = target.with_suffix("")
     _save(_sheet(images, 8), folder / "scenes.jpg")
@@ -47,19 +49,21 @@ def write_page(target: Path, title: str, opening: str, images: Sequence[Image.Im
 
 def _section(shelf: Shelf, folder: Path) -> Iterator[str]:
     name = shelf.benchmark.name
-    selected = _examples(shelf.benchmark.read(shelf.data))
+    questions_read = shelf.benchmark.read(shelf.data)
+    assert not any(question.images for question in questions_read), "the world's benchmarks ask about one image each"
+    selected = _examples(questions_read)
     images = image_source(shelf.benchmark.images(shelf.data))
     _save(_sheet([images.open(image) for image in selected], _IMAGES), folder / f"{name}.jpg")
     yield f"## {name}"
     yield f"![{name}]({folder.name}/{name}.jpg)"
-    rows = ["| image | asked | right |", "|---|---|---|"]
+    rows = ["| image | question | answer |", "|---|---|---|"]
     for number, questions in enumerate(selected.values(), start=1):
         rows += [f"| {number} | {_cell(q.prompt)} | {_references(q)} |" for q in questions]
     yield "\n".join(rows)
 
 
 def _examples(questions: Sequence[Question]) -> dict[str, list[Question]]:
-    """Some images, evenly spread over the file but whole pairs of them, each with its first questions."""
+    """Return some images with their first questions, evenly spaced over the file, keeping paired images together."""
     by_cluster: dict[str, dict[str, list[Question]]] = {}
     for question in questions:
         if question.image is not None:
@@ -67,7 +71,7 @@ def _examples(questions: Sequence[Question]) -> dict[str, list[Question]]:
     clusters = list(by_cluster.values())
     step = max(1, len(clusters) * max(map(len, clusters)) // _IMAGES)
     selected = [pair for cluster in clusters[::step] for pair in cluster.items()]
-    return {name: asked[:_QUESTIONS] for name, asked in selected[:_IMAGES]}
+    return {name: about[:_QUESTIONS] for name, about in selected[:_IMAGES]}
 
 
 def _references(question: Question) -> str:

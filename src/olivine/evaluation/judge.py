@@ -1,6 +1,6 @@
-"""The judge: a language model behind any OpenAI-compatible chat endpoint, asked in parallel and never twice.
+"""The judge: a language model behind any OpenAI-compatible chat endpoint, asked in parallel, with cached replies.
 
-What it is asked, and what its replies mean, is each benchmark's own rule and is not here.
+What it is asked and what its replies mean is defined by each benchmark.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from olivine.files import read_json, write_json
 if TYPE_CHECKING:
     import httpx2
 
-#: The environment variable that holds the key, if the endpoint wants one.
+#: The environment variable that holds the API key, if the endpoint needs one.
 KEY_VARIABLE = "OLIVINE_JUDGE_KEY"
 
-#: Replies beyond this are not a verdict.
+#: A longer reply is not a verdict.
 _MOST_BYTES = 1 << 22
 _LONGEST_PAUSE = 60.0
-#: Answers of the endpoint that may well be other ones in a moment, besides all of 5xx.
+#: Transient HTTP status codes, in addition to all of 5xx.
 _PASSING = frozenset({408, 409, 425, 429})
 
 _Work = TypeVar("_Work")
@@ -39,8 +39,8 @@ _Result = TypeVar("_Result")
 class JudgeRequest:
     """One question to the judge.
 
-    `run` and `attempt` tell apart askings that are otherwise the same: a further run must not be answered out of the
-    first one's cache, nor a re-ask by the reply it wants to replace.
+    `run` and `attempt` distinguish otherwise identical requests: a further run must not be answered from the first
+    one's cache, nor a repeated request by the reply that it should replace.
     """
 
     prompt: str
@@ -53,7 +53,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True, slots=True)
 class JudgeReply:
-    """What the judge said, and the name that the endpoint gives to the model that said it."""
+    """The judge's reply, and the name that the endpoint gives to the model."""
 
     text: str
     model: str
@@ -62,24 +62,24 @@ class JudgeReply:
 class Judge:
     """A judge model behind a chat endpoint.
 
-    The key comes from the environment alone and appears in no message, file or log. Redirects are not followed: they
-    would carry it elsewhere.
+    The API key comes only from the environment and appears in no message, file or log. Redirects are not followed,
+    since they would carry it elsewhere.
 
     Args:
-        url: `http(s)://HOST/v1` or the like; `/chat/completions` is added unless it is there.
-        model: the name that the endpoint knows the model by; it names the judge in scores.
-        cache: folder of the replies, one file each, named by the hash of what was asked.
-        key_variable: the environment variable that holds the key; unset or empty for endpoints that want none.
-        concurrency: most requests under way at once.
-        timeout: seconds without a byte from the endpoint, and seconds for a whole reply from its first byte on, before
-            a try is given up.
-        retries: further tries after a time-out, a broken connection, 408, 409, 425, 429, 5xx or an answer that is no
+        url: `http(s)://HOST/v1` or similar; `/chat/completions` is added if it is missing.
+        model: the endpoint's name for the model; it names the judge in scores.
+        cache: folder of the replies, one file each, named by the hash of the request.
+        key_variable: the environment variable that holds the key; unset or empty for endpoints that need none.
+        concurrency: maximum number of concurrent requests.
+        timeout: seconds without a byte from the endpoint, and seconds for a whole reply from its first byte on, after
+            which a try is given up.
+        retries: further tries after a timeout, a broken connection, 408, 409, 425, 429, 5xx or a response that is not a
             chat completion.
-        back_off: seconds before the first further try; doubled for each one after it, up to a minute, more where the
-            endpoint says Retry-After.
+        back_off: seconds before the first retry; doubled for each later one, up to a minute, or longer if the endpoint
+            sends Retry-After.
 
     Raises:
-        RequestError: `url` is no http or https address, or holds a user name or password; or the key is none.
+        RequestError: `url` is not an http or https address, or holds a user name or password; or the key is invalid.
     """
 
     def __init__(
@@ -108,22 +108,22 @@ class Judge:
         self._stopping = threading.Event()
 
     def ask(self, request: JudgeRequest) -> JudgeReply:
-        """The reply, out of the cache if the same was asked before.
+        """Return the reply, from the cache if the same was asked before.
 
         Raises:
-            RunError: the endpoint refuses (wrong key, unknown model), or gave no usable reply in all its tries.
+            RunError: the endpoint refuses (wrong key, unknown model), or gave no usable reply in all tries.
         """
-        position = self._position(request)
-        reply = _cached(position)
+        path = self._cache_path(request)
+        reply = _cached(path)
         if reply is None:
             reply = self._ask_until_answered(request)
-            write_json(position, {"judge": self.model, **asdict(request), "reply": asdict(reply)})
+            write_json(path, {"judge": self.model, **asdict(request), "reply": asdict(reply)})
         return reply
 
     def each(self, work: Callable[[_Work], _Result], items: Sequence[_Work]) -> list[_Result]:
-        """`work(item)` of every item, several at a time, results in the order of `items`.
+        """Return `work(item)` for every item, run concurrently, in the order of `items`.
 
-        `work` asks this judge. At the first error nothing further is begun; replies received so far stay cached.
+        `work` asks this judge. After the first error nothing more is started; replies received so far stay cached.
 
         Raises:
             RunError: as `ask`.
@@ -135,20 +135,20 @@ class Judge:
             failed = [future for future in futures if future in done and future.exception()]
             return [future.result() for future in failed or futures]
         except BaseException:
-            self._stopping.set()  # wakes those that pause before a further try
+            self._stopping.set()  # wakes the threads that wait before a retry
             raise
         finally:
             pool.shutdown(cancel_futures=True)
             self._stopping.clear()
 
     def about(self, prompt: str) -> dict[str, str]:
-        """What scores must say about their judge: its name, and the hash of the wording that it was asked with."""
+        """Return what scores must state about their judge: its name and the hash of its prompt."""
         return {"judge": self.model, "judge_prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
 
-    def _position(self, request: JudgeRequest) -> Path:
+    def _cache_path(self, request: JudgeRequest) -> Path:
         # Two endpoints may serve different models under one name.
-        asked = json.dumps([self._url, self.model, asdict(request)], sort_keys=True, ensure_ascii=True)
-        digest = hashlib.sha256(asked.encode()).hexdigest()
+        key = json.dumps([self._url, self.model, asdict(request)], sort_keys=True, ensure_ascii=True)
+        digest = hashlib.sha256(key.encode()).hexdigest()
         return self._cache / digest[:2] / f"{digest}.json"
 
     def _ask_until_answered(self, request: JudgeRequest) -> JudgeReply:
@@ -162,20 +162,20 @@ class Judge:
                 self._pause(tries, last, body)
         raise RunError(
             f"judge {self.model} at {self._url}: no usable reply in {self._retries + 1} tries (last: {last}). "
-            f"Is it up? The replies so far are kept in {self._cache}; run again to resume."
+            f"Is it running? The replies so far are kept in {self._cache}; run again to resume."
         )
 
     def _pause(self, tries: int, error: "_PassingError", body: bytes) -> None:
-        # Requests that were turned away together must not come back together.
-        spread = 1 + hashlib.sha256(body).digest()[0] / 256
-        seconds = min(_LONGEST_PAUSE, max(self._back_off * 2 ** (tries - 1) * spread, error.retry_after))
+        # Requests that were refused together must not be retried together.
+        jitter = 1 + hashlib.sha256(body).digest()[0] / 256
+        seconds = min(_LONGEST_PAUSE, max(self._back_off * 2 ** (tries - 1) * jitter, error.retry_after))
         if self._stopping.wait(seconds):
             raise RunError(f"judge {self.model}: stopped because another question failed.")
 
     def _post(self, body: bytes) -> JudgeReply:
         import httpx2
 
-        # Unpacked bytes could be a thousand times those received: replies are asked for as they are.
+        # Decompressed bytes could be a thousand times those received, so uncompressed replies are requested.
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -188,22 +188,22 @@ class Judge:
             raise _PassingError(self._excerpt(f"{type(error).__name__} {error}")) from None
         reply = _reply(content, self.model)
         if reply is None:
-            raise _PassingError(f"no chat completion but {self._excerpt(content[:400].decode(errors='replace'))!r}")
+            raise _PassingError(f"not a chat completion: {self._excerpt(content[:400].decode(errors='replace'))!r}")
         return reply
 
     def _read(self, response: "httpx2.Response", most: int) -> bytes:
-        """Return the first `most` bytes of a reply; one that comes drop by drop is given up."""
+        """Return the first `most` bytes of a reply; give up on one that arrives too slowly."""
         content, began = b"", time.monotonic()
         for piece in response.iter_raw():
             content += piece
             if len(content) >= most:
                 break
             if time.monotonic() - began > self._timeout:
-                raise _PassingError(f"the reply was not whole after {self._timeout:g} seconds")
+                raise _PassingError(f"the reply was incomplete after {self._timeout:g} seconds")
         return content[:most]
 
     def _refusal(self, response: "httpx2.Response") -> Exception:
-        """Return what to raise for an answer that is no success: what may pass, or what the user must see to."""
+        """Return the exception for an unsuccessful response: a transient error, or one that the user must fix."""
         import httpx2
 
         try:
@@ -211,11 +211,11 @@ class Judge:
         except (httpx2.HTTPError, _PassingError):
             text = ""
         status = response.status_code
-        said = f"HTTP {status}: {self._excerpt(text or response.reason_phrase)}"
+        reason = f"HTTP {status}: {self._excerpt(text or response.reason_phrase)}"
         if status in _PASSING or status >= 500:
-            return _PassingError(said, _retry_after(response.headers.get("Retry-After", "")))
+            return _PassingError(reason, _retry_after(response.headers.get("Retry-After", "")))
         return RunError(
-            f"judge {self.model} at {self._url} refused: {said}. Check the url, the model's name, and the key in the "
+            f"judge {self.model} at {self._url} refused: {reason}. Check the URL, the model's name, and the key in the "
             f"environment variable {self._key_variable}."
         )
 
@@ -225,7 +225,7 @@ class Judge:
 
 
 def read_wording(path: Path) -> str:
-    """A user's own wording for the judge.
+    """Read a user's own prompt for the judge.
 
     Raises:
         RequestError: the file cannot be read.
@@ -238,12 +238,12 @@ def read_wording(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: the judge's prompt is not UTF-8 text (byte {error.start}).") from None
     if not text.strip():
-        raise DataError(f"{path}: the judge's prompt is empty. Expected what the judge is to be told.")
+        raise DataError(f"{path}: the judge's prompt is empty. Expected the instructions for the judge.")
     return text
 
 
 class _PassingError(Exception):
-    """A try failed for a reason that may pass; `retry_after` is what the endpoint asked for, in seconds."""
+    """A try failed for a transient reason; `retry_after` is the endpoint's requested delay, in seconds."""
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -254,9 +254,9 @@ def _client(timeout: float, connections: int) -> "httpx2.Client":
     """Return a client that follows no redirect and takes proxies from the environment.
 
     Raises:
-        RequestError: a proxy that the environment names cannot be used.
+        RequestError: a proxy from the environment cannot be used.
     """
-    import httpx2  # here, since importing it takes longer than all else in this module
+    import httpx2  # here, since importing it takes longer than everything else in this module
 
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=connections)
     try:
@@ -289,7 +289,7 @@ def _endpoint(url: str) -> str:
 def _key(variable: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable()):
-        # Checked here, because the HTTP library would show the key in its complaint.
+        # Checked here, because the HTTP library would show the key in its error message.
         raise RequestError(f"environment variable {variable}: expected a key in printable ASCII. Set it again.")
     return key
 
@@ -304,8 +304,8 @@ def _body(model: str, request: JudgeRequest) -> dict[str, Any]:
     }
 
 
-def _reply(content: bytes, asked: str) -> JudgeReply | None:
-    """The text of a chat completion; `None` if `content` is something else."""
+def _reply(content: bytes, model: str) -> JudgeReply | None:
+    """Return the text of a chat completion; `None` if `content` is something else."""
     if len(content) > _MOST_BYTES:
         return None
     try:
@@ -313,15 +313,15 @@ def _reply(content: bytes, asked: str) -> JudgeReply | None:
         text = completion["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return None
-    return JudgeReply(text, str(completion.get("model") or asked)) if isinstance(text, str) else None
+    return JudgeReply(text, str(completion.get("model") or model)) if isinstance(text, str) else None
 
 
-def _cached(position: Path) -> JudgeReply | None:
-    """An earlier reply; a file that does not hold one is as good as none, for it will be written anew."""
-    if not position.is_file():
+def _cached(path: Path) -> JudgeReply | None:
+    """Return a cached reply; a file that does not hold one counts as missing, since it will be rewritten."""
+    if not path.is_file():
         return None
     try:
-        row = read_json(position)
+        row = read_json(path)
     except DataError:
         return None
     reply = row.get("reply") if isinstance(row, Mapping) else None
@@ -331,5 +331,5 @@ def _cached(position: Path) -> JudgeReply | None:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds out of a Retry-After header; a date in it is taken as no hint."""
+    """Return the seconds of a Retry-After header; a date is ignored."""
     return float(value) if value.isdecimal() and len(value) < 10 else 0.0

@@ -1,6 +1,6 @@
-"""How far guessing gets: every question answered by what is most often right for questions of its kind.
+"""The majority-class baseline: answer every question with the most frequent reference for questions of its kind.
 
-A model that cannot see but knows the benchmark's statistics; `--blind` shows how far a given model gets without eyes.
+It is a model without images that knows the benchmark's statistics; `--blind` evaluates a given model without images.
 """
 
 from collections import Counter, defaultdict
@@ -12,16 +12,16 @@ from olivine.evaluation.benchmarks import Benchmark
 from olivine.evaluation.rule_judge import RuleJudge
 from olivine.records import Answer, Question, Score
 
-#: The details that tell kinds of questions apart, the first that a question has: names as the benchmarks give them.
+#: The details that define a question's kind, by the benchmarks' names; the first one that a question has counts.
 _KINDS = ("detailed", "question_type", "setting", "task", "capabilities")
 
 
 def majority(benchmark: Benchmark, questions: Sequence[Question]) -> Score:
-    """The benchmark's own score of the most frequent reference of each kind of question.
+    """Return the benchmark's own score of the most frequent reference of each kind of question.
 
     The kind is GQA's detailed type, VQAv2's question type, POPE's setting, MME's sub-task or MM-Vet's capabilities;
-    elsewhere all questions are of one kind. It is counted on the very questions that are scored,
-    so it is what the best constant answers get, not an estimate.
+    elsewhere all questions are of one kind. References are counted on the scored questions themselves, so it is what
+    the best constant answers get, not an estimate.
 
     Raises:
         DataError: a question has no reference, or the benchmark cannot be scored (as its `score` says).
@@ -35,7 +35,7 @@ def majority(benchmark: Benchmark, questions: Sequence[Question]) -> Score:
 
 
 def majority_baseline_answers(name: str, folder: Path) -> dict[str, dict[str, float]]:
-    """`{"majority": metrics}` of the benchmark whose files are in `folder`; MM-Vet's answers are graded by rule.
+    """Return `{"majority": metrics}` of the benchmark whose files are in `folder`; MM-Vet's answers are graded by rule.
 
     Raises:
         RequestError, DataError: as the benchmark's `read` and `score`.

@@ -1,6 +1,6 @@
-"""Images of questions, opened and fitted by a pool of threads ahead of the model that is shown them.
+"""The questions' images, opened and resized by a pool of threads ahead of the model.
 
-Which questions are asked together is in `engine`.
+Which questions are asked together is decided in `engine`.
 """
 
 from collections import deque
@@ -17,9 +17,9 @@ from olivine.data.images import ImageSource
 from olivine.errors import DataError
 
 T = TypeVar("T")
-#: `[size, size, 3]`, fitted and not yet normalised.
+#: `[size, size, 3]`, resized and not yet normalised.
 Pixels = NDArray[np.uint8]
-#: Batches of questions whose images are opened before their turn: one is shown, one is ready, one is being opened.
+#: Batches of questions whose images are opened ahead: one is in use, one is ready, one is being opened.
 _DEPTH = 2
 
 
@@ -27,9 +27,9 @@ class ImageReader:
     """Opens images by their names.
 
     Args:
-        images: where they are; None if the caller was given no place.
-        transform: fits an image to the tower's square.
-        threads: how many are opened beside one another and ahead; 0 opens each when it is asked for.
+        images: where they are; None if no image root was given.
+        transform: resizes an image to the tower's square input.
+        threads: how many images are opened in parallel and ahead; 0 opens each one on demand.
     """
 
     def __init__(self, images: ImageSource | None, transform: Callable[[Image.Image], Pixels], threads: int) -> None:
@@ -40,7 +40,7 @@ class ImageReader:
     def ahead(
         self, batches: Iterable[T], names: Callable[[T], Sequence[str]]
     ) -> Iterator[tuple[T, list[Callable[[], Pixels]]]]:
-        """Yield each batch with a call for each of its images, in order, that gives it or raises `DataError`."""
+        """Yield each batch with one callable per image, in order, that returns the image or raises `DataError`."""
         if self._pool is None:
             for batch in batches:
                 yield batch, [self._call(name) for name in names(batch)]
@@ -53,7 +53,7 @@ class ImageReader:
         yield from waiting
 
     def close(self) -> None:
-        """End the threads; images that nobody will ask for are not opened any more."""
+        """Stop the threads; images that are no longer needed are not opened."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 

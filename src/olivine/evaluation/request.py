@@ -1,6 +1,6 @@
-"""What decides an evaluation's answers, in one value: kept answers are taken up where it is the same, and nowhere else.
+"""What decides an evaluation's answers, as one value: earlier answers are reused only if it is the same.
 
-Where answers lie is in `answer_log`.
+Where answers are stored is in `answer_log`.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from olivine.evaluation.benchmarks.parquet import ParquetImages
 from olivine.files import sha256_of_file
 from olivine.records import Question
 
-#: In an evaluation's folder: digests of image files, so that a rerun reads only those that changed.
+#: File in an evaluation's folder: digests of image files, so that a rerun reads only those that changed.
 INDEX = ".images.index"
-#: Files of a checkpoint that decide no answer.
+#: Files of a checkpoint that have no influence on answers.
 _UNDECIDING = {"README.md", "olivine-proof.json"}
-#: What messages call the parts of a request.
+#: Names of a request's entries in messages.
 NAMES = {
-    "format": "what is compared (they were kept by another version)",
+    "format": "the format of the request (written by another version)",
     "benchmark": "the benchmark",
     "checkpoint": "the checkpoint's files",
     "questions": "the questions",
@@ -46,14 +46,18 @@ def request_of(
 
     Args:
         checkpoint: the model's folder.
-        benchmark: its name.
-        questions: as the benchmark has them, before any control.
-        images: what `image_contents` returned for those that are shown.
-        control: which images are shown instead, if any.
-        max_new_tokens: longest answer.
-        model_id: how messages and answers call the model; decides nothing.
+        benchmark: the benchmark's name.
+        questions: the benchmark's questions, before any control.
+        images: what `image_contents` returned for the images that are used.
+        control: the control, which decides the images used instead.
+        max_new_tokens: longest answer in tokens.
+        model_id: the model's name in messages and answers; it decides nothing.
     """
-    asked = [[question.id, question.prompt, question.image] for question in questions]
+    # Those about several images have one entry more, so that all others stay the request that they were.
+    asked = [
+        [question.id, question.prompt, question.image, *([list(question.images)] if question.images else [])]
+        for question in questions
+    ]
     return {
         "format": 2,
         "model_id": model_id,
@@ -67,12 +71,12 @@ def request_of(
 
 
 def differences(before: Any, now: Mapping[str, Any], answered: Collection[str]) -> list[str]:
-    """Return what differs between two requests, in words; the model's name is no difference.
+    """Return the differences between two requests, in words; the model's name does not count.
 
     Args:
-        before: the earlier request, as its file has it.
-        now: this one.
-        answered: the images of questions that were answered; one that could not be read then may well be another now.
+        before: the earlier request, as read from its file.
+        now: this request.
+        answered: the images of answered questions; an image that could not be read then may differ now.
     """
     if not isinstance(before, Mapping):
         return [NAMES["format"]]
@@ -86,9 +90,9 @@ def differences(before: Any, now: Mapping[str, Any], answered: Collection[str]) 
 
 
 def image_contents(images: ImageSource | Path | None, names: Iterable[str], index: ContentIndex) -> dict[str, str]:
-    """Return the digest of every image, by name; of images in parquet files, that of the files, under no name.
+    """Return the digest of every image, by name; for images in parquet files, one digest of the files, under "".
 
-    An image that is missing or cannot be read has a word in place of a digest: its questions will fail by name.
+    An image that is missing or cannot be read has a word instead of a digest; its questions will fail and be reported.
     """
     if images is None:
         return {}
@@ -102,14 +106,14 @@ def _content(images: ImageSource | Path, name: str, index: ContentIndex) -> str:
         if isinstance(images, Path | ImageFolder):
             root = images if isinstance(images, Path) else images.root
             return index.digest(find_image(root, name)).hex()
-        image = images.open(name)  # of a kind from elsewhere: its pixels are what can be known
+        image = images.open(name)  # a source from another package: only its pixels can be compared
         return digest_of(f"{image.mode} {image.size} ".encode() + image.tobytes()).hex()
     except DataError:
         return "unreadable"
 
 
 def _files_of(checkpoint: Path) -> list[Path]:
-    """The files of a checkpoint, whatever their format: weights, configuration, tokenizer, template, processor."""
+    """Return a checkpoint's files in any format: weights, configuration, tokenizer, template, processor."""
     files = (file for file in checkpoint.iterdir() if file.is_file() and not file.name.startswith("."))
     return sorted(file for file in files if file.name not in _UNDECIDING)
 

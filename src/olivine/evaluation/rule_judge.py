@@ -1,33 +1,33 @@
-"""A judge that is a rule: how many of the reference's elements an answer says. For use without any endpoint.
+"""A rule in place of a judge: the share of the reference's elements that an answer contains. It needs no endpoint.
 
-It is not MM-Vet's judge, and its figures do not compare with those of one: it neither understands nor doubts.
+It is not MM-Vet's judge, and its scores are not comparable with a judge's: it matches words, not meaning.
 """
 
 import re
 
 from olivine.evaluation.judge import JudgeReply
 
-#: What scores call it.
+#: Its name in scores.
 RULE = "rule: elements found"
 
 
 class RuleJudge:
-    """Grades an answer by the share of the reference's elements that stand in it as whole words, case ignored.
+    """Grades an answer by the share of the reference's elements that occur in it as whole words, ignoring case.
 
-    Elements are parted by <AND>; one that lists alternatives by <OR> is found if any of them is. An answer that says
-    more than the elements loses nothing by it, so it flatters answers that say everything at once.
+    Elements are separated by <AND>; one with alternatives separated by <OR> is found if any of them is. Extra text
+    costs nothing, so the rule favours answers that list everything.
     """
 
     model = RULE
 
     def grade(self, reference: str, answer: str) -> tuple[JudgeReply, float]:
-        """The elements found, as `found of all`, and their share, in [0, 1]."""
+        """Return the number of elements found, as `found of all`, and their share, in [0, 1]."""
         elements = [element.split("<OR>") for element in reference.split("<AND>")]
         found = sum(any(_says(answer, alternative) for alternative in alternatives) for alternatives in elements)
         return JudgeReply(f"{found} of {len(elements)}", self.model), found / len(elements)
 
     def about(self) -> dict[str, str]:
-        """What scores must say about who graded."""
+        """Return what scores must state about the grader."""
         return {"judge": self.model}
 
 

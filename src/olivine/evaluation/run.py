@@ -1,4 +1,4 @@
-"""One evaluation: questions from a benchmark, answers from a model, scores, and the three files they leave.
+"""One evaluation: questions from a benchmark, answers from a model, scores, and the three files that it writes.
 
 `answers.jsonl` (in `answer_log`) comes first, so that a killed evaluation resumes; `items.jsonl`, `scores.json` follow.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.contents import ContentIndex
+from olivine.data.image_marks import user_turn, without_images
 from olivine.data.images import ImageSource
 from olivine.distributed import Processes
 from olivine.errors import DataError, RequestError, RunError
@@ -23,13 +24,13 @@ from olivine.records import Answer, AnswerState, Control, Question, Score
 from olivine.stop import StopSignal
 
 ITEMS, SCORES = "items.jsonl", "scores.json"
-#: Questions that failed are all in `answers.jsonl`; a message names these many.
+#: A message names at most this many failed questions; all of them are in `answers.jsonl`.
 _MOST_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What is evaluated, and where its files go."""
+    """What to evaluate, and where to write its files."""
 
     benchmark: Benchmark
     data: Path
@@ -39,7 +40,7 @@ class Evaluation:
     control: Control | None = None
     prompt: str | None = None
     variant: str | None = None
-    #: Whether answers in the folder that were asked otherwise (another model, say) may be removed.
+    #: Whether answers in the folder to a different request (another model, say) may be removed.
     replace: bool = False
 
 
@@ -50,16 +51,16 @@ def evaluate(
     on_answer: Callable[[int, int], None],
     processes: Processes = Processes(),  # noqa: B008  # immutable
 ) -> Score:
-    """Answer what is not yet answered, score all, write the files.
+    """Answer the questions that are not yet answered, score all answers, write the files.
 
-    Of several processes each answers the questions about its own images; the first scores and writes, and all
-    return the score. `on_answer` is told (answered, of how many) as it goes; of several processes, of one's own share.
+    Each of several processes answers the questions about its own images; the first one scores and writes, and all
+    return the score. `on_answer` is called with (answered, total), in each process for its own share.
 
     Raises:
-        RequestError: there is no question, some have no text to ask, or the folder holds answers of another model or to
-            other questions.
-        RunError: some questions could not be answered, not even alone (they are named, and not scored as wrong).
-        DataError: the benchmark's files are not what they must be.
+        RequestError: there is no question, some have no text, or the folder holds answers of another model or to other
+            questions.
+        RunError: some questions could not be answered, even individually (they are reported, not scored as wrong).
+        DataError: the benchmark's files are not valid.
     """
     questions = read_questions(requested.benchmark, requested.data, requested.prompt)
     _require_texts(questions, requested)
@@ -83,20 +84,20 @@ def evaluate(
 
 
 def shares(questions: Sequence[Question], count: int) -> list[list[Question]]:
-    """The questions in `count` parts of about equal size; all about one image are in one part, in their order."""
-    by_image: dict[str, list[Question]] = {}
+    """Split the questions into `count` shares of about equal size; all about the same images are in one, in order."""
+    by_image: dict[tuple[str, ...], list[Question]] = {}
     for question in questions:
-        by_image.setdefault(question.image or f"no image: {question.id}", []).append(question)
-    parts: list[list[Question]] = [[] for _ in range(count)]
+        by_image.setdefault(question.all_images or (f"no image: {question.id}", ""), []).append(question)
+    split: list[list[Question]] = [[] for _ in range(count)]
     for of_image in by_image.values():
-        min(parts, key=len).extend(of_image)
-    return parts
+        min(split, key=len).extend(of_image)
+    return split
 
 
 def _retried_individually(
     engine: AnsweringEngine, questions: Sequence[Question], images: ImageSource | Path | None
 ) -> Iterator[Answer]:
-    """Every question's answer; one that fails is asked once more at the end, alone, and only then has failed."""
+    """Yield every question's answer; failed ones are retried individually at the end and only then reported."""
     by_id = {question.id: question for question in questions}
     failed = []
     for answer in engine.answer(questions, images):
@@ -116,19 +117,19 @@ def _begin(
     asked: Sequence[Question],
     images: ImageSource | Path,
 ) -> dict[str, Answer]:
-    shown = [question.image for question in asked if question.image is not None]
+    used = [image for question in asked for image in question.all_images]
     request = request_of(
         weights,
         requested.benchmark.name,
         questions,
-        image_contents(images, shown, ContentIndex(requested.folder / INDEX)) if shown else {},
+        image_contents(images, used, ContentIndex(requested.folder / INDEX)) if used else {},
         control=requested.control,
         max_new_tokens=requested.benchmark.max_new_tokens,
         model_id=requested.model_id,
     )
-    answers = log.begin(request, {question.id: question.image for question in asked}, replace=requested.replace)
+    answers = log.begin(request, {question.id: question.all_images for question in asked}, replace=requested.replace)
     if len(answers) < len(questions):
-        for name in (ITEMS, SCORES):  # a score must not outlive the answers that it is of
+        for name in (ITEMS, SCORES):  # a score must not outlive its answers
             (requested.folder / name).unlink(missing_ok=True)
     return answers
 
@@ -143,27 +144,34 @@ def _finish(log: AnswerLog, requested: Evaluation, questions: Sequence[Question]
 
 
 def controlled(questions: Sequence[Question], control: Control | None) -> list[Question]:
-    """The questions as they are asked: without images, or each image's questions about another image.
+    """Return the questions as they are asked: without images, or each image's questions with another image.
 
-    Which other is fixed: images in the order of their names, each gives way to the next.
+    The other image is fixed: in the order of their names, each image is replaced by the next one.
 
     Raises:
-        RequestError: there is only one image, so no other to show.
+        RequestError: there is only one image, so there is no other.
     """
     if control is None:
         return list(questions)
-    names = sorted({question.image for question in questions if question.image is not None})
+    names = sorted({image for question in questions for image in question.all_images})
     if control == "shuffled" and len(names) == 1:
-        raise RequestError("--shuffled: the questions have a single image; there is no other to show.")
-    shown: dict[str | None, str | None] = {None: None}
-    for name, following in zip(names, names[1:] + names[:1], strict=True):
-        shown[name] = following if control == "shuffled" else None
-    return [replace(question, image=shown[question.image]) for question in questions]
+        raise RequestError("--shuffled: all questions are about a single image; there is no other to use.")
+    if control == "blind":
+        return [without_images(question) for question in questions]
+    other = dict(zip(names, names[1:] + names[:1], strict=True))
+    return [
+        replace(
+            question,
+            image=None if question.image is None else other[question.image],
+            images=tuple(other[image] for image in question.images),
+        )
+        for question in questions
+    ]
 
 
 def write_score(score: Score, folder: Path, questions: Sequence[Question], about: dict[str, Any]) -> None:
     """Write `items.jsonl` (question, image, cluster, correctness) and `scores.json`."""
-    image_of = {question.id: question.image for question in questions}
+    image_of = {question.id: list(question.images) or question.image for question in questions}
     rows = (
         {"question_id": i.question_id, "image_id": image_of[i.question_id], "cluster": i.cluster, "correct": i.correct}
         for i in score.items
@@ -173,21 +181,21 @@ def write_score(score: Score, folder: Path, questions: Sequence[Question], about
 
 
 def read_questions(benchmark: Benchmark, data: Path, prompt: str | None = None) -> list[Question]:
-    """Return a benchmark's questions, at least one, each of the kinds that scoring and asking expect.
+    """Return a benchmark's questions, at least one, with the types that answering and scoring expect.
 
     Raises:
-        RequestError: there is no question: the mean of no answer is no score.
-        DataError: a file is missing or not of this benchmark, or a value is of another kind than it must be.
+        RequestError: there is no question, and so no score.
+        DataError: a file is missing or of another benchmark, or a value has the wrong type.
     """
     try:
         questions = benchmark.read(data, prompt)
     except (TypeError, AttributeError, KeyError, IndexError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{data}: not as {benchmark.name} has it: a value is of another kind than expected "
-            f"({type(error).__name__}: {str(error)[:200]}). Is a number, null or object there where text belongs?"
+            f"{data}: not in the format of {benchmark.name}: a value has an unexpected type "
+            f"({type(error).__name__}: {str(error)[:200]}). Is there a number, null or object where text is expected?"
         ) from None
     if not questions:
-        raise RequestError(f"{benchmark.name}: no question in {data}. Is the file empty, or of another benchmark?")
+        raise RequestError(f"{benchmark.name}: no questions in {data}. Is the file empty, or of another benchmark?")
     for number, question in enumerate(questions, start=1):
         require_types(
             {"text": question.prompt, "image": question.image, "id": question.id},
@@ -195,15 +203,27 @@ def read_questions(benchmark: Benchmark, data: Path, prompt: str | None = None) 
             text=("text", "id"),
             text_or_nothing=("image",),
         )
+        _require_images(question, f"{data}: question {number} (id {shortened(question.id)})")
     return questions
+
+
+def _require_images(question: Question, where: str) -> None:
+    if not question.images:
+        return
+    if question.image is not None or not all(isinstance(image, str) for image in question.images):
+        raise DataError(f"{where}: expected its only image in `image`, or several names in `images`.")
+    try:
+        user_turn(question.prompt, len(question.images))
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _require_texts(questions: Sequence[Question], requested: Evaluation) -> None:
     textless = [question for question in questions if not question.prompt.strip()]
     if textless:
         raise RequestError(
-            f"{requested.benchmark.name}: {len(textless)} of {len(questions)} questions of {requested.data} have no "
-            f"text to ask (first: {textless[0].id!r}). {requested.benchmark.where_texts_are}"
+            f"{requested.benchmark.name}: {len(textless)} of {len(questions)} questions in {requested.data} have no "
+            f"text (first: {textless[0].id!r}). {requested.benchmark.where_texts_are}"
         )
 
 
@@ -215,7 +235,7 @@ def _stop_if_failed(answers: Sequence[Answer], folder: Path) -> None:
     if len(failed) > _MOST_NAMED:
         named.append(f"  and {len(failed) - _MOST_NAMED} more: state failed in {folder / ANSWERS}")
     raise RunError(
-        f"{len(failed)} of {len(answers)} questions could not be answered, each asked twice, so there is no score:\n"
+        f"{len(failed)} of {len(answers)} questions could not be answered in two tries each, so there is no score:\n"
         + "\n".join(named)
-        + "\nThe other answers are kept. Mend this and run the same command again: only these are asked."
+        + "\nThe other answers are kept. Fix this and run the same command again: only these questions are asked."
     )

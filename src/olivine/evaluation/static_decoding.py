@@ -4,7 +4,7 @@ A GPU that is asked after every token whether to resume stands idle while the an
 thousand operations are sent one by one. Here a token's choice, its place and its end are all computed on the device.
 """
 
-import warnings
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -17,6 +17,7 @@ from olivine.model.vlm import VisionLanguageModel
 
 #: Tokens between two looks at whether all are finished; each look is answered a token later, so that nothing waits.
 CHECK_EVERY = 4
+_log = logging.getLogger(__name__)
 #: Capacities are multiples of this many tokens, so that few shapes serve all prompts.
 _CAPACITY_STEP = 64
 #: Shapes kept ready with their keys' memory; the one that was used longest ago goes.
@@ -58,7 +59,7 @@ class StaticDecoder:
         return [_cut(tokens, self._stop_ids) for tokens in batch.selected[:count, : self._max_new_tokens].tolist()]
 
     def _batch(self, prompts: Prompts) -> "tuple[_Batch, bool]":
-        """The memory for prompts of this shape, and whether it has been used before."""
+        """Return the memory for prompts of this shape, and whether it has been used before."""
         count, tokens = prompts.mask.shape
         capacity = -(-(tokens + self._max_new_tokens) // _CAPACITY_STEP) * _CAPACITY_STEP
         shape = (_rounded(count), capacity)
@@ -80,7 +81,7 @@ class StaticDecoder:
         except RuntimeError as error:
             self._capture = None
             first = str(error).strip().splitlines()[0]
-            warnings.warn(f"no CUDA graph can be made ({first}); answers come token by token.", stacklevel=2)
+            _log.warning(f"no CUDA graph can be made ({first}); answers come token by token.")
 
 
 class _Batch:
@@ -155,7 +156,7 @@ class _Batch:
         self._choose(outputs.last_hidden_state[:, -1])
 
     def _choose(self, last: Tensor) -> None:
-        """The best next token from `[sequences, hidden]`."""
+        """Return the best next token from `[sequences, hidden]`."""
         self._token.copy_(self._vlm.logits(last).float().argmax(dim=-1, keepdim=True))
         self.selected.index_copy_(1, self._number, self._token)
         self._number.add_(1)

@@ -244,7 +244,7 @@ def varlen_attention(
     *,
     window: int | None = None,
 ) -> Tensor:
-    """The same attention without padding and without copies of queries; keys of a shared part are gathered once a part.
+    """Return the same attention without padding or copies of queries; keys of a shared part are gathered once a part.
 
     Args:
         query, key, value: as for `packed_attention`. Trained weights are fp32, and so under autocast are queries and

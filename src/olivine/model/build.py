@@ -25,6 +25,7 @@ from olivine.model.tokenizers import load_tokenizer as load_tokenizer
 from olivine.model.towers.assembly import TowerPlan, class_of, load_tower, plan_tower
 from olivine.model.vlm import VisionLanguageModel, stop_ids_of
 from olivine.model.weights import language_naming, load_weights
+from olivine.random_state import RandomState
 from olivine.recipe import ModelRecipe, Source, TokenizerRecipe, VisionRecipe
 from olivine.registry import locate
 
@@ -40,8 +41,11 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
     Raises:
         RequestError: a part that cannot be found, fetched or used, with its key in the recipe.
     """
-    torch.manual_seed(seed)
-    recipe = _with_located_parts(recipe)
+    with RandomState(seed).active():
+        return _build(_with_located_parts(recipe), seed, texts)
+
+
+def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -> VisionLanguageModel:
     plan = plan_tower(recipe.vision)
     tower = load_tower(plan)
     language = _load_language(recipe.language.from_)
@@ -81,7 +85,7 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
 
 
 def _with_located_parts(recipe: ModelRecipe) -> ModelRecipe:
-    """The recipe with named sources (`SCHEME:NAME`) replaced by the folders that they stand for."""
+    """Return the recipe with named sources (`SCHEME:NAME`) replaced by the folders that they stand for."""
 
     def position(source: Source) -> Source:
         return locate(source) if isinstance(source, str) else source
@@ -108,7 +112,7 @@ def _shape(plan: TowerPlan, language: Any) -> Shape:
 
 
 def build_tower(recipe: VisionRecipe) -> tuple[Any, TowerPlan]:
-    """The vision tower alone, in fp32 on the CPU, and what it was planned to be; random weights have no seed here.
+    """Return the vision tower alone, in fp32 on the CPU, and its plan; random weights have no seed here.
 
     Raises:
         RequestError: it cannot be found, fetched or used.
@@ -118,7 +122,7 @@ def build_tower(recipe: VisionRecipe) -> tuple[Any, TowerPlan]:
 
 
 def skeleton(recipe: ModelRecipe) -> tuple[Any, TowerPlan]:
-    """The model that `build` would make, without memory: shapes alone, on the meta device; and its tower's plan.
+    """Return the model that `build` would make, without memory: shapes alone, on the meta device; and its tower's plan.
 
     No tokenizer is read: where the language model's own rows would not hold `<image>`, 64 more are taken for granted.
 
@@ -146,7 +150,7 @@ def skeleton(recipe: ModelRecipe) -> tuple[Any, TowerPlan]:
 
 
 def _language_config(source: Source) -> Any:
-    """A language model's configuration: the source's own, or that of the one inside a LLaVA-type folder."""
+    """Return a language model's configuration: the source's own, or that of the one inside a LLaVA-type folder."""
     key = "model.language.from"
     config = model_config(source, key)
     if getattr(config, "vision_config", None) is not None:
@@ -196,7 +200,7 @@ def _add_image_token(tokenizer: Any, language: Any, recipe: ModelRecipe) -> int:
 
 
 def _template_of(source: Source, config: Any, tokenizer: Any) -> str:
-    """The template that a language model knows: written beside it by Olivine, or its family's."""
+    """Return the template that a language model knows: written beside it by Olivine, or its family's."""
     if isinstance(source, str):
         folder = local_folder(source, "model.language.from", CONFIGURATION)
         if (folder / COMPANION).is_file():
@@ -206,7 +210,7 @@ def _template_of(source: Source, config: Any, tokenizer: Any) -> str:
 
 
 def _own_stop_ids(recipe: ModelRecipe, language: Any) -> list[int]:
-    """What ends a reply by the language model's own generation settings; none where its tokenizer is another."""
+    """Return what ends a reply by the language model's own generation settings; none where its tokenizer is another."""
     if isinstance(recipe.language.from_, dict) or recipe.language.tokenizer is not None:
         return []
     return stop_ids_of(language.generation_config)

@@ -1,4 +1,4 @@
-"""A language model run with a cache of keys and values, whatever the installed transformers calls it.
+"""Running a language model with a cache of keys and values, under any supported version of transformers.
 
 transformers 5.24 renamed `past_key_values` to `cache`, and drops the old name in 5.40.
 """
@@ -12,19 +12,19 @@ from transformers import DynamicCache, LlamaModel
 from olivine.model.position_attention import CachedPositions
 
 _PARAMETERS = inspect.signature(inspect.unwrap(LlamaModel.forward)).parameters
-#: What a model's forward calls the cache that it takes.
+#: The name of the cache argument of a model's forward.
 CACHE = "cache" if "cache" in _PARAMETERS else "past_key_values"
 
 
 def run_cached(
     language: Any, embedded: Tensor, *, mask: Tensor | None = None, positions: Tensor | None = None, cache: Any = None
 ) -> tuple[Tensor, Any]:
-    """Run tokens behind what is in a cache, which then holds them too.
+    """Run tokens after those in a cache, which then contains them too.
 
     Args:
-        language: the trunk.
+        language: the language model's backbone.
         embedded: `[sequences, tokens, hidden]`.
-        mask: `[sequences, cached and new tokens]`, not 0 where a token is no padding; None where padding is behind.
+        mask: `[sequences, cached and new tokens]`, nonzero where a token is not padding; None if padding is at the end.
         positions: `[sequences, tokens]`; None counts from the cache's end.
         cache: what an earlier call returned; None starts one.
 
@@ -41,14 +41,14 @@ def run_cached(
 def run_by_position(
     language: Any, embedded: Tensor, mask: Tensor, positions: Tensor, cache: Any = None
 ) -> tuple[Tensor, Any]:
-    """`run_cached` inside `by_position(language)`: every layer keeps all keys, and sees them by their positions."""
+    """Do as `run_cached` inside `by_position(language)`: every layer keeps all keys, and sees them by position."""
     outputs = language(
         inputs_embeds=embedded,
         attention_mask=None,
         position_ids=positions,
         use_cache=True,
         cached_positions=CachedPositions(positions, mask),
-        # Made without the configuration: with it, layers that slide would drop keys by their columns.
+        # Created without the configuration: with it, sliding-window layers would drop keys by column.
         **{CACHE: DynamicCache() if cache is None else cache},
     )
     return outputs.last_hidden_state, getattr(outputs, CACHE)

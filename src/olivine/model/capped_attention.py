@@ -1,7 +1,7 @@
 """Attention with softly capped scores (Gemma 2), which neither SDPA nor torch's varlen kernel computes.
 
-Written out for CPUs and for single tokens; over packed sequences on a GPU through torch's flex_attention, whose kernels
-never hold the matrix of scores.
+Computed explicitly on CPUs and for single tokens; over packed sequences on a GPU through torch's flex_attention, whose
+kernels never materialise the score matrix.
 """
 
 import functools
@@ -14,17 +14,17 @@ from torch import Tensor
 
 from olivine.data.visibility import Spans
 
-#: torch's own names; the import is put off, since it brings half of torch's compiler along.
+#: The module in torch; imported lazily, since it loads much of torch's compiler.
 _FLEX = "torch.nn.attention.flex_attention"
 
 
 def capped_attention(
     query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None, scaling: float | None, cap: float
 ) -> Tensor:
-    """Attention with scores cap * tanh(score / cap).
+    """Compute attention with scores cap * tanh(score / cap).
 
     Args:
-        query, key, value: `[batch, heads, tokens, head_dim]`, as many heads in each.
+        query, key, value: `[batch, heads, tokens, head_dim]`, with the same number of heads.
         mask: bool, True where a query sees a key, and at least one for every query; None for causal attention.
         scaling: the scores' multiplier before the cap; None for 1 / sqrt(head_dim).
         cap: the largest score.
@@ -42,7 +42,7 @@ def capped_attention(
 
 
 def why_not_flex(config: Any, device: torch.device) -> str | None:
-    """Return why flex_attention is not taken, in words; None where it is."""
+    """Return why flex_attention is not used, in words; None if it is."""
     if device.type != "cuda":
         return f"flex_attention's kernels need CUDA, and this is {device.type}"
     if getattr(config, "attention_dropout", 0.0):
@@ -62,11 +62,11 @@ def flex_attention_over_spans(
     window: int | None,
     cap: float,
 ) -> Tensor:
-    """Attention over one packed sequence as a whole, through torch's flex_attention.
+    """Compute attention over one whole packed sequence, through torch's flex_attention.
 
     Args:
-        query: `[1, heads, tokens, head_dim]`; `key` and `value` likewise with key-value heads.
-        spans: the sequence's.
+        query: `[1, heads, tokens, head_dim]`; `key` and `value` as above with key-value heads.
+        spans: the sequence's spans.
         blocks: the sequence's `PackedMasks.of_blocks`.
         scaling: the scores' multiplier before the cap.
         window: how many tokens a query sees, itself included; None for all before it.
@@ -77,7 +77,7 @@ def flex_attention_over_spans(
     """
     attend, make = _flex(query.is_cuda)
 
-    def capped(score: Tensor, *_place: Tensor) -> Tensor:
+    def capped(score: Tensor, *_position: Tensor) -> Tensor:
         return cap * torch.tanh(score / cap)
 
     out: Tensor = attend(
@@ -94,7 +94,7 @@ def flex_attention_over_spans(
 
 @functools.cache
 def _flex(compiled: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """torch's flex_attention and what makes its masks; compiled on a GPU, where it is a kernel only then."""
+    """Return torch's flex_attention and its mask builder; on a GPU it must be compiled to be a kernel."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     if not compiled:

@@ -133,7 +133,7 @@ def _check_together(folder: Path, model: Any, tokenizer: Any, companion: Compani
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:
-    """The dtype that the folder's weights were trained on and saved in."""
+    """Return the dtype that the folder's weights were trained on and saved in."""
     name = read_json(folder / "config.json").get("dtype")
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in dtypes:

@@ -153,7 +153,7 @@ def verify_module_files(folder: Path, names: Iterable[str]) -> None:
 
 
 def _refuse_added(folder: Path, files: Mapping[str, Checksum], names: Iterable[str]) -> None:
-    """A file that loading would read must have a checksum: an added one changes the model as an edited one does."""
+    """Require a checksum of each file that loading would read: an added one changes the model as an edited one does."""
     present = sorted(path.name for path in folder.iterdir() if path.name != COMPANION and _fits(path.name, names))
     added = [name for name in present if name not in files]
     if added:

@@ -1,6 +1,6 @@
-"""Special tokens that a tokenizer gets besides its own: a chat template's markers.
+"""Special tokens added to a tokenizer: a chat template's markers.
 
-`<image>` is `tokenizers`'.
+`<image>` is added in `tokenizers`.
 """
 
 from typing import Any
@@ -10,9 +10,9 @@ from olivine.data.template import marker_names
 
 
 def make_markers_special(tokenizer: Any, template: ChatTemplate) -> None:
-    """Make a template's markers special tokens where the tokenizer has them as ordinary ones.
+    """Make a template's markers special tokens if the tokenizer has them as ordinary ones.
 
-    Else text that spells one would be taken for it, or the saved tokenizer would read it in pieces. Their ids stay.
+    Otherwise text could be taken for a marker, or the saved tokenizer would split it. Their ids do not change.
     """
     if template.first is not None and tokenizer.convert_tokens_to_ids(template.first) != tokenizer.bos_token_id:
         return  # the encoder refuses it
@@ -27,6 +27,6 @@ def make_markers_special(tokenizer: Any, template: ChatTemplate) -> None:
 
 
 def extra_tokens(tokenizer: Any) -> list[str]:
-    """Return the special tokens that a tokenizer has besides those with a role."""
+    """Return a tokenizer's special tokens without those that have a role."""
     known = getattr(tokenizer, "extra_special_tokens", None)
     return list(known.values() if isinstance(known, dict) else known or [])

@@ -3,45 +3,54 @@
 It is also the reference that the answering engine in `evaluate` is tested against.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
+from olivine.data.image_marks import user_turn
 from olivine.data.images import open_image, upright_rgb
 from olivine.model.vlm import VisionLanguageModel, stop_ids_of
+from olivine.records import Turn
 
 
 @torch.no_grad()
 def answer_one(
     vlm: VisionLanguageModel,
-    text: str,
-    image: Path | Image.Image | None,
+    text: str | Turn,
+    image: Path | Image.Image | Sequence[Path | Image.Image] | None,
     *,
     system: str | None = None,
     max_new_tokens: int = 64,
 ) -> str:
-    """Greedy answer to one question about one image (or none), special tokens left out and stripped.
+    """Greedy answer to one question about its images (or none), special tokens left out and stripped.
 
     Args:
         vlm: the model.
-        text: the question.
-        image: a file, an opened image, or None.
+        text: the question; a user's turn says where its images stand.
+        image: a file, an opened image, several of them in the order of their marks, or None. Of a question that does
+            not say where they stand, all come first.
         system: what a system turn says; None is no such turn.
         max_new_tokens: where the answer is cut.
 
     Raises:
-        DataError: the image cannot be read.
+        DataError: an image cannot be read, or the question does not have as many marks as images.
     """
-    prefix, continuation = vlm.encoder().prompt(text, image is not None, system)
+    images = [] if image is None else [image] if isinstance(image, Path | Image.Image) else list(image)
+    if isinstance(text, str) and len(images) > 1:
+        text = user_turn(text, len(images))
+    marked = isinstance(text, Turn) and bool(text.images)
+    prefix, continuation = vlm.encoder().prompt(text, bool(images) and not marked, system)
     ids = torch.tensor([prefix + continuation], device=vlm.device)
     # Left out rather than None: transformers 5.23 encodes whatever is given.
     inputs = {}
-    if image is not None:
+    if images:
         dtype = next(vlm.tower.parameters()).dtype
-        inputs["pixel_values"] = torch.from_numpy(
-            vlm.transform(open_image(image) if isinstance(image, Path) else upright_rgb(image))
-        )[None].to(vlm.device, dtype)
+        opened = [open_image(one) if isinstance(one, Path) else upright_rgb(one) for one in images]
+        pixels = np.stack([vlm.transform(one) for one in opened])
+        inputs["pixel_values"] = torch.from_numpy(pixels).to(vlm.device, dtype)
     out = vlm.model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),

@@ -22,9 +22,14 @@ def logit_rows_at_once(vocabulary: int, *, on_gpu: bool) -> int:
 
 
 def labelled_loss(
-    hidden: Tensor, targets: Tensor, head: nn.Linear, labelled: Tensor | None = None, cap: float | None = None
+    hidden: Tensor,
+    targets: Tensor,
+    head: nn.Linear,
+    labelled: Tensor | None = None,
+    cap: float | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Summed cross-entropy over labelled positions.
+    """Return the summed cross-entropy over labelled positions.
 
     Equal to the sum that the model's own `labels` loss averages, in fp32 whatever the dtype of `hidden`. Beyond one
     chunk the gradients are computed chunk by chunk along with the loss, so that logits are neither kept nor computed
@@ -36,6 +41,7 @@ def labelled_loss(
         head: hidden states to `[*, vocabulary]`.
         labelled: `[labels]` int64, the places with a label, where they are known; a GPU is waited for to find them.
         cap: soft cap of the logits, cap * tanh(logit / cap), as Gemma 2 has it; None for none.
+        weights: `[labels]` fp32, what each label's loss is multiplied by; None for one.
 
     Returns:
         A scalar, fp32; divide by the labelled tokens of the whole batch.
@@ -45,9 +51,9 @@ def labelled_loss(
     states, requested = hidden.index_select(0, labelled), targets.index_select(0, labelled)
     rows = logit_rows_at_once(head.out_features, on_gpu=hidden.is_cuda)
     if len(requested) <= rows:
-        return _chunk_loss(states, requested, head, cap)
+        return _chunk_loss(states, requested, head, cap, weights)
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    loss: Tensor = _LossInChunks.apply(states, requested, head, rows, cap, *trained)
+    loss: Tensor = _LossInChunks.apply(states, requested, head, rows, cap, weights, *trained)
     return loss
 
 
@@ -56,7 +62,14 @@ class _LossInChunks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, requested: Tensor, head: nn.Linear, rows: int, cap: float | None, *trained: Tensor
+        ctx: Any,
+        states: Tensor,
+        requested: Tensor,
+        head: nn.Linear,
+        rows: int,
+        cap: float | None,
+        weights: Tensor | None,
+        *trained: Tensor,
     ) -> Tensor:
         asked = any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=torch.float32, device=states.device)
@@ -66,7 +79,9 @@ class _LossInChunks(torch.autograd.Function):
             end = begin + rows
             with torch.set_grad_enabled(asked):
                 some = states[begin:end].detach().requires_grad_(of_states is not None)
-                loss = _chunk_loss(some, requested[begin:end], head, cap)
+                loss = _chunk_loss(
+                    some, requested[begin:end], head, cap, None if weights is None else weights[begin:end]
+                )
                 given = [some, *trained] if of_states is not None else list(trained)
                 found = list(torch.autograd.grad(loss, given)) if asked else []
             total += loss.detach()
@@ -89,6 +104,7 @@ class _LossInChunks(torch.autograd.Function):
         ctx.of_states = ctx.of_head = None  # a second backward pass would scale them twice: it fails instead
         return (
             None if of_states is None else of_states.mul_(scale.to(of_states.dtype)),
+            None,
             None,
             None,
             None,
@@ -118,8 +134,12 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: lis
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def _chunk_loss(states: Tensor, requested: Tensor, head: nn.Module, cap: float | None) -> Tensor:
+def _chunk_loss(
+    states: Tensor, requested: Tensor, head: nn.Module, cap: float | None, weights: Tensor | None
+) -> Tensor:
     logits = head(states)
     if cap is not None:  # in the logits' own dtype, as the model itself caps them
         logits = cap * torch.tanh(logits / cap)
+    if weights is not None:
+        return F.cross_entropy(logits.float(), requested, reduction="none") @ weights
     return F.cross_entropy(logits.float(), requested, reduction="sum")

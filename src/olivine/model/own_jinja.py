@@ -84,6 +84,6 @@ def unwrapped(source: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """A Jinja string literal."""
+    """Return a Jinja string literal."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
     return f"'{escaped}'"

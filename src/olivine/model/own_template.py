@@ -9,20 +9,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any
 
 from jinja2 import TemplateError
 
+from olivine.data.image_marks import pieces_of
 from olivine.data.pieces import BEGINNING, IMAGE, ChatTemplate, Piece, marker
 from olivine.data.template import OWN, TEMPLATES
 from olivine.errors import DataError, RequestError
 from olivine.model.own_jinja import saved_jinja, unwrapped
-from olivine.records import Conversation, Role
+from olivine.records import Conversation, Role, Turn
 
 #: What stands for the contents of turn N while the template is cut: private-use characters, which no template writes.
 _MARK = "\ue000{}\ue001"
 _IMAGE_LINE = IMAGE.text + "\n"
+#: What stands for an image inside a turn's text, which may itself spell `<image>`.
+_IMAGE_INSIDE = "\ue002"
 #: Switches that published templates have, tried in turn until the prompt is what stands before a reply: thinking models
 #: answer without thinking, and a date is the one that Llama 3 falls back on.
 _SETTINGS: tuple[dict[str, Any], ...] = (
@@ -95,6 +98,8 @@ class OwnTemplate:
         for turn, text, after in zip(conversation, kept, skeleton.pieces[1:], strict=True):
             if turn.role is _A:
                 pieces.append(Piece(text, supervised=True))
+            elif turn.images:
+                pieces += pieces_of(_with_images(text))
             elif image and text.startswith(IMAGE.text) and IMAGE not in pieces:
                 pieces += [IMAGE, Piece(text.removeprefix(IMAGE.text))]
             else:
@@ -126,7 +131,7 @@ class OwnTemplate:
         return found[0] if found else self.end
 
     def _find_end(self) -> str:
-        """What ends a reply, by comparing a reply at the end with one that a user's turn follows."""
+        """Return what ends a reply, by comparing a reply at the end with one that is followed by a user's turn."""
         last = self._cut((_U, _A), prompt=False)
         followed = self._cut((_U, _A, _U), prompt=True)
         asked = self._cut((_U,), prompt=True)
@@ -145,7 +150,7 @@ class OwnTemplate:
         return common[: special.end()] if special else common
 
     def _skeleton(self, roles: tuple[Role, ...]) -> _Skeleton:
-        """The template's text for turns with these roles, checked once."""
+        """Return the template's text for turns with these roles, checked once."""
         known = self._skeletons.get(roles)
         if known is None:
             parts = self._cut(roles, prompt=roles[-1] is not _A)
@@ -164,7 +169,7 @@ class OwnTemplate:
         return known
 
     def _cut(self, roles: Sequence[Role], *, prompt: bool) -> tuple[str, ...]:
-        """What the template writes around the contents of turns."""
+        """Return what the template writes around the contents of turns."""
         marks = [_MARK.format(number) for number in range(len(roles))]
         rest = self._render(roles, marks, prompt=prompt)
         parts = []
@@ -194,7 +199,7 @@ class OwnTemplate:
         return text
 
     def _as_rendered(self, conversation: Conversation, contents: Sequence[str], skeleton: _Skeleton) -> Sequence[str]:
-        """The contents as the template writes them: as they are, or without the white space at their ends."""
+        """Return the contents as the template writes them: unchanged, or stripped of surrounding whitespace."""
         roles = [turn.role for turn in conversation]
         rendered = self._render(roles, contents, prompt=roles[-1] is not _A)
         parts = skeleton.parts
@@ -258,12 +263,25 @@ def _stands(rendered: str, text: str, at: int, *, last: bool) -> bool:
 
 
 def _contents(conversation: Conversation, image: bool) -> list[str]:
-    """Every turn's text, behind the image's mark in the first user turn."""
-    contents = [turn.text for turn in conversation]
+    """Every turn's text: behind the image's mark in the first user turn, or with marks where images stand."""
+    contents = [_with_image_marks(turn) if turn.images else turn.text for turn in conversation]
     if image:
         first = next(index for index, turn in enumerate(conversation) if turn.role is _U)
         contents[first] = _IMAGE_LINE + contents[first]
     return contents
+
+
+def _with_image_marks(turn: Turn) -> str:
+    if _IMAGE_INSIDE in turn.text:
+        raise DataError("a text beside images has U+E002, which stands for an image while a chat template is read.")
+    parts = (piece.text if piece is not IMAGE else _IMAGE_INSIDE for piece in pieces_of(turn))
+    return "".join(parts)
+
+
+def _with_images(rendered: str) -> Turn:
+    """Return a user's turn from its text as the template writes it."""
+    parts = rendered.split(_IMAGE_INSIDE)
+    return Turn(_U, "".join(parts), tuple(accumulate(len(part) for part in parts[:-1])))
 
 
 def _source_of(tokenizer: Any) -> str:

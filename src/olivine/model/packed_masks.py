@@ -1,6 +1,6 @@
-"""Who sees whom in a packed sequence under a sliding window: masks by group, or of the whole sequence by blocks.
+"""Visibility in a packed sequence under a sliding window: masks by group, or block masks of the whole sequence.
 
-Without a window the groups say it all (`data/visibility.py`); the attention itself is in `attention`.
+Without a window the groups are sufficient (`data/visibility.py`); the attention itself is in `attention`.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from olivine.data.visibility import AttentionGroup, Spans
 class PackedMasks:
     """Masks of one packed sequence, each made once for all layers with the same window.
 
-    Distances are those of positions: a continuation's first token stands next to the end of its shared part, wherever
-    it lies in the sequence.
+    Distances are between positions: a continuation's first token is next to the end of its shared part, wherever it is
+    in the sequence.
 
     Args:
         positions: `[tokens]` int64, as `PackedSequence.positions`.
@@ -30,9 +30,9 @@ class PackedMasks:
     def of_group(self, number: int, group: AttentionGroup, window: int | None) -> Tensor | None:
         """Return a group's mask, `[blocks, 1, queries, keys]` bool, under a window; None for plain causal attention.
 
-        `number` is the group's in its packed sequence.
+        `number` is the index of the group in its packed sequence.
         """
-        # Positions of a block's keys follow one another or repeat: none is farther off than there are keys.
+        # Positions of a block's keys are consecutive or repeat: none is farther away than there are keys.
         if window is None or group.keys.shape[1] <= window:
             return group.mask
         if (number, window) not in self._of_groups:
@@ -44,11 +44,11 @@ class PackedMasks:
         near = (queries[:, None, :, None] - keys[:, None, None, :]) < window
         if group.mask is not None:
             return near & group.mask
-        # Behind a block's end, place 0 stands in for queries and keys alike: each sees itself, and none gives NaN.
+        # Beyond a block's end, position 0 stands in for queries and keys: each sees itself, and none gives NaN.
         return near & torch.ones(near.shape[-2:], dtype=torch.bool, device=near.device).tril()
 
     def of_blocks(self, spans: Spans, window: int | None, make: Callable[..., Any]) -> Any:
-        """Return the block mask of the whole sequence, as `make` (`create_block_mask`) makes it of a function."""
+        """Return the block mask of the whole sequence, created by `make` (`create_block_mask`)."""
         if window not in self._of_blocks:
             tokens = len(self._positions)
             self._of_blocks[window] = make(
@@ -58,10 +58,10 @@ class PackedMasks:
 
 
 def visible(spans: Spans, positions: Tensor, window: int | None) -> Callable[..., Tensor]:
-    """Return the function of (batch, head, query, key) that says whether a token of a sequence sees another.
+    """Return the function of (batch, head, query, key) that tells whether a token of a sequence sees another.
 
     Args:
-        spans: the sequence's; one whose keys are more than its queries continues the shared part before it.
+        spans: the sequence's spans; one with more keys than queries continues the shared part before it.
         positions: `[tokens]` int64.
         window: how many tokens a query sees, itself included; None for all before it.
     """

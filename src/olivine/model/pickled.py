@@ -5,12 +5,12 @@ The only module that opens a pickle, on request and for tensors only (`weights_o
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+from olivine.console import stderr_console
 from olivine.errors import OlivineError, RequestError
 from olivine.files import atomic_folder, read_json
 from olivine.model.hub import TOKENIZER, local_folder
@@ -73,13 +73,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m olivine.model.pickled", description=__doc__)
     parser.add_argument("source", help="a folder, or a hub id")
     parser.add_argument("--output", type=Path, required=True, help="a new folder")
-    arguments = parser.parse_args()
+    arguments, console = parser.parse_args(), stderr_console()
     try:
         convert(arguments.source, arguments.output)
     except OlivineError as error:
-        sys.stderr.write(f"error: {error}\n")
+        console.print(f"error: {error}", highlight=False)
         return error.exit_code
-    sys.stderr.write(f"done: {arguments.output}\n")
+    console.print(f"done: {arguments.output}", highlight=False)
     return 0
 
 

@@ -86,7 +86,7 @@ def statistics(values: Any, where: str, *, smallest: float | None = None) -> tup
 
 
 def _stored(source: Source) -> tuple[Path | None, dict[str, Any]]:
-    """The file that a folder describes its preprocessing in, and the image processor's values in it."""
+    """Return the file that a folder describes its preprocessing in, and the image processor's values in it."""
     if isinstance(source, dict):
         return None, {}
     folder = local_folder(source, "model.vision.from", CONFIGURATION)

@@ -5,12 +5,15 @@ What a size costs in time and memory is not here.
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from torch import nn
 
+from olivine.errors import RequestError
 from olivine.model.build import skeleton
+from olivine.model.towers.linear import linear_layers
 from olivine.recipe import ModelRecipe
 
 
@@ -24,6 +27,8 @@ class ModelSize:
         features, feature_width: what leaves the tower for an image: how many tokens, and how wide.
         patches: image tokens of an image, which the language model is shown.
         linear: of the trunk's linear layers by their last name, inputs and outputs, summed over all blocks.
+        tower_linear: the same of the tower's blocks, by the names that language models give such layers; empty where
+            the tower's family does not say which they are.
     """
 
     blocks: int
@@ -42,6 +47,7 @@ class ModelSize:
     patches: int
     connector: int
     linear: Mapping[str, int]
+    tower_linear: Mapping[str, int]
     config: object = field(repr=False)
 
     @property
@@ -56,7 +62,7 @@ class ModelSize:
 
 
 def model_size(recipe: ModelRecipe) -> ModelSize:
-    """The size of the model that a recipe describes.
+    """Return the size of the model that a recipe describes.
 
     Raises:
         RequestError: a configuration that cannot be found or used, with its key in the recipe.
@@ -77,6 +83,11 @@ def _size(recipe: str) -> ModelSize:
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Linear):
             linear[name.rpartition(".")[2]] += module.in_features + module.out_features
+    tower_linear: Counter[str] = Counter()
+    with suppress(RequestError):  # refused where it is asked for: a stage's `vision_lora`
+        for name, common in linear_layers(model.model.vision_tower, "model.vision").items():
+            module = model.model.vision_tower.get_submodule(name)
+            tower_linear[common] += module.in_features + module.out_features
     return ModelSize(
         blocks=size(backbone) - size(backbone.embed_tokens),
         layers=text.num_hidden_layers,
@@ -94,5 +105,6 @@ def _size(recipe: str) -> ModelSize:
         patches=model.config.image_seq_length,
         connector=size(model.model.multi_modal_projector),
         linear=linear,
+        tower_linear=tower_linear,
         config=text,
     )

@@ -1,4 +1,4 @@
-"""One hidden state of a vision tower, and no layer computed behind it; or several joined.
+"""One hidden state of a vision tower, without computing the layers after it; or several concatenated.
 
 Which layer is used, and what happens to its class token, is in `vlm`.
 """
@@ -31,9 +31,9 @@ def hidden_state(tower: Any, layer: int, pixels: Tensor) -> Tensor:
     not found, is taken from a full pass.
 
     Args:
-        tower: of a registered family; of a joined tower, the one state is read off a whole pass.
-        layer: as `vision_feature_layer` has it, 0 for what enters the first layer, -1 for what leaves the last.
-        pixels: `[images, 3, size, size]`, of the tower's dtype and on its device.
+        tower: of a registered family; the state of a joined tower is taken from a full pass.
+        layer: as in `vision_feature_layer`: 0 is the first layer's input, -1 the last layer's output.
+        pixels: `[images, 3, size, size]`, with the tower's dtype and on its device.
     """
     count: int = tower.config.num_hidden_layers
     needed = layer if layer >= 0 else count + 1 + layer
@@ -53,9 +53,9 @@ def hidden_state(tower: Any, layer: int, pixels: Tensor) -> Tensor:
 
 
 def hidden_states(tower: Any, layers: Sequence[int], pixels: Tensor) -> Tensor:
-    """Return several of a tower's hidden states joined channel by channel, `[images, tokens, layers * tower width]`.
+    """Return several of a tower's hidden states concatenated by channel, `[images, tokens, layers * tower width]`.
 
-    They are read off a whole pass. Arguments as `hidden_state` has them.
+    They are taken from a full pass. Arguments as in `hidden_state`.
     """
     states = tower(pixels, output_hidden_states=True).hidden_states
     return torch.cat([states[layer] for layer in layers], dim=-1)

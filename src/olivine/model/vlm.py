@@ -85,7 +85,7 @@ class VisionLanguageModel:
             block.training = True
 
     def part(self, name: ModuleName) -> dict[str, nn.Parameter]:
-        """The parameters of one part by their names in the whole model; a head that is tied counts once."""
+        """Return the parameters of one part by their names in the whole model; a head that is tied counts once."""
         if name == "language":
             selected: tuple[str, ...] = ("model.language_model.", "lm_head.")
         else:

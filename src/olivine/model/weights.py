@@ -223,7 +223,7 @@ def _indexed(folder: Path, index: Path, where: str) -> list[Path]:
 
 
 def _header(file: Path, key: str) -> dict[str, StoredTensor]:
-    """A file's tensors; safetensors checks that its header is whole and that tensors neither overlap nor leave gaps."""
+    """Return the tensors of a file; safetensors checks its header, and that tensors neither overlap nor leave gaps."""
     try:
         with safe_open(file, framework="pt") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
@@ -279,7 +279,7 @@ def _check_tied(own: Mapping[str, StoredTensor], config: Any, where: str) -> Non
 
 
 def _unexpected(reported: Iterable[str], own: Mapping[str, StoredTensor], naming: Naming) -> list[str]:
-    """The tensors that should have been the part's; the report also holds those of a whole model's other parts."""
+    """Return the tensors that should have been the module's; the report holds those of other modules too."""
     names = [name for name in reported if not _COMPUTED.search(name)]
     if naming.inside is None:
         return [name for name in names if naming.own(name)]
@@ -342,7 +342,7 @@ def _numel(shape: Iterable[int]) -> int:
 
 
 def _list(names: Iterable[str], separator: str = ", ") -> str:
-    """The first few names, and that there are more."""
+    """Return the first few names, and that there are more."""
     names = list(names)
     more = f"{separator}..." if len(names) > _NAMED else ""
     return separator.join(names[:_NAMED]) + more

@@ -25,6 +25,7 @@ from transformers import (
 from olivine.data.vocabulary import train_tokenizer
 from olivine.model.build import build
 from olivine.model.vlm import VisionLanguageModel
+from olivine.random_state import RandomState
 from olivine.recipe import ModelRecipe
 
 CORPUS = (
@@ -113,12 +114,12 @@ def tiny_vlm(
 
 def save_tower(folder: Path, *, tower: Literal["clip", "dinov2"] = "clip", seed: int = 0) -> Path:
     """Save a random vision tower (6 x 6 patches of 4 pixels) with its preprocessor file, like a published one."""
-    torch.manual_seed(seed)
     sizes = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 24, "patch_size": 4}
-    if tower == "clip":
-        CLIPVisionModel(CLIPVisionConfig(intermediate_size=256, **sizes)).save_pretrained(folder)
-    else:
-        Dinov2Model(Dinov2Config(mlp_ratio=2, **sizes)).save_pretrained(folder)
+    with RandomState(seed).active():
+        if tower == "clip":
+            CLIPVisionModel(CLIPVisionConfig(intermediate_size=256, **sizes)).save_pretrained(folder)
+        else:
+            Dinov2Model(Dinov2Config(mlp_ratio=2, **sizes)).save_pretrained(folder)
     square = {"height": 24, "width": 24}
     CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=square).save_pretrained(folder)
     return folder
@@ -126,7 +127,6 @@ def save_tower(folder: Path, *, tower: Literal["clip", "dinov2"] = "clip", seed:
 
 def save_language_model(folder: Path, *, seed: int = 0) -> Path:
     """Save a random Gemma of two layers (`[tokens, 64]`, tied embeddings) with its tokenizer, like a published one."""
-    torch.manual_seed(seed)
     tokenizer = gemma_tokenizer()
     config = GemmaConfig(
         vocab_size=len(tokenizer),
@@ -140,7 +140,8 @@ def save_language_model(folder: Path, *, seed: int = 0) -> Path:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    GemmaForCausalLM(config).save_pretrained(folder)
+    with RandomState(seed).active():
+        GemmaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -75,8 +75,8 @@ def tiny_language_vlm(language: Mapping[str, Any], *, seed: int = 1) -> VisionLa
 
 
 @torch.no_grad()
-def strengthen(trunk: nn.Module) -> None:
-    """Multiply a random trunk's layers by two: with tied embeddings it would else repeat its last token."""
-    for name, weight in trunk.named_parameters():
+def strengthen(backbone: nn.Module) -> None:
+    """Multiply a random backbone's layers by two: with tied embeddings it would otherwise repeat its last token."""
+    for name, weight in backbone.named_parameters():
         if weight.ndim == 2 and "embed" not in name:
             weight.mul_(2)

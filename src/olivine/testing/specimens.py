@@ -1,6 +1,6 @@
 """One tiny random specimen of each registered tower and connector, for tests that go over a whole registry.
 
-What holds of each of them is for the tests to say.
+The tests say what must be true of each.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ SIZE = 16
 
 
 def tower_specimens() -> dict[str, dict[str, Any]]:
-    """Return vision sections of a recipe by name: each family, and each thing that may be asked of one.
+    """Return vision sections of a recipe by name: each family, and each option of one.
 
     Those with registers come twice, kept and dropped; then features of two layers, and two towers fused.
     """
@@ -39,7 +39,7 @@ def connector_specimens() -> dict[str, dict[str, Any]]:
 
 
 def _section(kind: str) -> dict[str, Any]:
-    """A kind's own section; options of one from another package stand under `options`."""
+    """Return a connector kind's section of a recipe; another package's options are under `options`."""
     tiny = connector_class(kind).tiny
     return {"kind": kind, **tiny} if kind in CONNECTORS else {"kind": kind, "options": tiny}
 
@@ -47,7 +47,7 @@ def _section(kind: str) -> dict[str, Any]:
 def specimen_recipe(
     vision: dict[str, Any] | None = None, connector: dict[str, Any] | None = None, **tiny: Any
 ) -> ModelRecipe:
-    """Return a tiny model section with these parts in place of the usual ones; `tiny` as `tiny_model_recipe` has it."""
+    """Return a tiny model section with these modules, not the default ones; `tiny` as in `tiny_model_recipe`."""
     values = tiny_model_recipe(**tiny).model_dump(by_alias=True)
     return ModelRecipe.model_validate(
         {**values, "vision": vision or values["vision"], "connector": connector or values["connector"]}

@@ -24,7 +24,7 @@ from olivine.model.build import build
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import PROVENANCE, RECIPE, Recipe, StageRecipe
 from olivine.stop import StopSignal
-from olivine.training import lora
+from olivine.training import lora, tower_lora
 from olivine.training.identity import CHECKPOINT, RESULT
 from olivine.training.out_of_memory import out_of_memory_reported
 from olivine.training.recipe_data import RecipeData
@@ -93,6 +93,8 @@ def start_model(
     for stage in stages:
         if stage.lora:
             lora.check(vlm.language, stage.lora, f"stages.{stage.name}.lora", several=processes.several)
+        if stage.vision_lora:
+            tower_lora.check(vlm.tower, stage.vision_lora, f"stages.{stage.name}.vision_lora")
     processes.wait()  # until all have compared the recipe with the recorded one
     return vlm
 
@@ -125,7 +127,7 @@ def run_stage(
     with run.stop.deferred(), out_of_memory_reported(run.recipe, stage):
         job = Stage(vlm, run.recipe, stage, samples, folder, run.console, run.processes, run.stop, features, run.record)
         if run.processes.is_first and begin is not None:
-            # Only now: what is refused must not leave a record that its correction is then compared with.
+            # Only now: a refused request must not leave a record that the corrected one is then compared with.
             begin()
         finish_stage(job, job.run(), run.data.skipped_before(stage.data), followed=followed)
     if run.processes.several and followed:  # its modules are sharded: start again from what was written
@@ -155,6 +157,7 @@ def finish_stage(job: Stage, result: StageResult, skipped_before: str, *, follow
     vlm, folder, processes = job.vlm, job.folder, job.processes
     job.release()
     lora.merge(vlm.language)
+    lora.merge(vlm.tower)
     unrounded = trained_weights(job.weights, vlm, processes) if followed else {}
     dtype = torch.bfloat16 if job.recipe.optimizer.precision == "bf16" else torch.float32
     if processes.several:

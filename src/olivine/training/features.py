@@ -58,7 +58,7 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_images
 
     def fitted(name: str) -> np.ndarray | ItemError:
         try:
-            return np.asarray(transform.fitted(open_sample_image(samples_by_image[name], source, record)))
+            return np.asarray(transform.fitted(open_sample_image(samples_by_image[name], source, record, image=name)))
         except ItemError as error:
             if source.on_error == "stop":
                 raise DataError(f"{source.json_}: {error} (to skip such items: on_error: skip)") from None
@@ -98,6 +98,6 @@ def _samples_by_image(source: DataRecipe) -> dict[str, Sample]:
     """Return each image of a source once, in order of first use, with a sample that uses it."""
     found: dict[str, Sample] = {}
     for sample in usable(read_samples(source, Skipped()), source):
-        if sample.image is not None:
-            found.setdefault(sample.image, sample)
+        for image in sample.all_images:
+            found.setdefault(image, sample)
     return found

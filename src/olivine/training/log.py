@@ -3,6 +3,7 @@
 Nothing here decides anything.
 """
 
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from olivine.files import append_json_line, keep_json_lines, read_json_lines
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ModuleName, StageRecipe
 
+_log = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 AUDIT = "audit.jsonl"
@@ -45,7 +47,7 @@ class MetricsLog:
     several processes only the first writes.
     """
 
-    def __init__(self, folder: Path, first_step: int, *, writes: bool = True, console: Console | None = None) -> None:
+    def __init__(self, folder: Path, first_step: int, *, writes: bool = True) -> None:
         self._folder = folder
         self._writes = writes
         self._tensorboard = None
@@ -53,8 +55,8 @@ class MetricsLog:
             for name in (METRICS, SAMPLES, AUDIT):
                 if (folder / name).is_file():
                     damaged = keep_json_lines(folder / name, lambda row: row["step"] < first_step)
-                    if damaged and console is not None:
-                        console.print(_damaged(folder / name, damaged), style="yellow", markup=False, highlight=False)
+                    if damaged:
+                        _log.warning(_damaged(folder / name, damaged))
             self._tensorboard = _tensorboard(folder)
 
     def losses(self, count: int) -> list[float]:
@@ -145,8 +147,10 @@ def print_summary(
         parameters = vlm.part(name).values()
         training = sum(p.numel() for p in parameters if p.requires_grad)
         total = sum(p.numel() for p in parameters)
-        whole, none = Text("trains", "green"), Text("frozen", "dim")
-        state = whole if training == total else none if not training else f"{training:,} train"
+        trains = "trains" if training == total else f"{training:,} train"
+        if training and isinstance(stage.lr, dict):
+            trains += f" at {stage.lr[name]:g}"
+        state = Text(trains, "green" if training == total else "") if training else Text("frozen", "dim")
         table.add_row(name, f"{total:,}", state)
     console.print(table)
     if first_step:

@@ -76,7 +76,7 @@ def _linear_layers(language: nn.Module) -> set[str]:
 
 
 def _targets(language: Any, recipe: LoraRecipe, present: Collection[str]) -> tuple[str, ...]:
-    """The recipe's targets by the names of this language model's family, which may hold several in one layer."""
+    """Return the recipe's targets by the names of this model's family, which may fuse several into one layer."""
     return family_of(language.config).linear_layers(recipe.targets, present)
 
 
@@ -86,20 +86,20 @@ def of_adapters(name: str) -> bool:
 
 
 @torch.no_grad()
-def merge(language: nn.Module) -> None:
+def merge(module: nn.Module) -> None:
     """Add every adapter's product to its layer's weight and remove the adapter; having no adapters is no error.
 
     The sum is taken in fp32, and rounded once where the weight is bf16. Quantized weights keep the rounded values that
     the adapters were trained with, so the merged model computes what was trained; it ends up on the CPU, where it fits.
     """
-    for name in [name for name, module in language.named_modules() if hasattr(module, "lora_A")]:
-        layer: Any = language.get_submodule(name)
+    for name in [name for name, inner in module.named_modules() if hasattr(inner, "lora_A")]:
+        layer: Any = module.get_submodule(name)
         merge_layer = _merged_from_four_bits if _is_quantized(layer.get_base_layer()) else _merged
-        _replace(language, name, merge_layer(layer))
-    for name in [name for name, module in language.named_modules() if _is_quantized(module)]:
-        _replace(language, name, _restored(language.get_submodule(name)))
-    if hasattr(language, "peft_config"):
-        del language.peft_config
+        _replace(module, name, merge_layer(layer))
+    for name in [name for name, inner in module.named_modules() if _is_quantized(inner)]:
+        _replace(module, name, _restored(module.get_submodule(name)))
+    if hasattr(module, "peft_config"):
+        del module.peft_config
 
 
 def _merged(layer: Any) -> nn.Linear:

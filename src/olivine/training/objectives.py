@@ -35,10 +35,22 @@ class Hidden(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A batch's loss over all processes: a sum and what to divide it by (labelled tokens or images)."""
+    """A batch's loss over all processes.
+
+    Attributes:
+        total: the sum over labelled tokens or images, each times its weight.
+        weight: the sum of the weights, which the total is to be divided by.
+        count: how many tokens or images there are.
+    """
 
     total: float
+    weight: float
     count: int
+
+    @property
+    def mean(self) -> float:
+        """The loss."""
+        return self.total / self.weight
 
 
 class Objective(nn.Module, ABC):
@@ -74,11 +86,13 @@ class SequenceLoss(nn.Module):
                 embedded.requires_grad_()
         vlm = self._vlm.value
         hidden = vlm.run(sequence, embedded)
-        return labelled_loss(hidden, sequence.targets, self.head, sequence.labelled, vlm.traits.final_cap)
+        return labelled_loss(
+            hidden, sequence.targets, self.head, sequence.labelled, vlm.traits.final_cap, sequence.label_weights
+        )
 
 
 class LanguageObjective(Objective):
-    """Next-token loss, averaged over the batch's labelled tokens, independent of how they are packed."""
+    """Next-token loss, averaged over the batch's labelled tokens by their weights, however they are packed."""
 
     def __init__(
         self,
@@ -103,14 +117,15 @@ class LanguageObjective(Objective):
     def measure(self, batch: Batch, *, backward: bool) -> Measured:
         """Return the loss, computed one packed sequence at a time, so that memory is that of a single sequence.
 
-        Labels are counted over all processes before any gradient, so each token has the same weight on any process.
+        Weights are summed over all processes before any gradient, so that a token weighs the same on any of them.
         """
         vlm, world = self._vlm.value, self._processes.world_size
         patches = self._frozen_patches(batch)
-        labels = int(self._processes.total([batch.labels])[0])
+        counted, weight = self._processes.total([batch.labels, batch.label_weight])
+        labels = int(counted)
         total = torch.zeros((), dtype=torch.float64, device=vlm.device)
         if not labels:
-            return Measured(0.0, 0)
+            return Measured(0.0, 0.0, 0)
         sequences = list(batch.sequences)
         if self._processes.several:
             sequences += [padding_sequence(layout=self._layout)] * (batch.rounds - len(sequences))
@@ -124,11 +139,11 @@ class LanguageObjective(Objective):
                 loss = self._sequence_loss.value(sequence, features, self._stream)
                 # A text-only sequence has no gradient for a connector.
                 if backward and loss.requires_grad:
-                    (loss / (labels / world)).backward()
+                    (loss / (weight / world)).backward()
                 total += loss.detach()
         if self._shards is not None and not backward:
             self._shards.rest()
-        return Measured(self._processes.total([float(total)])[0], labels)
+        return Measured(self._processes.total([float(total)])[0], weight, labels)
 
     def _frozen_patches(self, batch: Batch) -> Tensor | None:
         """Return the tower's features of the batch's images, computed once or from disk; None if the tower trains."""
@@ -202,7 +217,7 @@ class ContrastiveObjective(Objective):
         if backward:
             loss.backward()
         count = len(batch.captions)
-        return Measured(loss.item() * count, count)
+        return Measured(loss.item() * count, count, count)
 
     def _read(self, captions: list[str]) -> Tensor:
         """Encode captions as `[captions, width]`, the mean over their tokens."""

@@ -4,7 +4,7 @@ Which modules train is decided in `stage`.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -12,22 +12,46 @@ from torch.distributed.tensor import DTensor
 
 from olivine.recipe import OptimizerRecipe
 
+#: In a parameter group: the rate that its schedule rises to.
+_PEAK = "peak_lr"
 
-def make_optimizer(parameters: Iterable[nn.Parameter], recipe: OptimizerRecipe, lr: float) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on matrices only, never on biases and norms."""
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], recipe: OptimizerRecipe, lr: float | Sequence[float]
+) -> torch.optim.AdamW:
+    """Return AdamW with weight decay on matrices only, never on biases and norms.
+
+    Args:
+        parameters: those that train.
+        recipe: the recipe's `optimizer` section.
+        lr: the peak learning rate, or one for each parameter.
+    """
     selected = list(parameters)
+    peaks = list(lr) if isinstance(lr, Sequence) else [lr] * len(selected)
+    rated = list(zip(selected, peaks, strict=True))
     # Sharded and unsharded weights cannot share a fused step.
     groups = [
-        {"params": [p for p in some if (p.ndim >= 2) == matrices], "weight_decay": recipe.weight_decay * matrices}
-        for some in (
-            [p for p in selected if not isinstance(p, DTensor)],
-            [p for p in selected if isinstance(p, DTensor)],
-        )
+        {
+            "params": [
+                p for p, own in rated if (own, isinstance(p, DTensor), p.ndim >= 2) == (peak, sharded, matrices)
+            ],
+            "weight_decay": recipe.weight_decay * matrices,
+            "lr": peak,
+            _PEAK: peak,
+        }
+        for peak in dict.fromkeys(peaks)
+        for sharded in (False, True)
         for matrices in (True, False)
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=lr, betas=recipe.betas, eps=recipe.epsilon, fused=True
+        [group for group in groups if group["params"]], betas=recipe.betas, eps=recipe.epsilon, fused=True
     )
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, recipe: OptimizerRecipe, step: int, steps: int) -> None:
+    """Give every group of `make_optimizer` its rate of a step (from 0), each by the schedule to its own peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, group[_PEAK], step, steps)
 
 
 def learning_rate(recipe: OptimizerRecipe, peak: float, step: int, steps: int) -> float:

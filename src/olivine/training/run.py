@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from olivine.console import stderr_console
 from olivine.data.features import FeatureTable
 from olivine.distributed import Processes, init_distributed
 from olivine.errors import RequestError
@@ -37,7 +38,7 @@ def train(recipe: Recipe, console: Console) -> Path:
     directory = recipe.run_directory
     with init_distributed() as processes, StopSignal() as stop, full_disk_reported(directory):
         if not processes.is_first:
-            return _train(recipe, Console(quiet=True), processes, stop)
+            return _train(recipe, stderr_console(quiet=True), processes, stop)
         with exclusive_lock(directory):
             return _train(recipe, console, processes, stop)
 

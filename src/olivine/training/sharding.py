@@ -1,6 +1,6 @@
-"""The language model spread over processes with FSDP2; tower and connector stay whole on each, their gradients summed.
+"""The language model sharded with FSDP2; tower and connector stay whole on each process, their gradients summed.
 
-Nothing here is used by a run of one process. Which rows a process takes is decided in `data.batches`.
+A single-process run uses nothing here. Which packed sequences a process takes is decided in `data.batches`.
 """
 
 import math
@@ -21,14 +21,15 @@ from olivine.recipe import ShardingRecipe
 
 
 class Shards:
-    """A language model's parameters, gradients and optimiser state, cut along their first dimension.
+    """A language model's parameters, gradients and optimiser state, sharded along their first dimension.
 
-    Only the language model is cut. Its forward and backward run for every row on every process, so that no process
-    waits for a collective that another never enters; a tower or connector runs only where a row has an image.
+    Only the language model is sharded. Every process runs the same number of its forward and backward passes, so that
+    no process waits for a collective that another never enters; a tower or connector runs only where a packed sequence
+    has an image.
 
     Args:
-        root: the module whose forward is one row's loss; holds embedding, trunk and head.
-        layers: the trunk's blocks, each gathered just before it runs.
+        root: the module whose forward is one packed sequence's loss; contains embedding, backbone and head.
+        layers: the backbone's blocks, each gathered just before it runs.
         recipe: the recipe's `sharding` section.
         bf16: gather in bf16 (sums of gradients stay in fp32).
     """
@@ -49,21 +50,21 @@ class Shards:
         self._recipe = recipe
 
     def before_sequence(self, *, last: bool) -> None:
-        """Gradients stay where they are until the last row of a step, then are summed once."""
+        """Keep gradients local until the last packed sequence of a step, then sum them once."""
         sum_now = last or self._recipe.sum_each_sequence
         self._root.set_requires_gradient_sync(sum_now)
         self._root.set_is_last_backward(last)
         self._root.set_reshard_after_backward(last or self._recipe.gather_twice)
 
     def rest(self) -> None:
-        """Give gathered weights back; a backward pass does so by itself, a forward pass alone does not."""
+        """Release gathered weights; a backward pass does so automatically, a forward pass alone does not."""
         for module in self._root.modules():  # type: ignore[attr-defined]
             if isinstance(module, FSDPModule):
                 module.reshard()
 
 
 def make_mesh(recipe: ShardingRecipe, processes: Processes) -> Any:
-    """All processes in one line; with `replicas`, this many lines that each hold the whole model (HSDP).
+    """Return a one-dimensional mesh of all processes; with `replicas`, that many groups, each holding the model (HSDP).
 
     Raises:
         RequestError: the processes do not divide evenly into replicas.
@@ -80,9 +81,9 @@ def make_mesh(recipe: ShardingRecipe, processes: Processes) -> Any:
 
 
 def average_whole_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> None:
-    """Average over processes the gradients of parameters that each holds whole; one message for all of them.
+    """Average over processes the gradients of unsharded parameters, in one message.
 
-    A process that met no image has none and counts as zero.
+    A process that had no image has no gradients, which count as zero.
     """
     whole = [p for p in parameters if not isinstance(p, DTensor)]
     if not whole or not processes.several:
@@ -90,36 +91,38 @@ def average_whole_gradients(parameters: Iterable[nn.Parameter], processes: Proce
     for parameter in whole:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    joined = torch.cat([p.grad.flatten() for p in whole if p.grad is not None])
-    dist.all_reduce(joined)
-    joined /= processes.world_size
-    for parameter, summed in zip(whole, joined.split([p.numel() for p in whole]), strict=True):
+    flat = torch.cat([p.grad.flatten() for p in whole if p.grad is not None])
+    dist.all_reduce(flat)
+    flat /= processes.world_size
+    for parameter, average in zip(whole, flat.split([p.numel() for p in whole]), strict=True):
         assert parameter.grad is not None, "set above"
-        parameter.grad.copy_(summed.view_as(parameter))
+        parameter.grad.copy_(average.view_as(parameter))
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> float:
-    """Scale all gradients down to a common norm of `largest` at most; returns the norm before.
+    """Scale all gradients down to a common norm of at most `largest` and return the norm before.
 
-    Cut and whole parameters are measured apart, since no one tensor operation takes both.
+    Sharded and whole parameters are measured separately, since no single tensor operation takes both.
     """
     selected = list(parameters)
-    cut = [p for p in selected if isinstance(p, DTensor)]
-    if not cut:
+    sharded = [p for p in selected if isinstance(p, DTensor)]
+    if not sharded:
         return float(nn.utils.clip_grad_norm_(selected, largest))
     whole = [p for p in selected if not isinstance(p, DTensor)]
-    norms = [nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in (cut, whole) if group]
+    norms = [
+        nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in (sharded, whole) if group
+    ]
     norm = math.hypot(*(float(n.full_tensor() if isinstance(n, DTensor) else n) for n in norms))
     if math.isfinite(norm) and math.isfinite(largest):
-        for group in (cut, whole):
+        for group in (sharded, whole):
             nn.utils.clip_grads_with_norm_(group, largest, torch.tensor(norm, device=selected[0].device))
     return norm
 
 
 def whole_weights(vlm: VisionLanguageModel, dtype: torch.dtype, processes: Processes) -> dict[str, Tensor]:
-    """The model's state with every cut weight put together, on the first process's CPU; the others get nothing.
+    """Return the model's state with all shards gathered, on the first process's CPU; the others get nothing.
 
-    Called by all processes. Weights that are one tensor under two names stay one.
+    All processes must call it. Weights that are one tensor under two names stay one.
     """
     gathered: dict[int, Tensor] = {}
     state: dict[str, Tensor] = {}

@@ -6,8 +6,8 @@ Which stages there are, and what happens between them, is in `run`.
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,14 +30,15 @@ from olivine.model.attention import choose_attention, compile_layers
 from olivine.model.connectors.llava import trainable
 from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
+from olivine.random_state import RandomState
 from olivine.recipe import ConnectorRecipe, DataRecipe, Recipe, StageRecipe
 from olivine.records import Role, Sample
 from olivine.stop import StopSignal
-from olivine.training import lora
+from olivine.training import lora, tower_lora
 from olivine.training.log import MODULE_NAMES, MetricsLog, StageSummary, print_summary, progress_bar
 from olivine.training.loss_spikes import WINDOW, LossSpikeDetector
 from olivine.training.objectives import ContrastiveObjective, LanguageObjective, Objective
-from olivine.training.optimizer import learning_rate, make_optimizer
+from olivine.training.optimizer import learning_rate, make_optimizer, set_learning_rates
 from olivine.training.sharding import average_whole_gradients, clip_gradients
 from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState
 from olivine.training.working_weights import WorkingWeights, keeps_working_weights
@@ -92,7 +93,7 @@ class Stage:
         products = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
         self.attention = choose_attention(vlm.language.config, processes.device, products)
         training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
-        self._held_out_batches = self._make_batches(held_out, source)
+        self._held_out_batches = self._make_batches(held_out, source, weighted=False)
         self._held_out_count = len(held_out)
         self._batches = self._make_batches(training, source)
         self.order = SampleOrder(
@@ -101,28 +102,32 @@ class Stage:
         self._training_count = len(training)
 
         _set_precision(vlm, stage, recipe)
-        torch.manual_seed(recipe.seed)
+        self._random = RandomState(recipe.seed, processes.device)
         if stage.lora:
             if processes.several:
                 raise RequestError(
                     f"stages.{stage.name}.lora: one process only; under torchrun the model itself is sharded."
                 )
-            lora.insert(vlm.language, stage.lora, processes.device)
+            with self._random.active():
+                lora.insert(vlm.language, stage.lora, processes.device)
+        if stage.vision_lora:
+            with self._random.active():
+                tower_lora.insert(vlm.tower, stage.vision_lora, f"stages.{stage.name}.vision_lora")
         _to_device(vlm, processes)
         self.weights = choose_trainable(vlm, stage, recipe.model.connector)
-        self.objective = self._make_objective()
+        with self._random.active():
+            self.objective = self._make_objective()
         named = dict(vlm.model.named_parameters())
         self.weights = {name: named[name] for name in self.weights}  # those of a sharded model are new objects
         own = {f"objective.{name}": parameter for name, parameter in self.objective.named_parameters()}
         self._trained = [*self.weights.values(), *own.values()]
         self._working: WorkingWeights | None = None
-        self.optimizer = make_optimizer(self._trained, recipe.optimizer, stage.lr)
+        self.optimizer = make_optimizer(self._trained, recipe.optimizer, peak_rates(stage, vlm, self.weights, own))
         self.state = TrainingState({**self.weights, **own}, self.optimizer)
         self.checkpoints = TrainingCheckpoints(
             folder,
             keep=stage.keep,
             processes=processes,
-            console=console,
             background=processes.several or processes.device.type == "cuda",
         )
 
@@ -135,8 +140,12 @@ class Stage:
             DataError: a broken sample under `on_error: stop`.
             Stopped: a stop was requested; the state is saved.
         """
+        with self._random.active():
+            return self._run()
+
+    def _run(self) -> StageResult:
         first = self.checkpoints.load(self.state)
-        log = MetricsLog(self.folder, first, writes=self.processes.is_first, console=self.console)
+        log = MetricsLog(self.folder, first, writes=self.processes.is_first)
         before = self.processes.from_first(log.losses(WINDOW) if self.processes.is_first else [])
         self._watch = LossSpikeDetector(self.recipe.optimizer.spike, before)
         print_summary(
@@ -213,9 +222,7 @@ class Stage:
         if not samples and skipped:
             log.audit(step, [], reasons)
             return None
-        rate = learning_rate(self.recipe.optimizer, self.stage.lr, step, self.order.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rates(self.optimizer, self.recipe.optimizer, step, self.order.steps)
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             measured = self.objective.measure(batch, backward=True)
@@ -224,7 +231,7 @@ class Stage:
                 f"stage {self.stage.name}, step {step}: no token of the batch is supervised, so there is nothing to "
                 f"train on. Run: olivine data check {self.recipe.data[self.stage.data].json_}"
             )
-        loss = measured.total / measured.count
+        loss = measured.mean
         average_whole_gradients(self._trained, self.processes)
         norm = clip_gradients(self._trained, self.recipe.optimizer.clip or math.inf)
         problem = self._watch.problem(loss, norm)
@@ -237,7 +244,7 @@ class Stage:
             step,
             {
                 "loss": loss,
-                "lr": rate,
+                **self._learning_rates(step),
                 "grad_norm": norm,
                 "labels": measured.count,
                 "tokens": tokens,
@@ -248,6 +255,13 @@ class Stage:
         )
         log.audit(step, [name for name in batch.sample_ids if name not in reasons], reasons)
         return loss
+
+    def _learning_rates(self, step: int) -> dict[str, float]:
+        """Return the rate of a step as metrics have it: `lr`, or `lr.MODULE` of each where each has its own."""
+        lr = self.stage.lr
+        peaks = {f"lr.{module}": peak for module, peak in lr.items()} if isinstance(lr, dict) else {"lr": lr}
+        schedule = self.recipe.optimizer
+        return {name: learning_rate(schedule, peak, step, self.order.steps) for name, peak in peaks.items()}
 
     def _stop_at(self, step: int, batch: Batch, problem: str, loss: float, norm: float) -> None:
         path = self.folder / BAD_BATCH
@@ -307,9 +321,11 @@ class Stage:
     def _sampled_answer(self, sample: Sample) -> dict[str, str]:
         system, (question, truth, *_) = without_system(sample.conversation)
         assert question.role is Role.USER, "conversations begin with the user"
-        image = self._held_out_batches.image(sample) if sample.image is not None else None
+        images = self._held_out_batches.images(sample)
+        turn = question.text if sample.image_first else question
+        later = sum(len(turn.images) for turn in sample.conversation) - len(question.images)
         with self._autocast():
-            answer = answer_one(self.vlm, question.text, image, system=system, max_new_tokens=32)
+            answer = answer_one(self.vlm, turn, images[: len(images) - later], system=system, max_new_tokens=32)
         return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
 
     def _make_objective(self) -> Objective:
@@ -323,10 +339,11 @@ class Stage:
             objective.shard(self.recipe.sharding, bf16=self.recipe.optimizer.precision == "bf16")
         return objective
 
-    def _make_batches(self, samples: Sequence[Sample], source: DataRecipe) -> BatchMaker:
+    def _make_batches(self, samples: Sequence[Sample], source: DataRecipe, *, weighted: bool = True) -> BatchMaker:
         encoder = self.vlm.encoder(self.stage.template)
         transform = self.vlm.transform.with_fit(self.stage.image_fit)
         # Images are each other's negatives in a contrastive stage: there every process takes the whole batch.
+        layout = self._layout(source)
         alone = self.stage.objective == "contrastive"
         share = Share() if alone else Share(self.processes.rank, self.processes.world_size)
         return BatchMaker(
@@ -338,7 +355,7 @@ class Stage:
             share=share,
             readers=self.processes.readers,
             features=self._features,
-            layout=self._layout(source),
+            layout=layout if weighted else replace(layout, loss_weights=None),
             pinned=self.processes.device.type == "cuda",
             record=self._record.of(self.stage.data) if self._record is not None else None,
         )
@@ -348,6 +365,7 @@ class Stage:
             image_token=self.vlm.model.config.image_token_id,
             varlen=self.attention.by_spans,
             continuations=source.turns == "independent",
+            loss_weights=self.stage.loss_weights,
         )
 
     def _set_modes(self) -> None:
@@ -396,14 +414,14 @@ def split_held_out(
 def choose_trainable(
     vlm: VisionLanguageModel, stage: StageRecipe, connector: ConnectorRecipe
 ) -> dict[str, nn.Parameter]:
-    """Freeze everything but the stage's parts; returns what trains, by name."""
+    """Freeze everything but the stage's modules and return what trains, by name."""
     for parameter in vlm.model.parameters():
         parameter.requires_grad_(False)
     may_train = {id(parameter) for parameter in trainable(vlm.connector, connector)}
     selected = {}
     for module in stage.train:
         for name, parameter in vlm.part(module).items():
-            if module == "language" and stage.lora and not lora.of_adapters(name):
+            if module in stage.adapted and not lora.of_adapters(name):
                 continue
             if module != "connector" or id(parameter) in may_train:
                 parameter.requires_grad_(True)
@@ -411,9 +429,18 @@ def choose_trainable(
     return selected
 
 
+def peak_rates(stage: StageRecipe, vlm: VisionLanguageModel, weights: Iterable[str], own: Iterable[str]) -> list[float]:
+    """Return the peak learning rate of each trained weight, by name, then of each of the objective's own.
+
+    An objective's own parameters (the captions' encoder of a contrastive stage) train at the rate of the first module.
+    """
+    module_of = {name: module for module in stage.train for name in vlm.part(module)}
+    return [stage.peak_lr(module_of[name]) for name in weights] + [stage.peak_lr(stage.train[0]) for _ in own]
+
+
 def _set_precision(vlm: VisionLanguageModel, stage: StageRecipe, recipe: Recipe) -> None:
     """Keep what trains in fp32, and what is frozen in bf16 if the recipe says bf16."""
-    trained = [name for name in stage.train if name != "language" or not stage.lora]
+    trained = [name for name in stage.train if name not in stage.adapted]
     frozen = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
     vlm.cast(frozen, [name for name in MODULE_NAMES if name not in trained])  # what trains is never rounded on the way
     vlm.cast(torch.float32, trained)
@@ -429,15 +456,15 @@ def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
 
 
 def check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
-    """Refuse a contrastive stage over samples without an image.
+    """Refuse a contrastive stage over samples without an image, or with several.
 
     Raises:
-        RequestError: a sample has no image.
+        RequestError: a sample has no image, or several.
     """
     if stage.objective == "contrastive":
-        without_image = next((sample for sample in usable(samples, source) if sample.image is None), None)
-        if without_image is not None:
+        unfit = next((sample for sample in usable(samples, source) if sample.image is None), None)
+        if unfit is not None:
             raise RequestError(
-                f"stages.{stage.name}: objective contrastive needs an image in every sample; "
-                f"{without_image.id!r} of data source {stage.data!r} has none."
+                f"stages.{stage.name}: objective contrastive needs one image in every sample; "
+                f"{unfit.id!r} of data source {stage.data!r} has {len(unfit.images) or 'none'}."
             )

@@ -1,9 +1,10 @@
-"""Training checkpoints: folders of sharded safetensors with checksums, the last few kept, the newest whole one used.
+"""Training checkpoints: folders of sharded safetensors with checksums, the last few kept, the newest intact one used.
 
-They hold what decides the steps to come and nothing else; whole models for use are written by `model.checkpoint`.
+They hold what determines the coming steps and nothing else; models for use are written by `model.checkpoint`.
 """
 
 import hashlib
+import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -26,8 +26,9 @@ from olivine.files import flush_to_disk, read_json, sha256_of_file, write_json
 from olivine.training.staging import Staging
 
 CHECKPOINTS, MANIFEST = "resume", "point.json"
-#: A point is first written under this name and gets its own when it is whole.
+#: A training checkpoint is first written under this name and renamed when it is complete.
 _UNFINISHED = ".unfinished"
+_log = logging.getLogger(__name__)
 _GPU_RANDOM = "random.cuda"
 
 
@@ -36,10 +37,10 @@ def _has_gpu() -> bool:
 
 
 class TrainingState:
-    """Tensors that decide the coming steps, by name: weights that train, AdamW's moments, random numbers.
+    """The tensors that determine the coming steps, by name: trained weights, AdamW's moments, random number states.
 
-    A parameter that has not had a gradient yet is given the zeros that AdamW would start from. A GPU's random numbers
-    are there where there is a GPU: a checkpoint written without one can be read with one, and the other way round.
+    A parameter that has not had a gradient yet gets the zeros that AdamW would start from. A GPU's random state is
+    included if there is a GPU: a checkpoint written without one can be read with one, and vice versa.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
@@ -47,21 +48,21 @@ class TrainingState:
         self._optimizer = optimizer
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors themselves (not copies), but for the random numbers' state."""
-        held = {"random.cpu": torch.get_rng_state()}
+        """Return the tensors themselves (not copies), except for the random number state."""
+        found = {"random.cpu": torch.get_rng_state()}
         if _has_gpu():
-            held[_GPU_RANDOM] = torch.cuda.get_rng_state()
+            found[_GPU_RANDOM] = torch.cuda.get_rng_state()
         for name, parameter in self._parameters.items():
-            held[f"weights.{name}"] = parameter.detach()
+            found[f"weights.{name}"] = parameter.detach()
             for moment, value in self._moments(parameter).items():
-                held[f"optimizer.{moment}.{name}"] = value
-        return held
+                found[f"optimizer.{moment}.{name}"] = value
+        return found
 
     def take(self, read: dict[str, Tensor]) -> None:
-        """Put back what could not be read in place.
+        """Restore what cannot be read in place.
 
-        A GPU whose random numbers are not in `read` is seeded from the CPU's: whoever resumes there from this
-        checkpoint gets the same ones.
+        A GPU whose random state is not in `read` is seeded from the CPU's, so that every run that resumes from this
+        checkpoint on a GPU gets the same random numbers.
         """
         torch.set_rng_state(read["random.cpu"])
         if not _has_gpu():
@@ -75,7 +76,7 @@ class TrainingState:
     def _moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self._optimizer.state[parameter]
         if not state:
-            # Where fused AdamW wants its step count: beside the parameter.
+            # Fused AdamW expects its step count on the parameter's device.
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
@@ -85,36 +86,34 @@ class TrainingState:
 class TrainingCheckpoints:
     """The training checkpoints of one stage.
 
-    A point appears under its name only when every byte of it is on disk, with a checksum of each file beside it. It can
-    be read by any number of processes, whatever number wrote it.
+    A checkpoint appears under its name only when every byte of it is on disk, with a checksum of each file beside it.
+    It can be read by any number of processes, independent of how many wrote it.
 
     Args:
         folder: the stage's folder.
-        keep: how many points are kept; older ones go when a newer one is whole.
-        background: write beside the coming steps (tensors are copied first). A failure is then told by the next call.
+        keep: how many checkpoints are kept; older ones are deleted when a newer one is complete.
+        background: write alongside the next steps (tensors are copied first). A failure is then raised by the next
+            call.
     """
 
-    def __init__(self, folder: Path, *, keep: int, processes: Processes, console: Console, background: bool) -> None:
+    def __init__(self, folder: Path, *, keep: int, processes: Processes, background: bool) -> None:
         self._folder = folder / CHECKPOINTS
         self._keep = keep
         self._processes = processes
-        self._console = console
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="resume-point") if background else None
         self._staging = Staging()
         self._pending: Future[None] | None = None
         self._begun: Path | None = None
-        # A single process means to be one; the word of it would come from a thread, out of reach of a narrower filter.
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
     def save(self, step: int, state: TrainingState) -> None:
-        """Write the state that decides the steps from `step` on.
+        """Write the state that determines the steps from `step` on.
 
         Raises:
-            RunError: it cannot be written (disk full); earlier points are as they were.
+            RunError: it cannot be written (disk full); earlier checkpoints are unchanged.
         """
         self.finish()
         unfinished = self._folder / f"{_UNFINISHED}-{step:08d}"
-        with self._told(step):
+        with self._write_errors_reported(step):
             if self._processes.is_first:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir(parents=True)
@@ -122,7 +121,8 @@ class TrainingCheckpoints:
             writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
             alone = not self._processes.several
             if self._pool is None:
-                save(state.tensors(), storage_writer=writer, no_dist=alone)
+                with _single_process_is_meant():
+                    save(state.tensors(), storage_writer=writer, no_dist=alone)
                 self._seal(unfinished, step)
                 return
             tensors = state.tensors()
@@ -136,23 +136,23 @@ class TrainingCheckpoints:
         """Return when nothing is being written any more.
 
         Raises:
-            RunError: the point that was being written could not be.
+            RunError: the checkpoint that was being written could not be.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             assert self._begun is not None, "set together with the pending write"
-            with self._told(int(self._begun.name.rpartition("-")[2])):
+            with self._write_errors_reported(int(self._begun.name.rpartition("-")[2])):
                 pending.result()
 
     def load(self, state: TrainingState) -> int:
-        """Put the newest whole point back; returns the step to resume with, 0 if there is none.
+        """Restore the newest intact checkpoint and return the step to resume with, 0 if there is none.
 
-        A point that is incomplete or damaged is named on the console, and the one before it is taken.
+        A checkpoint that is incomplete or damaged is named in a warning, and the one before it is tried.
 
         Raises:
             RunError: it belongs to another model.
         """
-        selected = self._processes.from_first(self._newest_whole() if self._processes.is_first else None)
+        selected = self._processes.from_first(self._newest_intact() if self._processes.is_first else None)
         if selected is None:
             return 0
         tensors = state.tensors()
@@ -163,7 +163,8 @@ class TrainingCheckpoints:
                 if _GPU_RANDOM in tensors and _GPU_RANDOM not in metadata:
                     del tensors[_GPU_RANDOM]  # it was written on a machine without a GPU
                 _check_tensors(metadata, tensors)
-                load(tensors, storage_reader=reader, no_dist=not self._processes.several)
+                with _single_process_is_meant():
+                    load(tensors, storage_reader=reader, no_dist=not self._processes.several)
         except (CheckpointException, RuntimeError, KeyError, ValueError, OSError) as error:
             raise RunError(
                 f"{selected}: does not fit this model ({_reason(error)}). "
@@ -173,20 +174,20 @@ class TrainingCheckpoints:
         return int(read_json(selected / MANIFEST)["step"])
 
     def clear(self) -> None:
-        """Remove all points: the stage is finished, and its checkpoint written."""
+        """Remove all training checkpoints, once the stage is finished and its model folder written."""
         self.finish()
         self._staging.close()
         if self._processes.is_first:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _newest_whole(self) -> Path | None:
+    def _newest_intact(self) -> Path | None:
         for leftover in self._folder.glob(f"{_UNFINISHED}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for saved in reversed(self._checkpoints()):
             problem = find_corruption(saved)
             if problem is None:
                 return saved
-            self._console.print(f"{saved}: not used, {problem}; trying the one before", style="yellow", highlight=False)
+            _log.warning(f"{saved}: not used, {problem}; trying the one before")
         return None
 
     def _checkpoints(self) -> list[Path]:
@@ -197,7 +198,7 @@ class TrainingCheckpoints:
         self._seal(unfinished, step)
 
     def _seal(self, unfinished: Path, step: int) -> None:
-        """Checksums, then the name; then the oldest points go. The writer has come back: all shards are there."""
+        """Write checksums, rename, then delete the oldest checkpoints. The writer has returned: all shards exist."""
         if not self._processes.is_first:
             return
         files = sorted(unfinished.glob("*.safetensors"))
@@ -210,7 +211,7 @@ class TrainingCheckpoints:
         }
         write_json(unfinished / MANIFEST, manifest)
         saved = self._folder / f"step-{step:08d}"
-        # A damaged point of this very step may lie there: the run went on from an older one and came here again.
+        # A damaged checkpoint of this same step may be there: the run resumed from an older one and got here again.
         shutil.rmtree(saved, ignore_errors=True)
         unfinished.rename(saved)
         flush_to_disk(self._folder)
@@ -218,36 +219,46 @@ class TrainingCheckpoints:
             shutil.rmtree(old, ignore_errors=True)
 
     @contextmanager
-    def _told(self, step: int) -> Iterator[None]:
+    def _write_errors_reported(self, step: int) -> Iterator[None]:
         try:
             yield
         except (CheckpointException, OSError, RuntimeError) as error:
             shutil.rmtree(self._folder / f"{_UNFINISHED}-{step:08d}", ignore_errors=True)
             kept = [int(saved.name.rpartition("-")[2]) for saved in self._checkpoints()]
-            there = f"that of step {kept[-1]} is whole" if kept else "there is no earlier one"
+            earlier = f"that of step {kept[-1]} is intact" if kept else "there is no earlier one"
             raise RunError(
                 f"{self._folder}: the training checkpoint of step {step} cannot be written ({_reason(error)}); "
-                f"{there}. "
-                "Make room and run the same command to resume."
+                f"{earlier}. Free disk space and run the same command to resume."
             ) from None
 
 
+@contextmanager
+def _single_process_is_meant() -> Iterator[None]:
+    """Keep torch from warning that a single process writes or reads by itself.
+
+    In the background it warns from a thread, out of reach of this: the processes of Olivine's own have a filter.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield
+
+
 def _check_tensors(written: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes; the state of another kind of device's random numbers may be there or not.
+    """Compare names and shapes; the random state of another kind of device may be present or absent.
 
     Raises:
-        ValueError: tensors are missing, left over, or of another shape.
+        ValueError: tensors are missing, unexpected, or of another shape.
     """
-    mine = {name for name in expected if not name.startswith("random.")}
+    ours = {name for name in expected if not name.startswith("random.")}
     theirs = {name for name in written if not name.startswith("random.")}
-    shapes = sorted(name for name in mine & theirs if tuple(written[name].size) != tuple(expected[name].shape))
-    for names, said in ((mine - theirs, "missing"), (theirs - mine, "unexpected"), (shapes, "of another shape")):
+    shapes = sorted(name for name in ours & theirs if tuple(written[name].size) != tuple(expected[name].shape))
+    for names, problem in ((ours - theirs, "missing"), (theirs - ours, "unexpected"), (shapes, "of another shape")):
         if names:
-            raise ValueError(f"{len(names)} tensors are {said}: {', '.join(sorted(names)[:4])}")
+            raise ValueError(f"{len(names)} tensors are {problem}: {', '.join(sorted(names)[:4])}")
 
 
 def find_corruption(saved: Path) -> str | None:
-    """Why a training checkpoint cannot be used, in words; None where every file is there with its checksum."""
+    """Return why a training checkpoint cannot be used, in words; None if every file is there with its checksum."""
     try:
         files = read_json(saved / MANIFEST)["files"]
         for name, expected in files.items():
@@ -263,7 +274,7 @@ def find_corruption(saved: Path) -> str | None:
 
 
 def _reason(error: BaseException) -> str:
-    """The cause in one line; distributed checkpoint wraps those of every process."""
+    """Return the cause in one line; torch's distributed checkpoint wraps those of every process."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -36,12 +36,12 @@ _BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}
 
 
 def names() -> list[str]:
-    """Every benchmark's name."""
+    """Return every benchmark's name."""
     return sorted(_BENCHMARKS)
 
 
 def get(name: str, **options: Any) -> Benchmark:
-    """The benchmark of that name, made with the options that are not None.
+    """Return the benchmark of that name, made with the options that are not None.
 
     Raises:
         RequestError: there is none (the message has the nearest valid name), or it has no such option.
@@ -53,10 +53,10 @@ def get(name: str, **options: Any) -> Benchmark:
 
 
 def get_all(requested: Sequence[str], **options: Any) -> list[Benchmark]:
-    """The benchmarks of those names, each made with the options that it has and that are not None.
+    """Return the benchmarks of those names, each made with the options that it has and that are not None.
 
     Raises:
-        RequestError: there is none of a name, or an option that none of them has.
+        RequestError: a name is unknown, or an option that none of them has.
     """
     benchmarks = [find(name) for name in requested]
     given = {option: value for option, value in options.items() if value is not None}

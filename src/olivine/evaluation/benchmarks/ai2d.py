@@ -1,7 +1,7 @@
 """AI2D: multiple-choice questions on school diagrams.
 
-Reading the diagrams' annotations is not here. The published copies with and without letters drawn into the
-images differ by points; which one was asked is the image root's matter.
+The diagrams' annotations are not read here. Scores on the published copies with and without letters drawn into the
+images differ by points; the image root decides which one is used.
 """
 
 import re
@@ -33,11 +33,11 @@ class AI2D(Benchmark):
     """AI2D (plain four-choice accuracy; the data set has no scoring tool of its own).
 
     Metrics, in percent: `accuracy` over the questions read, and `split/test`, `split/val` where the list of test
-    diagrams is at hand. One cluster is one diagram. A missing answer is wrong.
+    diagrams is available. One cluster is one diagram. A missing answer is wrong.
 
     Variants: `letter`, our rule (the answer names the option's letter or is its text); `lmms-eval`, a letter and
     period at the start, or else the whole answer, equals the letter; `vlmevalkit`, exactly one letter, or else one
-    option's text, stands in the answer.
+    option's text, occurs in the answer.
 
     Args:
         split: `test` (the diagrams of ai2d_test_ids.csv, if it is beside the folders), `val` (the rest) or `all`.
@@ -54,7 +54,7 @@ class AI2D(Benchmark):
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read the folder that holds `questions/*.json` (and `images/`, `ai2d_test_ids.csv`), or `lmms-lab/ai2d`.
 
-        The latter has the test questions without ids or diagrams' names: a row's number is its id, and its own unit.
+        The latter has the test questions without ids or diagrams' names: a row's number is its id and its cluster.
         """
         self.choose_prompt(prompt)
         shards = self.shards(path)
@@ -74,7 +74,7 @@ class AI2D(Benchmark):
         return questions
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy in total and per split."""
+        """Compute accuracy in total and per split."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         parse = _PARSERS[selected]

@@ -18,7 +18,7 @@ from olivine.records import Answer, Question, Score
 class Benchmark(ABC):
     """One benchmark. Subclasses state their names and scoring source in their docstrings.
 
-    `variants` and `prompts` list what can be asked for by name; the first of each is the default, and the first
+    `variants` and `prompts` list what can be requested by name; the first of each is the default, and the first
     variant is the official scoring.
     """
 
@@ -30,7 +30,7 @@ class Benchmark(ABC):
     #: What to tell a user whose files hold no text to ask: which file to give.
     where_texts_are: ClassVar[str] = "Give the file that holds the questions."
 
-    #: How its Hugging Face copy is laid out, if it can be read from one.
+    #: The layout of its Hugging Face copy, if it can be read from one.
     parquet: ClassVar[ParquetLayout | None] = None
 
     @abstractmethod
@@ -45,7 +45,7 @@ class Benchmark(ABC):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Score answers exactly as the official tool does (or a named variant of it).
 
-        A failed answer is never scored as wrong: callers retry or report it before they come here.
+        A failed answer is never scored as wrong: callers retry or report it first.
 
         Raises:
             RequestError: unknown variant.
@@ -59,7 +59,7 @@ class Benchmark(ABC):
         variant: str | None,
         groups: Sequence[Collection[str]],
     ) -> list[dict[str, float]]:
-        """Return the metrics with each group of clusters left out in turn, by scoring the rest again."""
+        """Return the metrics with each group of clusters omitted in turn, by rescoring the rest."""
         found = []
         for group in groups:
             kept = [question for question in questions if question.cluster not in group]
@@ -69,7 +69,7 @@ class Benchmark(ABC):
         return found
 
     def images(self, path: Path) -> ImageSource | Path:
-        """The images that belong to the files at `path` (or their root), unless the user names another root."""
+        """Return the images that belong to the files at `path` (or their root), unless the user gives another root."""
         shards = self.shards(path)
         if self.parquet is not None and shards:
             return ParquetImages(shards, self.parquet)
@@ -77,7 +77,7 @@ class Benchmark(ABC):
         return folder / "images" if (folder / "images").is_dir() else folder
 
     def shards(self, path: Path) -> dict[Path, str]:
-        """The parquet files of a Hugging Face copy at `path` and their splits; empty if it is none.
+        """Return the parquet files of a Hugging Face copy at `path` with their splits; empty if it is not one.
 
         Raises:
             DataError: as `find_shards`.
@@ -85,15 +85,15 @@ class Benchmark(ABC):
         return {} if self.parquet is None else find_shards(path, self.parquet)
 
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:  # noqa: ARG002
-        """Read answers in LLaVA's answer JSON lines; benchmarks with a format of their own recognise that too."""
+        """Read answers in LLaVA's answer JSON lines; benchmarks with another official format recognise it too."""
         return read_answers(path)
 
     def judged_by(self, variant: str) -> dict[str, str]:  # noqa: ARG002
-        """What scores under `variant` must say about who graded, where a judge did."""
+        """Return what scores under `variant` must state about the judge, if there was one."""
         return {}
 
     def choose_variant(self, variant: str | None) -> str:
-        """`variant`, or the default.
+        """Return `variant`, or the default.
 
         Raises:
             RequestError: this benchmark has no variant of that name.
@@ -101,7 +101,7 @@ class Benchmark(ABC):
         return self._choose("variant", variant, self.variants)
 
     def choose_prompt(self, prompt: str | None) -> str:
-        """`prompt`, or the default.
+        """Return `prompt`, or the default.
 
         Raises:
             RequestError: this benchmark has no prompt wording of that name.

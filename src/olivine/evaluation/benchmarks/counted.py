@@ -1,6 +1,6 @@
-"""Metrics that follow from counts: graded once, then made for all questions, or for all but some, by counting.
+"""Metrics that follow from counts: answers are graded once, then metrics of any subset of questions need only counting.
 
-What is counted and how metrics follow from it is each benchmark's own.
+Each benchmark defines what is counted and how metrics follow from it.
 """
 
 from abc import abstractmethod
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.records import Answer, Item, Question, Score
 
-#: What was counted how often.
+#: How often each key was counted.
 Counts = Mapping[Hashable, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """What a variant makes of answers.
+    """Answers as graded by a variant.
 
-    `items` has one for every question that the variant scores, in the questions' order; `counted` what metrics are made
-    of, each with the cluster that it belongs to.
+    `items` has an entry for each question that the variant scores, in their order; `counted` has the keys that
+    metrics are computed from, each with its cluster.
     """
 
     items: tuple[Item, ...]
@@ -30,12 +30,12 @@ class Graded:
 class CountedBenchmark(Benchmark):
     """A benchmark whose metrics are a function of counts that add up over clusters.
 
-    The jackknife of an interval leaves hundreds of clusters out in turn; with counts nothing is graded again for it.
+    The jackknife of an interval omits hundreds of clusters in turn; with counts nothing needs regrading.
     """
 
     @abstractmethod
     def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
-        """Return what a variant makes of the answers `texts`, by question id."""
+        """Grade the answers `texts`, by question id, under a variant."""
 
     @abstractmethod
     def metrics(self, counts: Counts, variant: str) -> dict[str, float]:
@@ -56,7 +56,7 @@ class CountedBenchmark(Benchmark):
         variant: str | None,
         groups: Sequence[Collection[str]],
     ) -> list[dict[str, float]]:
-        """Return the metrics with each group of clusters left out in turn; equal to scoring the rest."""
+        """Return the metrics with each group of clusters omitted in turn; the result equals scoring the rest."""
         selected = self.choose_variant(variant)
         texts = {answer.question_id: answer.text for answer in answers}
         by_cluster: dict[str, Counter[Hashable]] = {}

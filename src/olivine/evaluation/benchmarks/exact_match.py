@@ -55,7 +55,7 @@ class ExactMatch(Benchmark):
         return questions
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy in percent, in total and per category."""
+        """Compute accuracy in percent, in total and per category."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         by_category: dict[str, list[float]] = defaultdict(list)

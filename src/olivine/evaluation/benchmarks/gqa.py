@@ -1,6 +1,6 @@
 """GQA: questions over scene graphs, scored as eval.py of the data set does (accuracy, consistency and the rest).
 
-Grounding is not here: it scores attention maps, which is no answer.
+Grounding is not scored here: it needs attention maps, not answers.
 """
 
 import re
@@ -42,7 +42,7 @@ class GQA(Benchmark):
 
     Variants differ in what happens to an answer before it is compared:
 
-    - `official`: nothing happens to an entry of the official predictions file; a model's own words are converted as
+    - `official`: nothing happens to an entry of the official predictions file; a model's raw answer is converted as
       LLaVA does before it calls the official tool (trailing periods off, lower case).
     - `raw`: nothing ever happens. `llava`: LLaVA's conversion always happens.
     - `prismatic`: all ASCII punctuation is removed and the prediction lower-cased.
@@ -50,7 +50,7 @@ class GQA(Benchmark):
 
     The official tool stops at a balanced question without a prediction, and so do the first four variants; in the
     last two it counts as wrong. Answers to unknown questions, and two answers to one, are errors here, where the
-    official tool passes over the former and keeps the last of the latter.
+    official tool ignores the former and keeps the last of the latter.
 
     Args:
         choices: the `*_choices.json` of the same tier; by default the one beside the question file, if any.
@@ -71,8 +71,8 @@ class GQA(Benchmark):
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read a questions file, a folder of its chunks, or the official folder (its testdev-balanced file).
 
-        A Hugging Face copy (`lmms-lab/GQA`) is read from its configuration of instructions
-        (testdev_balanced_instructions, or the one named); images from the configuration of images beside it.
+        A Hugging Face copy (`lmms-lab/GQA`) is read from its instructions config
+        (testdev_balanced_instructions, or the one named); images from the images config beside it.
 
         Questions without an answer (the test tiers) can be asked but not scored.
 
@@ -91,7 +91,7 @@ class GQA(Benchmark):
         return [_question(file, key, row, choices) for key, row in rows.items()]
 
     def images(self, path: Path) -> ImageSource | Path:
-        """The folder `images`, or the configuration of images that belongs to a Hugging Face copy's instructions."""
+        """Return the folder `images`, or the images config that belongs to a Hugging Face copy's instructions."""
         shards = self.shards(path)
         if not shards:
             return super().images(path)
@@ -112,7 +112,7 @@ class GQA(Benchmark):
         return [Prediction(answer.question_id, answer.text, answer.state) for answer in plain]
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Every official metric that the files at hand allow."""
+        """Compute every official metric that the available files allow."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         gold, said = _converted(questions, answers, texts, selected)
@@ -132,7 +132,7 @@ class GQA(Benchmark):
 
 
 def _official_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the Hugging Face copy as the official file has it: entailed ids are the text of a list there."""
+    """Return a row of the Hugging Face copy in the official format; the copy has entailed ids as the text of a list."""
     entailed = row.get("entailed") or []
     return {
         **{name: value for name, value in row.items() if value is not None},
@@ -208,7 +208,7 @@ def _question(file: Path, key: str, row: Any, choices: Mapping[str, Any] | None)
 
 
 def _steps(operations: Sequence[Mapping[str, Any]]) -> int:
-    """Reasoning steps: the closing step that only asks (exist, query name, choose name) does not count."""
+    """Count the reasoning steps; the closing step that only asks (exist, query name, choose name) is not counted."""
     texts = [f"{operation['operation']}: {operation['argument']}" for operation in operations]
     return sum(not any(asks in text for asks in ("exist", "query: name", "choose name")) for text in texts)
 
@@ -275,13 +275,13 @@ def _choice_metrics(scored: Sequence[Question], said: Mapping[str, str]) -> dict
 
 
 def _possible(question: Question, kind: str) -> frozenset[str]:
-    """The choices file's answers; but "what do they have in common" may only be answered with these three."""
+    """Return the choices file's answers, or the only three valid ones for "what do they have in common"."""
     common = "Common" in question.details["detailed"]
     return frozenset({"color", "material", "shape"}) if common else question.details[kind]
 
 
 def _consistency(scored: Sequence[Question], right: Mapping[str, float]) -> dict[str, float]:
-    """How right the answers are that follow from a right answer, averaged over right answers that entail some."""
+    """Return how often answers entailed by a correct answer are correct, averaged over correct answers with such."""
     linked = [(q, q.details["entailed"]) for q in scored if q.details["entailed"]]
     if not linked or any(other not in right for _, entailed in linked for other in entailed):
         return {}
@@ -290,7 +290,7 @@ def _consistency(scored: Sequence[Question], right: Mapping[str, float]) -> dict
 
 
 def _distribution(scored: Sequence[Question], gold: Mapping[str, str], said: Mapping[str, str]) -> dict[str, float]:
-    """Chi-square of predicted against gold answer counts per global group, weighted by group size, over 100.
+    """Return the chi-square of predicted against gold answer counts per global group, weighted by group size, over 100.
 
     Only gold answers of the group are summed over, as in the official tool.
     """

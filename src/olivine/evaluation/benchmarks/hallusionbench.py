@@ -1,6 +1,6 @@
 """HallusionBench: yes/no questions on figures and on their edited twins, with and without the figure.
 
-How a judge is asked is in `verdicts`. The diagnosis of why an answer is wrong is not here.
+How a judge is asked is in `verdicts`. Why an answer is wrong is not diagnosed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ question, says that it cannot be answered, or is beside the point."""
 
 _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 
-#: What an answer is taken for, as the official tool numbers it.
+#: How an answer is classified, with the official tool's numbers.
 _WRONG, _RIGHT, _UNCLEAR = 0, 1, 2
 
 
@@ -40,14 +40,14 @@ class HallusionBench(JudgedBenchmark):
     """HallusionBench (`tianyi-lab/HallusionBench:evaluation.py, utils.py` for the groups).
 
     Metrics, in percent: `aAcc` (questions), `qAcc` (questions right over all their figures), `fAcc` (figures with all
-    their questions right; what is asked without a figure is left out), `easy` and `hard` (as qAcc, over what is asked
+    their questions right; questions without a figure are omitted), `easy` and `hard` (as qAcc, over questions
     about original and about edited figures), and the first three under `VD/` and `VS/`. One cluster is one set of
     figures. A missing answer is wrong.
 
     Variants:
 
-    - `rule`: yes or no, whichever one of the two stands as a word; otherwise unclear. Unclear is wrong, but right
-      where a figure would have been needed and none is shown (VS, figure 0), as in the official grouping.
+    - `rule`: yes or no, whichever one of the two occurs as a word; otherwise unclear. Unclear is wrong, but right
+      where a figure would have been needed and none is given (VS, figure 0), as in the official grouping.
     - `vlmevalkit` (`vlmeval/dataset/utils/yorn.py`): the same words over the questions with a figure only, unclear
       always wrong, and the groups of VD and VS that share a subcategory and number taken as one.
     - `judge`: the official grading, and the default where a judge is named. A verdict that holds "incorrect" is
@@ -60,7 +60,7 @@ class HallusionBench(JudgedBenchmark):
     judge_wording = JUDGE_PROMPT
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
-        """Read HallusionBench.json, or the folder that holds it. ImageSource are named by the file's `filename`."""
+        """Read HallusionBench.json, or the folder that holds it. Images are named by the file's `filename`."""
         wording = "" if self.choose_prompt(prompt) == "original" else SHORT_ANSWER
         file = find_file(path, ("HallusionBench.json",), "HallusionBench questions")
         rows = read_json(file)
@@ -78,7 +78,7 @@ class HallusionBench(JudgedBenchmark):
         return answers_from(({**row, "id": _joined(row, _KEYS)} for row in rows), "id", "model_prediction", str(path))
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy over questions, over questions with all their figures, and over figures."""
+        """Compute accuracy over questions, over questions with all their figures, and over figures."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         verdicts = self.verdicts(questions, texts) if selected == JUDGED else None
@@ -97,8 +97,8 @@ class HallusionBench(JudgedBenchmark):
             metrics |= {f"{category}/{name}": value for name, value in _accuracies(of_category).items()}
         return Score(self.name, selected, metrics, tuple(items), missing)
 
-    def shown(self, question: Question, text: str) -> str:
-        """The question as published, the reference answer in full, and the response."""
+    def judge_input(self, question: Question, text: str) -> str:
+        """Return the question as published, the full reference answer, and the response."""
         asked, answer = question.details["asked"], question.details["answer"]
         return f"Question: {asked}\nReference answer: {answer}\nResponse: {text}\nVerdict:"
 
@@ -129,7 +129,7 @@ def _question(row: Any, wording: str, where: str) -> Question:
         references=("yes" if str(row["gt_answer"]) == "1" else "no",),
         details={
             "asked": row["question"],
-            "answer": row.get("gt_answer_details", ""),  # with `asked`, what a judge is shown
+            "answer": row.get("gt_answer_details", ""),  # with `asked`, what the judge sees
             "category": row["category"],
             "question": _joined(row, ("category", "subcategory", "set_id", "question_id")),
             "figure": None if unseen else _joined(row, ("category", "subcategory", "set_id", "figure_id")),
@@ -140,7 +140,7 @@ def _question(row: Any, wording: str, where: str) -> Question:
 
 
 def _whole(pairs: Sequence[tuple[Question, Item]], detail: str, *, across: bool = False) -> float:
-    """Percent of the groups named by `detail` in which all is right; `across` categories, those of one name are one."""
+    """Return the percentage of groups by `detail` that are all correct; `across` merges groups over categories."""
     groups: dict[str, list[float]] = {}
     for question, item in pairs:
         group = question.details[detail]

@@ -1,7 +1,7 @@
 """MMBench: every question asked once for each rotation of its options; right only if right every time.
 
-The judge that reads answers no rule can read is not here: without it they are wrong. ImageSource stand in the TSV;
-`parsing.unpack_images` takes them out.
+The judge for answers that no rule can parse is not implemented: such answers are wrong. The TSV contains the images;
+`parsing.unpack_images` extracts them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,8 +48,8 @@ class MMBench(Benchmark):
     Variants, the ways to read the answer:
 
     - `official`: marks become spaces; exactly one letter among the last words, or else exactly one option's text.
-    - `original`: the older evaluator (kept in lmms-eval's mmbench_evals.py). Exactly one letter A to E stands alone
-      between spaces (but a lone `A` among more than three words is an article), or stands so with one of twelve
+    - `original`: the older evaluator (kept in lmms-eval's mmbench_evals.py). Exactly one letter A to E occurs alone
+      between spaces (but a lone `A` among more than three words is an article), or occurs so with one of twelve
       kinds of marks around it, or else exactly one option's text occurs.
     """
 
@@ -63,9 +63,9 @@ class MMBench(Benchmark):
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read an MMBench TSV (index, question, hint, A to D, answer, category, l2-category, split).
 
-        Or `lmms-lab/MMBench`: the dev split of its configuration en, or of the one named.
+        Or `lmms-lab/MMBench`: the dev split of its config en, or of the one named.
 
-        ImageSource are `INDEX.jpg` of the question itself. A test file without answers can be asked but not scored.
+        Images are `INDEX.jpg` of the question itself. A test file without answers can be asked but not scored.
         """
         self.choose_prompt(prompt)
         shards = self.shards(path)
@@ -82,7 +82,7 @@ class MMBench(Benchmark):
         return answers_from(read_table(path, "\t" if "\t" in header else ","), "index", "prediction", str(path))
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Circular and vanilla accuracy."""
+        """Compute circular and vanilla accuracy."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         hidden = [question.id for question in questions if not question.references]

@@ -1,4 +1,4 @@
-"""MME: two yes/no questions an image in fourteen sub-tasks, scored as the release's calculation.py does.
+"""MME: two yes/no questions per image in fourteen sub-tasks, scored as the release's calculation.py does.
 
 No image is opened here; the release's folders are only read for their question files.
 """
@@ -41,7 +41,7 @@ class MME(CountedBenchmark):
     images with both right, of 100), and `TASK`, their sum; `perception` (ten sub-tasks, of 2000) and `cognition`
     (four, of 800); where only N of their sub-tasks were read, the sum is `perception-N-of-10` or `cognition-N-of-4`
     instead, so that it is never taken for the official one; `total`, the sum of the sub-tasks read. The
-    two lines of an image stand one after the other in a sub-task's file; one cluster is such a pair.
+    two lines of an image are adjacent in a sub-task's file; one cluster is such a pair.
 
     Variants:
 
@@ -63,7 +63,7 @@ class MME(CountedBenchmark):
         """Read the tool's folder of `TASK.txt` files (or one of them), the release's folder, or `lmms-lab/MME`.
 
         A line is `image<TAB>question<TAB>Yes|No[<TAB>response]`; the release has `question<TAB>Yes|No`, one file a
-        image. `original` asks the question as it stands; `llava-1.5` drops " Please answer yes or no." from it and
+        image. `original` asks the question unchanged; `llava-1.5` drops " Please answer yes or no." from it and
         asks for a word or phrase.
         """
         wording = _original if self.choose_prompt(prompt) == "original" else _llava
@@ -90,7 +90,7 @@ class MME(CountedBenchmark):
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
         """Read the tool's folder of result files, or LLaVA's answer lines.
 
-        LLaVA gives both questions of an image one id (`TASK/PICTURE`); they are told apart by the prompt, as its
+        LLaVA gives both questions of an image one id (`TASK/IMAGE`); they are distinguished by the prompt, as its
         own converter does.
         """
         known = {_join_key(q.details["task"], q.cluster, q.details["question"]): q.id for q in questions}
@@ -115,7 +115,7 @@ class MME(CountedBenchmark):
         ]
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Sub-task scores and their sums."""
+        """Compute the sub-task scores and their sums."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         if selected == "official":
@@ -163,7 +163,7 @@ def _pairs_of_tool(task: str, file: Path) -> list[_Pair]:
     seen: Counter[str] = Counter()
     for first, second in zip(rows[::2], rows[1::2], strict=True):
         if first[0] != second[0]:
-            raise DataError(f"{file}: lines of {first[0]} and {second[0]} make a pair; expected two lines an image.")
+            raise DataError(f"{file}: lines of {first[0]} and {second[0]} make a pair; expected two lines per image.")
         lines = [(row[1], _gold(row[2], str(file))) for row in (first, second)]
         image = f"{task}/{first[0]}"
         seen[image] += 1
@@ -178,7 +178,7 @@ def _pairs_of_release(folder: Path, root: Path) -> list[_Pair]:
     for file in sorted(texts.glob("*.txt")):
         lines = [_cells(line.strip(), (2,), str(file)) for line in read_lines(file)]
         if len(lines) != 2:
-            raise DataError(f"{file}: {len(lines)} lines; expected two questions an image.")
+            raise DataError(f"{file}: {len(lines)} lines; expected two questions per image.")
         found = [image for image in sorted(images.glob(f"{file.stem}.*")) if image.suffix != ".txt"]
         image = found[0] if found else images / f"{file.stem}.jpg"
         relative = image.relative_to(root).as_posix()
@@ -198,7 +198,7 @@ def _pairs_of_parquet(rows: Sequence[ParquetRow]) -> list[_Pair]:
         lines.setdefault(image, []).append((row.values["question"], _gold(row.values["answer"], row.where)))
     for image, asked in lines.items():
         if len(asked) != 2:
-            raise DataError(f"{rows[0].file}: {len(asked)} rows about {image}; expected two. Is the copy whole?")
+            raise DataError(f"{rows[0].file}: {len(asked)} rows about {image}; expected two. Is the copy complete?")
     return [(image, image, asked) for image, asked in lines.items()]
 
 
@@ -232,7 +232,7 @@ def _id_by_prompt(cluster: str, prompt: str, known: Mapping[tuple[str, str, str]
 
 
 def _join_key(task: str, cluster: str, prompt: str) -> tuple[str, str, str]:
-    """Task, image without its ending (LLaVA's converter writes .txt), question without instructions and spacing."""
+    """Return task, image without suffix (LLaVA's converter writes .txt), question without instructions and spacing."""
     bare = prompt.replace(SHORT_ANSWER.strip(), "").replace(_INSTRUCTION, "")
     return task, cluster.split("/")[-1].split(".")[0], re.sub(r"\s+", " ", bare).strip()
 
@@ -264,7 +264,7 @@ _PARSERS: dict[str, Callable[[str], str | None]] = {
 
 
 def _points(counts: Mapping[tuple[str, int, int], int]) -> dict[str, float]:
-    """The metrics from how many pairs of each task have how many right answers to how many questions."""
+    """Return the metrics, given how many pairs of each task have how many right answers to how many questions."""
     by_task: dict[str, list[tuple[int, int, int]]] = {}
     for (task, right, asked), pairs in counts.items():
         by_task.setdefault(task, []).append((right, asked, pairs))

@@ -1,6 +1,6 @@
 """MMMU: college examination questions in thirty subjects, multiple-choice and open.
 
-Only the first image of a question is asked, as the official LLaVA run does; MMMU-Pro is not here.
+Only the first image of a question is asked, as the official LLaVA run does; MMMU-Pro is not implemented.
 """
 
 import ast
@@ -45,7 +45,7 @@ _DOMAINS = {
 }  # fmt: skip
 _DOMAIN_OF = {subject: domain for domain, subjects in _DOMAINS.items() for subject in subjects}
 
-#: What an open answer's result tends to stand after; `=` too, in its last line.
+#: Words that the result of an open answer tends to follow; in its last line also `=`.
 _INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 
 
@@ -53,11 +53,11 @@ class MMMU(Benchmark):
     """MMMU (`MMMU-Benchmark/MMMU:mmmu/utils/eval_utils.py`).
 
     Metrics, as fractions (the tool prints three decimals): `accuracy`, `domain/NAME`, `subject/NAME`. One cluster is
-    one question. The official tool scores the answers there are: an unanswered question is left out of the figures
-    and of the items, and named as missing.
+    one question. The official tool scores only the given answers: an unanswered question is excluded from the metrics
+    and the items, and reported as missing.
 
     A multiple-choice answer names the options `(X)` in it, or else the X between spaces, or else, in more than five
-    words, the options whose text it holds; the last one named counts, and if none is, one is drawn by lot (seed 42,
+    words, the options whose text it holds; the last one named counts, and if none is, one is drawn at random (seed 42,
     subjects in alphabetical order, as there). Where the options are not known (answer_dict_val.json) the answer must
     be the letter. An open answer is right if the tail after a word like "is" or "answer" holds a gold text, or a
     number in it equals a gold number to two decimals.
@@ -105,7 +105,7 @@ class MMMU(Benchmark):
         return super().read_answers(path, questions)
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy in total, per domain and per subject."""
+        """Compute accuracy in total, per domain and per subject."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         if not texts:
@@ -141,12 +141,12 @@ def _question(row: Any, where: str) -> Question:
     text = re.sub(r"\s*<image \d+>\s*", " ", row.get("question", "")).strip()
     lettered = "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
     closing = f"\n{lettered}\n{OPTION_LETTER}" if options else f"\n{SHORT_ANSWER}"
-    imaged = any("<image " in option or "<img=" in option for option in options)
+    options_are_images = any("<image " in option or "<img=" in option for option in options)
     named = row.get("image_1")
     return Question(
         id=key,
         prompt=text + closing if text else "",
-        image=None if imaged else (named if isinstance(named, str) else f"{key}_1.png"),
+        image=None if options_are_images else (named if isinstance(named, str) else f"{key}_1.png"),
         cluster=key,
         references=tuple(str(answer) for answer in gold),
         details={
@@ -193,7 +193,7 @@ def _choice(text: str, options: Mapping[str, str], rng: random.Random) -> str:
 
 
 def _open_answers(text: str) -> set[str | float]:
-    """What an open answer may mean: its telling tails and the numbers in them, normalised."""
+    """Return the possible results of an open answer: texts after an indicator and their numbers, normalised."""
     tails = _tails(text)
     return {norm for said in [*tails, *(n for tail in tails for n in _numbers(tail))] for norm in _normalised(said)}
 
@@ -215,7 +215,7 @@ def _tails(text: str) -> list[str]:
 
 
 def _numbers(text: str) -> list[str]:
-    """Numbers with thousands' commas, in scientific notation, and plain ones."""
+    """Return numbers with thousands separators, in scientific notation, and plain ones."""
     grouped = re.findall(r"-?\b\d{1,3}(?:,\d{3})+\b", text)
     scientific = re.findall(r"-?\d+(?:\.\d+)?[eE][+-]?\d+", text)
     plain = re.findall(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])", text)
@@ -223,7 +223,7 @@ def _numbers(text: str) -> list[str]:
 
 
 def _normalised(text: str) -> list[str | float]:
-    """A number rounded to two decimals, or lower-cased text; one letter only beside a space, lest it occur anywhere."""
+    """Return a number rounded to two decimals, or lower-cased text; a single letter only with a space beside it."""
     text = text.strip()
     try:
         return [round(float(text.replace(",", "")), 2)]

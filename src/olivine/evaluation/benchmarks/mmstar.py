@@ -1,6 +1,6 @@
 """MMStar: 1,500 multiple-choice questions that need their image, six categories of three sub-categories.
 
-The images stand in the TSV itself; `parsing.unpack_images` takes them out.
+The TSV itself contains the images; `parsing.unpack_images` extracts them.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class MMStar(Benchmark):
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read MMStar.tsv, its columns as JSON lines, a folder with the former, or `Lin-Chen/MMStar`.
 
-        The options stand in the question; `llava-1.5` adds its closing instruction, `original` nothing. ImageSource are
+        The question contains the options; `llava-1.5` adds its closing instruction, `original` nothing. Images are
         `INDEX.jpg`.
         """
         wording = "" if self.choose_prompt(prompt) == "original" else OPTION_LETTER
@@ -71,7 +71,7 @@ class MMStar(Benchmark):
         return questions
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy in total, per category and per sub-category."""
+        """Compute accuracy in total, per category and per sub-category."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         items = graded(questions, texts, lambda text, question: _names(text, question.references[0]))

@@ -65,7 +65,7 @@ class MMVet(Benchmark):
     0), but for the wording before the row. Figures by different judges do not compare, nor do those by one judge under
     different wordings: `judged_by` says which they were.
 
-    Variants: `official`, and `rule`, which a `RuleJudge` gives whatever is asked for: the share of the reference's
+    Variants: `official`, and `rule`, which a `RuleJudge` always gives: the share of the reference's
     elements that the answer says. It is no official figure, and `judged_by` says so.
 
     With a judge, a question without an answer is an error, as in the official tool. Stored grades must be of all
@@ -73,7 +73,7 @@ class MMVet(Benchmark):
 
     Args:
         grades: a stored grades file, replayed without any judge.
-        judge: who grades, where there is no such file; a `RuleJudge` grades once, whatever `runs` says.
+        judge: who grades, where there is no such file; a `RuleJudge` grades once, regardless of `runs`.
         judge_prompt: a file with another wording of everything before the graded row.
         judge_runs: how often each answer is graded (the paper: 5).
         subset: a JSON list of ids (the official bard_set.json); other questions are neither asked nor scored.
@@ -174,7 +174,7 @@ class MMVet(Benchmark):
         return grades
 
     def judged_by(self, variant: str) -> dict[str, str]:  # noqa: ARG002 - there is but one
-        """What scores must say about who graded: the judge and the hash of its prompt, or the file of grades."""
+        """Return what scores must state about the grader: the judge and its prompt's hash, or the file of grades."""
         if self._grades is not None:
             return {"grades": self._grades.name}
         if isinstance(self._judge, RuleJudge):
@@ -182,7 +182,7 @@ class MMVet(Benchmark):
         return {} if self._judge is None else self._judge.about(self._prompt)
 
     def _selected(self, variant: str | None) -> str:
-        """The variant by which is scored: it and the judge must be of one kind."""
+        """Return the scoring variant, which must match the kind of judge."""
         ruled = isinstance(self._judge, RuleJudge) and self._grades is None
         selected = self.choose_variant(variant or ("rule" if ruled else None))
         if (selected == "rule") != ruled:
@@ -205,14 +205,14 @@ def _read_subset(path: Path, known: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _official_row(row: ParquetRow) -> dict[str, Any]:
-    """A row of the Hugging Face copy as the official file has it: capabilities are joined by commas there."""
+    """Return a row of the Hugging Face copy in the official format; the copy joins capabilities with commas."""
     require_keys(row.values, ("question", "answer", "capability"), row.where)
     capabilities = [name.strip() for name in row.values["capability"].split(",")]
     return {**row.values, "imagename": _image_name(row.values), "capability": capabilities}
 
 
 def _image_name(row: Mapping[str, Any]) -> str:
-    """The image's own name where the copy kept it: some questions share one."""
+    """Return the image's original name if the copy kept it, since some questions share an image."""
     return (row.get("image") or {}).get("path") or f"{row['question_id']}.png"
 
 
@@ -254,7 +254,7 @@ def _is_grade(value: Any) -> bool:
 
 
 def _grade(judge: Judge, prompt: str, question: Question, text: str, run: int) -> tuple[JudgeReply, float]:
-    """The last reply that was read, and its grade: 0 if none was a number in [0, 1]."""
+    """Return the last reply and its grade, which is 0 if no reply was a number in [0, 1]."""
     truth = question.references[0].replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
     row = " | ".join((question.prompt, truth, text, ""))
     asked = prompt.rstrip("\n") + "\n\n" + row
@@ -300,5 +300,5 @@ def _metrics(questions: Sequence[Question], grades: Grades, runs: int) -> dict[s
 
 
 def _rounded(value: Any) -> float:
-    """To one decimal, as numpy rounds and the tool prints: it makes 0.2 of 0.15, which in binary lies nearer to 0.1."""
+    """Round to one decimal as numpy does and the tool prints: 0.15 gives 0.2, though in binary it is nearer to 0.1."""
     return float(np.round(value, 1))

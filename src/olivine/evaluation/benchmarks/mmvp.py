@@ -51,7 +51,7 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
     - `lmms-eval` (`lmms_eval/tasks/mmvp/utils.py`): the first A or B found at the start, after "answer is" or
       "option", or at the end of any word (so `Banana` names A), or else the first character; always
       with corrected labels.
-    - `vlmevalkit`: exactly one letter, or else one option's text, stands in the answer.
+    - `vlmevalkit`: exactly one letter, or else one option's text, occurs in the answer.
     - `judge`: the official grader, and the default where a judge is named. A verdict of exactly yes (case ignored) is
       right, all else is wrong. The judge is asked at temperature 0.2 as there, in our own wording.
 
@@ -125,8 +125,8 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
             "single": sum(right * n for right, _, n in tallies) / questions if questions else 0.0,
         }
 
-    def shown(self, question: Question, text: str) -> str:
-        """The official question and answer, whatever was asked, and the response."""
+    def judge_input(self, question: Question, text: str) -> str:
+        """Return the official question and answer, regardless of the prompt, and the response."""
         asked, answer = question.details["question"], question.details["answer"]
         return f"Question: {asked}\nCorrect option: {answer}\nResponse: {text}\nIs the response right?"
 
@@ -157,13 +157,13 @@ def _question(file: Path, number: int, row: Mapping[str, str], lettering: bool) 
         image=f"MMVP Images/{row['Index']}.jpg",
         cluster=f"pair-{number // 2 + 1}",
         references=(gold,),
-        # What a judge is shown: the official question and answer, whatever was asked.
+        # What the judge sees: the official question and answer, regardless of the prompt.
         details={"options": options, "question": f"{text} {row['Options']}", "answer": row["Correct Answer"]},
     )
 
 
 def _options(text: str) -> dict[str, str]:
-    """`(a) Open (b) Closed` as `{"A": "Open", "B": "Closed"}`."""
+    """Parse `(a) Open (b) Closed` as `{"A": "Open", "B": "Closed"}`."""
     parts = re.split(r"\(([a-z])\)", text)
     return {letter.upper(): option.strip() for letter, option in zip(parts[1::2], parts[2::2], strict=True)}
 

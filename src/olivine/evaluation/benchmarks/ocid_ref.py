@@ -18,7 +18,7 @@ from olivine.records import Answer, Item, Question, Score
 
 #: Every image of OCID.
 _WIDTH, _HEIGHT = 640, 480
-#: The last take of a sequence at which the table is still that cluttered: objects apart, touching, stacked.
+#: The last take of a sequence at which the table is still that cluttered: objects separate, touching, stacked.
 _CLUTTER = (("minimum", 9), ("medium", 16), ("maximum", 20))
 _GOLD_FORMATS = ("xyxy-pixels", "xywh-pixels")
 

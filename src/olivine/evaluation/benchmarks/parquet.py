@@ -1,6 +1,6 @@
 """Hugging Face's parquet copies of benchmarks: their shards found, rows read without images, images read by name.
 
-Which columns are what is each benchmark's own rule and stands in its file.
+What the columns mean is defined in each benchmark's file.
 """
 
 import re
@@ -20,13 +20,13 @@ from olivine.errors import DataError
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
 #: Folders that do not name a configuration.
 _UNNAMED = ("", "data", "default")
-#: PackedSequence groups of images held at once: questions come in order, so that each is read about once.
+#: Row groups of images cached at once: questions come in order, so that each group is read about once.
 _HELD = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetRow:
-    """One row without its images (of which only the path is there), and where it stands.
+    """One row without its images (of which only the path is there), and its location.
 
     `number` counts in its file, `index` over all rows that were read with it.
     """
@@ -39,13 +39,13 @@ class ParquetRow:
 
     @property
     def where(self) -> str:
-        """The row's place, for messages."""
+        """The row's location, for messages."""
         return f"{self.file}: row {self.number + 1}"
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetLayout:
-    """Where a benchmark's rows and images lie in its Hugging Face copy.
+    """Where a benchmark's rows and images are in its Hugging Face copy.
 
     Attributes:
         splits: the splits that are questions, by name; the first that is there is read.
@@ -65,7 +65,7 @@ class ParquetLayout:
 
 
 def find_shards(path: Path, layout: ParquetLayout) -> dict[Path, str]:
-    """The shards of the questions at `path` (a copy's folder, a configuration's, or one shard) and their splits.
+    """Return the question shards at `path` (folder of a copy or of a config, or one shard) with their splits.
 
     Empty if there is no parquet at all.
 
@@ -146,7 +146,7 @@ def read_rows(shards: Mapping[Path, str]) -> list[ParquetRow]:
 
 
 def _without_bytes(field: Any) -> list[str]:
-    """The column paths to read of a field: of an image its path alone, of a list of images nothing."""
+    """Return the column paths to read for a field: of an image only its path, of a list of images nothing."""
     names = _fields_of(field.type)
     if names is not None:
         return [f"{field.name}.path"] if {"bytes", "path"} <= names else [field.name]
@@ -163,7 +163,7 @@ def _fields_of(kind: Any) -> set[str] | None:
 class ParquetImages:
     """ImageSource out of parquet rows, by the names that a layout gives them; the first row of a name counts.
 
-    Nothing is written: a row group's images are read when one of them is asked for, and a few groups are held.
+    Nothing is written: a row group's images are read when one of them is requested, and a few groups are cached.
     """
 
     def __init__(self, shards: Mapping[Path, str], layout: ParquetLayout) -> None:
@@ -178,7 +178,7 @@ class ParquetImages:
         self._held: OrderedDict[tuple[Path, int], Any] = OrderedDict()
 
     def open(self, name: str) -> Image.Image:
-        """The image of that name, RGB.
+        """Return the image of that name, in RGB.
 
         Raises:
             DataError: there is none, it is not in the file but elsewhere, or it is broken.
@@ -205,7 +205,7 @@ class ParquetImages:
             if row.number < first + count:
                 return self._group(row.file, group, opened)[row.number - first].as_py()
             first += count
-        raise AssertionError("a row that was read lies in some group")
+        raise AssertionError("every row belongs to some group")
 
     def _group(self, file: Path, group: int, opened: Any) -> Any:
         key = (file, group)

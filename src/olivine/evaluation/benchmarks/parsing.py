@@ -1,6 +1,6 @@
 """What several benchmarks share: reading their files, option letters, yes/no words, means.
 
-No benchmark's own rule is here, and no VQA answer normaliser: that has a file of its own.
+Rules of single benchmarks are in their files; the VQA answer normaliser is in `vqa_normaliser`.
 """
 
 import base64
@@ -26,7 +26,7 @@ _Group = TypeVar("_Group", str, int)
 #: Names of the options in order: the first is A.
 LETTERS = string.ascii_uppercase
 
-#: Replies that VLMEvalKit takes as a refusal wherever they stand (vlmeval/utils/matching_util.py).
+#: Replies that VLMEvalKit takes as a refusal wherever they occur (vlmeval/utils/matching_util.py).
 _REFUSALS = (
     "Failed to obtain answer via API",
     "Sorry, I can't help with images of people yet.",
@@ -38,7 +38,7 @@ _REFUSALS = (
 
 @dataclass(frozen=True, slots=True)
 class Prediction(Answer):
-    """An entry of an official predictions file: under the official scoring it is compared as it stands.
+    """An entry of an official predictions file: under the official scoring it is compared unchanged.
 
     A model's own words are an `Answer`, and are first converted as the model's authors convert them.
     """
@@ -48,12 +48,12 @@ class Prediction(Answer):
 
 
 def fraction(values: Sequence[float]) -> float:
-    """The mean, 0 for none (as GQA's tool defines it)."""
+    """Return the mean, 0 for no values (as GQA's tool defines it)."""
     return sum(values) / len(values) if values else 0.0
 
 
 def percent(values: Sequence[float]) -> float:
-    """A hundred times the mean, 0 for none."""
+    """Return a hundred times the mean, 0 for no values."""
     return 100 * fraction(values)
 
 
@@ -80,7 +80,7 @@ def by_detail(
     items: Sequence[Item],
     mean: Callable[[Sequence[float]], float] = percent,
 ) -> dict[str, float]:
-    """`{"NAME/GROUP": mean}` of items grouped by their question's detail `name`; empty details are left out."""
+    """Return `{"NAME/GROUP": mean}` of items grouped by their question's detail `name`; empty details are omitted."""
     scored = ((question.details[name], item.correct) for question, item in zip(questions, items, strict=True))
     return by_group(name, ((group, correct) for group, correct in scored if group not in (None, "")), mean)
 
@@ -117,7 +117,7 @@ def require_human_answers(name: str, questions: Iterable[Question]) -> None:
 
 
 def read_rows(path: Path) -> Any:
-    """A JSON file as it is, or JSON lines as a list of objects, told apart by the first line.
+    """Read a JSON file, or JSON lines as a list of objects; the first line decides which.
 
     Raises:
         DataError: missing, cut short, or not JSON.
@@ -126,7 +126,7 @@ def read_rows(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, without their ends.
+    """Return the non-blank lines of a text file, without line ends.
 
     Raises:
         DataError: the file cannot be read as UTF-8 text.
@@ -141,12 +141,12 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_table(path: Path, delimiter: str) -> list[dict[str, str]]:
-    """The rows of a table with a header line (CSV or TSV), cells as text, absent ones empty.
+    """Return the rows of a table with a header line (CSV or TSV), cells as text, missing ones empty.
 
     Raises:
         DataError: the file cannot be read, or a row is longer than the header.
     """
-    limit = csv.field_size_limit(2**31 - 1)  # images stand in cells, far above the default of 128 kB
+    limit = csv.field_size_limit(2**31 - 1)  # cells contain images, far above the default of 128 kB
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter=delimiter, restval="")
@@ -248,7 +248,7 @@ def _starts_with_an_object(path: Path) -> bool:
 
 
 def named_option(text: str, choices: Sequence[str]) -> str | None:
-    """The letter of the option that an answer names, `None` if it names none.
+    """Return the letter of the option that an answer names, `None` if it names none.
 
     Our own rule, stricter than peers': the answer is a letter, with or without a bracket, or begins with a letter
     and a mark (`B. ...`, `(b) ...`), or says "answer is B", or is one option's text. A letter with another word
@@ -266,9 +266,9 @@ def named_option(text: str, choices: Sequence[str]) -> str | None:
 
 
 def vlmevalkit_option(text: str, choices: Mapping[str, str]) -> str | None:
-    """The option letter that VLMEvalKit infers without its judge, `None` if it would ask the judge or gives up.
+    """Return the option letter that VLMEvalKit infers without its judge, `None` if it would ask the judge or give up.
 
-    `choices` maps letters to texts. Marks become spaces; exactly one option letter must then stand as a word, and
+    `choices` maps letters to texts. Marks become spaces; exactly one option letter must then occur as a word, and
     its first occurrence among the last four (the source compares `position > words - 5`). Failing that, exactly one
     option's text must occur in the answer, unless the answer is more than twice as long as all options together
     (`open-compass/VLMEvalKit:vlmeval/utils/matching_util.py`).
@@ -291,7 +291,7 @@ def vlmevalkit_option(text: str, choices: Mapping[str, str]) -> str | None:
 
 
 def vlmevalkit_yes_no(text: str) -> str | None:
-    """`yes` or `no` if exactly one of the two stands as a word, else `None` (VLMEvalKit's Unknown).
+    """Return `yes` or `no` if exactly one of the two occurs as a word, else `None` (VLMEvalKit's Unknown).
 
     `open-compass/VLMEvalKit:vlmeval/dataset/utils/yorn.py`, after VQA's punctuation step, which may join two words or
     part them.

@@ -45,7 +45,7 @@ class POPE(CountedBenchmark):
     - `vlmevalkit`: whole words, yes or no but not both, else not a yes, and wrong; percent; `pooled/...`.
 
     The official tool pairs answers with labels by position and leaves out the labels beyond the last answer. So an
-    unanswered question is left out of the official figures and of the items, and named as missing (in the other
+    unanswered question is excluded from the official metrics and the items, and reported as missing (in the other
     variants it is wrong); unknown and repeated answers, which the tool would pair with other labels, are refused.
 
     Both published versions of the labels are read: the repository's (3 x 3,000) and the one that LLaVA pins (2,910
@@ -82,7 +82,7 @@ class POPE(CountedBenchmark):
     def read_answers(self, path: Path, questions: Sequence[Question]) -> list[Answer]:
         """Read official answers (`question`, `answer`, in label order) of one setting, or LLaVA's answer lines.
 
-        A folder holds one official file for each setting, with the setting's name at the end of its own.
+        A folder holds one official file for each setting, with the setting at the end of its name.
         """
         by_setting: dict[str, list[Question]] = {}
         for question in questions:
@@ -142,7 +142,7 @@ class POPE(CountedBenchmark):
 
 
 def _setting(path: Path) -> str | None:
-    """The setting that a file's name ends with, if any."""
+    """Return the setting that a file's name ends with, if any."""
     last = path.stem.rsplit("_", 1)[-1]
     return last if last in _FIRST_ID else None
 
@@ -196,7 +196,7 @@ def _from_parquet(rows: Sequence[ParquetRow]) -> list[Question]:
 
 
 def _question_of(prompt: str) -> str:
-    """The question in a prompt, without the instruction, and with the word repaired that LLaVA's version misspells."""
+    """Return the question in a prompt, without the instruction, correcting a word that LLaVA's version misspells."""
     return prompt.split("\n")[0].strip().replace("imange", "image")
 
 
@@ -272,7 +272,7 @@ def _numbered(
 
 
 def _numbered_in(setting: str, number: str) -> str:
-    """The id of a setting's question, unique over the three."""
+    """Return the id of a setting's question, unique over the three settings."""
     return str(_FIRST_ID.get(setting, 0) + int(number)) if number.isdecimal() else f"{setting}/{number}"
 
 
@@ -290,7 +290,7 @@ _PARSERS = {"official": _official, "lmms-eval": _exact, "vlmevalkit": vlmevalkit
 
 
 def _figures(counts: Mapping[tuple[str, str | None], int], variant: str) -> dict[str, float]:
-    """The figures of (label, answer) pairs, counted; an answer that is neither yes nor no is `None`."""
+    """Return the metrics of counted (label, answer) pairs; an answer that is neither yes nor no is `None`."""
     hits, answered = counts.get(("yes", "yes"), 0), sum(counts.values())
     yeses = sum(count for (_, said), count in counts.items() if said == "yes")
     positives = sum(

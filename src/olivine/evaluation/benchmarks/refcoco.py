@@ -77,13 +77,13 @@ def iou_of_pixels(one: Box, other: Box) -> float:
 
 
 def box_in(text: str) -> Box | None:
-    """The first four numbers in square brackets (as lmms-eval finds them), `None` if there are none."""
+    """Return the first four numbers in square brackets (as lmms-eval finds them), `None` if there are none."""
     found = _BRACKETED.search(text)
     return Box(*map(float, found.groups())) if found else None
 
 
 def literal_box(text: str) -> Box | None:
-    """The box if the whole answer is a list of four numbers in [0, 1] with left < right and top < bottom.
+    """Return the box if the whole answer is a list of four numbers in [0, 1] with left < right and top < bottom.
 
     Prismatic's rule (`TRI-ML/vlm-evaluation:vlm_eval/tasks/harnesses/refcoco.py`); `None` for anything else.
     """
@@ -98,7 +98,7 @@ def literal_box(text: str) -> Box | None:
 
 
 def in_pixels(box: Box, box_format: str, width: int, height: int) -> Box:
-    """The corners in pixels of a box given as one of `BOX_FORMATS`, in an image of `width` x `height`."""
+    """Return the corners in pixels of a box given as one of `BOX_FORMATS`, in an image of `width` x `height`."""
     if box_format == "xyxy":
         return box.scaled(width, height)
     if box_format == "xyxy-padded":
@@ -137,7 +137,7 @@ class RefCOCO(Benchmark):
       two decimals; the answer must be a literal list and nothing else, as `literal_box` says.
     - `lmms-eval` (`lmms_eval/tasks/refcoco/utils_rec.py`): overlap of at least .5 of continuous boxes; an answer
       without a box counts as an empty one at the corner. It adds `iou` (mean), `accuracy@0.1` to `accuracy@0.9`,
-      and `center` (the middle of the answer's box lies in the gold one).
+      and `center` (the centre of the answer's box is in the gold one).
 
     Args:
         boxes: what the numbers of an answer are, one of `BOX_FORMATS`. Models trained on LLaVA's mixture draw boxes
@@ -195,7 +195,7 @@ class RefCOCO(Benchmark):
 
 
 def _boxes(question: Question, text: str, variant: str, box_format: str) -> tuple[Box | None, Box]:
-    """The answer's box and the gold one, as the variant compares them: in pixels, or as fractions of the image."""
+    """Return the answer's box and the gold one as the variant compares them: in pixels, or as image fractions."""
     gold: Box = question.details["box"]
     width, height = question.details["size"]
     if variant == "prismatic":
@@ -209,7 +209,7 @@ def _boxes(question: Question, text: str, variant: str, box_format: str) -> tupl
 
 
 def rounded_fractions(box: Box, width: int, height: int) -> Box:
-    """A gold box in pixels as fractions of the image, to two decimals, as Prismatic compares it."""
+    """Convert a gold box in pixels to fractions of the image with two decimals, as Prismatic compares it."""
     return Box(*(round(edge, 2) for edge in _fractions(box, width, height)))
 
 
@@ -227,7 +227,7 @@ def _centred(said: Box, gold: Box) -> bool:
 
 
 def _official(folder: Path, lead: str) -> Iterator[Question]:
-    """The phrases of one data set, out of its refs and COCO instances."""
+    """Return the phrases of one data set, from its refs and COCO instances."""
     instances = read_json(folder / "instances.json")
     require_keys(instances, ("images", "annotations"), str(folder / "instances.json"))
     sizes = {image["id"]: (image["width"], image["height"]) for image in instances["images"]}
@@ -310,7 +310,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _read_plain_pickle(path: Path) -> Any:
-    """What a pickle of plain lists, dictionaries, texts and numbers holds; one that names any code is refused."""
+    """Load a pickle of plain lists, dictionaries, texts and numbers; refuse one that refers to any code."""
     try:
         # The official files are Python 2's: their texts are bytes of Latin 1.
         return _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin-1").load()

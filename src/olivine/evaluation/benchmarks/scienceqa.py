@@ -36,8 +36,8 @@ class ScienceQA(CountedBenchmark):
     """ScienceQA (`lupantech/ScienceQA:tools/evaluate_acc.py` for the groups, LLaVA's `eval_science_qa.py` for text).
 
     Metrics, in percent: `accuracy` (the official average), `img` (questions with an image: ScienceQA-IMG), and
-    where problems.json is at hand `subject/...`, `context/text|image|none` (a hint, an image, neither),
-    `grade/1-6`, `grade/7-12` and `topic/...`. A group without questions is left out (the official tool prints -1).
+    where problems.json is available `subject/...`, `context/text|image|none` (a hint, an image, neither),
+    `grade/1-6`, `grade/7-12` and `topic/...`. A group without questions is omitted (the official tool prints -1).
     One cluster is one question.
 
     Variants:
@@ -48,7 +48,7 @@ class ScienceQA(CountedBenchmark):
     - `llava`: the same, but `img` leaves unanswered questions out, as LLaVA's tool does (it looks for the image's
       mark in the answer's own prompt).
     - `lmms-eval`: the answer is the letter, or begins with it and a period.
-    - `vlmevalkit`: exactly one letter, or else one choice's text, stands in the answer.
+    - `vlmevalkit`: exactly one letter, or else one choice's text, occurs in the answer.
 
     In LLaVA's answer lines a missing answer is wrong, as in its tool. An official results file must hold every
     question and no other, as the official tool asserts (4,241 for the test split).
@@ -78,7 +78,7 @@ class ScienceQA(CountedBenchmark):
         Of a Hugging Face copy (`lmms-lab/ScienceQA`) the test split of ScienceQA-FULL is read, or of the one
         configuration that is there; it has no ids, so a row's number is its id.
 
-        ImageSource are `SPLIT/ID/image.png` for the former, as LLaVA's file names them for the latter.
+        Images are `SPLIT/ID/image.png` for the former, as LLaVA's file names them for the latter.
 
         Raises:
             DataError: the split has no problem, or the file is neither.
@@ -119,7 +119,7 @@ class ScienceQA(CountedBenchmark):
         return [_answer_of_index(key, index, path) for key, index in results.items()]
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy in total and by the official groups."""
+        """Compute accuracy in total and by the official groups."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         return self.graded_score(questions, texts, selected, missing)
@@ -171,9 +171,9 @@ class ScienceQA(CountedBenchmark):
 
 
 def _official_row(row: ParquetRow) -> dict[str, Any]:
-    """A row of the Hugging Face copy as problems.json has it."""
-    imaged = row.values.get("image") is not None
-    return {"hint": "", **row.values, "split": row.split, "image": "image.png" if imaged else None}
+    """Return a row of the Hugging Face copy in the format of problems.json."""
+    has_image = row.values.get("image") is not None
+    return {"hint": "", **row.values, "split": row.split, "image": "image.png" if has_image else None}
 
 
 def _image(split: str, key: str, file: str = "image.png") -> str:
@@ -221,7 +221,7 @@ def _from_llava(row: Any, where: str, problems: Mapping[str, Any]) -> Question:
 
 
 def _groups(problem: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The official groups that a problem belongs to, as (kind, name)."""
+    """Return the official groups that a problem belongs to, as (kind, name)."""
     contexts = [name for name, key in (("text", "hint"), ("image", "image")) if problem[key]] or ["none"]
     groups = [("context", name) for name in contexts]
     groups += [(kind, str(problem[kind])) for kind in ("subject", "topic") if problem.get(kind)]

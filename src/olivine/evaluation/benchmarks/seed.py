@@ -49,7 +49,7 @@ class SEEDBench(Benchmark):
 
         The last names question types by number alone, and so do the metrics then.
 
-        ImageSource are `SEED-Bench-image/DATA_ID`; a video's middle frame `SEED-Bench-video-image/QUESTION_ID.png`.
+        Images are `SEED-Bench-image/DATA_ID`; a video's middle frame `SEED-Bench-video-image/QUESTION_ID.png`.
         """
         self.choose_prompt(prompt)
         shards = self.shards(path)
@@ -71,7 +71,7 @@ class SEEDBench(Benchmark):
         return super().read_answers(path, questions)
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy in total, for images and videos, and per type."""
+        """Compute accuracy in total, for images and videos, and per type."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         if selected == "lmms-eval":

@@ -75,7 +75,7 @@ class TallyQA(Benchmark):
         return answers_from((_with_text(row) for row in rows), "question_id", "answer", str(path))
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy and root mean squared error, simple and complex."""
+        """Compute accuracy and root mean squared error, simple and complex."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         if selected == "official":
@@ -122,7 +122,7 @@ def _count(question: Question, text: str, variant: str) -> int | None:
 
 
 def _whole(word: str) -> int | None:
-    """The number that `word` is in digits; more than nine of them are not a count of anything."""
+    """Return the number that `word` is in digits; more than nine digits are not taken as a count."""
     return int(word) if re.fullmatch("[0-9]{1,9}", word) else None
 
 

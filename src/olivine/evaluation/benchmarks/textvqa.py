@@ -34,7 +34,7 @@ _HINTS = "Reference OCR token: "
 
 @dataclass(frozen=True, slots=True)
 class Prediction(Answer):
-    """An answer out of a file: whether its prompt held OCR hints, `None` where the file does not say."""
+    """An answer from a file: whether its prompt contained OCR hints, `None` where the file does not say."""
 
     hinted: bool | None = None
 
@@ -49,7 +49,7 @@ class TextVQA(Benchmark):
 
     The answer and the ten human answers are normalised as `normalise_m4c` does; other than ten human answers are
     refused, as the evaluator asserts. LLaVA's tool takes its mean over the answers it is given: a question without
-    one is left out of the figure and of the items, and named as missing. Answers to unknown questions are refused
+    one is excluded from the metric and the items, and reported as missing. Answers to unknown questions are refused
     (there too), and so are two to one question (there both count).
 
     Args:
@@ -91,7 +91,7 @@ class TextVQA(Benchmark):
         return [_question(f"{file}: question {n}", row, selected, hints) for n, row in enumerate(rows["data"], start=1)]
 
     def images(self, path: Path) -> ImageSource | Path:
-        """The folder of images: `train_images`, where the validation split's lie too, if it is there."""
+        """Return the folder of images: `train_images`, which holds the validation split's too, if it exists."""
         folder = (path if path.is_dir() else path.parent) / "train_images"
         return folder if folder.is_dir() else super().images(path)
 
@@ -200,6 +200,6 @@ def _read_hints(path: Path) -> dict[str, Sequence[str]]:
 
 
 def _question_in(prompt: str) -> str:
-    """The question in one of LLaVA's prompts, in lower case: the line before the hints, or after them."""
+    """Return the question in one of LLaVA's prompts, in lower case: the line before the hints, or after them."""
     lines = prompt.split("\n")
     return (lines[1] if lines[0].startswith(_HINTS.strip()) and len(lines) > 1 else lines[0]).lower()

@@ -1,4 +1,4 @@
-"""What a question's values may be: text where there must be text, ids that can be told apart.
+"""The types of a question's values: text where text is required, ids that can be distinguished.
 
 Which keys there are is each benchmark's own rule.
 """
@@ -27,7 +27,7 @@ def require_types(
 
     Args:
         row: the question.
-        where: file and place, with which messages begin.
+        where: file and location, for the start of messages.
         text: keys that hold text.
         text_or_nothing: keys that hold text or null.
         ids: keys that hold text or a whole number.

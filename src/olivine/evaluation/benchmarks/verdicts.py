@@ -23,10 +23,10 @@ class JudgedBenchmark(Benchmark):
     Args:
         verdicts: the judge's reply to each question, for `judge`, replayed without asking.
         judge: who is asked, where there are no verdicts.
-        judge_prompt: a file with another wording of what the judge is told.
+        judge_prompt: a file with other instructions for the judge.
     """
 
-    #: What the judge is told first (its system message), in our own words; and the official grader's temperature.
+    #: The instructions for the judge (its system message), in our own words; and the official grader's temperature.
     judge_wording: ClassVar[str]
     judge_temperature: ClassVar[float] = 0.0
 
@@ -42,19 +42,19 @@ class JudgedBenchmark(Benchmark):
         self._wording = self.judge_wording if judge_prompt is None else read_wording(judge_prompt)
 
     @abstractmethod
-    def shown(self, question: Question, text: str) -> str:
-        """What the judge sees of a question and its answer."""
+    def judge_input(self, question: Question, text: str) -> str:
+        """Return what the judge sees of a question and its answer."""
 
     def choose_variant(self, variant: str | None) -> str:
         """`variant`, or the default: `judge` where there is one; raises as the base's."""
         return super().choose_variant(JUDGED if variant is None and self._judge is not None else variant)
 
     def judged_by(self, variant: str) -> dict[str, str]:
-        """The judge and the hash of what it was told, under `judge`."""
+        """Return the judge and the hash of its instructions, under `judge`."""
         return self._judge.about(self._wording) if variant == JUDGED and self._judge is not None else {}
 
     def verdicts(self, questions: Sequence[Question], texts: Mapping[str, str]) -> Mapping[str, str]:
-        """The verdict on each answer, by question id.
+        """Return the verdict on each answer, by question id.
 
         Raises:
             RequestError: there is no judge, and a verdict is missing.
@@ -75,7 +75,7 @@ class JudgedBenchmark(Benchmark):
         return given
 
     def _ask(self, judge: Judge, question: Question, text: str) -> str:
-        prompt = self.shown(question, text)
+        prompt = self.judge_input(question, text)
         try:
             return judge.ask(JudgeRequest(prompt, system=self._wording, temperature=self.judge_temperature)).text
         except RunError as error:

@@ -59,7 +59,7 @@ class VizWiz(Benchmark):
     - `lmms-eval`: that processor on both sides, and nothing else.
 
     The official tool stops at an image without an answer, and so do `official` and `llava`; under `lmms-eval` it is
-    wrong. Unknown and repeated answers are refused by all (the tool passes over the former and keeps the last).
+    wrong. Unknown and repeated answers are refused by all (the tool ignores the former and keeps the last).
     """
 
     name = "vizwiz"
@@ -99,7 +99,7 @@ class VizWiz(Benchmark):
         ]
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy over all questions and per answer type, and how well unanswerable questions are told apart."""
+        """Compute accuracy in total and per answer type, and how well unanswerable questions are recognised."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         require_human_answers(self.name, questions)
@@ -135,7 +135,7 @@ _CONVERSIONS: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
 
 
 def _official_row(row: ParquetRow) -> dict[str, Any]:
-    """A row of the Hugging Face copy as the annotations have it: human answers are bare texts there."""
+    """Return a row of the Hugging Face copy in the format of the annotations; the copy has bare human answers."""
     require_keys(row.values, ("question_id", "question"), row.where)
     humans = [{"answer": answer} for answer in row.values.get("answers") or ()]
     kind = row.values.get("category")

@@ -84,7 +84,7 @@ def flatten(text: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def strip_punctuation(text: str) -> str:
-    """The punctuation and period steps (`GT-Vision-Lab/VQA:PythonEvaluationTools/vqaEvaluation/vqaEval.py`).
+    """Apply the punctuation and period steps (`GT-Vision-Lab/VQA:PythonEvaluationTools/vqaEvaluation/vqaEval.py`).
 
     A mark that touches a space anywhere in `text` is deleted everywhere, and so is every mark if `text` holds a comma
     between digits; otherwise a mark becomes a space. Then the first 32 periods that no digit follows are deleted (the
@@ -101,7 +101,7 @@ def strip_punctuation(text: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def normalise(text: str) -> str:
-    """The whole normaliser of VQAv2: `flatten`, `strip_punctuation`, then words.
+    """Apply the whole normaliser of VQAv2: `flatten`, `strip_punctuation`, then words.
 
     Words are lower-cased and split at white space; none, zero to ten become digits; articles are dropped; and words
     in `CONTRACTIONS` are replaced.
@@ -137,23 +137,23 @@ def soft_score(said: str, humans: Sequence[str], rows: Sequence[Hashable] | None
 
     Args:
         said: the prediction, normalised as the benchmark wants it.
-        humans: the human answers, likewise; at least one.
-        rows: what tells the human answers apart, where leaving one out leaves out its equals too (the VQA scorer
-            compares answer, confidence and id); by default each stands for itself.
+        humans: the human answers, normalised as well; at least one.
+        rows: what distinguishes the human answers, where omitting one omits its equals too (the VQA scorer
+            compares answer, confidence and id); by default each is distinct.
     """
     matching = sum(human == said for human in humans)
     if not matching:
         return 0.0
     rows = range(len(humans)) if rows is None else rows
     alike = Counter(rows)
-    # What is left out only matters if it agrees.
+    # Which one is omitted only matters if it agrees.
     left_out = (alike[row] if human == said else 0 for row, human in zip(rows, humans, strict=True))
     shares = [min(1, (matching - out) / 3) for out in left_out]
     return sum(shares) / len(shares)
 
 
 def rounded_percent(values: Sequence[float]) -> float:
-    """A hundred times the mean to two decimals, as the VQA and VizWiz scorers print it; 0 for none."""
+    """Return a hundred times the mean to two decimals, as the VQA and VizWiz scorers print it; 0 for none."""
     return round(100 * sum(values) / len(values), 2) if values else 0.0
 
 

@@ -48,7 +48,7 @@ class VQAv2(Benchmark):
 
     - `2021`: the tool since March 2021 (a013f00). Where all ten human answers are identical, nothing is normalised on
       either side: the answer must equal them letter for letter. Elsewhere both sides are normalised. An entry of an
-      official results file is taken as it stands; a model's own words first go through LLaVA's `EvalAIAnswerProcessor`,
+      official results file is taken unchanged; a model's raw answers first go through LLaVA's `EvalAIAnswerProcessor`,
       as in its `scripts/convert_vqav2_for_submission.py`, without which "Yes" would lose to ten times "yes".
     - `2017`: the release of that year (a4f1afd), which LAVIS copied. The answer is always normalised; human answers
       lose their punctuation, and that only where they are not all identical; their numbers and articles stay.
@@ -111,7 +111,7 @@ class VQAv2(Benchmark):
         return [Prediction(answer.question_id, answer.text, answer.state) for answer in plain]
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy over all questions, per answer type and per question type."""
+        """Compute accuracy over all questions, per answer type and per question type."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         require_human_answers(self.name, questions)
@@ -194,7 +194,7 @@ def _from_parquet(rows: Sequence[ParquetRow]) -> list[Question]:
 
 
 def _apart(humans: Sequence[Mapping[str, Any]]) -> tuple[tuple[Any, Any], ...] | None:
-    """What tells the human answers apart beside their text; `None` where ids do, as in all official files."""
+    """Return what else distinguishes the human answers; `None` where ids do, as in all official files."""
     rows = tuple((human.get("answer_confidence"), human.get("answer_id")) for human in humans)
     return None if len({number for _, number in rows}) == len(rows) else rows
 
@@ -216,14 +216,14 @@ def _image(header: Mapping[str, Any], image_id: int) -> str:
 
 
 def _soft(question: Question, text: str, variant: str, *, final: bool) -> float:
-    """The soft score of one answer. Human answers are made anew each time: the tool overwrites its own."""
+    """Return the soft score of one answer. Human answers are rebuilt each time, since the tool overwrites its own."""
     said, humans = _compared(text, question.references, variant, final=final)
     apart = question.details["apart"]
     return soft_score(said, humans, apart and list(zip(humans, apart, strict=True)))
 
 
 def _compared(text: str, references: Sequence[str], variant: str, *, final: bool) -> tuple[str, list[str]]:
-    """Both sides as the variant compares them."""
+    """Return both sides as the variant compares them."""
     if variant == "normalised":
         return normalise(text), [normalise(reference) for reference in references]
     if variant == "2017":

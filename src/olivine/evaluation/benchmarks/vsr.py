@@ -1,6 +1,6 @@
-"""VSR: is a statement about two things' places in an image true?
+"""VSR: is a statement about the positions of two objects in an image true?
 
-Probabilities of "True" and "False" (Prismatic's AUROC and AUPR) are not scored here: they are no answer.
+Probabilities of "True" and "False" (Prismatic's AUROC and AUPR) are not scored here: they are not answers.
 """
 
 import re
@@ -27,7 +27,7 @@ class VSR(Benchmark):
     """Visual Spatial Reasoning (`cambridgeltl/visual-spatial-reasoning:analysis_scripts/eval_compute_acc_by_*.py`).
 
     Metrics, as fractions: `accuracy`, `relation/NAME`, and `category/NAME` where rel_meta_category_dict.txt of the
-    official repository is at hand (relations outside it are in no category). One cluster is one image. Missing
+    official repository is available (relations outside it are in no category). One cluster is one image. Missing
     answers are wrong; the official predictions file must have one line a statement.
 
     Variants:
@@ -81,7 +81,7 @@ class VSR(Benchmark):
         return [Answer(question.id, line) for question, line in zip(questions, lines, strict=True)]
 
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
-        """Accuracy in total, per relation and per category."""
+        """Compute accuracy in total, per relation and per category."""
         selected = self.choose_variant(variant)
         texts, missing = match_answers(questions, answers, what=self.name)
         parse = _PARSERS[selected]
@@ -93,7 +93,7 @@ class VSR(Benchmark):
 
 
 def _read_categories(path: Path) -> Mapping[str, str]:
-    """Relation to category, of lines `Category: relation, relation`; the last line that names a relation wins."""
+    """Read relation to category from lines `Category: relation, relation`; the last line that names a relation wins."""
     categories: dict[str, str] = {}
     for line in read_lines(path):
         category, colon, relations = line.partition(":")

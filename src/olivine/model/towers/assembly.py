@@ -168,7 +168,7 @@ def class_of(make: Callable[[Any], Any], config: Any, key: str) -> type[Any]:
 
 
 def _resized(tower: Any, part: _Part) -> Any:
-    """The same tower for images of another size: learnt positions resampled, all other weights as they are."""
+    """Return the same tower for images of another size: learnt positions resampled, all other weights as they are."""
     with torch.random.fork_rng(devices=[]):  # what is drawn for the new one is overwritten, and nobody's business
         resized = type(tower)(part.config)
     resized.load_state_dict(part.family.resized_state(tower.state_dict(), part.config, part.transform.size))

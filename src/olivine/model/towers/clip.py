@@ -6,7 +6,7 @@ Which other families there are is in `registry`.
 import re
 from typing import Any
 
-from olivine.model.towers.family import CLIP_STATISTICS, TowerFamily
+from olivine.model.towers.family import CLIP_LINEAR, CLIP_STATISTICS, TowerFamily
 from olivine.model.weights import CLIP_LAYERS, Naming, naming_inside
 
 
@@ -15,6 +15,7 @@ class Clip(TowerFamily):
 
     model_type = "clip_vision_model"
     statistics = CLIP_STATISTICS
+    linear_names = CLIP_LINEAR
     position_table = "embeddings.position_embedding.weight"
     tiny = {  # noqa: RUF012
         "model_type": "clip_vision_model",

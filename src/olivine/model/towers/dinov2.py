@@ -15,6 +15,16 @@ class Dinov2(TowerFamily):
 
     model_type = "dinov2"
     statistics = IMAGENET_STATISTICS
+    #: Older versions of transformers and newer ones; `weights_in` and `weights_out` are those of the largest size.
+    linear_names = {  # noqa: RUF012
+        "q_proj": ("q_proj", "query"),
+        "k_proj": ("k_proj", "key"),
+        "v_proj": ("v_proj", "value"),
+        "o_proj": ("o_proj", "dense"),
+        "up_proj": ("fc1", "weights_in", "up_proj"),
+        "gate_proj": ("gate_proj",),
+        "down_proj": ("fc2", "weights_out", "down_proj"),
+    }
     tiny = {  # noqa: RUF012
         "model_type": "dinov2",
         "hidden_size": 32,

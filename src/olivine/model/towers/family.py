@@ -3,6 +3,7 @@
 The families are in the other files of this package, one each; which there are is in `registry`.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,15 @@ from olivine.errors import RequestError
 from olivine.model.weights import Naming
 from olivine.recipe import Resample
 
+#: CLIP's and SigLIP's linear layers by the names of language models.
+CLIP_LINEAR: Mapping[str, tuple[str, ...]] = {
+    "q_proj": ("q_proj",),
+    "k_proj": ("k_proj",),
+    "v_proj": ("v_proj",),
+    "o_proj": ("out_proj",),
+    "up_proj": ("fc1",),
+    "down_proj": ("fc2",),
+}
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 CLIP_STATISTICS: Statistics = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET_STATISTICS: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -31,6 +41,8 @@ class TowerFamily:
         class_tokens: how many tokens come before registers and patches.
         position_table: name of the learnt position embeddings in the tower's state, where they fit one `image_size`
             alone; None where the tower itself takes any multiple of its patch size.
+        linear_names: how the linear layers of its blocks are called, in any supported version of transformers, by the
+            names that language models give theirs; empty where low-rank updates are not supported.
         inner: module that holds the layers in some versions of transformers and not in others, or None.
         tiny: configuration of a tiny random tower with 8-pixel patches, for conformance tests.
     """
@@ -40,6 +52,7 @@ class TowerFamily:
     resample: ClassVar[Resample] = "bicubic"
     class_tokens: ClassVar[int] = 1
     position_table: ClassVar[str | None] = None
+    linear_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     tiny: ClassVar[dict[str, Any]]
 
     def unusable(self) -> str | None:

@@ -6,7 +6,7 @@ Published SigLIP2 models of fixed resolution have the model type `siglip`; those
 
 from typing import Any
 
-from olivine.model.towers.family import HALF_STATISTICS, TowerFamily
+from olivine.model.towers.family import CLIP_LINEAR, HALF_STATISTICS, TowerFamily
 from olivine.model.weights import SIGLIP_LAYERS, Naming, naming_inside
 
 
@@ -16,6 +16,7 @@ class Siglip(TowerFamily):
     model_type = "siglip_vision_model"
     statistics = HALF_STATISTICS
     class_tokens = 0
+    linear_names = CLIP_LINEAR
     position_table = "embeddings.position_embedding.weight"
     tiny = {  # noqa: RUF012
         "model_type": "siglip_vision_model",

@@ -17,6 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 from olivine.files import write_json
 from olivine.model.loss import contrastive_loss
 from olivine.model.towers.clip import Clip
+from olivine.random_state import RandomState
 from olivine.world.drawing import draw
 from olivine.world.language import Mentions, article, caption, noun_phrase
 from olivine.world.pretraining.curriculum import world_tokenizer
@@ -50,36 +51,36 @@ class ClipPretraining(Pretraining):
         self.steps, self.peak = steps, peak
         self._batch, self._variants, self._seed = batch, variants, seed
         self.tokenizer = world_tokenizer(seed, _VOCABULARY)
-        torch.manual_seed(seed)
-        self.tower = CLIPVisionModel(
-            CLIPVisionConfig(
-                hidden_size=SHAPE.hidden,
-                intermediate_size=4 * SHAPE.hidden,
-                num_hidden_layers=SHAPE.layers,
-                num_attention_heads=SHAPE.heads,
-                image_size=SIDE,
-                patch_size=SHAPE.patch,
-                hidden_act="gelu",
-                projection_dim=_WIDTH,
+        with RandomState(seed).active():
+            self.tower = CLIPVisionModel(
+                CLIPVisionConfig(
+                    hidden_size=SHAPE.hidden,
+                    intermediate_size=4 * SHAPE.hidden,
+                    num_hidden_layers=SHAPE.layers,
+                    num_attention_heads=SHAPE.heads,
+                    image_size=SIDE,
+                    patch_size=SHAPE.patch,
+                    hidden_act="gelu",
+                    projection_dim=_WIDTH,
+                )
             )
-        )
-        self._text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(self.tokenizer),
-                hidden_size=SHAPE.hidden,
-                intermediate_size=4 * SHAPE.hidden,
-                num_hidden_layers=_TEXT_LAYERS,
-                num_attention_heads=SHAPE.heads,
-                max_position_embeddings=_MAX_TOKENS,
-                hidden_act="gelu",
-                bos_token_id=self.tokenizer.bos_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
-                pad_token_id=self.tokenizer.pad_token_id,
+            self._text = CLIPTextModel(
+                CLIPTextConfig(
+                    vocab_size=len(self.tokenizer),
+                    hidden_size=SHAPE.hidden,
+                    intermediate_size=4 * SHAPE.hidden,
+                    num_hidden_layers=_TEXT_LAYERS,
+                    num_attention_heads=SHAPE.heads,
+                    max_position_embeddings=_MAX_TOKENS,
+                    hidden_act="gelu",
+                    bos_token_id=self.tokenizer.bos_token_id,
+                    eos_token_id=self.tokenizer.eos_token_id,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )
             )
-        )
-        for module in (self.tower, self._text):
-            module.set_attn_implementation(TRAINING_ATTENTION)
-        self._heads = _Heads()
+            for module in (self.tower, self._text):
+                module.set_attn_implementation(TRAINING_ATTENTION)
+            self._heads = _Heads()
         self.trained = nn.ModuleDict({"tower": self.tower, "text": self._text, "heads": self._heads})
         self.optimizers = muon(self.trained, (self.tower, self._text), 0.1)
 

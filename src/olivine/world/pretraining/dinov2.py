@@ -22,6 +22,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from olivine.files import write_json
 from olivine.model.towers.dinov2 import Dinov2
+from olivine.random_state import RandomState
 from olivine.world.drawing import draw
 from olivine.world.pretraining.loop import Pretraining, muon
 from olivine.world.pretraining.towers import SHAPE, TRAINING_ATTENTION, as_pixels, close_up, patches_of, probe
@@ -60,8 +61,8 @@ class Dinov2Pretraining(Pretraining):
         self.steps, self.peak = steps, peak
         self._batch, self._local_crops, self._seed = batch, local_crops, seed
         self._recoloured_images = round(_RECOLOURED * batch)
-        torch.manual_seed(seed)
-        student = _Network()
+        with RandomState(seed).active():
+            student = _Network()
         self._teacher = copy.deepcopy(student).requires_grad_(False)
         # Training checkpoints hold the teacher beside the student; it takes no gradients.
         self.trained = nn.ModuleDict({"student": student, "teacher": self._teacher})

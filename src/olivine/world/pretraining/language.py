@@ -21,6 +21,7 @@ from olivine.model.configuration import folder_config
 from olivine.model.loss import labelled_loss
 from olivine.model.tokenizers import folder_tokenizer
 from olivine.model.weights import language_naming, load_weights
+from olivine.random_state import RandomState
 from olivine.wording import SHORT_ANSWER
 from olivine.world.language import description
 from olivine.world.pretraining.curriculum import Curriculum, Schedule, world_tokenizer
@@ -52,21 +53,24 @@ class LanguagePretraining(Pretraining):
         if schedule.restarted:
             self.restart = (schedule.steps - schedule.unplaced, schedule.restarted)
         self.tokenizer = folder_tokenizer(smaller, "smaller") if smaller else world_tokenizer(seed, vocabulary)
-        torch.manual_seed(seed)
-        if smaller is None:
-            self.model = GemmaForCausalLM(gemma_config(size, len(self.tokenizer)))
-            scaled_init(self.model)
-            begin_looking_back(self.model, LOOKS_BACK)
-        else:
-            self.origin = sha256_of_file(smaller / "model.safetensors")
-            config = folder_config(smaller, "smaller")
-            naming = language_naming(config)
-            origin = load_weights(GemmaForCausalLM, smaller, config, naming, key="smaller", dtype=torch.float32)
-            self.model = expanded(origin, size)
+        with RandomState(seed).active():
+            self.model = self._first_model(size, smaller)
         self.trained: nn.Module = self.model
         # Fewer steps than with AdamW alone (docs/decisions.md).
         self.optimizers = muon(self.model, (self.model,), 0.05)
         self.curriculum = Curriculum(self.tokenizer, schedule, seed)
+
+    def _first_model(self, size: Size, smaller: Path | None) -> Any:
+        if smaller is None:
+            model = GemmaForCausalLM(gemma_config(size, len(self.tokenizer)))
+            scaled_init(model)
+            begin_looking_back(model, LOOKS_BACK)
+            return model
+        self.origin = sha256_of_file(smaller / "model.safetensors")
+        config = folder_config(smaller, "smaller")
+        naming = language_naming(config)
+        origin = load_weights(GemmaForCausalLM, smaller, config, naming, key="smaller", dtype=torch.float32)
+        return expanded(origin, size)
 
     def step(self, index: int) -> dict[str, float]:
         """Compute gradients of the loss at labelled tokens: replies, and whole captions."""

@@ -1,0 +1,18 @@
+"""What a process of Olivine's own (the command line, its workers) sets for itself as it starts.
+
+Never called on import or by the Python interface: filters of warnings are the whole process's, and whoever uses Olivine
+as a library decides on them.
+"""
+
+import warnings
+
+
+def ignore_known_warnings() -> None:
+    """Ignore what libraries warn of and Olivine deals with.
+
+    Pillow's words about images, which are opened in threads, out of reach of a narrower filter: what is wrong with an
+    image is said by `data.image_files`. And torch's, that a checkpoint of a single process is one of a single process.
+    """
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit", RuntimeWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
