@@ -6,13 +6,17 @@ READY := $(VENV)/.ready
 # A Python whose torch has CUDA; the test environment has none if it was made on a machine without a GPU.
 PYTHON_GPU ?= $(BIN)/python
 
-.PHONY: demo test test-core lint types format gpu real-parts clean
+.PHONY: demo test conformance test-core lint types format gpu real-parts clean
 
 demo: $(READY)
 	$(BIN)/olivine demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Every tower, language model and connector in all pairs, in tiny random sizes; ARGS selects among them.
+conformance: $(READY)
+	$(BIN)/python -m pytest -m conformance tests/model $(ARGS)
 
 # The core works without the embedded world: the suite in a copy of the checkout without it.
 test-core: $(READY)

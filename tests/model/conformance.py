@@ -20,6 +20,7 @@ from olivine.model.attention import packed
 from olivine.model.build import build
 from olivine.model.generate import answer_one
 from olivine.model.loss import labelled_loss
+from olivine.recipe import ModelRecipe
 from olivine.records import Question, Role, Sample, Turn
 from olivine.testing import gemma_tokenizer
 from olivine.testing.specimens import specimen_recipe
@@ -36,9 +37,9 @@ def _tokenizer():
     return folder
 
 
-def made(vision=None, connector=None, seed=0):
+def made(vision=None, connector=None, language=None, seed=0):
     """A model whose answers are not all one token: random Gemmas repeat their last."""
-    recipe = specimen_recipe(vision, connector, tokenizer=_tokenizer())
+    recipe = made_recipe(vision, connector, language)
     vlm = build(recipe, seed=seed, texts=list)
     with torch.no_grad():
         for name, weight in vlm.part("language").items():
@@ -49,6 +50,15 @@ def made(vision=None, connector=None, seed=0):
             if weight.ndim == 2 and "position" not in name:
                 weight.mul_(8)
     return vlm
+
+
+def made_recipe(vision=None, connector=None, language=None):
+    """A model section with specimens in place of the usual parts; every language model has Gemma's tokenizer here."""
+    recipe = specimen_recipe(vision, connector, tokenizer=_tokenizer())
+    if language is None:
+        return recipe
+    section = {"from": language, "tokenizer": _tokenizer(), "template": "gemma"}
+    return ModelRecipe.model_validate({**recipe.model_dump(by_alias=True), "language": section})
 
 
 def images(folder):
@@ -97,10 +107,10 @@ def check_features(vlm, folder):
 
 
 @torch.no_grad()
-def check_packed(vlm, folder):
+def check_packed(vlm, folder, samples=SAMPLES):
     """Packed as one by one, to 1e-5 of the largest logit."""
     names = [path.name for path in images(folder)]
-    examples = [vlm.encoder().example(one) for one in SAMPLES]
+    examples = [vlm.encoder().example(one) for one in samples]
     sequence = pack(examples, [names.index(e.sample.image) for e in examples if e.sample.image])
     pixels = torch.cat([pixels_of(vlm, folder / name) for name in names])
     features = vlm.project(vlm.patch_features(pixels))[list(sequence.images)]
@@ -173,12 +183,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 out = {}
 for name, folder in json.loads(sys.argv[1]).items():
     model = AutoModelForImageTextToText.from_pretrained(folder + "/saved")
+    if getattr(model.config.text_config, "attn_logit_softcapping", None):
+        model.model.language_model.set_attn_implementation("eager")  # some versions take SDPA, which has no cap
     processor = AutoProcessor.from_pretrained(folder + "/saved")
     said = []
     for question, number in json.loads(sys.argv[2]):
         image = None if number is None else Image.open(f"{folder}/{number}.png")
         content = [{"type": "image"}] if image else []
-        texts = [question, question + " " + question] if image else [question]  # the first is padded then
+        texts = [question, question + " " + question]  # the first is padded then
         prompts = [
             processor.apply_chat_template(
                 [{"role": "user", "content": [*content, {"type": "text", "text": text}]}],
@@ -187,10 +199,13 @@ for name, folder in json.loads(sys.argv[1]).items():
             )
             for text in texts
         ]
-        images = [image] * len(prompts) if image else None
-        inputs = processor(text=prompts, images=images, return_tensors="pt", padding=True)
-        got = model.generate(**inputs, max_new_tokens=int(sys.argv[3]))[0, inputs["input_ids"].shape[1] :]
-        said.append(processor.decode(got, skip_special_tokens=True).strip())
+        answers = set()
+        for together in (prompts[:1], prompts):
+            images = [image] * len(together) if image else None
+            inputs = processor(text=together, images=images, return_tensors="pt", padding=True)
+            got = model.generate(**inputs, max_new_tokens=int(sys.argv[3]))[0, inputs["input_ids"].shape[1] :]
+            answers.add(processor.decode(got, skip_special_tokens=True).strip())
+        said.append(" | ".join(sorted(answers)))  # one answer, if alone and padded agree
     out[name] = said
 print(json.dumps(out))
 """
