@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from plain_model import assert_equal_logits, pixels_of, plain_logits
 from transformers import AutoModelForCausalLM, AutoProcessor, LlavaForConditionalGeneration
 
-from olivine.data.images import open_image
 from olivine.data.packing import IGNORED, pack
 from olivine.errors import RequestError
 from olivine.evaluation.engine import AnsweringEngine
@@ -43,24 +43,10 @@ SAMPLES = [
 ]
 
 
-def pixels_of(vlm, image_folder, name):
-    return torch.from_numpy(vlm.transform(open_image(image_folder / name)))[None]
-
-
-def plain_logits(vlm, image_folder, tokens, image):
-    ids = torch.tensor([tokens])
-    pixels = pixels_of(vlm, image_folder, image) if image else None
-    return vlm.model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).logits[0]
-
-
 def compute_caps(vlm, plain):
     """Before some version, transformers takes SDPA for Gemma 2 unless told otherwise, which leaves out its soft cap."""
     if vlm.traits.cap is not None:
         plain.set_attn_implementation("eager")
-
-
-def assert_equal_logits(ours, theirs):
-    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
 @torch.no_grad()

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from plain_model import assert_equal_logits, pixels_of, plain_logits
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from olivine.data.images import open_image
 from olivine.data.packing import IGNORED, pack
 from olivine.model import checkpoint
 from olivine.model.attention import PACKED, packed
@@ -44,22 +44,6 @@ SAMPLES = [
     sample("d", [("what is it?", "a shape " * 12)], "0.png"),
     sample("e", [("and now?", "nothing"), ("why?", "because")], None),
 ]
-
-
-def pixels_of(vlm, image_folder, name):
-    return torch.from_numpy(vlm.transform(open_image(image_folder / name)))[None]
-
-
-def plain_logits(vlm, image_folder, tokens, image):
-    """One conversation alone, the way anybody would run it."""
-    ids = torch.tensor([tokens])
-    pixels = pixels_of(vlm, image_folder, image) if image else None
-    return vlm.model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).logits[0]
-
-
-def assert_equal_logits(ours, theirs):
-    """To 1e-5 of the largest logit: what fp32 leaves of sums taken in another order."""
-    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
 @torch.no_grad()
