@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from olivine.distributed import init_distributed
 from olivine.errors import OtherProcessError, RequestError
+from olivine.process_end import end_process
 
 def refuse():
     raise RequestError("wrong")
@@ -33,6 +34,7 @@ with init_distributed() as processes:
     except RequestError as error:
         outcome = f"here {error.exit_code}"
     Path(sys.argv[1], str(processes.rank)).write_text(outcome)
+end_process(0)
 """
 
 

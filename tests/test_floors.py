@@ -23,6 +23,7 @@ LAYERS = [
         "registry",
         "stop",
         "streams",
+        "process_end",
         "strict_yaml",
         "schema_mistakes",
         "field_identity",

@@ -39,6 +39,8 @@ TERMINAL = {
 #: What may stand outside cli/, and why.
 ALLOWED = {
     ("available_cpus.py", "os._exit"): "a worker process ends itself, from a thread, when its parent is gone",
+    ("process_end.py", "sys.exit"): "the end of a process of Olivine's own, which the command line calls last",
+    ("process_end.py", "os._exit"): "the end of a process of Olivine's own, which the command line calls last",
     ("random_state.py", "torch.set_rng_state"): "inside fork_rng, which puts the caller's state back",
     ("random_state.py", "torch.cuda.set_rng_state"): "inside fork_rng, which puts the caller's state back",
     ("training/training_checkpoints.py", "torch.set_rng_state"): "called while the stage's RandomState is active",

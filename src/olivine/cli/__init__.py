@@ -22,6 +22,7 @@ from olivine.cli.terminal import Bar, Json, echo, log, say
 from olivine.console import diagnostics_on
 from olivine.distributed import is_first_process
 from olivine.errors import OlivineError, OtherProcessError, Stopped
+from olivine.process_end import end_process
 from olivine.process_setup import ignore_known_warnings
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr, release
@@ -54,7 +55,7 @@ def main() -> None:
         log.print("error: standard output could not be written completely", markup=False, highlight=False)
         code = 1
     release(sys.stderr)
-    sys.exit(code)
+    end_process(code)
 
 
 def _exit_code() -> int:
