@@ -1,4 +1,4 @@
-"""The useful operations of a training step, counted from the very samples it takes, and what devices can do at most.
+"""The useful operations of a training step, counted from the samples it takes, and the peak rates of devices.
 
 MFU = operations of the step / seconds of the step / the device's peak in dense bf16, as its maker states it.
 Recomputed activations, padding and dropped work are not useful and are not counted.
@@ -34,7 +34,7 @@ class SampleSize:
 def step_operations(
     size: ModelSize, samples: Iterable[SampleSize], *, trains_language: bool, tower_layers_run: int
 ) -> dict[str, float]:
-    """Return the useful operations of a step by part; see `FORMULA`."""
+    """Return the useful operations of a step by module; see `FORMULA`."""
     selected = list(samples)
     tokens, labels, images = (
         sum(getattr(sample, name) for sample in selected) for name in ("tokens", "labels", "images")
@@ -53,7 +53,7 @@ def step_operations(
 
 
 def device_peak() -> tuple[str, float]:
-    """Return (name in `olivine plan`'s table, dense bf16 operations a second); a GPU that is not there has none."""
+    """Return (name in `olivine plan`'s table, dense bf16 operations per second); NaN for a GPU that is not in it."""
     if not torch.cuda.is_available():
         return "cpu", DEVICES["cpu"].peak
     name = torch.cuda.get_device_name().lower().replace(" ", "").replace("geforce", "")

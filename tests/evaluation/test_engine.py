@@ -35,16 +35,16 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-COUNT, PICTURES, NEW_TOKENS = 500, 60, 5
+COUNT, IMAGES, NEW_TOKENS = 500, 60, 5
 
 
 @pytest.fixture(scope="module", params=[("clip", "gemma"), ("dinov2", "llama")], ids="-".join)
 def model(request, tmp_path_factory):
     """A model, its images, 500 questions, and what `generate` says to each alone."""
     folder = tmp_path_factory.mktemp("model")
-    write_images(folder / "images", PICTURES)
+    write_images(folder / "images", IMAGES)
     vlm = tiny_vlm(tower=request.param[0], language=request.param[1], folder=folder / "tokenizer")
-    questions = make_questions(COUNT, PICTURES)
+    questions = make_questions(COUNT, IMAGES)
     expected = {
         q.id: answer_one(vlm, q.prompt, folder / "images" / q.image if q.image else None, max_new_tokens=NEW_TOKENS)
         for q in questions
@@ -65,7 +65,7 @@ def test_same_answers_as_one_at_a_time_whatever_the_batch_and_order(model, monke
     vlm, images, questions, expected = model
     if shuffled:
         if together == 1:
-            pytest.skip("in lots of one the order is the order of the lots")
+            pytest.skip("in chunks of one the order of questions is the order of chunks")
         questions = random.Random(together).sample(questions, len(questions))
     lots = []
     original = AnsweringEngine._decode
@@ -128,7 +128,7 @@ def test_shuffled_shows_every_question_another_image(model):
 
 def test_a_broken_image_fails_its_questions_and_no_others(model, tmp_path):
     vlm, _, questions, expected = model
-    names = write_images(tmp_path, PICTURES)
+    names = write_images(tmp_path, IMAGES)
     (tmp_path / names[0]).write_bytes(b"broken")
     answers = list(AnsweringEngine(vlm, max_new_tokens=NEW_TOKENS).answer(questions, tmp_path))
     failed = {a.question_id for a in answers if a.state is AnswerState.FAILED}

@@ -21,7 +21,7 @@ from olivine.model.generate import answer_one
 from olivine.records import Question
 from olivine.testing import tiny_vlm, write_images
 
-COUNT, PICTURES = 20, 6
+COUNT, IMAGES = 20, 6
 
 
 def say_nothing(done, total):
@@ -34,10 +34,10 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     vlm = tiny_vlm()
     checkpoint.save(vlm, folder / "checkpoint")
-    names = write_images(folder / "images", PICTURES)
+    names = write_images(folder / "images", IMAGES)
     rows = []
     for number in range(COUNT):
-        image = None if number == 7 else names[number % PICTURES]
+        image = None if number == 7 else names[number % IMAGES]
         text = f"what is it? {number} é"
         answer = answer_one(vlm, text, folder / "images" / image if image else None, max_new_tokens=10)
         row = {"question_id": number, "image": image, "text": text, "answer": answer, "category": "all"}
@@ -138,7 +138,7 @@ def test_answers_of_another_model_are_not_gone_on_with(made, saved, tmp_path):
 def test_failed_answers_are_asked_again_alone_then_named_and_never_scored(saved, asked, tmp_path):
     vlm, weights, requested = saved
     broken = evaluation(weights.parent, requested.folder, tmp_path / "images")
-    write_images(tmp_path / "images", PICTURES)
+    write_images(tmp_path / "images", IMAGES)
     (tmp_path / "images" / "5.png").unlink()
     with pytest.raises(RunError, match="3 of 20 questions could not be answered") as caught:
         evaluate(vlm, weights, broken, say_nothing)
@@ -275,7 +275,7 @@ def test_two_processes_give_the_bytes_of_one(made, whole, tmp_path):
 
 def test_a_failure_in_one_process_ends_all_and_is_told_once(made, tmp_path):
     _, folder = made
-    write_images(tmp_path / "images", PICTURES)
+    write_images(tmp_path / "images", IMAGES)
     (tmp_path / "images" / "1.png").write_bytes(b"broken")
     data = ("--benchmarks", "exact-match", "--data", folder / "questions.jsonl", "--images", tmp_path / "images")
     done = torchrun(

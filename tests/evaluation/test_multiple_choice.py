@@ -169,7 +169,7 @@ def test_mmbenchs_prompt(tmp_path: Path) -> None:
         ("it is {B}", "B", None),  # the older rules know no braces
         ("A dog is on the mat", None, "B"),  # an article: the text decides
         ("A dog", "A", "A"),
-        ("B) or A) but (B)", None, "B"),  # each kind of marks is counted by itself
+        ("B) or A) but (B)", None, "B"),  # each kind of marks is counted separately
         ("E", None, None),  # named, but right nowhere
         ("a dog", "B", "B"),
         ("cat or dog", None, None),

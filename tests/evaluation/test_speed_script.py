@@ -25,7 +25,7 @@ def test_flip_rate_is_measured_and_nought_in_fp32(script, tmp_path):
     questions = [Question(str(n), "what color " * (1 + n % 4) + str(n), names[n % 4], names[n % 4]) for n in range(40)]
     vlm = tiny_vlm()
     rows = script.flips(vlm, questions, tmp_path, new_tokens=8)
-    assert [row["way"] for row in rows] == ["in lots of 7", "in lots of 32", "in lots of 40"]
+    assert [row["way"] for row in rows] == ["in batches of 7", "in batches of 32", "in batches of 40"]
     assert {(row["load"], row["flip_rate"]) for row in rows} == {("float32", 0.0)}
     vlm.cast(torch.bfloat16)
     rows = script.flips(vlm, questions, tmp_path, new_tokens=8)

@@ -1,4 +1,4 @@
-"""Attention over packed rows, by itself; against whole models it is held in `test_parity`."""
+"""Attention over packed sequences alone; `test_parity` compares it within whole models."""
 
 import torch
 import torch.nn.functional as F

@@ -135,7 +135,7 @@ def test_a_resampled_tower_is_saved_in_its_new_size(name, tmp_path):
 
 @torch.no_grad()
 def test_fused_features_are_each_towers_own(towers, tmp_path):
-    """Each tower by itself, on the image normalised as it expects, channel by channel."""
+    """Each tower alone, on the image normalised as it expects, channel by channel."""
     vlm = towers["fused"]
     image = open_image(images(tmp_path)[0])
     ours = vlm.patch_features(pixels_of(vlm, tmp_path / "0.png"))

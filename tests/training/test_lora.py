@@ -1,4 +1,4 @@
-"""Low-rank updates: nothing changes at first, only adapters train, merged they compute the same, killed they go on."""
+"""Low-rank updates: nothing changes at first, only adapters train, merged they compute the same, killed they resume."""
 
 import json
 

@@ -227,7 +227,7 @@ class TemplateEncoder:
         return Tokens(opening + ids, [False] * len(opening) + supervised)
 
     def _encode_apart(self, pieces: Sequence[Piece], behind: Sequence[Piece]) -> Tokens:
-        """Tokenise every run of text between markers by itself, special tokens in it as text."""
+        """Tokenise every run of text between markers separately, special tokens in it as text."""
         opens = self._opens_text(behind)
         ids: list[int] = []
         supervised: list[bool] = []

@@ -75,10 +75,10 @@ class AnsweringEngine:
         self._decoder = decoder or decoder_for(vlm, vlm.stop_ids(self._encoder), max_new_tokens)
 
     def answer(self, questions: Sequence[Question], images: ImageSource | Path | None) -> Iterator[Answer]:
-        """Answers as they come, grouped by images; `images` is where those are, or the root of their paths.
+        """Yield answers as they come, grouped by images; `images` is where those are, or the root of their paths.
 
-        An image that cannot be read fails its questions and no others; what breaks while a lot of questions is run
-        (memory, say) fails that lot. So does a prompt whose marks are not as many as its images.
+        An image that cannot be read fails its questions and no others; an error while a chunk of questions is run
+        (out of memory, say) fails that chunk, as does a prompt with more or fewer marks than images.
         """
         images = image_source(images) if images is not None else None
         with reading(images, self._vlm.transform.fitted_pixels, self._readers) as reader:

@@ -164,7 +164,7 @@ class _Batch:
 
 
 class _LaggedFlag:
-    """A yes or no of the device's, read a while after it was noted: by then it has come by itself."""
+    """A flag of the device, read some steps after it was noted: by then its copy has arrived and nothing waits."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"

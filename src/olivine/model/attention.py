@@ -1,8 +1,9 @@
-"""Attention for packed rows, registered with transformers' attention interface under `PACKED`.
+"""Attention for packed sequences, registered with transformers' attention interface under `PACKED`.
 
-Each example attends within itself only; linear layers never see padding, and no row-by-row mask is ever built. On CUDA
-in half precision the row goes through `torch.nn.attention.varlen` as it lies; elsewhere through SDPA, group by group.
-Which of the two is decided once a run, by `choose_attention`; a row then brings what that one needs and nothing else.
+Each example attends within itself only; linear layers never see padding, and no mask per sequence is ever built. On
+CUDA in half precision the sequence goes through `torch.nn.attention.varlen` as it lies; elsewhere through SDPA, group
+by group. Which of the two is decided once a run, by `choose_attention`; a sequence then brings what that one needs and
+nothing else.
 """
 
 import functools
@@ -43,9 +44,9 @@ KERNEL, KERNEL_GROUPS_HEADS = _find_kernel()
 
 @dataclass(frozen=True, slots=True)
 class AttentionChoice:
-    """Which attention packed rows take, and why, in words.
+    """Which attention packed sequences take, and why, in words.
 
-    The kernel without padding (`varlen`), torch's flex_attention over the whole row (`flex`), or SDPA by groups.
+    The kernel without padding (`varlen`), torch's flex_attention over the whole sequence (`flex`), or SDPA by groups.
     """
 
     varlen: bool
@@ -112,16 +113,16 @@ def packed_attention(
     packed_masks: PackedMasks | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention over one packed row.
+    """Scaled dot-product attention over one packed sequence.
 
     Args:
-        query: `[1, heads, tokens, head_dim]`, rotated already; `key` and `value` likewise with key-value heads.
+        query: `[1, heads, tokens, head_dim]`, rotated already; `key` and `value` the same, with key-value heads.
         attention_mask: must be None; the groups say who sees whom.
         sliding_window: how many tokens a query sees, itself included; None for all before it.
         softcap: scores become softcap * tanh(score / softcap); None for none.
-        packed_groups: the row's groups, handed down from the model's forward; where there are none,
-        packed_spans: the row's spans, and the kernel without padding is taken (with a soft cap, flex_attention).
-        packed_masks: the row's, for windows in groups and for flex_attention.
+        packed_groups: the sequence's groups, handed down from the model's forward; where there are none,
+        packed_spans: the sequence's spans, and the kernel without padding is taken (with a soft cap, flex_attention).
+        packed_masks: the sequence's, for windows in groups and for flex_attention.
 
     Returns:
         `[1, tokens, heads, head_dim]`, and no weights.
@@ -129,7 +130,7 @@ def packed_attention(
     Raises:
         RunError: the module asks for what is not computed here (attention sinks, say).
     """
-    assert attention_mask is None, "a packed row brings no mask"
+    assert attention_mask is None, "a packed sequence brings no mask"
     refuse_unknown(others)
     if packed_groups:
         how = _How(scaling, dropout, sliding_window, softcap)
@@ -290,10 +291,10 @@ AttentionInterface.register(PACKED, packed_attention)
 
 
 def compile_layers(layers: Sequence[nn.Module], *, varlen: bool) -> None:
-    """Compile blocks in place, one by one, for rows of any length.
+    """Compile blocks in place, one by one, for sequences of any length.
 
-    With the kernel without padding a block is one graph. Where attention goes group by group it is left as it is: their
-    number changes from row to row, and each would be compiled anew.
+    With the kernel without padding a block is one graph. Where attention goes group by group it is not compiled: the
+    number of groups differs between sequences, and each would be compiled again.
     """
     AttentionInterface.register(PACKED, packed_attention if varlen else torch.compiler.disable(packed_attention))
     for layer in layers:

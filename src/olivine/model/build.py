@@ -70,7 +70,7 @@ def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -
     initialise(model.model.multi_modal_projector, recipe.connector, torch.Generator().manual_seed(seed))
     model.tie_weights()
     if language_traits(language.config).cap is not None:
-        # Newer versions of transformers take eager mode by themselves; older ones SDPA, which leaves the cap out.
+        # Newer versions of transformers choose eager mode themselves; older ones SDPA, which ignores the cap.
         model.model.language_model.set_attn_implementation("eager")
 
     template = recipe.language.template or _template_of(recipe.language.from_, language.config, tokenizer)

@@ -58,8 +58,8 @@ def save(
 def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
     """Read a folder that `save` wrote, with weights in the dtype they were saved in.
 
-    `to_train` reads by way of fp32: transformers makes Gemma's embedding scale in the dtype it loads, and training on
-    from bf16 weights must not go on with a rounded one.
+    `to_train` reads by way of fp32: transformers makes Gemma's embedding scale in the dtype it loads, and training
+    from bf16 weights must not continue with a rounded one.
 
     Raises:
         RequestError: no such folder, not one of Olivine's, or with weights missing, damaged or of another model.

@@ -39,7 +39,7 @@ class FixedKeys:
         self.visible = torch.zeros(sequences, 1, 1, capacity, dtype=torch.bool, device=device)
         self.column = torch.zeros(1, dtype=torch.int64, device=device)
         self.positions = torch.zeros(sequences, capacity, dtype=torch.int64, device=device)
-        # One a window, filled anew for each token: a CUDA graph holds their addresses.
+        # One per window, refilled for each token: a CUDA graph holds their addresses.
         windows = {window for window in language_traits(config).windows if window is not None}
         self._within = {window: torch.zeros_like(self.visible) for window in windows}
         self._one = torch.ones(sequences, 1, 1, 1, dtype=torch.bool, device=device)
@@ -60,7 +60,7 @@ class FixedKeys:
         self.positions[:prompts, :tokens].copy_((mask != 0).long().cumsum(dim=1) - 1)
 
     def clear(self, column: int = 0) -> None:
-        """Show nothing but each sequence's first key (a query that sees none gives NaN), and go on at a column."""
+        """Make only each sequence's first key visible (a query that sees none gives NaN), and continue at a column."""
         self.visible.zero_()
         self.visible[..., 0] = True
         self.positions.zero_()
@@ -97,7 +97,7 @@ def decoding_attention(
     """Put one token's key and value in their place, and attend to all that are visible.
 
     Args:
-        query: `[sequences, heads, 1, head_dim]`, rotated already; `key` and `value` likewise with key-value heads.
+        query: `[sequences, heads, 1, head_dim]`, rotated already; `key` and `value` the same, with key-value heads.
         attention_mask: must be None; `fixed_keys` says what is visible.
         sliding_window: how many tokens a query sees, itself included; None for all before it.
         softcap: scores become softcap * tanh(score / softcap); None for none.

@@ -19,14 +19,14 @@ from olivine.recipe import ModelRecipe
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """Parameters by part and role, and the shapes that decide activations.
+    """Parameters by module and role, and the shapes that decide activations.
 
     Attributes:
         blocks: of the language model without its token table.
-        tower_tokens: of an image inside the tower, those that are not shown included.
+        tower_tokens: of an image inside the tower, including those that the language model does not see.
         features, feature_width: what leaves the tower for an image: how many tokens, and how wide.
-        patches: image tokens of an image, which the language model is shown.
-        linear: of the trunk's linear layers by their last name, inputs and outputs, summed over all blocks.
+        patches: image tokens of an image, which the language model sees.
+        linear: of the backbone's linear layers by their last name, inputs and outputs, summed over all blocks.
         tower_linear: the same of the tower's blocks, by the names that language models give such layers; empty where
             the tower's family does not say which they are.
     """

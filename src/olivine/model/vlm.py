@@ -61,7 +61,7 @@ class VisionLanguageModel:
 
     @property
     def language(self) -> Any:
-        """The language model's trunk, without its head."""
+        """The language model's backbone, without its head."""
         return self.model.model.language_model
 
     @property
@@ -194,7 +194,7 @@ class VisionLanguageModel:
         return embeddings.masked_scatter(masked, features.to(embeddings.dtype))
 
     def hidden_states(self, row: PackedSequence, features: Tensor | None) -> Tensor:
-        """Run one packed row; call inside `attention.packed(vlm.language)`.
+        """Run one packed sequence; call inside `attention.packed(vlm.language)`.
 
         Args:
             row: on the model's device.

@@ -19,7 +19,7 @@ _NOT_COMPUTED: Mapping[str, tuple[Any, ...]] = {
     "num_kv_shared_layers": (None, 0),
     "use_mamba": (None, False),
 }
-#: Rotary frequencies that hang on the longest sequence of a batch: one sample would change another's.
+#: Rotary frequencies that depend on the longest sequence of a batch: one sample would change another's.
 _BY_BATCH = ("dynamic",)
 
 
@@ -34,11 +34,11 @@ class Template:
 class LanguageFamily:
     """A family of decoder-only language models.
 
-    A subclass states what is particular. The layout is transformers' own for all of them: a trunk under `model` with
+    A subclass states what is particular. The layout is transformers' own for all of them: a backbone under `model` with
     `embed_tokens`, `layers` and `norm`, and a head `lm_head`.
 
     Attributes:
-        name: what people call it.
+        name: what it is commonly called.
         model_types: transformers' `model_type` of its configurations.
         templates: those its models were tuned with, by preference; the first whose tokens the tokenizer has is taken.
         scales_embeddings: whether token embeddings (not image features) are multiplied by sqrt(hidden).
