@@ -23,7 +23,8 @@ from olivine.errors import RunError
 from olivine.model.capped_attention import capped_attention, flex_attention_over_spans, why_not_flex
 from olivine.model.packed_masks import PackedMasks
 
-#: The name to give `attn_implementation`; the model's forward then needs `packed_groups` and `packed_spans` of the row.
+#: The name to give `attn_implementation`; the model's forward then needs `packed_groups` and `packed_spans` of the
+#: sequence.
 PACKED = "olivine_packed"
 
 
@@ -38,7 +39,7 @@ def _find_kernel() -> tuple[Callable[..., Any] | None, bool]:
     return (varlen_attn if "window_size" in parameters else None), "enable_gqa" in parameters
 
 
-#: Resolved here, since a question inside a compiled block would break its graph.
+#: Resolved here, since a check inside a compiled block would break its graph.
 KERNEL, KERNEL_GROUPS_HEADS = _find_kernel()
 
 
@@ -55,7 +56,7 @@ class AttentionChoice:
 
     @property
     def by_spans(self) -> bool:
-        """Whether a row brings its spans alone, and no groups."""
+        """Whether a packed sequence carries its spans only, and no groups."""
         return self.varlen or self.flex
 
     def __str__(self) -> str:
@@ -69,7 +70,7 @@ def choose_attention(config: Any, device: torch.device, dtype: torch.dtype) -> A
     Args:
         config: the language model's.
         device: where it runs.
-        dtype: of its matrix products: autocast's where that is on, whatever the weights' own.
+        dtype: of its matrix products: autocast's if that is on, else the weights'.
     """
     if getattr(config, "attn_logit_softcapping", None) is not None:
         why_not_flexed = why_not_flex(config, device)
@@ -80,7 +81,7 @@ def choose_attention(config: Any, device: torch.device, dtype: torch.dtype) -> A
 
 
 def why_not_varlen(config: Any, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why torch's kernel for sequences of different lengths cannot run, in words; None where it can."""
+    """Return why torch's kernel for sequences of different lengths cannot run, in words; None if it can."""
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if device.type != "cuda":
         return f"the kernel without padding needs CUDA, and this is {device.type}"
@@ -117,7 +118,7 @@ def packed_attention(
 
     Args:
         query: `[1, heads, tokens, head_dim]`, rotated already; `key` and `value` the same, with key-value heads.
-        attention_mask: must be None; the groups say who sees whom.
+        attention_mask: must be None; the groups define who sees whom.
         sliding_window: how many tokens a query sees, itself included; None for all before it.
         softcap: scores become softcap * tanh(score / softcap); None for none.
         packed_groups: the sequence's groups, handed down from the model's forward; where there are none,
@@ -144,7 +145,7 @@ def packed_attention(
     return flex_attention_over_spans(query, key, value, packed_spans, blocks, scaling, sliding_window, softcap), None
 
 
-#: What modules hand on to every attention function, and none needs.
+#: What modules pass to every attention function, and none needs.
 _HARMLESS = frozenset(
     {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict", "is_causal",
      "position_embeddings", "past_key_values", "cache", "cache_position", "layer_idx", "num_items_in_batch"}
@@ -152,10 +153,10 @@ _HARMLESS = frozenset(
 
 
 def refuse_unknown(options: dict[str, Any]) -> None:
-    """Refuse what a module asks of attention and none of our functions computes: ignored, it would be silently wrong.
+    """Refuse attention options that none of these functions computes: ignoring them would be silently wrong.
 
     Raises:
-        RunError: an option that is given and unknown.
+        RunError: an unknown option is given.
     """
     for name, value in options.items():
         if value is not None and name not in _HARMLESS:
@@ -206,10 +207,10 @@ def _grouped_attention(
 
 
 def _gathered(by_token: Tensor, token_positions: Tensor) -> Tensor:
-    """`[tokens, heads, head_dim]` at places `[blocks, length]`: `[blocks, heads, length, head_dim]`.
+    """Return `[tokens, heads, head_dim]` at positions `[blocks, length]` as `[blocks, heads, length, head_dim]`.
 
-    Shared keys stand in many blocks. With several threads the gradient of `by_token[places]` adds them up in any order;
-    that of a lookup in a table gives each token to one thread, which adds in the order of the places.
+    Shared keys occur in many blocks. With several threads the gradient of `by_token[positions]` adds them in any order;
+    that of an embedding lookup gives each token to one thread, which adds in the order of the positions.
     """
     found = F.embedding(token_positions, by_token.flatten(1))
     return found.view(*token_positions.shape, *by_token.shape[1:]).transpose(1, 2)
@@ -245,17 +246,18 @@ def varlen_attention(
     *,
     window: int | None = None,
 ) -> Tensor:
-    """Return the same attention without padding or copies of queries; keys of a shared part are gathered once a part.
+    """Return the same attention without padding or copies of queries; keys of a shared part are gathered once per part.
 
     Args:
-        query, key, value: as for `packed_attention`. Trained weights are fp32, and so under autocast are queries and
-            keys, which the rotary embedding multiplied by fp32; the value is as its product left it, in half precision,
-            and the others are cast to that.
-        spans: the row's.
+        query, key, value: as for `packed_attention`. With fp32 weights under autocast, queries and keys are fp32,
+        because
+            the rotary embedding multiplies them by fp32; the value has its product's half precision, and the others are
+            cast to that.
+        spans: the sequence's.
         scaling: the logits' multiplier.
-        kernel: what computes it; None is torch's `varlen_attn`, `KERNEL`.
-        window: how many tokens a query sees, itself included: a span's keys lie in the order of their positions,
-            without gaps, so that places count them.
+        kernel: the function that computes it; None is torch's `varlen_attn`, `KERNEL`.
+        window: how many tokens a query sees, itself included: a span's keys are in the order of their positions,
+            without gaps, so that distances between indices are distances between positions.
 
     Returns:
         `[1, tokens, heads, head_dim]`.
@@ -264,7 +266,7 @@ def varlen_attention(
     if spans.gather is not None:
         k, v = k.index_select(0, spans.gather), v.index_select(0, spans.gather)
     run = KERNEL if kernel is None else kernel
-    assert run is not None, "choose_attention was asked before"
+    assert run is not None, "choose_attention was called before"
     grouped: dict[str, Any] = {}
     if k.shape[1] != q.shape[1]:
         if KERNEL_GROUPS_HEADS or kernel is not None:
