@@ -15,10 +15,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 #: Files that a documented command writes, which may not be there yet.
 WRITTEN = {"benchmarks/results/gpu.json"}
+#: Files of an example's own package.
+EXAMPLES = {"arcee.py"}
+CODE = [ROOT / folder for folder in ("src", "tests", "benchmarks")]
 WORLD = (ROOT / "src/olivine/world").is_dir()
 #: A path of the repository, from its root or from the package; `...` and capitals are placeholders.
 _PATH = re.compile(r"(?<![\w./-])((?:src|benchmarks|tests|recipes|docs)/[\w./*-]*\w\.(?:py|yaml|md|json|png|csv))\b")
 _MODULE = re.compile(r"`([a-z_]+/[a-z_/]+\.py)`")
+_BARE = re.compile(r"`([a-z_]+\.py)`")
 _COMMAND = re.compile(r"(?:^|`|-m |bin/)olivine ([a-z]+)(?: ([a-z-]+))?", re.MULTILINE)
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 _SKIPS = re.compile(r"pytest\.skip\(|importorskip\(|mark\.skipif\(")
@@ -43,6 +47,7 @@ def is_missing(path, *roots):
 def test_files_that_a_page_names_exist(page):
     missing = {path for path in names_in(_PATH, page) if path not in WRITTEN and is_missing(path, ROOT)}
     missing |= {path for path in names_in(_MODULE, page) if is_missing(path, ROOT, ROOT / "src/olivine")}
+    missing |= {name for name in names_in(_BARE, page) if name not in EXAMPLES and is_missing(f"**/{name}", *CODE)}
     missing |= {link for link in names_in(_LINK, page) if not (page.parent / link).exists()}
     assert not missing, f"{page.name}: {sorted(missing)}"
 
@@ -62,8 +67,12 @@ def test_commands_that_a_page_names_exist(page):
 
 def test_wrong_names_are_found(tmp_path):
     page = tmp_path / "PAGE.md"
-    page.write_text("`src/olivine/nowhere.py`, `model/nowhere.py`, `olivine nothing` and [a link](nowhere.md)\n")
-    with pytest.raises(AssertionError, match=r"model/nowhere\.py', 'nowhere\.md', 'src/olivine/nowhere\.py"):
+    page.write_text(
+        "`src/olivine/nowhere.py`, `model/nowhere.py`, `olivine nothing` `nowhere.py` and [a link](nowhere.md)\n"
+    )
+    with pytest.raises(
+        AssertionError, match=r"model/nowhere\.py', 'nowhere\.md', 'nowhere\.py', 'src/olivine/nowhere\.py"
+    ):
         test_files_that_a_page_names_exist(page)
     with pytest.raises(AssertionError, match="olivine nothing"):
         test_commands_that_a_page_names_exist(page)
