@@ -170,12 +170,14 @@ class Olivine(Way):
         self.sequence_tokens = sequence_tokens
 
     def backward(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
-        shown = {index: position for position, index in enumerate(i for i, e in enumerate(examples) if e.sample.image)}
-        rows = tuple(
-            pack([examples[i] for i in row], [shown[i] for i in row if i in shown])
-            for row in balance([e.length for e in examples], self.sequence_tokens)
+        pixel_rows = {
+            index: position for position, index in enumerate(i for i, e in enumerate(examples) if e.sample.image)
+        }
+        sequences = tuple(
+            pack([examples[i] for i in numbers], [pixel_rows[i] for i in numbers if i in pixel_rows])
+            for numbers in balance([e.length for e in examples], self.sequence_tokens)
         )
-        batch = Batch(rows, pixels[: len(shown)] if shown else None, None, (), len(rows), (), {})
+        batch = Batch(sequences, pixels[: len(pixel_rows)] if pixel_rows else None, None, (), len(sequences), (), {})
         measured = self.objective.measure(batch, backward=True)
         return measured.mean
 

@@ -76,8 +76,8 @@ def hashes(study: Path, folder: Path, renamed: Mapping[str, str]) -> dict[str, s
     found["models"] = _sha256("\n".join(sorted(_sha256(path.read_bytes()) for path in steps)).encode())
     for name in ("report.html", "report.md"):
         text = (study / name).read_text(encoding="utf-8")
-        for position in (folder, STUDY.resolve().parents[1]):  # where the study and the checkout lie
-            text = text.replace(str(position), "")
+        for root in (folder, STUDY.resolve().parents[1]):  # where the study and the checkout lie
+            text = text.replace(str(root), "")
         text = _STEP_NAME.sub("#", text)
         found[name] = _sha256(_DURATION.sub("#", text).encode())
     return found

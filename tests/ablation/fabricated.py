@@ -33,15 +33,15 @@ def write_benchmarks(folder, images):
     """Write POPE (one setting), MME (two tasks) and exact match over drawn images; return folders by name."""
     random = np.random.default_rng(0)
     pope, mme, exact = (folder / name for name in ("pope", "mme", "exact"))
-    for position in (pope / "images", mme / "existence", mme / "color", exact / "images"):
-        position.mkdir(parents=True)
+    for target in (pope / "images", mme / "existence", mme / "color", exact / "images"):
+        target.mkdir(parents=True)
     for number in range(images):
         image = Image.new("RGB", (160, 120), tuple(int(v) for v in random.integers(90, 240, 3)))
         x, y = (int(v) for v in random.integers(10, 70, 2))
         colour = tuple(int(v) for v in random.integers(0, 160, 3))
         ImageDraw.Draw(image).ellipse((x, y, x + 45, y + 40), fill=colour)
-        for position in (pope / "images", exact / "images", mme / "existence", mme / "color"):
-            image.save(position / f"{number}.png")
+        for target in (pope / "images", exact / "images", mme / "existence", mme / "color"):
+            image.save(target / f"{number}.png")
         for task in ("existence", "color"):
             lines = ["Is there a ball? Please answer yes or no.\tYes", "Is there a cat? Please answer yes or no.\tNo"]
             (mme / task / f"{number}.txt").write_text("\n".join(lines) + "\n")

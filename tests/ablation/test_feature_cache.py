@@ -21,9 +21,9 @@ from olivine.testing import save_tower
 
 
 def tower(folder):
-    position = folder / "tower"
+    saved = folder / "tower"
     return {
-        "model.vision.from": str(position if position.is_dir() else save_tower(position)),
+        "model.vision.from": str(saved if saved.is_dir() else save_tower(saved)),
         "model.vision.image_size": None,
     }
 
@@ -151,7 +151,7 @@ def test_fused_towers_are_identified_by_their_contents(tmp_path):
 
     def keys(folder, seed):
         towers = [save_tower(folder / name, seed=number) for name, number in (("a", 0), ("b", seed))]
-        vision = {"fused": [str(position) for position in towers]}
+        vision = {"fused": [str(tower) for tower in towers]}
         plan = planned(write_study(folder, features="always", overrides={"model.vision": vision}))
         return {step.key for step in plan.steps.values() if isinstance(step, FeatureStep)}
 

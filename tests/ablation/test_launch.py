@@ -28,7 +28,7 @@ def small(folder, **more):
     return make_plan(load_study(write_study(folder, axes=AXES, **more)))
 
 
-class Told:
+class RecordedProgress:
     """Progress that is recorded."""
 
     def __init__(self):
@@ -60,7 +60,7 @@ def finished(tmp_path_factory):
     """A study of two configurations, run once."""
     path = write_study(tmp_path_factory.mktemp("study"), axes=AXES)
     plan = make_plan(load_study(path))
-    message = Told()
+    message = RecordedProgress()
     assert launch_here(plan, quiet(), message) == []
     return path, plan, message
 
@@ -79,7 +79,7 @@ def test_a_second_run_has_nothing_to_do(finished):
     path, *_ = finished
     again = make_plan(load_study(path))
     assert again.left() == []
-    message = Told()
+    message = RecordedProgress()
     assert launch_here(again, quiet(), message) == []
     assert message.begun == []
 
@@ -99,12 +99,12 @@ def test_a_killed_study_resumes_to_the_same_bits(finished, tmp_path, monkeypatch
         monkeypatch.setattr(steps_module, killed, kill)
         # One step finishes between kills: the launcher resumes where it was.
         with pytest.raises(KilledError):
-            launch_here(other, quiet(), Told())
+            launch_here(other, quiet(), RecordedProgress())
         monkeypatch.undo()
         one = other.left()[0]
         steps_module.Worker(quiet()).run(one, other.steps.get(one.after))
     assert 0 < len(other.left()) < len(other.steps)
-    launch_here(other, quiet(), Told())
+    launch_here(other, quiet(), RecordedProgress())
     assert outputs(other.study.directory) == outputs(plan.study.directory)
 
 
@@ -142,7 +142,7 @@ def test_a_full_disk_fails_its_steps_with_advice_and_the_rest_continues(tmp_path
 
     monkeypatch.setattr(steps_module, "train_stage", full)
     monkeypatch.setattr("olivine.ablation.launch.write_text", full)
-    failures = launch_here(plan, quiet(), Told())
+    failures = launch_here(plan, quiet(), RecordedProgress())
     assert len(failures) == len(plan.steps)
     begun = [failure for failure in failures if failure.begun]
     assert begun
@@ -160,7 +160,7 @@ def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch, pretend):
         return real(recipe, stage, after, folder, console, features)
 
     monkeypatch.setattr(steps_module, "train_stage", flaky)
-    message = Told()
+    message = RecordedProgress()
     assert launch_here(plan, quiet(), message) == []
     assert died
     assert message.failed == []
@@ -177,7 +177,7 @@ def test_sigterm_ends_the_study_and_not_only_the_step(tmp_path, monkeypatch, pre
 
     monkeypatch.setattr(steps_module, "train_stage", stopped)
     with pytest.raises(Stopped):
-        launch_here(plan, quiet(), Told())
+        launch_here(plan, quiet(), RecordedProgress())
     assert len(begun) == 1
     assert not (begun[0] / ERROR).exists()
 
@@ -193,7 +193,7 @@ def test_a_step_that_dies_twice_is_reported_and_the_rest_continues(tmp_path, mon
         return real(recipe, stage, after, folder, console, features)
 
     monkeypatch.setattr(steps_module, "train_stage", broken)
-    failures = launch_here(plan, quiet(), Told())
+    failures = launch_here(plan, quiet(), RecordedProgress())
     assert next((f.step.key, f.begun) for f in failures) == (dead, True)
     assert len(failures) == 3  # the stage and its two evaluations
     assert all("not started" in f.reason for f in failures[1:])
@@ -210,7 +210,7 @@ def test_missing_ray_is_reported(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     plan = small(tmp_path)
     with pytest.raises(RequestError, match="pip install"):
-        launcher("ray")(plan, quiet(), Told())
+        launcher("ray")(plan, quiet(), RecordedProgress())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -218,7 +218,7 @@ def test_ray_gives_the_same_bits(finished, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     _, plan, _ = finished
     other = small(tmp_path, resources={"cpus": 1})
-    message = Told()
+    message = RecordedProgress()
     assert launcher("ray")(other, quiet(), message) == []
     assert sorted(message.ended) == sorted(other.steps)
     assert outputs(other.study.directory) == outputs(plan.study.directory)
@@ -232,7 +232,7 @@ def test_ray_reports_dead_steps_and_continues(tmp_path):
     # The worker finds a file where the step's checkpoint must go.
     dead.folder.mkdir(parents=True)
     (dead.folder / "metrics.jsonl").mkdir()
-    failures = launcher("ray")(plan, quiet(), Told())
+    failures = launcher("ray")(plan, quiet(), RecordedProgress())
     assert {f.step.key for f in failures} == {dead.key} | {k for k, s in plan.steps.items() if s.after == dead.key}
     assert {s.key for s in plan.left()} == {f.step.key for f in failures}
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from test_launch import AXES, Told, outputs, quiet, small
+from test_launch import AXES, RecordedProgress, outputs, quiet, small
 
 from olivine.ablation import launch_processes
 from olivine.ablation.launch import launch_over, launcher
@@ -21,7 +21,7 @@ from olivine.ablation.terminal_lines import StepLines
 from olivine.errors import RequestError, Stopped
 
 
-class Listening(Told):
+class Listening(RecordedProgress):
     """Progress that also records the lines that steps in other processes log."""
 
     def __init__(self, on_begin=lambda: None):
@@ -100,7 +100,7 @@ def test_two_at_a_time_give_the_same_bits(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     alone, beside = small(tmp_path / "one"), small(tmp_path / "two")
-    assert launch_here(alone, quiet(), Told()) == []
+    assert launch_here(alone, quiet(), RecordedProgress()) == []
     message = Listening()
     assert launcher("local", jobs=2)(beside, quiet(), message) == []
     assert sorted(message.ended) == sorted(message.begun) == sorted(beside.steps)

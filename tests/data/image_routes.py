@@ -16,7 +16,7 @@ from transformers.image_utils import load_image
 from olivine.data.images import ImageTransform, open_image
 from olivine.model.processor import image_processor
 
-HEADER = ["| file | a PIL image handed to the processor | a path in a chat message |", "|---|---|---|"]
+HEADER = ["| file | a PIL image given to the processor | a path in a chat message |", "|---|---|---|"]
 #: Normalisation under which a difference of 1 is half the range of 8 bits.
 TRANSFORM = ImageTransform(32, "pad", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

@@ -36,7 +36,7 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def position(made, tmp_path, monkeypatch):
+def workspace(made, tmp_path, monkeypatch):
     """A copy of everything, and a list of what the engine was asked."""
     vlm, folder = made
     shutil.copytree(folder, tmp_path / "made")
@@ -106,8 +106,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_answers_to_another_request_are_neither_used_nor_deleted(position, tmp_path, what):
-    folder, run = position
+def test_answers_to_another_request_are_neither_used_nor_deleted(workspace, tmp_path, what):
+    folder, run = workspace
     assert len(run()) == COUNT
     assert run() == []
     kept = (tmp_path / "out" / "answers.jsonl").read_bytes()
@@ -121,8 +121,8 @@ def test_answers_to_another_request_are_neither_used_nor_deleted(position, tmp_p
     assert run() == []
 
 
-def test_the_same_contents_under_another_path_or_name_are_the_same_request(position):
-    folder, run = position
+def test_the_same_contents_under_another_path_or_name_are_the_same_request(workspace):
+    folder, run = workspace
     run()
     for file in (folder / "images").iterdir():
         content = file.read_bytes()
@@ -131,8 +131,8 @@ def test_the_same_contents_under_another_path_or_name_are_the_same_request(posit
     assert run() == []
 
 
-def test_answers_without_a_request_are_not_deleted(position, tmp_path):
-    _, run = position
+def test_answers_without_a_request_are_not_deleted(workspace, tmp_path):
+    _, run = workspace
     run()
     (tmp_path / "out" / "request.json").unlink()
     with pytest.raises(RequestError, match="holds answers of the model, given"):
@@ -140,8 +140,8 @@ def test_answers_without_a_request_are_not_deleted(position, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"benchmark": "exact-match"}', "{"])
-def test_a_request_of_another_version_or_a_damaged_one_is_reported(position, tmp_path, content):
-    _, run = position
+def test_a_request_of_another_version_or_a_damaged_one_is_reported(workspace, tmp_path, content):
+    _, run = workspace
     run()
     (tmp_path / "out" / "request.json").write_text(content)
     with pytest.raises(RequestError, match="another version"):
@@ -149,8 +149,8 @@ def test_a_request_of_another_version_or_a_damaged_one_is_reported(position, tmp
     assert len(read_json_lines(tmp_path / "out" / "answers.jsonl")) == COUNT
 
 
-def test_the_earlier_model_is_named_too(position, tmp_path):
-    _, run = position
+def test_the_earlier_model_is_named_too(workspace, tmp_path):
+    _, run = workspace
     run()
     path = tmp_path / "out" / "request.json"
     write_json(path, {**read_json(path), "model_id": "runs/one", "checkpoint": {}})
@@ -160,9 +160,9 @@ def test_the_earlier_model_is_named_too(position, tmp_path):
         run()
 
 
-def test_images_are_read_once(position, tmp_path, monkeypatch):
+def test_images_are_read_once(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr("olivine.contents.SETTLED", -1.0)
-    folder, run = position
+    folder, run = workspace
     run()
     index = ContentIndex(tmp_path / "out" / INDEX)
     names = [f"{n}.png" for n in range(COUNT)]

@@ -87,12 +87,12 @@ def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -
 def _with_located_parts(recipe: ModelRecipe) -> ModelRecipe:
     """Return the recipe with named sources (`SCHEME:NAME`) replaced by the folders that they stand for."""
 
-    def position(source: Source) -> Source:
+    def folder_or_id(source: Source) -> Source:
         return locate(source) if isinstance(source, str) else source
 
-    language = {"from_": position(recipe.language.from_)}
+    language = {"from_": folder_or_id(recipe.language.from_)}
     if isinstance(recipe.language.tokenizer, str):
-        language["tokenizer"] = position(recipe.language.tokenizer)
+        language["tokenizer"] = folder_or_id(recipe.language.tokenizer)
     return recipe.model_copy(
         update={
             "vision": _with_located_towers(recipe.vision),
