@@ -193,32 +193,32 @@ class VisionLanguageModel:
         masked = placeholders.unsqueeze(-1).expand_as(embeddings)
         return embeddings.masked_scatter(masked, features.to(embeddings.dtype))
 
-    def hidden_states(self, row: PackedSequence, features: Tensor | None) -> Tensor:
+    def hidden_states(self, sequence: PackedSequence, features: Tensor | None) -> Tensor:
         """Run one packed sequence; call inside `attention.packed(vlm.language)`.
 
         Args:
-            row: on the model's device.
+            sequence: on the model's device.
             features: `[images, patches, hidden]` in the order of the sequence's placeholders; None without images.
 
         Returns:
             `[tokens, hidden]` before the head.
         """
-        return self.run(row, self.embed(row.ids[None], features, row.image_positions))
+        return self.run(sequence, self.embed(sequence.ids[None], features, sequence.image_positions))
 
-    def run(self, row: PackedSequence, embedded: Tensor) -> Tensor:
+    def run(self, sequence: PackedSequence, embedded: Tensor) -> Tensor:
         """Return `hidden_states` from `[1, tokens, hidden]`, which `embed` made of the sequence's ids and images."""
         traits = self.traits
-        self.check_length(row.spans.longest_key)
+        self.check_length(sequence.spans.longest_key)
         # A kernel without padding needs no masks, and a compiled block must not get objects that it does not use.
-        windowed = traits.masked(bool(row.groups))
+        windowed = traits.masked(bool(sequence.groups))
         outputs = self.language(
             inputs_embeds=embedded,
-            position_ids=row.positions[None],
+            position_ids=sequence.positions[None],
             attention_mask=None,
             use_cache=False,
-            packed_groups=row.groups,
-            packed_spans=row.spans,
-            **({"packed_masks": PackedMasks(row.positions)} if windowed else {}),
+            packed_groups=sequence.groups,
+            packed_spans=sequence.spans,
+            **({"packed_masks": PackedMasks(sequence.positions)} if windowed else {}),
         )
         states: Tensor = outputs.last_hidden_state
         return states[0]
