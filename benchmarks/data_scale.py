@@ -185,7 +185,7 @@ def full(folder: Path, images: int, kill_after: float) -> list[dict[str, Any]]:
     write_items(folder / "full.json", images, names)
     command = [sys.executable, "-m", "olivine", "data", "check", str(folder / "full.json")]
     command += ["--images", str(folder / "images"), "--full", "--json"]
-    shown = sum(1 for number in range(images) if number % 16)
+    referenced = sum(1 for number in range(images) if number % 16)
     rows = []
     for what, limit in (("full check, killed", kill_after), ("full check, resumed", None), ("full check, again", None)):
         row = measured(command, limit)
@@ -196,7 +196,7 @@ def full(folder: Path, images: int, kill_after: float) -> list[dict[str, Any]]:
             row |= {
                 "images": summary["images"],
                 "kept": summary["images_kept"],
-                "decoded": shown - summary["images_kept"],
+                "decoded": referenced - summary["images_kept"],
             }
             row["images_per_second"] = round(row["decoded"] / row["seconds"], 1)
         rows.append({"what": what, "items": images, **row})

@@ -13,9 +13,9 @@ from olivine.cost.estimate import DEVICES
 from olivine.model.size import ModelSize
 
 FORMULA = (
-    "blocks 2NT x passes; head 2VHL x passes (L labelled tokens alone); attention 4 layers heads width sum(n^2)/2 x "
+    "blocks 2NT x passes; head 2VHL x passes (L labelled tokens only); attention 4 layers heads width sum(n^2)/2 x "
     "attention passes; connector 2CP x 3; tower forward 2W(p+1)I + 4 layers width (p+1)^2 I, up to the layer that is "
-    "shown. passes: 3 where the language model trains (forward, gradients of inputs, of weights), 2 where it is frozen "
+    "used. passes: 3 where the language model trains (forward, gradients of inputs, of weights), 2 where it is frozen "
     "and passes gradients to the connector; attention passes: 3. N weights of the blocks, T tokens, n those of one "
     "sample, V vocabulary, H width, C weights of the connector, P image tokens, W weights of the tower's blocks that "
     "run, p patches of an image, I images"

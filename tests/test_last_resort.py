@@ -132,7 +132,7 @@ def test_a_log_that_cannot_be_written_does_not_end_the_program(number):
     from rich.console import Console
 
     stream = UnfailingStream(FullDevice(number))
-    Console(file=stream).print("told to nobody")
+    Console(file=stream).print("nobody reads this")
     print("nor this", file=stream, flush=True)
     assert not stream.isatty()
 

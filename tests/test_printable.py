@@ -24,10 +24,10 @@ CONTROLS = {
 }
 
 
-@pytest.mark.parametrize(("text", "shown"), CONTROLS.items(), ids=map(ascii, CONTROLS))
-def test_controls_are_written_out(text, shown):
-    assert printable(text) == shown
-    shown.encode("utf-8")
+@pytest.mark.parametrize(("text", "escaped"), CONTROLS.items(), ids=map(ascii, CONTROLS))
+def test_controls_are_written_out(text, escaped):
+    assert printable(text) == escaped
+    escaped.encode("utf-8")
 
 
 @pytest.mark.parametrize("text", ["plain", "two\nlines\tand a tab", "é 中 🙂 \u200d \u05d0\u200f", "\\x1b as text"])
@@ -67,11 +67,11 @@ def _table(cell):
 
 @pytest.mark.parametrize("what", [HOSTILE, Text(HOSTILE), _table(HOSTILE)], ids=["string", "text", "table"])
 def test_a_console_shows_markup_and_controls_as_text(what):
-    shown = printed(what, highlight=False)
-    assert "[bold]b[/bold][/nope] :smile: \\x1b[31mred\\x1b]8;;http://x" in shown
-    assert "\x07" not in shown
-    assert "\x1b]" not in shown
-    assert "\x1b[31m" not in shown
+    output = printed(what, highlight=False)
+    assert "[bold]b[/bold][/nope] :smile: \\x1b[31mred\\x1b]8;;http://x" in output
+    assert "\x07" not in output
+    assert "\x1b]" not in output
+    assert "\x1b[31m" not in output
 
 
 def test_a_console_still_applies_its_own_colours():

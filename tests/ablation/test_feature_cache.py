@@ -87,8 +87,7 @@ def test_features_are_cached_where_that_saves_time(tmp_path, monkeypatch):
     path = study(tmp_path, axes={"rate": {str(n): {"stages.instruct.lr": n / 1000} for n in range(1, 6)}})
     plan = planned(path)
     (benefit,) = plan.features
-    # One align and five instruct stages of eight samples each; next to such a small language model the tower costs a
-    # lot.
+    # One align and five instruct stages of eight samples each; the tower is large for such a small language model.
     assert benefit.trainings == 6
     assert benefit.bytes == pytest.approx(20 * 0.8 * 36 * 128 * 4, rel=0.5)
     assert benefit.saved > 0.1

@@ -106,13 +106,13 @@ def test_mme_points_are_measured_over_images(tmp_path):
         lines = [f"{n}.jpg\tIs there one {n} {q}?\t{gold}" for n in range(9) for q, gold in ((1, "Yes"), (2, "No"))]
         (data / f"{task}.txt").write_text("\n".join(lines) + "\n")
     run, *_ = evaluated(tmp_path / "run", "mme", data)
-    shown = measures("mme", [run.scores["metrics"]])
-    assert [m.metric for m in shown] == ["total", CORRECT]
-    names, values = run.values(shown[0])
+    reported = measures("mme", [run.scores["metrics"]])
+    assert [m.metric for m in reported] == ["total", CORRECT]
+    names, values = run.values(reported[0])
     assert len(names) == 18
-    assert values.mean() == pytest.approx(run.value(shown[0]))
+    assert values.mean() == pytest.approx(run.value(reported[0]))
     low, high = cluster_intervals(values[:, None], np.random.default_rng(0))
-    assert low[0] < run.value(shown[0]) < high[0]
+    assert low[0] < run.value(reported[0]) < high[0]
 
 
 def test_many_clusters_are_grouped_the_same_way_in_every_run():

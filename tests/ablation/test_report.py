@@ -109,10 +109,10 @@ def test_gallery_shows_every_configurations_answer(finished):
     assert [(p.axis, p.level) for p in found] == [("language", "large"), ("vision", "dinov2"), ("align", "no")]
     for change in found:
         assert change.examples
-        for shown in change.examples:
-            assert [right for *_, right in shown.said].count(True) == 1
-            assert shown.image is not None
-            assert shown.image.startswith("data:image/png;base64,")
+        for example in change.examples:
+            assert [right for *_, right in example.said].count(True) == 1
+            assert example.image is not None
+            assert example.image.startswith("data:image/png;base64,")
     assert disagreements(results) == found
 
 

@@ -77,8 +77,8 @@ def test_a_changed_image_is_checked_again(data, monkeypatch):
     report = full(data)
     assert "0.png" in names
     assert len(names) == 4
-    shown = sum(item.get("image") == "0.png" for item in json.loads(data.read_text()))
-    assert report.broken == {"unreadable image": shown}
+    occurrences = sum(item.get("image") == "0.png" for item in json.loads(data.read_text()))
+    assert report.broken == {"unreadable image": occurrences}
 
 
 def test_other_options_or_data_start_again(data, limit, monkeypatch):
@@ -195,12 +195,12 @@ def test_the_command_exits_with_1_where_nothing_can_be_trained_on(run, tmp_path,
 
 def test_the_command_checks_in_full(run, data):
     code, out, _ = run("data", "check", data, "--images", data.parent / "images", "--full", "--jobs", 1, "--json")
-    told = json.loads(out)
+    summary = json.loads(out)
     assert code == 0
-    assert told["images_read"] == "full"
-    assert told["longest"] > 0
+    assert summary["images_read"] == "full"
+    assert summary["longest"] > 0
     code, out, _ = run("data", "check", data, "--images", data.parent / "images", "--full", "--jobs", 1, "--json")
-    assert json.loads(out)["images_kept"] == told["images"]
+    assert json.loads(out)["images_kept"] == summary["images"]
 
 
 def test_a_wrong_option_is_named(run, data):

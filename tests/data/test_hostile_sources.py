@@ -114,7 +114,7 @@ INDEX_DAMAGE = {
     "short column": lambda c: c.update(text_size=c["text_size"][:2]),
     "negative sizes": lambda c: c.update(text_size=np.full(6, -7, "i4")),
     "a shard that is not there": lambda c: c.update(shard=np.full(6, 7, "i4")),
-    "places behind the end": lambda c: c.update(text_at=np.full(6, 1 << 40, "i8")),
+    "offsets beyond the end": lambda c: c.update(text_at=np.full(6, 1 << 40, "i8")),
     "missing column": lambda c: c.pop("caption"),
     "another column": lambda c: c.update(more=c["caption"]),
     "another type": lambda c: c.update(text_at=c["text_at"].astype("f8")),
@@ -288,8 +288,8 @@ def test_a_value_referenced_many_times_is_not_expanded_in_memory(tmp_path, small
     folder = write_parquet(tmp_path / "set", {"conversations": [TURNS] * 4000, "image": once}, store_schema=False)
     with pytest.raises(DataError, match="bytes that become"):
         opened(folder)
-    told = parquet.read_metadata(folder / "a.parquet").row_group(0).total_byte_size
-    assert told < 2**20, "the sizes in the metadata are within the bounds: the values had to be counted"
+    stated = parquet.read_metadata(folder / "a.parquet").row_group(0).total_byte_size
+    assert stated < 2**20, "the sizes in the metadata are within the bounds: the values had to be counted"
 
 
 def test_ordinary_repetition_is_accepted(tmp_path):

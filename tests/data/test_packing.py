@@ -138,8 +138,8 @@ def test_a_batch_encodes_each_image_once_and_loses_no_sample(vlm, dataset):
     image_folder = {s["image"] for s in json.loads(dataset.read_text()) if "image" in s}
     assert len(batch.pixels) == len(image_folder)
     assert all(len(sequence.ids) <= 200 for sequence in batch.sequences)
-    shown = sum(int((sequence.ids == vlm.model.config.image_token_id).sum()) for sequence in batch.sequences)
-    assert shown == vlm.image_tokens * sum(len(sequence.images) for sequence in batch.sequences)
+    placeholders = sum(int((sequence.ids == vlm.model.config.image_token_id).sum()) for sequence in batch.sequences)
+    assert placeholders == vlm.image_tokens * sum(len(sequence.images) for sequence in batch.sequences)
 
 
 def test_each_epoch_has_a_new_permutation():

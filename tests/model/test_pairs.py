@@ -109,7 +109,7 @@ def vlm_and_answers(parts, tmp_path_factory):
         expected = answered(vlm, folder)
         if len(set(expected.values())) > 2:
             return vlm, expected
-    raise AssertionError("every seed's model says the same to whatever it is asked")
+    raise AssertionError("every seed gives a model that answers all questions the same")
 
 
 @pytest.fixture(scope="module")

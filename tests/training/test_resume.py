@@ -111,10 +111,10 @@ def test_a_damaged_checkpoint_is_refused_with_a_message_and_the_one_before_used(
     DAMAGES[said](newest)
     console = Console(record=True, width=400, file=io.StringIO())
     assert same(expected, weights(train(recipe_of(dataset, tmp_path / "run"), console)))
-    told = console.export_text()
+    printed = console.export_text()
     assert said in caplog.text
     assert "step-00000006: not used" in caplog.text
-    assert "resuming at step 4" in told
+    assert "resuming at step 4" in printed
 
 
 def test_a_partially_written_checkpoint_is_removed(dataset, tmp_path, monkeypatch, expected):
@@ -269,11 +269,11 @@ def test_a_stage_stopped_in_its_last_step_reports_all_of_it(dataset, tmp_path, m
     with pytest.raises(Stopped):
         train(recipe_of(dataset, tmp_path), QUIET)
     train(recipe_of(dataset, tmp_path), QUIET)
-    told = read_json(tmp_path / "a" / "result.json")
+    result = read_json(tmp_path / "a" / "result.json")
     sequences = [sequence for sequence in read_json_lines(tmp_path / "a" / "metrics.jsonl") if "loss" in sequence]
-    assert told["loss"] == sequences[-1]["loss"]
-    assert told["steps"] == len(sequences) == STEPS
-    assert told["seconds"] == pytest.approx(
+    assert result["loss"] == sequences[-1]["loss"]
+    assert result["steps"] == len(sequences) == STEPS
+    assert result["seconds"] == pytest.approx(
         sum(sequence["seconds"] + sequence["waited"] for sequence in sequences), abs=0.06
     )
 

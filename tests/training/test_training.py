@@ -173,8 +173,8 @@ def test_validation_writes_loss_and_two_answers(dataset, tmp_path):
 
 def test_validating_changes_no_bit_of_the_training(dataset, tmp_path):
     plain = make_recipe(dataset, tmp_path / "a", stages=[{"name": "s", "steps": 4, "validate_every": 0}])
-    looked = make_recipe(dataset, tmp_path / "b", stages=[{"name": "s", "steps": 4, "validate_every": 1}])
-    assert same(weights(train(plain, QUIET)), weights(train(looked, QUIET)))
+    validated = make_recipe(dataset, tmp_path / "b", stages=[{"name": "s", "steps": 4, "validate_every": 1}])
+    assert same(weights(train(plain, QUIET)), weights(train(validated, QUIET)))
 
 
 def test_contrastive_trains_the_tower_and_needs_images(dataset, tmp_path):
