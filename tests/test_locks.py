@@ -65,7 +65,7 @@ def test_a_refusal_names_the_process_and_a_kill_frees_the_folder_at_once(tmp_pat
 def test_an_unreadable_lock_holder_is_not_named(tmp_path):
     with exclusive_lock(tmp_path):
         (tmp_path / HOLDER).write_text("[1")
-        with pytest.raises(RequestError, match=r"at work there\. Wait"), exclusive_lock(tmp_path):
+        with pytest.raises(RequestError, match=r"using it\. Wait"), exclusive_lock(tmp_path):
             pass
 
 

@@ -106,7 +106,7 @@ def test_a_second_command_on_one_study_is_refused_at_its_start(run, tmp_path):
     with exclusive_lock(tmp_path / "run"):
         code, _, err = run("ablate", path)
     assert code == 2
-    assert f"{tmp_path / 'run'}: another process is at work there" in err
+    assert f"{tmp_path / 'run'}: another process is using it" in err
     assert not (tmp_path / "run" / "steps").exists()
 
 

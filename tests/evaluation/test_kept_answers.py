@@ -225,7 +225,7 @@ def test_two_evaluations_on_one_folder_are_refused_at_the_start(run, made, tmp_p
     with exclusive_lock(tmp_path / "out" / "exact-match"):
         code, _, err = run(*command, "--output", tmp_path / "out")
     assert code == 2
-    assert "another process is at work there" in err
+    assert "another process is using it" in err
 
 
 @pytest.mark.parametrize("option", ["--answers", "--annotations", "--variant"])

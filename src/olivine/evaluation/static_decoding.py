@@ -115,7 +115,7 @@ class _Batch:
         self.replay: Callable[[], None] | None = None
 
     def clear(self) -> None:
-        """Make ready for tokens that nobody asked for."""
+        """Prepare for tokens that are not needed."""
         self._keys.clear()
         for state in (self._token, self._position, self._number, self._finished):
             state.zero_()

@@ -1,7 +1,7 @@
 """Attention for packed sequences, registered with transformers' attention interface under `PACKED`.
 
 Each example attends within itself only; linear layers never see padding, and no mask per sequence is ever built. On
-CUDA in half precision the sequence goes through `torch.nn.attention.varlen` as it lies; elsewhere through SDPA, group
+CUDA in half precision the whole sequence goes through `torch.nn.attention.varlen`; elsewhere through SDPA, group
 by group. Which of the two is decided once a run, by `choose_attention`; a sequence then brings what that one needs and
 nothing else.
 """
