@@ -25,7 +25,7 @@ with exclusive_lock(Path(sys.argv[1])):
 
 def test_a_folder_has_one_writer(tmp_path):
     with exclusive_lock(tmp_path / "run"):
-        with pytest.raises(RequestError, match="another process is at work"), exclusive_lock(tmp_path / "run"):
+        with pytest.raises(RequestError, match="another process is using it"), exclusive_lock(tmp_path / "run"):
             pass
         with exclusive_lock(tmp_path / "other"):
             pass
@@ -50,7 +50,7 @@ def test_a_refusal_names_the_process_and_a_kill_frees_the_folder_at_once(tmp_pat
     process = subprocess.Popen([sys.executable, "-c", HELD, str(tmp_path)], stdout=subprocess.PIPE)
     try:
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(RequestError, match="another process is at work") as refused, exclusive_lock(tmp_path):
+        with pytest.raises(RequestError, match="another process is using it") as refused, exclusive_lock(tmp_path):
             pass
         assert f"process {process.pid} on {socket.gethostname()}, since 2" in str(refused.value)
     finally:

@@ -300,5 +300,5 @@ def test_skipped_samples_are_counted_once_over_runs_and_epochs(tmp_path, monkeyp
 
 
 def test_a_run_in_use_by_another_process_is_refused(dataset, tmp_path):
-    with exclusive_lock(tmp_path), pytest.raises(RequestError, match="another process is at work"):
+    with exclusive_lock(tmp_path), pytest.raises(RequestError, match="another process is using it"):
         train(recipe_of(dataset, tmp_path), QUIET)
