@@ -1,4 +1,4 @@
-"""The processes of one run: alone, and two over gloo; what the first one's failure does to the other."""
+"""The processes of one run: one alone, and two over gloo; a failure of the first ends the other."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ end_process(0)
 """
 
 
-def test_one_process_is_the_first_and_has_everything():
+def test_a_single_process_is_the_first_and_has_all_work():
     with init_distributed() as processes:
         assert processes == Processes()
         assert processes.is_first

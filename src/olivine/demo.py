@@ -1,6 +1,6 @@
 """`olivine demo`: the paper's question on the embedded world, from data to a report with intervals.
 
-Only what a user could type: write the world, run the study, open its report; with `--quick`, one configuration.
+It does only what a user could type: write the world, run the study, report; with `--quick`, one configuration.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def run(output: Path, *, quick: bool, console: Console, bar: Bar, jobs: int = 0)
         quick: train one configuration instead of the study.
         console: the terminal.
         bar: makes a progress bar from its title.
-        jobs: steps of the study at a time; 0 means one on each GPU, or on each CPU up to four.
+        jobs: steps of the study at a time; 0 means one per GPU, or one per CPU up to four.
     """
     world = write_world(output / "world", bar)
     if quick:

@@ -13,7 +13,7 @@ from repeated_bits import bits, different, no_shared_additions
 
 @pytest.fixture(autouse=True)
 def _two_threads():
-    """Whatever other tests have left: atomic additions come with several threads."""
+    """Set two threads, whatever other tests have set: atomic additions occur only with several."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -21,7 +21,7 @@ def _two_threads():
 
 
 def test_gradients_of_nearest_neighbours():
-    """A state may be the nearest of many."""
+    """One state may be the nearest neighbour of many."""
     states = 1 + torch.randn(1200, 96, generator=torch.Generator().manual_seed(0))
     states[0] = 1
 

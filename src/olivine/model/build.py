@@ -1,4 +1,4 @@
-"""From a recipe's model section to a `VisionLanguageModel`: parts loaded or started at random, then assembled.
+"""From a recipe's model section to a `VisionLanguageModel`: modules loaded or initialised at random, then assembled.
 
 Saving and loading whole models is in `checkpoint`.
 """
@@ -35,11 +35,11 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
 
     Args:
         recipe: the model section.
-        seed: decides every random start.
-        texts: what a tokenizer is trained on, asked for only if the recipe has one trained.
+        seed: decides every random initialisation.
+        texts: what a tokenizer is trained on, called only if the recipe trains one.
 
     Raises:
-        RequestError: a part that cannot be found, fetched or used, with its key in the recipe.
+        RequestError: a module that cannot be found, fetched or used, with its key in the recipe.
     """
     with RandomState(seed).active():
         return _build(_with_located_parts(recipe), seed, texts)
@@ -60,7 +60,7 @@ def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -
         vision_feature_select_strategy=plan.strategy,
         **connector_config,
     )
-    # The skeleton holds no memory; only the connector is made here, all else is already loaded.
+    # The skeleton takes no memory; only the connector is created here, everything else is already loaded.
     with torch.device("meta"):
         model = model_class(config)
     model.model.vision_tower = tower
@@ -70,7 +70,7 @@ def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -
     initialise(model.model.multi_modal_projector, recipe.connector, torch.Generator().manual_seed(seed))
     model.tie_weights()
     if language_traits(language.config).cap is not None:
-        # Newer versions of transformers take eager mode by themselves; older ones SDPA, which leaves the cap out.
+        # Newer versions of transformers choose eager mode themselves; older ones SDPA, which ignores the cap.
         model.model.language_model.set_attn_implementation("eager")
 
     template = recipe.language.template or _template_of(recipe.language.from_, language.config, tokenizer)
@@ -87,12 +87,12 @@ def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -
 def _with_located_parts(recipe: ModelRecipe) -> ModelRecipe:
     """Return the recipe with named sources (`SCHEME:NAME`) replaced by the folders that they stand for."""
 
-    def position(source: Source) -> Source:
+    def folder_or_id(source: Source) -> Source:
         return locate(source) if isinstance(source, str) else source
 
-    language = {"from_": position(recipe.language.from_)}
+    language = {"from_": folder_or_id(recipe.language.from_)}
     if isinstance(recipe.language.tokenizer, str):
-        language["tokenizer"] = position(recipe.language.tokenizer)
+        language["tokenizer"] = folder_or_id(recipe.language.tokenizer)
     return recipe.model_copy(
         update={
             "vision": _with_located_towers(recipe.vision),
@@ -122,12 +122,12 @@ def build_tower(recipe: VisionRecipe) -> tuple[Any, TowerPlan]:
 
 
 def skeleton(recipe: ModelRecipe) -> tuple[Any, TowerPlan]:
-    """Return the model that `build` would make, without memory: shapes alone, on the meta device; and its tower's plan.
+    """Return the model that `build` would make, on the meta device (shapes without memory), and its tower's plan.
 
-    No tokenizer is read: where the language model's own rows would not hold `<image>`, 64 more are taken for granted.
+    No tokenizer is read: if the language model's own rows have no space for `<image>`, 64 more are assumed.
 
     Raises:
-        RequestError: a part whose configuration cannot be found or used.
+        RequestError: a module whose configuration cannot be found or used.
     """
     recipe = _with_located_parts(recipe)
     plan, language = plan_tower(recipe.vision), _language_config(recipe.language.from_)
@@ -186,8 +186,8 @@ def _load_tokenizer(recipe: ModelRecipe, texts: Callable[[], Iterable[str]]) -> 
 def _add_image_token(tokenizer: Any, language: Any, recipe: ModelRecipe) -> int:
     """Give the language model a row for every id, `<image>` included; returns that id.
 
-    Rows are padded to a multiple of 64, as LLaVA-Gemma's conversion does (256,064 for Gemma). A trained embedding gets
-    no other row than that of `<image>`, which is never read; one that starts at random grows to its tokenizer.
+    Rows are padded to a multiple of 64, as LLaVA-Gemma's conversion does (256,064 for Gemma). A pretrained embedding
+    gets no new row but that of `<image>`, which is never read; a random one is enlarged to fit its tokenizer.
     """
     rows: int = language.get_input_embeddings().num_embeddings
     trained = not isinstance(recipe.language.from_, dict) and not isinstance(recipe.language.tokenizer, TokenizerRecipe)
@@ -210,7 +210,7 @@ def _template_of(source: Source, config: Any, tokenizer: Any) -> str:
 
 
 def _own_stop_ids(recipe: ModelRecipe, language: Any) -> list[int]:
-    """Return what ends a reply by the language model's own generation settings; none where its tokenizer is another."""
+    """Return the stop tokens of the language model's own generation settings; none if another tokenizer is used."""
     if isinstance(recipe.language.from_, dict) or recipe.language.tokenizer is not None:
         return []
     return stop_ids_of(language.generation_config)

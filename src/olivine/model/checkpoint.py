@@ -1,6 +1,6 @@
 """Whole models to and from disk: a plain transformers LLaVA folder, with processor, chat template and stop tokens.
 
-Training state for resuming is in `train`.
+Training state for resuming is in `training`.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ from olivine.model.towers.assembly import shown_features
 from olivine.model.vlm import VisionLanguageModel
 from olivine.model.weights import load_weights, tensors_in, whole_naming
 
-#: What messages call a model folder.
+#: The name of a model folder in messages.
 _KEY = "checkpoint"
 
 
@@ -44,7 +44,7 @@ def save(
     """Write a folder that `LlavaForConditionalGeneration` and `AutoProcessor` load as it is.
 
     `transform` is the one to use at inference; None takes the model's own. Weights keep their dtype; `weights`
-    is the whole model's state where `vlm` holds only a part of it. The folder appears whole or not at all.
+    is the whole model's state if `vlm` holds only a shard of it. The folder appears complete or not at all.
     """
     transform = transform or vlm.transform
     saved_processor = processor(vlm, transform)  # first: it may give the model a pad token
@@ -58,8 +58,8 @@ def save(
 def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
     """Read a folder that `save` wrote, with weights in the dtype they were saved in.
 
-    `to_train` reads by way of fp32: transformers makes Gemma's embedding scale in the dtype it loads, and training on
-    from bf16 weights must not go on with a rounded one.
+    `to_train` reads by way of fp32: transformers makes Gemma's embedding scale in the dtype it loads, and training
+    from bf16 weights must not continue with a rounded one.
 
     Raises:
         RequestError: no such folder, not one of Olivine's, or with weights missing, damaged or of another model.
@@ -108,7 +108,7 @@ def _load_model(folder: Path, config: Any, *, to_train: bool) -> Any:
 
 
 def _check_together(folder: Path, model: Any, tokenizer: Any, companion: Companion) -> None:
-    """Refuse parts that do not belong to one another: each is whole, but answers would be noise."""
+    """Refuse files that do not belong together: each is intact, but answers would be noise."""
     rows: int = model.get_input_embeddings().num_embeddings
     check_vocabulary_rows(tokenizer, rows, f"{_KEY}: {folder}")
     placeholder, known = model.config.image_token_id, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)

@@ -111,7 +111,7 @@ def _ask(source: str, key: str) -> _Listing | None:
     except Exception as error:  # as above
         _unreachable[constants.ENDPOINT] = _reason(error)
         return None
-    assert info.sha is not None, "the hub names the commit"
+    assert info.sha is not None, "the hub's reply has the commit"
     listing = _Listing(info.sha, tuple(sibling.rfilename for sibling in info.siblings or ()))
     _listings[source] = listing
     return listing

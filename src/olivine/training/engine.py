@@ -1,6 +1,6 @@
 """One stage of a recipe, run into its folder: by `olivine train` for each stage, by a study for each of its steps.
 
-The loop over batches is in `stage`; which stages there are and where they start is for `run` and a study's plan to say.
+The loop over batches is in `stage`; `run` and a study's plan decide which stages there are and where they start.
 """
 
 import platform
@@ -152,7 +152,7 @@ def write_record(directory: Path, run: Run, data: dict[str, Any], changed: list[
 def finish_stage(job: Stage, result: StageResult, skipped_before: str, *, followed: bool) -> None:
     """Write the stage's checkpoint, then the result that marks it as done; then delete its training checkpoints.
 
-    Where another stage may follow, the weights that trained are also written unrounded, for it to start from.
+    If another stage may follow, trained weights are also written unrounded, for it to start from.
     """
     vlm, folder, processes = job.vlm, job.folder, job.processes
     job.release()
