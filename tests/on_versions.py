@@ -1,6 +1,7 @@
 """Run the tests that touch transformers on its oldest supported and its newest published version.
 
-`make test-versions` runs this. Each version has an environment of its own beside `.venv`, made when first needed; the newest is looked up every time.
+`make test-versions` runs this. Each version has an environment of its own, made when first needed; the newest is looked
+up every time.
 """
 
 import re
@@ -48,7 +49,7 @@ def result_of(python: Path, arguments: list[str]) -> tuple[int, str]:
         "import torch, transformers; print('transformers', transformers.__version__, 'torch', torch.__version__)"
     )
     versions = subprocess.run([python, "-c", print_version], check=True, capture_output=True, text=True).stdout.strip()
-    run = subprocess.Popen([python, "-m", "pytest", "-q", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen([python, "-m", "pytest", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     last = ""
     assert run.stdout is not None
     for line in run.stdout:

@@ -1,9 +1,9 @@
 """What a Jinja chat template does with the contents of turns, followed once instead of rendered each time.
 
 The template runs in a sandbox on contents that cannot be looked into unnoticed: it may write them, strip them, join
-them with text and ask a few questions of them, and every question is recorded with its answer. Another conversation of the
-same roles that gives the same answers is written in the same way: nothing else reached the template. Whatever else a
-template does with contents raises `Untraceable`, and it must be rendered. Cutting and labelling is in `own_template`.
+them with text and ask a few questions of them, and every question is recorded with its answer. Another conversation of
+the same roles that gives the same answers is written in the same way: nothing else reached the template. Whatever else
+a template does with contents raises `Untraceable`, and it must be rendered. Cutting and labelling is in `own_template`.
 """
 
 import re
