@@ -1,8 +1,9 @@
 """`template: chat`: a tokenizer's own Jinja chat template, cut at the contents of the turns.
 
 It is rendered by transformers' sandbox only. Nothing is guessed: contents are located by rendering placeholders, and
-every conversation is compared with the template's own rendering. `own_jinja` saves the template with supervised parts
-marked.
+every conversation is compared with the template's own rendering: rendered again, or, where `template_trace` followed
+the template on contents that it cannot tell from these, as it was followed. `own_jinja` saves the template with
+supervised parts marked.
 """
 
 import re
@@ -19,6 +20,7 @@ from olivine.data.pieces import BEGINNING, IMAGE, ChatTemplate, Piece, marker
 from olivine.data.template import OWN, TEMPLATES
 from olivine.errors import DataError, RequestError
 from olivine.model.own_jinja import saved_jinja, unwrapped
+from olivine.model.template_trace import Trace, Untraceable, trace
 from olivine.records import Conversation, Role, Turn
 
 #: Placeholder for the contents of turn N while the template is cut: private-use characters, which no template writes.
@@ -38,6 +40,8 @@ _WITHOUT_DATE = (
     "{% macro strftime_now(format) %}"
     "{{ raise_exception('it writes the date of today, and no two days would train alike') }}{% endmacro %}\n"
 )
+#: For one sequence of roles; contents that answer a template's questions in yet another way are rendered.
+_MOST_TRACES = 8
 _U, _A = Role.USER, Role.ASSISTANT
 
 
@@ -64,6 +68,7 @@ class OwnTemplate:
         self._tokenizer = tokenizer
         self.source = _source_of(tokenizer)
         self._skeletons: dict[tuple[Role, ...], _Skeleton] = {}
+        self._traces: dict[tuple[Role, ...], list[Trace | None]] = {}
         self.settings: dict[str, Any] = {}
         self.end = ""
         reasons = []
@@ -90,8 +95,9 @@ class OwnTemplate:
         """
         contents = _contents(conversation, image)
         try:
-            skeleton = self._skeleton(tuple(turn.role for turn in conversation))
-            kept = self._as_rendered(conversation, contents, skeleton)
+            roles = tuple([turn.role for turn in conversation])
+            skeleton = self._skeleton(roles)
+            kept = self._as_written(roles, contents, skeleton)
         except _Unfit as error:
             raise DataError(f"the tokenizer's own chat template {error}.") from None
         pieces = list(skeleton.pieces[0])
@@ -198,9 +204,39 @@ class OwnTemplate:
             raise _Unfit(f"refuses a conversation of {', '.join(roles)}: {error}") from None
         return text
 
-    def _as_rendered(self, conversation: Conversation, contents: Sequence[str], skeleton: _Skeleton) -> Sequence[str]:
-        """Return the contents as the template writes them: unchanged, or stripped of surrounding whitespace."""
-        roles = [turn.role for turn in conversation]
+    def _as_written(self, roles: tuple[Role, ...], contents: Sequence[str], skeleton: _Skeleton) -> Sequence[str]:
+        """Return the contents as the template writes them, by what it did to such contents before where that tells."""
+        traces = self._traces.setdefault(roles, [])
+        for known in traces:
+            kept = None if known is None else known.contents(contents)
+            if kept is not None:
+                return kept
+        rendered = self._as_rendered(roles, contents, skeleton)
+        if len(traces) < _MOST_TRACES:
+            traces.append(self._trace(roles, contents, skeleton, rendered))
+        return rendered
+
+    def _trace(
+        self, roles: Sequence[Role], contents: Sequence[str], skeleton: _Skeleton, rendered: Sequence[str]
+    ) -> Trace | None:
+        """Return what the template does to such contents, None where it cannot be followed or wrote otherwise."""
+        variables = {**self._tokenizer.special_tokens_map, **self.settings}
+        try:
+            found = trace(
+                self.source,
+                [role.value for role in roles],
+                contents,
+                tools=None,
+                documents=None,
+                add_generation_prompt=roles[-1] is not _A,
+                **variables,
+            )
+        except Untraceable:
+            return None
+        return found if found.parts == skeleton.parts and found.contents(contents) == list(rendered) else None
+
+    def _as_rendered(self, roles: Sequence[Role], contents: Sequence[str], skeleton: _Skeleton) -> Sequence[str]:
+        """Return the contents as the template renders them: unchanged, or stripped of surrounding whitespace."""
         rendered = self._render(roles, contents, prompt=roles[-1] is not _A)
         parts = skeleton.parts
         joined = parts[0] + "".join(text + part for text, part in zip(contents, parts[1:], strict=True))
