@@ -102,7 +102,7 @@ def test_names_of_other_versions_are_rewritten_in_place(tmp_path):
     right = names_in(tmp_path / "c")
     folder = tmp_path / "c"
     edit_tensors(folder, lambda held: {f"model.{n.replace('vision_model.', '')}": t for n, t in held.items()})
-    (folder / INDEX).write_text(json.dumps({"weight_map": {n: "model.safetensors" for n in names_in(folder)}}))
+    (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names_in(folder), "model.safetensors")}))
     rename_saved(folder, vlm.model.config)
     assert names_in(folder) == right
     assert json.loads((folder / INDEX).read_text())["weight_map"].keys() == right
