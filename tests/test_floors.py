@@ -32,6 +32,7 @@ LAYERS = [
     {"recipe", "statistics", "shipped_recipes"},
     {"data"},
     {"model"},
+    {"conversion"},
     {"cost"},
     {"training"},
     {"evaluation"},
