@@ -1,4 +1,4 @@
-"""llama.cpp's LLaVA graph of an mmproj file, written out in PyTorch: the class token behind the patches, row 0 dropped."""
+"""llama.cpp's LLaVA graph of an mmproj file, in PyTorch: the class token behind the patches, row 0 dropped."""
 
 import torch
 import torch.nn.functional as F

@@ -1,8 +1,8 @@
 """A tower with a class token for llama.cpp's LLaVA graph, which puts that token behind the patches.
 
 The graph (llama.cpp since 2025) appends the class token to the patches, adds position rows in that order, and then
-drops the first token, as if the class token were there: it drops the first patch and passes the class token on as the
-last one. Rotated position rows mend the positions alone. Here the tower is widened so that its last two blocks move every
+drops the first token, as if the class token were there: the first patch is lost, and the class token passed on as
+the last one. Rotated position rows mend the positions alone. Here the tower is widened so that its last two blocks move every
 patch one token on; the token that is dropped is then none of the image's, and the rest are the patches in order.
 
 How, exactly: the new channels hold the mean of the old ones, so that a norm over all of them is the old norm times a
