@@ -64,14 +64,15 @@ def broken(monkeypatch):
     monkeypatch.setattr(module, "write_folder", write)
 
 
-def test_a_broken_export_fails_the_proof_and_leaves_nothing(folder, tmp_path, monkeypatch):
-    broken(monkeypatch)
+def test_a_failed_proof_leaves_nothing(folder, tmp_path, monkeypatch):
+    wrong = Side("other", ["another"] * 20, [5] * 20, logits=torch.zeros(20, 640).numpy())
+    monkeypatch.setattr(module, "plain_side", lambda *_: wrong)
     with pytest.raises(RunError, match="the proof failed"):
         export(Export(folder, "transformers", tmp_path / "o"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_force_keeps_it_and_says_so(folder, tmp_path, monkeypatch):
+def test_a_broken_export_fails_the_proof_and_force_keeps_it(folder, tmp_path, monkeypatch):
     broken(monkeypatch)
     made = export(Export(folder, "transformers", tmp_path / "o", force=True))
     assert not made.proof.passed
@@ -153,7 +154,10 @@ def test_another_prompt_is_no_agreement():
     assert compare(own, own, "float32", exact=True).passed
 
 
-@pytest.mark.parametrize(("precision", "equal", "passes"), [("float16", 19, True), ("float16", 18, False), ("q8_0", 18, True), ("q8_0", 17, False)])
+@pytest.mark.parametrize(
+    ("precision", "equal", "passes"),
+    [("float16", 19, True), ("float16", 18, False), ("q8_0", 18, True), ("q8_0", 17, False)],
+)
 def test_how_many_answers_must_be_equal(precision, equal, passes):
     own = Side("a", ["x"] * 20, [5] * 20, logits=torch.zeros(20, 4).numpy())
     other = Side("b", ["x"] * equal + ["y"] * (20 - equal), [5] * 20, top=[{0: -1.4}] * 20)

@@ -32,8 +32,13 @@ _CODE = 1e-2
 _BEFORE_NORM = 2.0**-2
 #: How much two channels differ from the mean, to hold it when a norm takes the mean of all channels away.
 _CARRIER = 2.0**-2
-#: Of the step that makes a code whole: its height, and the code's size in front of it.
-_STEP, _CODE_IN_STEPS = 32.0, 300.0
+#: Of the step that makes a code whole: its height, and the code's usual size in front of it. llama.cpp looks quick GELU
+#: up in fp16, which has 11 bits: between 140 and 32,000 the difference of two looked-up values is the height to 1/4.
+_STEP, _CODE_IN_STEPS = 128.0, 2048.0
+#: How much smaller or larger than usual a code may be in front of the step.
+_REACH = 14.0
+#: Size of a whole code: small, so that what rounding leaves of their sum hardly moves the mean.
+_WHOLE = 2.0**-4
 #: How far the logit of the token before stands out from all others.
 _GAP = 60.0
 #: The large constant, in norms of the largest hidden state.
@@ -48,14 +53,21 @@ def moved_by_one(tower: Tower, spread: Array, largest: float) -> Tower:
 
     Args:
         tower: with a class token, positions class token first.
-        spread: `[tokens]`, class token first: the usual standard deviation of a token's embedding, before the pre-norm.
+        spread: `[2, tokens]`, class token first: the least and the largest standard deviation of a token's embedding over
+            images, before the pre-norm.
         largest: norm of the largest hidden state.
 
     Raises:
         RequestError: the tower's heads are too narrow for the codes.
     """
     assert tower.class_row is not None, "without a class token nothing is out of order"
-    return _Widening(tower, np.roll(spread.astype(np.float64), -1), largest).tower()
+    least, most = np.roll(spread.astype(np.float64), -1, axis=1)
+    if tower.pre_norm is not None and (np.sqrt(most / least) > _REACH).any():
+        raise RequestError(
+            f"--to gguf: the tower's embeddings vary {np.max(most / least):.0f}-fold from image to image, too much for the "
+            "codes by which its tokens are put in order."
+        )
+    return _Widening(tower, np.sqrt(least * most), largest).tower()
 
 
 class _Widening:
@@ -200,7 +212,7 @@ class _Widening:
         return Linear(_padded(wide, (self.width, inputs)), made.astype(np.float32))
 
     def _restore_codes(self) -> Block:
-        """Make each code -1 or 1: its size hung on its token's embedding. Attention does nothing."""
+        """Make all codes of one size, which depended on their tokens' embeddings. Attention does nothing."""
         block, inner = self._empty(), _inner(4 * self.bits, self.width)
         block.up = Linear(np.zeros((inner, self.width), np.float32), np.zeros(inner, np.float32))
         block.down = Linear(np.zeros((self.width, inner), np.float32), np.zeros(self.width, np.float32))
@@ -210,15 +222,16 @@ class _Widening:
             block.before_mlp.weight[channel] = _CODE_IN_STEPS * self.deviation / size
             block.up.weight[unit : unit + 2, channel] = 1
             block.up.bias[unit] = _STEP
-            block.down.weight[channel, unit : unit + 2] = (2 / _STEP, -2 / _STEP)
-            block.down.bias[channel] = -1
+            block.down.weight[channel, unit : unit + 2] = (2 * _WHOLE / _STEP, -2 * _WHOLE / _STEP)
+            block.down.bias[channel] = -_WHOLE
         return block
 
     def _move(self) -> Block:
         """Add the hidden state of the token before, `CARRIED` times. The MLP does nothing."""
         block, own = self._empty(), self.old.width
         weight = block.before_attention.weight
-        weight[:own] = weight[self.own_code] = weight[self.code_before] = self.deviation
+        weight[:own] = self.deviation
+        weight[self.own_code] = weight[self.code_before] = self.deviation / _WHOLE
         weight[self.mean_of.start] = self.deviation / _CARRIER
         sharpness = _GAP / 4 * np.sqrt(self.head)
         for first in range(0, self.width, self.head):

@@ -88,10 +88,16 @@ def _connector(config: Any) -> str:
 
 @torch.no_grad()
 def _sizes(vlm: VisionLanguageModel, tower: Tower, images: list[Image.Image]) -> tuple[Array, float]:
-    """Return each token's usual standard deviation before the pre-norm, class token first, and the largest norm."""
+    """Return each token's least and largest standard deviation before the pre-norm, and the largest norm.
+
+    Plain images and noise are looked at beside those given.
+    """
     assert tower.class_row is not None
     device = next(vlm.tower.parameters()).device
-    pixels = torch.from_numpy(np.stack([vlm.transform(image) for image in images]))
+    side = vlm.transform.size
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    plain = [Image.new("RGB", (side, side), (level,) * 3) for level in (0, 128, 255)]
+    pixels = torch.from_numpy(np.stack([vlm.transform(i) for i in (*images, *plain, Image.fromarray(noise))]))
     states = vlm.tower(pixels.to(device).float(), output_hidden_states=True).hidden_states
     largest = float(states[len(tower.blocks)].float().norm(dim=-1).max())
     patches = torch.nn.functional.conv2d(
@@ -101,9 +107,10 @@ def _sizes(vlm: VisionLanguageModel, tower: Tower, images: list[Image.Image]) ->
         stride=tower.patch,
     )
     embedded = patches.flatten(2).transpose(1, 2)
-    first = torch.from_numpy(tower.class_row).expand(len(images), 1, -1)
+    first = torch.from_numpy(tower.class_row).expand(len(pixels), 1, -1)
     tokens = torch.cat([first, embedded], 1) + torch.from_numpy(tower.positions)
-    return tokens.std(dim=-1, correction=0).log().mean(0).exp().numpy(), largest
+    spread = tokens.std(dim=-1, correction=0)
+    return torch.stack([spread.amin(0), spread.amax(0)]).numpy(), largest
 
 
 def _tower_tensors(tower: Tower) -> dict[str, Array]:

@@ -43,8 +43,7 @@ def llama_side(language: Path, projector: Path, samples: Sequence[ProofSample], 
         choice = said["choices"][0]
         answers.append(choice["message"]["content"].strip())
         lengths.append(said["usage"]["prompt_tokens"])
-        first = choice["logprobs"]["content"][0]["top_logprobs"]
-        top.append({token["id"]: token["logprob"] for token in first})
+        top.append(_first_tokens(choice["logprobs"]["content"]))
     return Side(f"llama.cpp (xllamacpp {xllamacpp.__version__})", answers, lengths, top=top)
 
 
@@ -61,6 +60,13 @@ def _server(library: Any, language: Path, projector: Path, context: int) -> Any:
         return library.Server(parameters)
     except RuntimeError as error:
         raise RunError(f"{language.parent}: llama.cpp cannot load the exported files ({error}).") from None
+
+
+def _first_tokens(content: Any) -> dict[int, float]:
+    """Return the most probable first tokens; none where the first is part of a character, which joins the next entry."""
+    if not content or content[0]["token"].startswith("\ufffd"):
+        return {}
+    return {token["id"]: token["logprob"] for token in content[0]["top_logprobs"]}
 
 
 def _ask(server: Any, sample: ProofSample) -> Any:

@@ -146,4 +146,5 @@ def compare(own: Side, other: Side, precision: str, *, exact: bool, notes: Seque
 
 def _top_difference(logits: NDArray[np.float32], top: Sequence[dict[int, float]]) -> float:
     own = torch.from_numpy(logits).log_softmax(-1)
-    return max((abs(float(own[row, token]) - value) for row, of in enumerate(top) for token, value in of.items()))
+    differences = [abs(float(own[row, token]) - value) for row, of in enumerate(top) for token, value in of.items()]
+    return max(differences, default=0.0)
