@@ -1,6 +1,6 @@
-"""How alike an exported model answers in plain transformers, vLLM and llama.cpp: equal answers of n benchmark questions.
+"""How alike an exported model answers in plain transformers, vLLM and llama.cpp: equal answers of n questions.
 
-    python benchmarks/runtimes.py RUN --benchmark gqa --data DIR [--limit 1000] [--vllm-python PATH] [--json] [--quick]
+    python benchmarks/runtimes.py RUN --data DIR [--benchmark gqa] [--limit 1000] [--vllm-python PATH] [--json]
 
 RUN is a trained run. Olivine's own exporter writes the folders. llama.cpp needs the extra gguf. vLLM's CPU build wants a
 transformers of its own, so it runs where `--vllm-python` says; `--make-vllm DIR` makes such an environment first.
@@ -8,6 +8,7 @@ transformers of its own, so it runs where `--vllm-python` says; `--make-vllm DIR
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,10 @@ def main() -> None:
     arguments = _arguments()
     if arguments.make_vllm:
         subprocess.run([sys.executable, "-m", "venv", arguments.make_vllm], check=True)
-        subprocess.run([f"{arguments.make_vllm}/bin/pip", "install", "-q", VLLM], check=True)
+        pip = f"{arguments.make_vllm}/bin/pip"
+        subprocess.run([pip, "install", "-q", VLLM], check=True)
+        # Built for CUDA's torch on the registry, they cannot be imported beside the CPU's; an image model needs none.
+        subprocess.run([pip, "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec"], check=True)
         arguments.vllm_python = f"{arguments.make_vllm}/bin/python"
     pairs = questions(arguments.benchmark, arguments.data, 20 if arguments.quick else arguments.limit)
     checkpoint = find_checkpoint(arguments.run)
@@ -147,7 +151,10 @@ def vllm_row(work: Path, pairs: list[tuple[Path, str]], python: str) -> dict:
     }
     (work / "job.json").write_text(json.dumps(job))
     (work / "vllm_side.py").write_text(VLLM_SCRIPT)
-    subprocess.run([python, str(work / "vllm_side.py"), str(work / "job.json")], check=True, stdout=sys.stderr)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    environment.pop("PYTHONPATH", None)
+    command = [python, str(work / "vllm_side.py"), str(work / "job.json")]
+    subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
     return {"runtime": "vLLM (CPU), float32", **json.loads((work / "vllm.json").read_text())}
 
 
