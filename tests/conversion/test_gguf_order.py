@@ -1,4 +1,4 @@
-"""A tower for llama.cpp's LLaVA graph gives the patches' hidden states in order, whatever the graph does to class tokens."""
+"""A tower for llama.cpp's LLaVA graph gives patches in order, whatever it does to class tokens."""
 
 import numpy as np
 import pytest
@@ -43,11 +43,11 @@ def stronger(vlm):
 
 def compared(vlm, dtype, order):
     """Largest difference between the graph's features and the tower's, as a share of the largest feature."""
-    pictures = images(side=vlm.transform.size)
-    content = vision_file(vlm, pictures, "test", class_order="last" if order == "mended" else "first")
+    fitted = images(side=vlm.transform.size)
+    content = vision_file(vlm, fitted, "test", class_order="last" if order == "mended" else "first")
     tower = tower_arrays(vlm)
     width = content.tensors["v.position_embd.weight"].shape[1]
-    pixels = torch.from_numpy(np.stack([vlm.transform(image) for image in pictures]))
+    pixels = torch.from_numpy(np.stack([vlm.transform(image) for image in fitted]))
     got = features(
         tensors_of(content, dtype),
         pixels.to(dtype),

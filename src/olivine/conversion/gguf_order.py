@@ -2,8 +2,8 @@
 
 The graph (llama.cpp since 2025) appends the class token to the patches, adds position rows in that order, and then
 drops the first token, as if the class token were there: the first patch is lost, and the class token passed on as
-the last one. Rotated position rows mend the positions alone. Here the tower is widened so that its last two blocks move every
-patch one token on; the token that is dropped is then none of the image's, and the rest are the patches in order.
+the last one. Rotated position rows mend the positions alone. Here the tower is widened so that its last two blocks move
+every patch one token on; the token that is dropped is then none of the image's, and the rest are the patches in order.
 
 How, exactly: the new channels hold the mean of the old ones, so that a norm over all of them is the old norm times a
 constant. Two small codes for each token, its own and that of the token before it, lie on top of that mean. The last of
@@ -53,8 +53,8 @@ def moved_by_one(tower: Tower, spread: Array, largest: float) -> Tower:
 
     Args:
         tower: with a class token, positions class token first.
-        spread: `[2, tokens]`, class token first: the least and the largest standard deviation of a token's embedding over
-            images, before the pre-norm.
+        spread: `[2, tokens]`, class token first: the least and the largest standard deviation of a token's embedding
+            over images, before the pre-norm.
         largest: norm of the largest hidden state.
 
     Raises:
@@ -64,8 +64,8 @@ def moved_by_one(tower: Tower, spread: Array, largest: float) -> Tower:
     least, most = np.roll(spread.astype(np.float64), -1, axis=1)
     if tower.pre_norm is not None and (np.sqrt(most / least) > _REACH).any():
         raise RequestError(
-            f"--to gguf: the tower's embeddings vary {np.max(most / least):.0f}-fold from image to image, too much for the "
-            "codes by which its tokens are put in order."
+            f"--to gguf: the tower's embeddings vary {np.max(most / least):.0f}-fold from image to image, too "
+            "much for the codes by which its tokens are put in order."
         )
     return _Widening(tower, np.sqrt(least * most), largest).tower()
 

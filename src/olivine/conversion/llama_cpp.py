@@ -63,7 +63,10 @@ def _server(library: Any, language: Path, projector: Path, context: int) -> Any:
 
 
 def _first_tokens(content: Any) -> dict[int, float]:
-    """Return the most probable first tokens; none where the first is part of a character, which joins the next entry."""
+    """Return the most probable first tokens; none where the first is part of a character.
+
+    llama.cpp writes such a token into the next one's entry.
+    """
     if not content or content[0]["token"].startswith("\ufffd"):
         return {}
     return {token["id"]: token["logprob"] for token in content[0]["top_logprobs"]}

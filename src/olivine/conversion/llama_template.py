@@ -9,8 +9,8 @@ _MARKS = re.compile(r"\{%-? *(end)?generation *-?%\}")
 #: llama.cpp writes a mark `<__media...__>` where an image stands: in the text, or as a part of its own. As in
 #: training, images come before the text of a message, each on its own line.
 _CONTENT = (
-    "{%- macro content(message) -%}{%- if message['content'] is string -%}{{ message['content'] | replace('__>', NEW) }}"
-    "{%- else -%}"
+    "{%- macro content(message) -%}{%- if message['content'] is string -%}"
+    "{{ message['content'] | replace('__>', NEW) }}{%- else -%}"
     "{%- for part in message['content'] -%}{%- if part['text'].startswith('<__media') -%}"
     "{{ part['text'] | replace('__>', NEW) }}{%- endif -%}{%- endfor -%}"
     "{%- for part in message['content'] -%}{%- if not part['text'].startswith('<__media') -%}{{ part['text'] }}"
