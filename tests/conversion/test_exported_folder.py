@@ -72,8 +72,7 @@ def test_transformers_serve_answers_alike_and_takes_a_system_message(folder):
         _wait(port)
         answers = []
         for system in (None, "Answer briefly."):
-            for sample in SAMPLES:
-                answers.append(_answer(url, _request(output, sample, system)))
+            answers += [_answer(url, _request(output, sample, system)) for sample in SAMPLES]
         assert answers[: len(SAMPLES)] == expected
     finally:
         server.terminate()
