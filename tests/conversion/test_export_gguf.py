@@ -38,6 +38,13 @@ def test_llama_cpp_answers_alike(folder, tmp_path, dtype):
     assert made.proof.largest_difference < {"float32": 0.02, "float16": 0.05, "q8_0": 0.5}[dtype]
 
 
+def test_a_llama_s_prompts_and_first_tokens_agree(tmp_path):
+    checkpoint.save(tiny_vlm(language="llama", folder=tmp_path / "tokenizer"), tmp_path / "c")
+    made = export(Export(tmp_path / "c", "gguf", tmp_path / "o", dtype="float32", force=True))
+    assert made.proof.equal_prompts == 20  # answers of random weights are bytes, which both sides write differently
+    assert made.proof.largest_difference < 0.02
+
+
 def test_fields_and_types_of_the_files(folder, tmp_path):
     export(Export(folder, "gguf", tmp_path / "o", dtype="q8_0", force=True))
     language = gguf.GGUFReader(tmp_path / "o" / LANGUAGE_FILE)

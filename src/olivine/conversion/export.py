@@ -24,6 +24,7 @@ from olivine.conversion.export_transformers import (
 )
 from olivine.conversion.gguf_language import language_file
 from olivine.conversion.gguf_vision import ClassOrder, vision_file
+from olivine.conversion.gguf_vocabulary import begins_with_space
 from olivine.conversion.llama_cpp import llama_side
 from olivine.conversion.llama_template import llama_template
 from olivine.conversion.plain_transformers import plain_side
@@ -165,6 +166,8 @@ def _gguf(
 ) -> tuple[Side, str, list[str]]:
     precision, name = _GGUF[dtype], request.checkpoint.absolute().parent.parent.name
     template = llama_template((request.checkpoint / "chat_template.jinja").read_text(encoding="utf-8"))
+    if begins_with_space(request.checkpoint):
+        template = f"{{{{ ' ' }}}}{template}"
     language, vision = folder / LANGUAGE_FILE, folder / VISION_FILE
     images = [sample.image for sample in samples]
     vision_content = vision_file(vlm, images, name, class_order=request.class_order)

@@ -42,6 +42,16 @@ def add_vocabulary(writer: Any, folder: Path, rows: int, family: str, ends: tupl
     _add_special_ids(writer, folder, values, names, ends)
 
 
+def begins_with_space(folder: Path) -> bool:
+    """Whether a tokenizer puts a space before a text's first word, and nowhere else, as Llama 2's does.
+
+    llama.cpp would put one behind every image and marker too, so that it is told of none, and the chat template begins
+    with one.
+    """
+    splitting = read_json(folder / "tokenizer.json").get("pre_tokenizer") or {}
+    return splitting.get("type") == "Metaspace" and splitting.get("prepend_scheme") == "first"
+
+
 def _add_sentencepiece(writer: Any, model: Any, names: Any, special: Any, rows: int) -> None:
     """As llama.cpp's `llama` tokenizer: pieces merge by score, so that a merge's rank is its token's score."""
     kinds = gguf_library().TokenType

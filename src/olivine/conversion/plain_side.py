@@ -9,13 +9,14 @@ The job names a model folder, images (PNG files), questions and where to write: 
 import json
 import sys
 
-sys.path = [entry for entry in sys.path[1:] if entry]  # not this file's folder: its neighbours are Olivine's
+if __name__ == "__main__":
+    sys.path = [entry for entry in sys.path[1:] if entry]  # not this file's folder: its neighbours are Olivine's
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from PIL import Image  # noqa: E402
-from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
 def main() -> None:
@@ -46,4 +47,5 @@ def _fp32() -> dict:  # type: ignore[type-arg]
     return {"dtype" if newer else "torch_dtype": torch.float32}
 
 
-main()
+if __name__ == "__main__":
+    main()
