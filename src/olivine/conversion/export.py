@@ -22,10 +22,10 @@ from olivine.conversion.export_transformers import (
     divide_last_layer,
     write_folder,
 )
-from olivine.conversion.gguf_language import language_file
-from olivine.conversion.gguf_vision import ClassOrder, vision_file
+from olivine.conversion.gguf_language import check_language, language_file
+from olivine.conversion.gguf_vision import ClassOrder, check_vision, vision_file
 from olivine.conversion.gguf_vocabulary import begins_with_space
-from olivine.conversion.llama_cpp import llama_side
+from olivine.conversion.llama_cpp import llama_cpp_library, llama_side
 from olivine.conversion.llama_template import llama_template
 from olivine.conversion.plain_transformers import plain_side
 from olivine.conversion.proof import MAX_NEW_TOKENS, Proof, Side, compare, own_side
@@ -123,6 +123,7 @@ def _checked(request: Export) -> str:
         raise RequestError(f"--output: {request.output} exists. Name a folder that does not.")
     if request.target == "gguf":
         gguf_file.gguf_library()
+        llama_cpp_library()
     stored = read_json(request.checkpoint / "config.json").get("dtype") if request.checkpoint.is_dir() else None
     return stored if stored in DTYPES else "float32"
 
@@ -131,7 +132,10 @@ def _check_model(vlm: VisionLanguageModel, request: Export) -> None:
     config = vlm.model.config
     if request.target == "vllm":
         check_vllm(config)
-    elif request.target != "gguf":
+    elif request.target == "gguf":
+        check_language(vlm.language.config)
+        check_vision(vlm)
+    else:
         check_plain(config, request.target)
 
 

@@ -36,12 +36,7 @@ def language_file(vlm: VisionLanguageModel, folder: Path, chat_template: str, na
         RequestError: llama.cpp's graph of the family, or this exporter, cannot hold it.
     """
     config = vlm.language.config
-    if config.model_type not in _ARCHITECTURES:
-        raise RequestError(
-            f"--to gguf: language model {config.model_type!r} is not supported; supported: "
-            f"{', '.join(sorted(_ARCHITECTURES))}. Export --to transformers instead."
-        )
-    _check_rotation(config)
+    check_language(config)
     gguf = gguf_library()
     architecture, neighbours = _ARCHITECTURES[config.model_type]
     kind = gguf.MODEL_ARCH[architecture]
@@ -92,7 +87,17 @@ def _add_sizes(writer: Any, config: Any, name: str) -> None:
     writer.add_vocab_size(config.vocab_size)
 
 
-def _check_rotation(config: Any) -> None:
+def check_language(config: Any) -> None:
+    """Refuse a language model that this exporter, or llama.cpp's graph of its family, cannot hold.
+
+    Raises:
+        RequestError: the message names what.
+    """
+    if config.model_type not in _ARCHITECTURES:
+        raise RequestError(
+            f"--to gguf: language model {config.model_type!r} is not supported; supported: "
+            f"{', '.join(sorted(_ARCHITECTURES))}. Export --to transformers instead."
+        )
     kind = config.rope_parameters.get("rope_type", "default")
     if kind != "default":
         raise RequestError(f"--to gguf: rope_type {kind!r} is not supported; only 'default' is.")

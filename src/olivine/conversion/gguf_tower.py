@@ -95,7 +95,7 @@ def tower_arrays(vlm: VisionLanguageModel) -> Tower:
         RequestError: llama.cpp's LLaVA graph cannot hold it.
     """
     config = vlm.model.config.vision_config
-    _check(vlm.model.config)
+    check_tower(vlm.model.config)
     state = as_arrays(vlm.tower.state_dict())
     state = {name.removeprefix("vision_model."): tensor for name, tensor in state.items()}
     depth = _blocks_needed(vlm.model.config.vision_feature_layer, config.num_hidden_layers)
@@ -127,7 +127,12 @@ def tower_arrays(vlm: VisionLanguageModel) -> Tower:
     )
 
 
-def _check(config: Any) -> None:
+def check_tower(config: Any) -> None:
+    """Refuse a whole model's configuration whose tower llama.cpp's LLaVA graph cannot hold.
+
+    Raises:
+        RequestError: the message names what.
+    """
     tower = config.vision_config
     if tower.model_type not in ("clip_vision_model", "dinov2", "siglip_vision_model"):
         raise RequestError(

@@ -9,7 +9,7 @@ from PIL import Image
 from olivine.conversion.gguf_file import GgufFile, as_arrays
 from olivine.conversion.gguf_language import image_scale
 from olivine.conversion.gguf_order import CARRIED, moved_by_one
-from olivine.conversion.gguf_tower import ACTIVATIONS, Array, Linear, Norm, Tower, tower_arrays
+from olivine.conversion.gguf_tower import ACTIVATIONS, Array, Linear, Norm, Tower, check_tower, tower_arrays
 from olivine.errors import RequestError
 from olivine.model.vlm import VisionLanguageModel
 
@@ -35,7 +35,7 @@ def vision_file(
     Raises:
         RequestError: llama.cpp cannot hold tower, connector or image fit.
     """
-    _check(vlm)
+    check_vision(vlm)
     tower = tower_arrays(vlm)
     own, read = tower.width, 1.0
     if tower.class_row is not None and class_order == "last":
@@ -61,7 +61,13 @@ def vision_file(
     return GgufFile("clip", tensors, fields, frozenset({*exact, "mm.0.weight"} if exact else ()))
 
 
-def _check(vlm: VisionLanguageModel) -> None:
+def check_vision(vlm: VisionLanguageModel) -> None:
+    """Refuse a model of which llama.cpp cannot hold tower, connector or image fit.
+
+    Raises:
+        RequestError: the message names it.
+    """
+    check_tower(vlm.model.config)
     config, transform = vlm.model.config, vlm.transform
     if config.model_type != "llava":
         raise RequestError(

@@ -15,6 +15,21 @@ from olivine.errors import RequestError, RunError
 _TOP = 20
 
 
+def llama_cpp_library() -> Any:
+    """Return `xllamacpp`.
+
+    Raises:
+        RequestError: it is not installed.
+    """
+    try:
+        import xllamacpp
+    except ImportError:
+        raise RequestError(
+            "--to gguf: the proof runs llama.cpp, which needs the extra gguf: pip install 'olivine[gguf]'."
+        ) from None
+    return xllamacpp
+
+
 def llama_side(language: Path, projector: Path, samples: Sequence[ProofSample], *, context: int) -> Side:
     """Ask llama.cpp on the CPU, by chat messages as its users do.
 
@@ -30,12 +45,7 @@ def llama_side(language: Path, projector: Path, samples: Sequence[ProofSample], 
         RequestError: xllamacpp is not installed.
         RunError: llama.cpp refuses the files or a question.
     """
-    try:
-        import xllamacpp
-    except ImportError:
-        raise RequestError(
-            "--to gguf: the proof runs llama.cpp, which needs the extra gguf: pip install 'olivine[gguf]'."
-        ) from None
+    xllamacpp = llama_cpp_library()
     server = _server(xllamacpp, language, projector, context)
     answers, lengths, top = [], [], []
     for sample in samples:
