@@ -23,6 +23,7 @@ from olivine.model.companion import COMPANION as COMPANION
 from olivine.model.companion import Companion, read_companion, verify, write_companion
 from olivine.model.configuration import folder_config, understood
 from olivine.model.connectors.llava import image_tokens
+from olivine.model.hub_names import rename_saved, state_to_save
 from olivine.model.languages.registry import language_family
 from olivine.model.processor import finish_configs, processor
 from olivine.model.tokenizers import check_vocabulary_rows, folder_tokenizer
@@ -49,7 +50,9 @@ def save(
     transform = transform or vlm.transform
     saved_processor = processor(vlm, transform)  # first: it may give the model a pad token
     with atomic_folder(folder) as temporary, without_progress_bars():
-        vlm.model.save_pretrained(temporary, state_dict=weights)
+        state = vlm.model.state_dict() if weights is None else weights
+        vlm.model.save_pretrained(temporary, state_dict=state_to_save(state, vlm.model.config))
+        rename_saved(temporary, vlm.model.config)
         saved_processor.save_pretrained(temporary)
         finish_configs(temporary)
         write_companion(temporary, vlm.template, transform)

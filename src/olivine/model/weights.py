@@ -61,7 +61,7 @@ class Naming:
 #: are on disks.
 CLIP_LAYERS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
 SIGLIP_LAYERS = ("embeddings", "encoder", "post_layernorm", "head")
-_INNER_LAYERS = {"clip_vision_model": CLIP_LAYERS, "siglip_vision_model": SIGLIP_LAYERS}
+INNER_LAYERS = {"clip_vision_model": CLIP_LAYERS, "siglip_vision_model": SIGLIP_LAYERS}
 IN_LLAVA = re.compile(r"^(model\.)?vision_tower\.")
 IN_LLAVA_PREFIX = r"^(model\.)?vision_tower\.(vision_model\.)?"
 
@@ -101,7 +101,7 @@ def whole_naming(config: Any, names: Iterable[str]) -> Naming:
 
     Patterns have no groups: transformers turns them round when the model is saved again.
     """
-    layers = _INNER_LAYERS.get(config.vision_config.model_type, ())
+    layers = INNER_LAYERS.get(config.vision_config.model_type, ())
     prefixes = [
         f"{tower}{layer}."
         for tower in ("vision_tower.", "model.vision_tower.")
