@@ -157,7 +157,9 @@ def _asks(name: str, value: Any) -> bool:
 
 
 def _wrong(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    # Of the alternatives that a field may be, the one that was meant is wrong in the smallest part.
+    first = max((one for one in found if one["loc"][:1] == found[0]["loc"][:1]), key=lambda one: len(one["loc"]))
     # Names of the alternatives that pydantic tried are no fields.
     path = [str(step) for step in first["loc"] if not (isinstance(step, str) and (step in _TAGS or "[" in step))]
     param = ".".join(path)[:100]

@@ -58,7 +58,7 @@ class TerminalChat:
         """Answer until the questions end.
 
         Raises:
-            OlivineError: a question could not be answered, in a pipe; in a terminal it is said, and the next one is read.
+            OlivineError: a question could not be answered, in a pipe; a terminal is shown why.
         """
         if self._interactive:
             self._say(f"{self._model.name}. /help lists the commands, Ctrl-D leaves.")
