@@ -173,6 +173,9 @@ def _rude(rng, port, model, kind):
     return "gone"
 
 
+#: Small enough to be full after the first tenth: what grows after that is a leak, not the cache.
+CACHE_MB = 16
+
 KINDS = (
     *("good", "good stream", "huge image", "hostile image", "path", "wrong JSON", "wrong values", "wrong type"),
     *("too large", "cut body", "disconnect", "slow reader", "no HTTP"),
@@ -217,7 +220,7 @@ def main():
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     total = 300 if options.quick else 10_000
-    process, port = start(options.model)
+    process, port = start(options.model, "--cache-mb", f"{CACHE_MB}")
     outcomes = defaultdict(Counter)
     began = time.monotonic()
     early = 0
@@ -244,6 +247,7 @@ def main():
         "requests": total,
         "crashes": int(not alive) + int(code != 0),
         "errors_without_reason_or_5xx": sum(found[o] for found in outcomes.values() for o in found if o in bad),
+        "cache_mb": CACHE_MB,
         "rss_early_mb": round(early / 2**20, 1),
         "rss_end_mb": round(late / 2**20, 1),
         "seconds": round(time.monotonic() - began, 1),

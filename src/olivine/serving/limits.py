@@ -20,7 +20,7 @@ class Limits:
         queue: requests that wait for a place in the batch (429).
         new_tokens: the longest answer that may be asked for (400), and the default.
         choices: the largest `n` (400).
-        cache_bytes: image features and prompt prefixes that are kept for later requests, of each model.
+        cache_bytes: fitted images, image features and prompt prefixes kept for later requests, of each model.
         fetch: whether images may be given as http(s) URLs (400 otherwise).
         fetch_bytes: a fetched image's file (413).
         fetch_seconds: for fetching one (408).

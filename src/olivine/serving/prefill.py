@@ -47,13 +47,13 @@ class Prefiller:
 
     Args:
         vlm: the model, inside `by_position` if its attention is not plain.
-        cache_bytes: image features and prefixes that are kept; half for each.
+        cache_bytes: image features and prefixes that are kept; a third and two thirds of it.
     """
 
     def __init__(self, vlm: VisionLanguageModel, cache_bytes: int) -> None:
         self._vlm = vlm
-        self.features: BoundedCache[Tensor] = BoundedCache(cache_bytes // 2)
-        self.prefixes: BoundedCache[Layers] = BoundedCache(cache_bytes // 2)
+        self.features: BoundedCache[Tensor] = BoundedCache(cache_bytes // 3)
+        self.prefixes: BoundedCache[Layers] = BoundedCache(cache_bytes * 2 // 3)
 
     def run(self, prompts: Sequence[Prompt]) -> tuple[list[int], Prompts, list[int]]:
         """Run prompts.

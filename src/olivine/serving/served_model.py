@@ -24,9 +24,6 @@ from olivine.serving.limits import Limits
 from olivine.serving.prefill import Prefiller, Prompt, PromptImage
 from olivine.serving.problems import ApiError, invalid
 
-#: Bytes of fitted images, so that the same image is not decoded for every question about it.
-_PIXEL_BYTES = 64 * 2**20
-
 
 @dataclass(slots=True, eq=False)
 class ServedModel:
@@ -53,12 +50,13 @@ class ServedModel:
     _lock: Lock = field(init=False, default_factory=Lock)
 
     def __post_init__(self) -> None:
-        self.prefiller = Prefiller(self.vlm, self.limits.cache_bytes)
+        self.prefiller = Prefiller(self.vlm, self.limits.cache_bytes * 3 // 4)
         self.batch = RunningBatch(self.vlm)
         self._encoder = self.vlm.encoder()
         self.stop_ids = frozenset(self.vlm.stop_ids(self._encoder))
         self.budgets = budgets(self.vlm)
-        self._pixels = BoundedCache(_PIXEL_BYTES)
+        # Fitted images, so that one is not decoded for every question about it.
+        self._pixels = BoundedCache(self.limits.cache_bytes // 4)
 
     @property
     def context(self) -> int:
