@@ -199,7 +199,7 @@ element("blind").addEventListener("change", (event) => {
   element("drop").classList.toggle("blind", event.target.checked);
 });
 for (const position of [0, 1]) element("model-" + position).addEventListener("change", forget);
-element("token").addEventListener("change", loadModels);
+element("token-line").addEventListener("submit", (event) => { event.preventDefault(); loadModels(); });
 element("form").addEventListener("submit", ask);
 element("stop").addEventListener("click", () => state.running && state.running.abort());
 element("reset").addEventListener("click", () => { forget(); element("question").focus(); });
