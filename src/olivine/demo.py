@@ -3,6 +3,7 @@
 Only what a user could type: write the world, run the study, open its report; with `--quick`, one configuration.
 """
 
+import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.resources import files
@@ -89,6 +90,9 @@ def _study(world: Path, output: Path, console: Console, jobs: int) -> list[Failu
     for failure in failures:
         console.print(f"failed: {failure.step.key}: {failure.reason}", markup=False, highlight=False)
     console.print(f"done: {page}", highlight=False)
+    best = _best(plan)
+    if best is not None:
+        _say_how_to_try(best, console)
     return failures
 
 
@@ -118,3 +122,8 @@ def _one_configuration(world: Path, folder: Path, console: Console, bar: Bar) ->
             highlight=False,
         )
     console.print(f"done: {folder}", highlight=False)
+    _say_how_to_try(checkpoint, console)
+
+
+def _say_how_to_try(model: Path, console: Console) -> None:
+    console.print(f"try it: olivine serve {shlex.quote(str(model))}", markup=False, highlight=False, soft_wrap=True)
