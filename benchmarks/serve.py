@@ -41,7 +41,7 @@ def request(model, question, image):
 
 
 def asked_by(port, bodies, clients):
-    """Send requests from so many clients, each with its own connection; return answers and seconds."""
+    """Send requests from this many clients, each with its own connection; return answers and seconds."""
     answers = [None] * len(bodies)
 
     def client(first):

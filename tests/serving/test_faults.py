@@ -125,7 +125,7 @@ def test_a_client_that_reads_nothing_is_disconnected(tiny, slowly, monkeypatch):
     from olivine.serving import responses
 
     event = responses.event
-    monkeypatch.setattr(responses, "event", lambda value: event({**value, "filler": "x" * 200_000}))
+    monkeypatch.setattr(responses, "event", lambda value: event({**value, "padding": "x" * 200_000}))
     with serving({"tiny": tiny}, Limits(stalled_seconds=0.3, new_tokens=400)) as served:
         connection = raw(served, json.dumps(body(max_tokens=400, stream=True)).encode())
         until(lambda: served.service.worker.running == 1)
