@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -44,14 +45,17 @@ def small_demo(monkeypatch, tmp_path):
 def test_the_demo_says_where_its_results_are_and_does_not_run_twice(run, tmp_path, monkeypatch, small_demo, options):
     code, _, err = run("demo", *options, "--output", tmp_path / "demo")
     assert code == 0, err
-    *_, before_last, last = err.strip().splitlines()
+    *_, before_last, done, last = err.strip().splitlines()
+    command, model = last.removeprefix("try it: ").rsplit(" ", 1)
+    assert command == "olivine serve"
+    assert (Path(model) / "config.json").is_file()
     if options:
-        assert last == f"done: {tmp_path / 'demo' / 'quick'}"
+        assert done == f"done: {tmp_path / 'demo' / 'quick'}"
         assert before_last.startswith("ScienceQA accuracy")
         assert "(blind: " in before_last
     else:
         page = tmp_path / "demo" / "study" / "report.html"
-        assert last == f"done: {page}"
+        assert done == f"done: {page}"
         assert "Skipping the connector" in page.read_text()
     monkeypatch.setattr("olivine.training.stage.Stage.run", lambda self: pytest.fail("trained again"))
     monkeypatch.setattr(
