@@ -6,9 +6,10 @@ from olivine.testing import write_dataset
 
 
 def write_both_kinds(folder):
-    """Write instructions, some without an image, and beside them captions, all with one; return the instructions."""
+    """Write instructions, some without an image, and captions beside them; return the instructions."""
     path = write_dataset(folder, items=12)
-    captions = [item for item in json.loads(path.read_text()) if "image" in item]
+    items = [item for item in json.loads(path.read_text()) if "image" in item]
+    captions = [{**item, "conversations": item["conversations"][:2]} for item in items]
     path.with_name("captions.json").write_text(json.dumps(captions))
     return path
 

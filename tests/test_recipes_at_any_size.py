@@ -47,7 +47,7 @@ def test_two_steps_of_each_stage(run, name, folders, dataset, tmp_path):
     assert code == 0, err
     for stage in recipe.stages:
         result = json.loads((tmp_path / "run" / stage.name / "result.json").read_text())
-        assert result["steps"] == 2
+        assert (result["steps"], result["skipped"]) == (2, "none skipped")
     vlm = checkpoint.load(tmp_path / "run" / recipe.stages[-1].name / "checkpoint")
     assert vlm.image_tokens == (PLANNED[name][0] if name in PLANNED else 64)
 
