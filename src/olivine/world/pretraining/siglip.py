@@ -1,4 +1,4 @@
-"""tiny-SigLIP: each image is matched with each caption of a batch by itself (arXiv:2303.15343); no class token.
+"""tiny-SigLIP: every image and caption of a batch is judged as a pair of its own (arXiv:2303.15343); no class token.
 
 What it has in common with tiny-CLIP is in `image_text`.
 """
