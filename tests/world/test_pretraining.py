@@ -12,6 +12,7 @@ from olivine.data.packing import pack
 from olivine.errors import RequestError, RunError
 from olivine.files import read_json, read_json_lines, sha256_of_file, write_json
 from olivine.model.towers.clip import Clip
+from olivine.model.towers.siglip import Siglip
 from olivine.records import Sample
 from olivine.world.backbones import BACKBONES, locate, shipped
 from olivine.world.conversations import conversation
@@ -23,6 +24,7 @@ from olivine.world.pretraining.dinov2 import Dinov2Pretraining
 from olivine.world.pretraining.gemma import SIZES, Size, begin_looking_back, expanded, gemma_config, scaled_init
 from olivine.world.pretraining.language import LanguagePretraining
 from olivine.world.pretraining.run import JOBS
+from olivine.world.pretraining.siglip import SiglipPretraining
 from olivine.world.pretraining.symbolic_patches import embedded, symbolic_patch_captions
 from olivine.world.pretraining.towers import SHAPE, as_pixels, covered, patches_of, probe
 from olivine.world.questions import ask
@@ -39,6 +41,7 @@ def _language(steps=STEPS, vocabulary=640, size="small", smaller=None, **schedul
 
 MAKERS = {
     "clip": lambda: ClipPretraining(STEPS, 8, 0, variants=2),
+    "siglip": lambda: SiglipPretraining(STEPS, 8, 0, variants=2),
     "dinov2": lambda: Dinov2Pretraining(STEPS, 4, 0, local_crops=2),
     "language": _language,
     "restarted": lambda: _language(unplaced=3, restarted=5e-4),
@@ -48,7 +51,7 @@ MAKERS = {
 
 @pytest.fixture
 def quick_figures(monkeypatch):
-    for job in (ClipPretraining, Dinov2Pretraining, LanguagePretraining):
+    for job in (ClipPretraining, SiglipPretraining, Dinov2Pretraining, LanguagePretraining):
         monkeypatch.setattr(job, "figures", lambda self: {"seen": True})
 
 
@@ -389,6 +392,13 @@ def test_the_shipped_clip_separates_classes_and_colours():
     assert found["of_patches"]["kind"] > 95
     assert found["of_their_mean"]["kind"] > 90
     assert found["of_their_mean"]["colour"] > 97
+
+
+def test_the_shipped_siglip_shows_kinds_and_colours():
+    tower = AutoModel.from_pretrained(shipped() / "tiny-siglip").eval()
+    found = probe(lambda images: patches_of(tower, as_pixels(images, Siglip.statistics), prefix=0), 0, 400, 100)
+    assert found["of_patches"]["kind"] > 90
+    assert found["of_their_mean"]["colour"] > 95
 
 
 def test_all_backbones_together_stay_small():

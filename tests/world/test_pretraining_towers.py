@@ -1,4 +1,6 @@
-"""What both towers share, and how tiny-DINOv2 learns: its crops and its targets."""
+"""What the towers share, tiny-SigLIP's loss, and how tiny-DINOv2 learns: its crops and its targets."""
+
+import math
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch.nn.functional as F
 
 from olivine.world.pretraining import dinov2
 from olivine.world.pretraining.dinov2 import Dinov2Pretraining, koleo, sinkhorn
+from olivine.world.pretraining.siglip import sigmoid_loss
 from olivine.world.pretraining.towers import SHAPE, around, covered
 from olivine.world.sampling import sample_scenes
 
@@ -59,6 +62,17 @@ def test_recoloured_crops_have_their_own_targets():
         targets = job._crop_targets(crops)
         for some, head in ((chosen, job._teacher.recoloured_head), (~chosen, job._teacher.crop_head)):
             torch.testing.assert_close(targets[some], sinkhorn(head(crops[some])))
+
+
+def test_the_sigmoid_loss_by_hand():
+    """Two images with one caption, a third with another: five pairs of nine, each judged alone."""
+    seen = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    read = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    loss = sigmoid_loss(seen, read, torch.tensor(2.0), torch.tensor(-1.0), ["a", "a", "b"])
+    pairs = [2 * 1 - 1, 2 * 1 - 1, 2 * 0.6 - 1, 2 * 0.6 - 1, 2 * 1 - 1]
+    others = [2 * 0 - 1, 2 * 0.8 - 1, 2 * 0 - 1, 2 * 0 - 1]
+    logits = [*pairs, *(-logit for logit in others)]
+    assert float(loss) == pytest.approx(sum(math.log(1 + math.exp(-logit)) for logit in logits) / 3)
 
 
 def test_a_crop_is_found_by_its_own_image():

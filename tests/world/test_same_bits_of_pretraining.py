@@ -8,6 +8,7 @@ from olivine.world.pretraining.curriculum import Schedule
 from olivine.world.pretraining.dinov2 import Dinov2Pretraining, koleo
 from olivine.world.pretraining.gemma import SIZES
 from olivine.world.pretraining.language import LanguagePretraining
+from olivine.world.pretraining.siglip import SiglipPretraining
 from repeated_bits import bits, different, no_shared_additions
 
 
@@ -35,6 +36,7 @@ def test_gradients_of_nearest_neighbours():
 
 BACKBONES = {
     "clip": lambda: ClipPretraining(2, 24, 0, variants=2),
+    "siglip": lambda: SiglipPretraining(2, 24, 0, variants=2),
     "dinov2": lambda: Dinov2Pretraining(2, 24, 0, local_crops=2),
     "language": lambda: LanguagePretraining(SIZES["small"], 640, Schedule(2, 1e-3, tokens=2500, questions=12), 0),
 }

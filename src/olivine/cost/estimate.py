@@ -110,12 +110,13 @@ class StageEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A whole recipe on `count` devices at `utilisation` of their stated peak."""
+    """A whole recipe on `count` devices at `utilisation` of their stated peak; what an image takes of a sequence."""
 
     device: Device
     count: int
     utilisation: float
     stages: tuple[StageEstimate, ...]
+    image_tokens: int
 
     @property
     def hours(self) -> float:
@@ -163,7 +164,7 @@ def estimate(
         for stage in recipe.stages
         if not stage.skip
     )
-    return Estimate(target, count, utilisation, stages)
+    return Estimate(target, count, utilisation, stages, shape.patches)
 
 
 def _trained(shape: ModelSize, stage: StageRecipe) -> dict[str, int]:

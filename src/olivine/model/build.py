@@ -3,7 +3,7 @@
 Saving and loading whole models is in `checkpoint`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from olivine.model.companion import COMPANION, read_companion, verify_module_fil
 from olivine.model.configuration import model_config, understood
 from olivine.model.connectors.base import Shape
 from olivine.model.connectors.llava import initialise, llava_class
+from olivine.model.encoders import chat_template, template_encoder
 from olivine.model.hub import CONFIGURATION, WEIGHTS, local_folder
 from olivine.model.languages.registry import language_family
 from olivine.model.languages.traits import language_traits
@@ -28,6 +29,9 @@ from olivine.model.weights import language_naming, load_weights
 from olivine.random_state import RandomState
 from olivine.recipe import ModelRecipe, Source, TokenizerRecipe, VisionRecipe
 from olivine.registry import locate
+
+#: The key of the model's own chat template, which messages advise to set.
+_TEMPLATE = "model.language.template"
 
 
 def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]]) -> VisionLanguageModel:
@@ -45,13 +49,39 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
         return _build(_with_located_parts(recipe), seed, texts)
 
 
+def check_buildable(recipe: ModelRecipe, templates: Mapping[str, str]) -> None:
+    """Refuse what `build` would, as far as configurations and the tokenizer tell; no weights and no data are read.
+
+    Args:
+        recipe: the model section.
+        templates: those that will be used besides the model's own, by their keys in the recipe.
+
+    Raises:
+        RequestError: a part that cannot be found or used, or a template that the tokenizer cannot write.
+    """
+    recipe = _with_located_parts(recipe)
+    plan, language = plan_tower(recipe.vision), _language_config(recipe.language.from_)
+    _, connector_config = llava_class(recipe.connector, _shape(plan, language))
+    # Which special tokens a trained tokenizer has does not depend on the texts.
+    tokenizer = _load_tokenizer(recipe, lambda: ("a",))
+    if _is_trained(recipe):
+        check_vocabulary_rows(tokenizer, language.vocab_size, "model.language.tokenizer")
+    own = recipe.language.template or _template_of(recipe.language.from_, language, tokenizer)
+    image = {"image_token_id": image_token(tokenizer), "image_tokens": connector_config["image_seq_length"]}
+    for key, name in {_TEMPLATE: own, **templates}.items():
+        try:
+            template_encoder(chat_template(tokenizer, name), tokenizer, **image)
+        except RequestError as error:
+            raise RequestError(f"{key}: {str(error).replace(_TEMPLATE, key)}") from None
+
+
 def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -> VisionLanguageModel:
     plan = plan_tower(recipe.vision)
+    model_class, connector_config = llava_class(recipe.connector, _shape(plan, _language_config(recipe.language.from_)))
+    tokenizer = _load_tokenizer(recipe, texts)
     tower = load_tower(plan)
     language = _load_language(recipe.language.from_)
-    tokenizer = _load_tokenizer(recipe, texts)
     image_token_id = _add_image_token(tokenizer, language, recipe)
-    model_class, connector_config = llava_class(recipe.connector, _shape(plan, language.config))
     config = model_class.config_class(
         vision_config=tower.config,
         text_config=language.config,
@@ -190,13 +220,17 @@ def _add_image_token(tokenizer: Any, language: Any, recipe: ModelRecipe) -> int:
     gets no new row but that of `<image>`, which is never read; a random one is enlarged to fit its tokenizer.
     """
     rows: int = language.get_input_embeddings().num_embeddings
-    trained = not isinstance(recipe.language.from_, dict) and not isinstance(recipe.language.tokenizer, TokenizerRecipe)
-    if trained:
+    if _is_trained(recipe):
         check_vocabulary_rows(tokenizer, rows, "model.language.tokenizer")
     token_id = image_token(tokenizer)
     if max(len(tokenizer), token_id + 1) > rows:
         language.resize_token_embeddings(max(len(tokenizer), token_id + 1), pad_to_multiple_of=64)
     return token_id
+
+
+def _is_trained(recipe: ModelRecipe) -> bool:
+    """Whether the language model comes with weights, so that its token table has a row for each id of a tokenizer."""
+    return not isinstance(recipe.language.from_, dict) and not isinstance(recipe.language.tokenizer, TokenizerRecipe)
 
 
 def _template_of(source: Source, config: Any, tokenizer: Any) -> str:
@@ -206,7 +240,7 @@ def _template_of(source: Source, config: Any, tokenizer: Any) -> str:
         if (folder / COMPANION).is_file():
             return read_companion(folder).template
     family = language_family(config.model_type)
-    return family.template(tokenizer.get_vocab().keys(), TEMPLATES.keys(), "model.language.template")
+    return family.template(tokenizer.get_vocab().keys(), TEMPLATES.keys(), _TEMPLATE)
 
 
 def _own_stop_ids(recipe: ModelRecipe, language: Any) -> list[int]:

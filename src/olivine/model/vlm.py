@@ -15,11 +15,9 @@ from olivine.data.encoding import TemplateEncoder
 from olivine.data.images import ImageTransform
 from olivine.data.packing import PackedSequence
 from olivine.data.pieces import ChatTemplate
-from olivine.data.template import OWN, TEMPLATES
 from olivine.errors import RunError
-from olivine.model.extra_tokens import make_markers_special
+from olivine.model.encoders import chat_template, template_encoder
 from olivine.model.languages.traits import LanguageTraits, language_traits
-from olivine.model.own_template import own_template
 from olivine.model.packed_masks import PackedMasks
 from olivine.model.pixels import normalise_on
 from olivine.model.tower_layers import hidden_state, hidden_states
@@ -103,8 +101,7 @@ class VisionLanguageModel:
         Raises:
             RequestError: the tokenizer's own is requested, and it has none that can be trained on.
         """
-        name = name or self.template
-        return own_template(self.tokenizer) if name == OWN else TEMPLATES[name]
+        return chat_template(self.tokenizer, name or self.template)
 
     def encoder(self, template: str | None = None) -> TemplateEncoder:
         """Return an encoder that tokenises conversations for this model, in its own template or a named one.
@@ -114,14 +111,8 @@ class VisionLanguageModel:
         Raises:
             RequestError: the tokenizer cannot write the template.
         """
-        chosen = self.chat_template(template)
-        make_markers_special(self.tokenizer, chosen)
-        return TemplateEncoder(
-            chosen,
-            self.tokenizer,
-            image_token_id=self.model.config.image_token_id,
-            image_tokens=self.image_tokens,
-        )
+        chosen, image_token_id = self.chat_template(template), self.model.config.image_token_id
+        return template_encoder(chosen, self.tokenizer, image_token_id=image_token_id, image_tokens=self.image_tokens)
 
     def stop_ids(self, encoder: TemplateEncoder) -> tuple[int, ...]:
         """Return every token that ends a reply: the template's, the tokenizer's and the generation settings'."""

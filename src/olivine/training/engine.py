@@ -20,7 +20,7 @@ from olivine.data.image_record import ImageRecord
 from olivine.distributed import Processes
 from olivine.files import write_json, write_text
 from olivine.model import checkpoint
-from olivine.model.build import build
+from olivine.model.build import build, check_buildable
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import PROVENANCE, RECIPE, Recipe, StageRecipe
 from olivine.stop import StopSignal
@@ -70,6 +70,16 @@ def open_run(
         selected = ", ".join(f"{name} {value}" for name, value in arithmetic.items())
         console.print(selected, markup=False, highlight=False)
     return Run(recipe, data, console, processes, stop, ImageRecord(directory, processes.rank), arithmetic)
+
+
+def check_model(recipe: Recipe, stages: Sequence[StageRecipe]) -> None:
+    """Refuse a model that cannot be built or that one of `stages` cannot be trained on, before data are read.
+
+    Raises:
+        RequestError: what configurations and the tokenizer tell against it, with its key in the recipe.
+    """
+    templates = {f"stages.{stage.name}.template": stage.template for stage in stages if stage.template is not None}
+    check_buildable(recipe.model, templates)
 
 
 def start_model(

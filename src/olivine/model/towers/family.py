@@ -78,9 +78,11 @@ class TowerFamily:
         Raises:
             RequestError: the patches do not divide the side.
         """
-        if size % config.patch_size:
-            raise RequestError(f"model.vision.image_size: {size} is no multiple of the patch size {config.patch_size}.")
-        side: int = size // config.patch_size
+        patch: int = config.patch_size
+        side = size // patch
+        if side * patch != size:
+            near = f"nearest are {side * patch} and {(side + 1) * patch}" if side else f"nearest is {patch}"
+            raise RequestError(f"model.vision.image_size: {size} is no multiple of the patch size {patch}; the {near}.")
         return side
 
     def naming(self, of_folder: Any) -> Naming:
