@@ -112,10 +112,12 @@ class VQAv2(Benchmark):
         header = _read_header(path)
         if "annotations" in header:
             asked = self._questions or path.with_name(_questions_name(path.name))
-            texts = _texts(asked, _read_header(asked)) if self._questions or asked.is_file() else None
+            texts = (
+                _texts(asked, _read_header(asked)) if self._questions or (asked != path and asked.is_file()) else None
+            )
             return _annotated(path, header, texts)
         beside = path.with_name(_annotations_name(path.name))
-        if beside.is_file():
+        if beside != path and beside.is_file():
             return _annotated(beside, _read_header(beside), _texts(path, header))
         return _unannotated(path, header)
 
