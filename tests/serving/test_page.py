@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests_serving import serving
+from serving_model import serving
 
 from olivine.model.generate import answer_one
 from olivine.printable import printable
