@@ -34,7 +34,7 @@ _UNWRITABLE = {
     errno.ENOTDIR,
 }
 _JudgeUrl = Annotated[
-    str | None, typer.Option(help="OpenAI-compatible endpoint of the judge (MM-Vet, MMVP, HallusionBench).")
+    str | None, typer.Option(help="OpenAI-compatible endpoint of the judge, for benchmarks that have one.")
 ]
 _JudgeModel = Annotated[
     str | None,
@@ -43,13 +43,14 @@ _JudgeModel = Annotated[
     ),
 ]
 _JudgePrompt = Annotated[Path | None, typer.Option(help="File with your own prompt for the judge.")]
-_JudgeRuns = Annotated[int | None, typer.Option(help="How many times each answer is graded (MM-Vet).")]
+_JudgeRuns = Annotated[int | None, typer.Option(help="How many times a judge grades each answer, where it may vary.")]
 _Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set", metavar="KEY=VALUE", help="A benchmark-specific option; `olivine score NAME --help` lists them."
     ),
 ]
+_Questions = Annotated[Path | None, typer.Option(help="A separate question file, where the benchmark has one.")]
 _Variant = Annotated[
     str | None, typer.Option(help="Scoring variant; `olivine score NAME --help` lists them. Default: the official one.")
 ]
@@ -74,7 +75,9 @@ def evaluate(
     ] = False,
     prompt: Annotated[str | None, typer.Option(help="Prompt wording; `olivine score NAME --help` lists them.")] = None,
     variant: _Variant = None,
-    questions: Annotated[Path | None, typer.Option(help="A separate question file (VQAv2).")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="A separate question file, where the benchmark has one.")
+    ] = None,
     options_given: _Set = None,
     judge_url: _JudgeUrl = None,
     judge_model: _JudgeModel = None,
@@ -137,7 +140,7 @@ class ScoreCommand(OnceCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse as usual; for `NAME --help`, print the benchmark's description after the command's own help."""
         from olivine.evaluation import benchmarks as known
-        from olivine.evaluation.benchmarks.options import describe
+        from olivine.evaluation.benchmarks.described import describe
 
         named = [argument for argument in args if argument in known.names()]
         if "--help" in args and named:
@@ -160,9 +163,11 @@ def score(
     ],
     answers: Annotated[Path, typer.Option(help="Answers in the benchmark's official format or LLaVA's JSON lines.")],
     variant: _Variant = None,
-    questions: Annotated[Path | None, typer.Option(help="A separate question file (POPE, VQAv2).")] = None,
-    choices: Annotated[Path | None, typer.Option(help="The choices file (GQA).")] = None,
-    grades: Annotated[Path | None, typer.Option(help="Grades to replay instead of asking a judge (MM-Vet).")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="A separate question file, where the benchmark has one.")
+    ] = None,
+    choices: Annotated[Path | None, typer.Option(help="A separate choices file, where the benchmark has one.")] = None,
+    grades: Annotated[Path | None, typer.Option(help="Grades to replay instead of asking a judge.")] = None,
     options_given: _Set = None,
     judge_url: _JudgeUrl = None,
     judge_model: _JudgeModel = None,
@@ -202,24 +207,27 @@ def score(
 
 
 @app.command("benchmarks")
-def list_benchmarks(as_json: Json = False) -> None:
-    """List the benchmarks that can be scored, each with the source of its scoring.
+def list_benchmarks(
+    page: Annotated[Path | None, typer.Option(help="Write a Markdown page with everything about each.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the benchmarks that can be scored, one line each; `olivine score NAME --help` describes one.
 
     Example: olivine benchmarks
     """
     from olivine.evaluation import benchmarks as known
-    from olivine.evaluation.benchmarks.options import describe, options_of
+    from olivine.evaluation.benchmarks import described
+    from olivine.files import write_text
 
     found = [known.find(name) for name in known.names()]
-    if as_json:
-        rows = [
-            {"name": b.name, "variants": b.variants, "prompts": b.prompts, "options": list(options_of(b))}
-            for b in found
-        ]
-        echo(json.dumps(rows))
-        return
-    for benchmark in found:
-        echo(describe(benchmark)[0])
+    if page is not None:
+        write_text(page, described.page(found))
+        log.print(f"done: {page}", markup=False, highlight=False)
+    elif as_json:
+        echo(json.dumps([described.as_json(benchmark) for benchmark in found]))
+    else:
+        for benchmark in found:
+            echo(described.one_line(benchmark))
 
 
 def _own_options(names: list[str], given: list[str] | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -44,6 +45,16 @@ class AI2D(Benchmark):
     """
 
     name = "ai2d"
+    declares = Declaration(
+        title="AI2D",
+        metrics=(
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("split/*", "accuracy by split"),
+        ),
+        cluster="diagram",
+        reply="choice",
+        files=("the archive's folder: `questions/*.json`, `images/`, `ai2d_test_ids.csv`",),
+    )
     variants = ("letter", "lmms-eval", "vlmevalkit")
 
     parquet = ParquetLayout(splits=("test",), image=lambda row: f"{row.index}.png")

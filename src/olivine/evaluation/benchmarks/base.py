@@ -6,11 +6,12 @@ One benchmark, one file beside this one; the registry is in the package's `__ini
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from olivine.data.images import ImageSource
 from olivine.errors import RequestError
 from olivine.evaluation.answers import read_answers
+from olivine.evaluation.benchmarks.declaration import Declaration
 from olivine.evaluation.benchmarks.parquet import ParquetImages, ParquetLayout, find_shards
 from olivine.records import Answer, Question, Score
 
@@ -23,6 +24,8 @@ class Benchmark(ABC):
     """
 
     name: ClassVar[str]
+    #: What everything outside its file needs to know; a benchmark made from a file sets its own on the instance.
+    declares: Declaration
     variants: ClassVar[tuple[str, ...]] = ("official",)
     prompts: ClassVar[tuple[str, ...]] = ("llava-1.5",)
     #: Longest answer in tokens (LLaVA-1.5's evaluation scripts: 128 for short answers, 1024 for open ones).
@@ -67,6 +70,11 @@ class Benchmark(ABC):
             score = self.score(kept, [answer for answer in answers if answer.question_id in ids], variant)
             found.append(dict(score.metrics))
         return found
+
+    @classmethod
+    def asking_nobody(cls) -> Self:
+        """Return the benchmark made so that its default scoring needs no judge's endpoint."""
+        return cls()
 
     def images(self, path: Path) -> ImageSource | Path:
         """Return the images that belong to the files at `path` (or their root), unless the user gives another root."""

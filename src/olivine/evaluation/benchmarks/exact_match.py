@@ -10,6 +10,7 @@ from pathlib import Path
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.types import require_types, shortened
 from olivine.files import read_json_lines
 from olivine.records import Answer, Item, Question, Score
@@ -23,6 +24,18 @@ class ExactMatch(Benchmark):
     """
 
     name = "exact-match"
+    declares = Declaration(
+        title="exact match",
+        metrics=(
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("accuracy/*", "accuracy by category"),
+        ),
+        cluster="image",
+        reply="short text",
+        files=(
+            "LLaVA's question lines with an `answer` (a text or a list of texts), or a folder with questions.jsonl",
+        ),
+    )
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read lines of `{"question_id", "image", "text", "answer": str | [str], "category"?}`.

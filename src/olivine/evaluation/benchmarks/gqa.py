@@ -14,6 +14,7 @@ from olivine.data.images import ImageSource
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetImages, ParquetLayout, find_shards
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -57,6 +58,33 @@ class GQA(Benchmark):
     """
 
     name = "gqa"
+    declares = Declaration(
+        title="GQA",
+        metrics=(
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("binary", "accuracy on yes/no and either/or questions"),
+            Metric("open", "accuracy on open questions"),
+            Metric("validity", "answers in the question's scope"),
+            Metric("plausibility", "answers that make sense"),
+            Metric("consistency", "right answers to what a right answer entails"),
+            Metric(
+                "distribution",
+                "distance of the answers' distribution from the true one",
+                unit="chi-square / 100",
+                range=(0.0, None),
+                lower_is_better=True,
+            ),
+            Metric("structural/*", "accuracy by structural type"),
+            Metric("semantic/*", "accuracy by semantic type"),
+            Metric("steps/*", "accuracy by number of reasoning steps"),
+            Metric("words/*", "accuracy by number of words"),
+        ),
+        cluster="image",
+        reply="short text",
+        kind="detailed",
+        files=("`*_questions.json`, a folder of its chunks, or the official folder", "`*_choices.json` beside it"),
+        answers=("the official list of `questionId`, `prediction`",),
+    )
     variants = ("official", "raw", "llava", "prismatic", "lmms-eval", "vlmevalkit")
 
     parquet = ParquetLayout(

@@ -9,6 +9,7 @@ from typing import Any
 
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parsing import (
     answers_from,
     find_file,
@@ -55,6 +56,21 @@ class HallusionBench(JudgedBenchmark):
     """
 
     name = "hallusionbench"
+    declares = Declaration(
+        title="HallusionBench",
+        metrics=(
+            Metric("aAcc", "questions right", mean_of_items=True, reported=True),
+            Metric("qAcc", "questions right over all figures", reported=True),
+            Metric("fAcc", "figures with all their questions right"),
+            Metric("easy", "questions about original figures right over all figures"),
+            Metric("hard", "questions about edited figures right over all figures"),
+            Metric("V[DS]/*", "the same by category: depends on the figure (VD) or is supplemented by it (VS)"),
+        ),
+        cluster="set of figures",
+        reply="yes-no",
+        files=("HallusionBench.json, or its folder",),
+        answers=("official result rows: the questions with `model_prediction`",),
+    )
     variants = ("rule", "vlmevalkit", "judge")
     prompts = ("llava-1.5", "original")
     judge_wording = JUDGE_PROMPT

@@ -11,6 +11,7 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -54,6 +55,20 @@ class MMBench(Benchmark):
     """
 
     name = "mmbench"
+    declares = Declaration(
+        title="MMBench",
+        metrics=(
+            Metric("accuracy", "accuracy over all rotations", reported=True),
+            Metric("vanilla", "accuracy on questions as first asked"),
+            Metric("split/*", "accuracy over all rotations by split"),
+            Metric("category/*", "accuracy over all rotations by category"),
+            Metric("l2-category/*", "accuracy over all rotations by upper category"),
+        ),
+        cluster="question with its rotations",
+        reply="choice",
+        files=("the TSV with index, question, hint, A to D, answer",),
+        answers=("a TSV or CSV with `index`, `prediction`",),
+    )
     variants = ("official", "original")
     max_new_tokens = 1024
     parquet = ParquetLayout(

@@ -12,6 +12,7 @@ from typing import cast
 from olivine.errors import DataError
 from olivine.evaluation.answers import from_row, match_answers
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
+from olivine.evaluation.benchmarks.declaration import CORRECT, Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -55,6 +56,25 @@ class MME(CountedBenchmark):
     """
 
     name = "mme"
+    declares = Declaration(
+        title="MME",
+        metrics=(
+            Metric("perception", "perception", unit="of 2000", range=(0.0, 2000.0), reported=True),
+            Metric("cognition", "cognition", unit="of 800", range=(0.0, 800.0), reported=True),
+            Metric("total", "all tasks", unit="points", range=(0.0, 2800.0), reported=True),
+            CORRECT,
+            Metric("perception-*-of-10", "sum of the perception sub-tasks read", unit="points", range=(0.0, 1800.0)),
+            Metric("cognition-*-of-4", "sum of the cognition sub-tasks read", unit="points", range=(0.0, 600.0)),
+            Metric("*/acc", "questions of a sub-task right"),
+            Metric("*/acc_plus", "images of a sub-task with both questions right"),
+            Metric("*", "sub-task", unit="of 200", range=(0.0, 200.0)),
+        ),
+        cluster="image with its two questions",
+        reply="yes-no",
+        kind="task",
+        files=("the tool's folder of `TASK.txt` files, one of them, or the release's folder",),
+        answers=("the tool's folder of result files: `image<TAB>question<TAB>gold<TAB>response`",),
+    )
     variants = ("official", "lmms-eval", "vlmevalkit")
     prompts = ("llava-1.5", "original")
     parquet = ParquetLayout(splits=("test",), image=lambda row: _image(row.values))

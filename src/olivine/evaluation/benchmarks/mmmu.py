@@ -13,6 +13,7 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -64,6 +65,18 @@ class MMMU(Benchmark):
     """
 
     name = "mmmu"
+    declares = Declaration(
+        title="MMMU",
+        metrics=(
+            Metric("accuracy", "accuracy", scale=100.0, mean_of_items=True, reported=True),
+            Metric("domain/*", "accuracy by domain", scale=100.0),
+            Metric("subject/*", "accuracy by subject", scale=100.0),
+        ),
+        cluster="question",
+        reply="choice",
+        files=("questions with the published columns as JSON or JSON lines", "answer_dict_val.json (scoring only)"),
+        answers=("`{ID: answer}`", "rows with `id`, `response`", "a folder of `SUBJECT/output.json`"),
+    )
     where_texts_are = "answer_dict_val.json and the shipped outputs do not hold them: give the published questions."
 
     parquet = ParquetLayout(

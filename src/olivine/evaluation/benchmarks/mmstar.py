@@ -9,6 +9,7 @@ from typing import Any
 
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -36,6 +37,18 @@ class MMStar(Benchmark):
     """
 
     name = "mmstar"
+    declares = Declaration(
+        title="MMStar",
+        metrics=(
+            Metric("accuracy", "accuracy", scale=100.0, mean_of_items=True, reported=True, variants=("official",)),
+            Metric("accuracy", "mean accuracy of sub-categories", scale=100.0, reported=True, variants=("lmms-eval",)),
+            Metric("category/*", "accuracy by category", scale=100.0),
+            Metric("l2_category/*", "accuracy by sub-category", scale=100.0),
+        ),
+        cluster="question",
+        reply="choice",
+        files=("MMStar.tsv, its folder, or its columns as JSON lines",),
+    )
     variants = ("official", "lmms-eval")
     prompts = ("llava-1.5", "original")
     parquet = ParquetLayout(splits=("val",), image=lambda row: f"{row.values['index']}.jpg")

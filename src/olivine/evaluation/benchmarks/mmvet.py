@@ -6,7 +6,7 @@ The judge's transport, cache and retries are in `judge`; MM-Vet v2 is not here.
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from olivine.errors import DataError, RequestError, RunError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import answers_from, find_file, read_rows, require_all_answered, require_keys
@@ -80,6 +81,21 @@ class MMVet(Benchmark):
     """
 
     name = "mmvet"
+    declares = Declaration(
+        title="MM-Vet",
+        metrics=(
+            Metric("total", "total", unit="of 100", mean_of_items=True, reported=True),
+            Metric("std", "standard deviation over the judge's runs", unit="of 100", range=(0.0, 50.0)),
+            Metric("capability/*", "questions that need a capability", unit="of 100"),
+            Metric("integration/*", "questions that need exactly these capabilities", unit="of 100"),
+            Metric("run/*", "total of one of the judge's runs", unit="of 100"),
+        ),
+        cluster="image",
+        reply="free text",
+        kind="capabilities",
+        files=("mm-vet.json, or its folder",),
+        answers=("the official object `{ID: text}`", "stored grades (`grades`), which need no judge"),
+    )
     variants = ("official", "rule")
     max_new_tokens = 1024
     parquet = ParquetLayout(splits=("test",), image=lambda row: _image_name(row.values))
@@ -100,6 +116,11 @@ class MMVet(Benchmark):
         self._prompt = JUDGE_PROMPT if judge_prompt is None else read_wording(judge_prompt)
         self._runs = judge_runs
         self._subset = subset
+
+    @classmethod
+    def asking_nobody(cls) -> Self:
+        """Return the benchmark with answers graded by rule."""
+        return cls(judge=RuleJudge())
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read mm-vet.json, the folder that holds it, or `lmms-lab/MMVet`. The prompt is the bare question."""

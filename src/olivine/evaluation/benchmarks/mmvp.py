@@ -11,6 +11,7 @@ from typing import cast
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
+from olivine.evaluation.benchmarks.declaration import CORRECT, Declaration, Metric
 from olivine.evaluation.benchmarks.parsing import (
     answers_from,
     find_file,
@@ -59,6 +60,18 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
     """
 
     name = "mmvp"
+    declares = Declaration(
+        title="MMVP",
+        metrics=(
+            Metric("pair", "pairs right", scale=100.0, reported=True),
+            CORRECT,
+            Metric("single", "questions right", scale=100.0, mean_of_items=True),
+        ),
+        cluster="pair of images",
+        reply="choice",
+        files=("Questions.csv, or its folder",),
+        answers=("MMVP's own answer lines: `question_id`, `prompt`, `answer`, `response`",),
+    )
     variants = (
         "letter",
         "letter-corrected",

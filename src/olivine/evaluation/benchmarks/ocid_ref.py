@@ -11,6 +11,7 @@ from typing import Any
 from olivine.errors import DataError, RequestError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parsing import by_group, find_file, fraction, require_keys
 from olivine.evaluation.benchmarks.refcoco import BOX_PROMPT, Box, in_pixels, iou, literal_box, rounded_fractions
 from olivine.files import read_json
@@ -38,6 +39,19 @@ class OCIDRef(Benchmark):
     """
 
     name = "ocid-ref"
+    declares = Declaration(
+        title="OCID-Ref",
+        metrics=(
+            Metric("accuracy", "accuracy", scale=100.0, mean_of_items=True, reported=True),
+            Metric("accuracy@0.5", "accuracy at an overlap of .5", scale=100.0),
+            Metric("accuracy/*", "accuracy by clutter", scale=100.0),
+            Metric("accuracy@0.5/*", "accuracy at an overlap of .5 by clutter", scale=100.0),
+            Metric("unreadable", "answers without a box", scale=100.0, lower_is_better=True),
+        ),
+        cluster="image",
+        reply="box",
+        files=("val_expressions.json or another split's, or its folder",),
+    )
     variants = ("prismatic",)
 
     def __init__(self, gold: str | None = None) -> None:

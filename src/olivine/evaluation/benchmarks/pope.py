@@ -11,6 +11,7 @@ from typing import Any, cast
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -27,6 +28,10 @@ from olivine.wording import SHORT_ANSWER
 
 #: LLaVA's combined file numbers the questions of a setting from here on; our ids are the same.
 _FIRST_ID = {"random": 10_000_000, "popular": 20_000_000, "adversarial": 0}
+
+
+#: Variants whose overall figures are means over the settings; the others pool the answers.
+_AVERAGED = ("official",)
 
 
 class POPE(CountedBenchmark):
@@ -58,6 +63,41 @@ class POPE(CountedBenchmark):
     """
 
     name = "pope"
+    declares = Declaration(
+        title="POPE",
+        metrics=(
+            Metric("mean/accuracy", "accuracy", scale=100.0, reported=True, variants=_AVERAGED),
+            Metric("mean/f1", "F1", scale=100.0, reported=True, variants=_AVERAGED),
+            Metric(
+                "pooled/accuracy",
+                "accuracy",
+                scale=100.0,
+                mean_of_items=True,
+                reported=True,
+                variants=("lmms-eval",),
+            ),
+            Metric("pooled/f1", "F1", scale=100.0, reported=True, variants=("lmms-eval",)),
+            Metric("pooled/accuracy", "accuracy", mean_of_items=True, reported=True, variants=("vlmevalkit",)),
+            Metric("pooled/f1", "F1", reported=True, variants=("vlmevalkit",)),
+            *(
+                Metric(f"*/{name}", label, scale=scale, variants=variants)
+                for variants, scale in (((*_AVERAGED, "lmms-eval"), 100.0), (("vlmevalkit",), 1.0))
+                for name, label in (
+                    ("accuracy", "accuracy of a setting, or of all"),
+                    ("f1", "F1 of a setting, or of all"),
+                    ("precision", "precision of a setting, or of all"),
+                    ("recall", "recall of a setting, or of all"),
+                    ("yes_ratio", "answers taken as yes"),
+                )
+                if (name, variants) != ("yes_ratio", ("vlmevalkit",))
+            ),
+        ),
+        cluster="image",
+        reply="yes-no",
+        kind="setting",
+        files=("one label file (`coco_pope_random.json`), or the folder of the three",),
+        answers=("official lines of `question`, `answer` in label order, or a folder of such files",),
+    )
     variants = ("official", "lmms-eval", "vlmevalkit")
 
     parquet = ParquetLayout(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from olivine.errors import DataError, RequestError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parsing import by_group, fraction, require_keys
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer, Item, Question, Score
@@ -145,6 +146,20 @@ class RefCOCO(Benchmark):
     """
 
     name = "refcoco"
+    declares = Declaration(
+        title="RefCOCO",
+        metrics=(
+            Metric("accuracy", "accuracy", scale=100.0, mean_of_items=True, reported=True),
+            Metric("accuracy/*", "accuracy by data set and split", scale=100.0),
+            Metric("unreadable", "answers without a box", scale=100.0, lower_is_better=True),
+            Metric("accuracy@*", "accuracy at an overlap of that", scale=100.0, variants=("lmms-eval",)),
+            Metric("iou", "mean overlap", scale=100.0, variants=("lmms-eval",)),
+            Metric("center", "centres in the gold box", scale=100.0, variants=("lmms-eval",)),
+        ),
+        cluster="image",
+        reply="box",
+        files=("a data set's folder (`instances.json`, `refs(unc).p`), the folder of the three, or JSON lines",),
+    )
     variants = ("official", "prismatic", "lmms-eval")
     prompts = ("llava-1.5", "lmms-eval")
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 from olivine.errors import DataError
 from olivine.evaluation.answers import from_row, match_answers
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -59,6 +60,21 @@ class ScienceQA(CountedBenchmark):
     """
 
     name = "scienceqa"
+    declares = Declaration(
+        title="ScienceQA",
+        metrics=(
+            Metric("img", "accuracy with image", reported=True),
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("subject/*", "accuracy by subject"),
+            Metric("context/*", "accuracy by context"),
+            Metric("grade/*", "accuracy by grade"),
+            Metric("topic/*", "accuracy by topic"),
+        ),
+        cluster="question",
+        reply="choice",
+        files=("problems.json, or its folder", "LLaVA's llava_test_CQM-A.json"),
+        answers=('the official `{"results": {ID: index}}`',),
+    )
     variants = ("official", "llava", "lmms-eval", "vlmevalkit")
     max_new_tokens = 1024
 

@@ -10,6 +10,7 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -40,6 +41,18 @@ class SEEDBench(Benchmark):
     """
 
     name = "seed"
+    declares = Declaration(
+        title="SEED-Bench",
+        metrics=(
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("data/*", "accuracy on images, on videos"),
+            Metric("type/*", "accuracy by question type"),
+        ),
+        cluster="image or video",
+        reply="choice",
+        files=("SEED-Bench.json, or its folder",),
+        answers=("the leaderboard's lines of `question_id`, `prediction`",),
+    )
     variants = ("llava", "lmms-eval")
 
     parquet = ParquetLayout(splits=("test",), image=lambda row: _image(row.values))

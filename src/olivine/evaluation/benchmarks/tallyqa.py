@@ -12,6 +12,7 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parsing import (
     LETTERS,
     answers_from,
@@ -52,6 +53,24 @@ class TallyQA(Benchmark):
     """
 
     name = "tallyqa"
+    declares = Declaration(
+        title="TallyQA",
+        metrics=(
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("*/accuracy", "accuracy on simple, on complex questions"),
+            Metric(
+                "*/rmse",
+                "root mean squared error on simple, on complex questions",
+                unit="objects",
+                range=(0.0, None),
+                lower_is_better=True,
+            ),
+        ),
+        cluster="image",
+        reply="number",
+        files=("test.json, or its folder",),
+        answers=("a list of `question_id`, `answer`",),
+    )
     variants = ("official", "number")
     prompts = ("llava-1.5", "prismatic")
 

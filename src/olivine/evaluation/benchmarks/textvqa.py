@@ -13,6 +13,7 @@ from olivine.data.images import ImageSource
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -58,6 +59,17 @@ class TextVQA(Benchmark):
     """
 
     name = "textvqa"
+    declares = Declaration(
+        title="TextVQA",
+        metrics=(
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("accuracy/*", "accuracy by whether OCR hints were given"),
+        ),
+        cluster="image",
+        reply="short text",
+        files=("TextVQA_0.5.1_val.json or another split's, or its folder",),
+        answers=("the official list of `question_id`, `answer`",),
+    )
     prompts = ("llava-1.5", "no-ocr", "lmms-eval")
 
     parquet = ParquetLayout(splits=("validation", "test", "train"), image=lambda row: f"{row.values['image_id']}.jpg")

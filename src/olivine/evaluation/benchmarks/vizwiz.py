@@ -11,6 +11,7 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -63,6 +64,19 @@ class VizWiz(Benchmark):
     """
 
     name = "vizwiz"
+    declares = Declaration(
+        title="VizWiz",
+        metrics=(
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("answer_type/*", "accuracy by answer type"),
+            Metric("unanswerable/average_precision", "average precision of finding the unanswerable"),
+            Metric("unanswerable/f1", "F1 of finding the unanswerable"),
+        ),
+        cluster="image",
+        reply="short text",
+        files=("val.json or another split's, or its folder",),
+        answers=("the official list of `image`, `answer`, `answerable`",),
+    )
     variants = ("official", "llava", "lmms-eval")
     prompts = ("llava-1.5", "lmms-eval")
     parquet = ParquetLayout(splits=("val", "test"), image=lambda row: _image(row.values))

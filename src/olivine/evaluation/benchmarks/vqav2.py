@@ -10,6 +10,7 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -64,6 +65,19 @@ class VQAv2(Benchmark):
     """
 
     name = "vqav2"
+    declares = Declaration(
+        title="VQAv2",
+        metrics=(
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("answer_type/*", "accuracy by answer type"),
+            Metric("question_type/*", "accuracy by question type"),
+        ),
+        cluster="image",
+        reply="short text",
+        kind="question_type",
+        files=("the annotations, the questions (the other beside them), or their folder",),
+        answers=("the official list of `question_id`, `answer`",),
+    )
     variants = ("2021", "2017", "normalised")
     where_texts_are = (
         "Annotations alone do not hold them: put the questions file (v2_OpenEnded_mscoco_val2014_questions.json) "

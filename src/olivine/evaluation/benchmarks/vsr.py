@@ -10,6 +10,7 @@ from pathlib import Path
 from olivine.errors import DataError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parsing import (
     by_detail,
     find_file,
@@ -41,6 +42,18 @@ class VSR(Benchmark):
     """
 
     name = "vsr"
+    declares = Declaration(
+        title="VSR",
+        metrics=(
+            Metric("accuracy", "accuracy", scale=100.0, mean_of_items=True, reported=True),
+            Metric("relation/*", "accuracy by relation", scale=100.0),
+            Metric("category/*", "accuracy by category of relations", scale=100.0),
+        ),
+        cluster="image",
+        reply="yes-no",
+        files=("a split's JSON lines, or the folder with test.jsonl or zeroshot/test.jsonl",),
+        answers=("the official predictions: a 0 or 1 a line",),
+    )
     variants = ("official", "vlmevalkit")
 
     def __init__(self, categories: Path | None = None) -> None:
