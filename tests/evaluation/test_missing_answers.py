@@ -111,7 +111,7 @@ def test_an_official_rule_that_refuses_names_the_way_out(tmp_path):
     ("rule", "figure", "said"), [("official", "100.00", "in no figure"), ("wrong", "80.00", "wrong")]
 )
 def test_the_command_prints_percent_and_what_became_of_missing_answers(run, tmp_path, rule, figure, said):
-    benchmark, questions, answers = opened("pope", pope(tmp_path))
+    _, questions, answers = opened("pope", pope(tmp_path))
     path = tmp_path / "answers.jsonl"
     write_json_lines(path, [{"question_id": a.question_id, "text": a.text} for a in answers])
     command = ("score", "pope", "--annotations", tmp_path / "coco_pope_random.json", "--answers", path)
