@@ -58,7 +58,7 @@ def test_what_the_variants_compare(
     tmp_path: Path, said: str, humans: list[str], official: float, llava: float, lmms: float
 ) -> None:
     questions = read(tmp_path, row(1, *humans))
-    found = [corrects(scored(VizWiz(), questions, [said], variant)) for variant in VizWiz.variants]
+    found = [corrects(scored(VizWiz(), questions, [said], variant)) for variant in ("official", "llava", "lmms-eval")]
     assert found == [[pytest.approx(value, abs=1e-15)] for value in (official, llava, lmms)]
 
 

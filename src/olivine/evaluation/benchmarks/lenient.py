@@ -24,7 +24,7 @@ _UNDECIDED = re.compile(
     r"\b(?:not (?:possible to|sure|certain|clear|enough|visible enough)|no idea|unsure|uncertain|unclear|unknown|maybe"
     r"|perhaps|possibly|sorry|don't know|do not know|doesn't say|depends|hard to|difficult to|impossible to|unable to"
     r"|not able to|(?:can't|cannot|can not|couldn't|could not) (?:\w+ )?(?:tell|say|determine|answer|help|know|decide"
-    r"|confirm|be determined|be sure|assist|see (?:the|any|an) (?:image|picture|photo)))\b"
+    r"|confirm|be determined|be sure|assist|see (?:the|any|an) (?:image|pic\w*|photo)))\b"
 )
 _BOTH = re.compile(r"\byes\s*(?:and|or|/|,)\s*no\b|\bno\s*(?:and|or|/)\s*yes\b")
 _DENIES = re.compile(r"\b(?:not|no|none|never|nothing|nobody|without|neither|nor)\b|n't\b")
@@ -34,7 +34,7 @@ _SHORT = re.compile(
     r"(?:it|there|he|she|they|this|that|i) (?:is|does|are|do|has|have|was|were|can|think so)\W*|of course\W*"
 )
 #: Words of "There is ..." that name nothing.
-_SMALL = re.compile(r"a|an|the|one|some|any|there|is|are|was|were|in|on|at|of|it|this|that|here|image|picture|photo")
+_SMALL = re.compile(r"a|an|the|one|some|any|there|is|are|was|were|in|on|at|of|it|this|that|here|image|pic\w*|photo")
 _WORDS = re.compile(r"[^\W\d_]+")
 
 

@@ -188,7 +188,7 @@ class POPE(CountedBenchmark):
 
 
 def _parsed(text: str, question: Question, variant: str) -> str | None:
-    return yes_no(text, question.details["question"]) if variant == LENIENT else _PARSERS[variant](text)
+    return yes_no(text, question.prompt.removesuffix(SHORT_ANSWER)) if variant == LENIENT else _PARSERS[variant](text)
 
 
 def _setting(path: Path) -> str | None:
