@@ -42,6 +42,19 @@ def test_simulated_effects_are_found(finished):
     assert all(effect.p_holm >= effect.p for effect in found.values())
 
 
+def test_a_breakdown_is_in_percent_and_says_how_many_answers_could_not_be_read(finished):
+    _, _, results = finished
+    rows = dict(report_context(results)["breakdowns"][[*results.plan.study.recipe.benchmarks].index("pope")]["rows"])
+    runs = list(results.evaluations.of("pope").values())
+    official = [run.scores["metrics"]["mean/f1"] for run in runs]
+    assert max(official) <= 1
+    assert sum(rows["mean/f1, %"]) / len(rows["mean/f1, %"]) == pytest.approx(100 * sum(official) / len(official))
+    unread = [100 * len(run.scores["unread"]) / len(run.questions) for run in runs]
+    assert sum(unread) > 0, "the wrong answers are neither yes nor no"
+    shown = rows["answers that could not be read, %"]
+    assert sum(shown) / len(shown) == pytest.approx(sum(unread) / len(unread))
+
+
 def test_the_family_is_the_whole_study(finished):
     _, _, results = finished
     mains = [e for o in results.headlines for e in o.effects if e.contrast.order == 1]

@@ -139,7 +139,7 @@ def evaluate(
             if processes.is_first:
                 figures = benchmark.declares.headlines(score.metrics, score.variant)
                 log.print(f"{benchmark.name}: {figures_line(figures)} -> {target}", highlight=False)
-                for line in notes(score):
+                for line in notes(score, lenient="lenient" in benchmark.variants):
                     log.print(line, markup=False, highlight=False)
         if as_json and processes.is_first:
             echo(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
