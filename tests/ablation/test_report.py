@@ -42,17 +42,30 @@ def test_simulated_effects_are_found(finished):
     assert all(effect.p_holm >= effect.p for effect in found.values())
 
 
-def test_a_breakdown_is_in_percent_and_says_how_many_answers_could_not_be_read(finished):
+def breakdown(results, name):
+    (found,) = [part for part in report_context(results)["breakdowns"] if part["benchmark"] == name]
+    return dict(found["rows"])
+
+
+def test_a_breakdown_is_in_percent(finished):
     _, _, results = finished
-    rows = dict(report_context(results)["breakdowns"][[*results.plan.study.recipe.benchmarks].index("pope")]["rows"])
-    runs = list(results.evaluations.of("pope").values())
-    official = [run.scores["metrics"]["mean/f1"] for run in runs]
+    official = [run.scores["metrics"]["mean/f1"] for run in results.evaluations.of("pope").values()]
     assert max(official) <= 1
-    assert sum(rows["mean/f1, %"]) / len(rows["mean/f1, %"]) == pytest.approx(100 * sum(official) / len(official))
-    unread = [100 * len(run.scores["unread"]) / len(run.questions) for run in runs]
-    assert sum(unread) > 0, "the wrong answers are neither yes nor no"
-    shown = rows["answers that could not be read, %"]
-    assert sum(shown) / len(shown) == pytest.approx(sum(unread) / len(unread))
+    shown = breakdown(results, "pope")["mean/f1, %"]
+    assert sum(shown) / len(shown) == pytest.approx(100 * sum(official) / len(official))
+
+
+def test_a_breakdown_says_how_many_answers_could_not_be_read(tmp_path):
+    _, plan = write_finished(tmp_path, wrong=" ")
+    results = collect(plan)
+    unread = {}
+    for name in plan.study.recipe.benchmarks:
+        runs = list(results.evaluations.of(name).values())
+        shown = breakdown(results, name)["answers that could not be read, %"]
+        assert sum(shown) == pytest.approx(sum(100 * len(run.scores["unread"]) / len(run.questions) for run in runs))
+        unread[name] = sum(shown)
+    assert unread["pope"] == 0
+    assert max(unread.values()) > 0, "blank answers to open questions"
 
 
 def test_the_family_is_the_whole_study(finished):
