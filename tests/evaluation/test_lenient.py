@@ -1,5 +1,7 @@
 """What replies say in many wordings: the variants named `lenient`, and what official rules cannot read."""
 
+import time
+
 import pytest
 from benchmark_files import scored
 
@@ -144,6 +146,30 @@ def test_yes_and_no_are_read_in_sentences(reply, said):
 )
 def test_what_surrounds_an_answer_is_taken_off(reply, final):
     assert unwrapped(reply) == final
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "answer is ",
+        "answer" + " " * 4000,
+        "A or B. ",
+        "\\boxed{",
+        "\\text{",
+        "<think>",
+        "*a",
+        ": ",
+        "\n",
+        "Option B is wrong. ",
+    ],
+)
+def test_long_replies_are_read_in_linear_time(piece):
+    reply = piece * (40_000 // len(piece))
+    start = time.process_time()
+    assert option(reply, CHOICES) is None
+    assert yes_no(reply) is None
+    short_text(reply)
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ _ANOTHER_BEFORE = re.compile(rf"\b[A-Z][)\]]?\s*{_AND}\s*[(\[]?$")
 _MENTION = re.compile(r"[(\[]([A-Za-z])[)\]]|(?<![\w'])([A-Z])(?![\w'])")
 _WORD = re.compile(r"\s+(?!(?:and|or)\b)[a-z]")
 _NEGATED = re.compile(r"\b(?:not|isn't|never|neither|nor|wrong|incorrect|cannot|can't|except)\b|n't\b", re.IGNORECASE)
+#: How far before a letter a denial of it may stand, in characters.
+_REACH = 200
 _DENIED_AFTER = re.compile(
     r"[)\]\"']?\s*(?:\?|(?:is|was|seems|looks|are|,)?\s*(?:also\s+|clearly\s+)?(?:not(?!\s+[(\[]?[A-Za-z]\b)|wrong|incorrect|false)\b|isn't)"
 )
@@ -95,19 +97,19 @@ def _stated(text: str, choices: Mapping[str, str]) -> str | None:
 
 def _is_word(match: re.Match[str], text: str) -> bool:
     """Return whether the letter begins a phrase: "the answer is a red ball"."""
-    return match[1] in ("a", "A", "I", "i") and _WORD.match(text[match.end(1) :]) is not None
+    return match[1] in ("a", "A", "I", "i") and _WORD.match(text, match.end(1)) is not None
 
 
 def _is_denied(match: re.Match[str], text: str) -> bool:
-    before = re.split(r"[.!?\n;:]", text[: match.start(1)])[-1]
-    return _NEGATED.search(before) is not None or _DENIED_AFTER.match(text[match.end(1) :]) is not None
+    before = re.split(r"[.!?\n;:]", text[max(0, match.start(1) - _REACH) : match.start(1)])[-1]
+    return _NEGATED.search(before) is not None or _DENIED_AFTER.match(text, match.end(1)) is not None
 
 
 def _only_mention(text: str, choices: Mapping[str, str]) -> str | None:
     letters = set()
     for mention in _MENTION.finditer(text):
         bare = mention[2]
-        if bare is None or not (bare == "I" or (bare == "A" and _WORD.match(text[mention.end() :]))):
+        if bare is None or not (bare == "I" or (bare == "A" and _WORD.match(text, mention.end()))):
             letters.add((mention[1] or bare).upper())
     if _NEGATED.search(text):
         return None

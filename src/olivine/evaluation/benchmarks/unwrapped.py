@@ -18,8 +18,15 @@ _END = re.compile(
 _START = re.compile(r"\s*(?:<s>|<bos>|<\|im_start\|>\s*assistant|<start_of_turn>\s*model|<\|assistant\|>)\s*")
 _TAGGED = re.compile(r"<(?:answer|final_answer|final|output|response)>", re.IGNORECASE)
 _TAG_END = re.compile(r"</(?:answer|final_answer|final|output|response)>", re.IGNORECASE)
+#: So many of a reply's last boxes are tried; one that never closes is read to the end for nothing.
+_MOST_BOXES = 20
 _TEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
-_MARKUP = re.compile(r"\*\*|__|`+|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)|^\s*#+\s+|^\s*>\s+|^\s*[-•]\s+", re.MULTILINE)
+_MARKUP = re.compile(
+    r"\*\*|__|`+|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)|^[ \t]*#+[ \t]+|^[ \t]*>[ \t]+|^[ \t]*[-•][ \t]+", re.MULTILINE
+)
+#: Runs of white space are shortened: they mean nothing, and patterns try every way to part them.
+_BLANKS = re.compile(r"[^\S\n]+")
+_LINES = re.compile(r"\s*\n\s*")
 _STRAIGHT = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "。": ". ", "．": ".", "、": ",", "\u00a0": " "})
 
 
@@ -29,7 +36,8 @@ def unwrapped(reply: str) -> str:
     Thinking goes up to its last closing tag, also where the opening one is missing (templates put it in the prompt); an
     opening tag that is never closed leaves nothing, because the answer was cut off. Of what is left counts the text in
     the last `<answer>`, or else in the last `\\boxed{}`; closing tokens and what follows them, bold, italics, code
-    marks, headings and quotes go. Full-width letters and marks become plain ones.
+    marks, headings and quotes go. Full-width letters and marks become plain ones, runs of white space one space or line
+    end.
     """
     text = _without_thinking(reply)
     start = _START.match(text)
@@ -43,7 +51,8 @@ def unwrapped(reply: str) -> str:
     while _TEX.search(text):
         text = _TEX.sub(r"\1", text)
     text = text.replace("$", "") if boxed is not None or re.fullmatch(r"\s*\$[^$]*\$\W*", text) else text
-    return _MARKUP.sub("", text).strip().strip("\"'").strip()
+    text = _MARKUP.sub("", text).strip().strip("\"'").strip()
+    return _LINES.sub("\n", _BLANKS.sub(" ", text))
 
 
 def _without_thinking(reply: str) -> str:
@@ -55,7 +64,7 @@ def _without_thinking(reply: str) -> str:
 
 def _last_boxed(text: str) -> str | None:
     """Return what stands in the last `\\boxed{...}`, whose braces may nest; None if there is none that closes."""
-    for found in reversed(list(re.finditer(r"\\f?boxed\s*\{", text))):
+    for found in reversed(list(re.finditer(r"\\f?boxed\s*\{", text))[-_MOST_BOXES:]):
         depth = 1
         for position in range(found.end(), len(text)):
             depth += {"{": 1, "}": -1}.get(text[position], 0)
