@@ -1,0 +1,94 @@
+"""One answer to explain: its prompt, the image's tokens, and the tokens of the answer whose probability is asked about.
+
+Methods (in `methods`) turn a case into scores of its image tokens; `explainer` makes cases.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from olivine.explanation.token_grid import TokenGrid
+from olivine.model.recorded_attention import AttentionRecord, run_sequences
+from olivine.model.vlm import VisionLanguageModel
+
+#: What of the explained tokens is differentiated or compared.
+Scored = Literal["log-probability", "logit"]
+#: Tokens of sequences that run at once; bounds memory, changes no map beyond rounding.
+BUDGET = 6_000
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An answer's tokens to explain.
+
+    Attributes:
+        vlm: the model, in evaluation mode, with no weight that takes gradients.
+        ids: `[tokens]` int64, the prompt and the answer up to the last explained token, which itself is not in it.
+        image_positions: `[image tokens]` int64, where in `ids` the image's tokens are.
+        predicting: positions in `ids` that predict the explained tokens.
+        explained: those tokens' ids.
+        features: `[image tokens, hidden]`, the connector's output.
+        baseline: `[image tokens, hidden]`, what stands for a removed token.
+        grid: where in the image each token is.
+        key: decides what is random; the same for the same question.
+    """
+
+    vlm: VisionLanguageModel
+    ids: Tensor
+    image_positions: Tensor
+    predicting: tuple[int, ...]
+    explained: tuple[int, ...]
+    features: Tensor
+    baseline: Tensor
+    grid: TokenGrid
+    key: str
+
+    @property
+    def micro_batch(self) -> int:
+        """How many sequences run at once."""
+        return max(1, BUDGET // len(self.ids))
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Return embeddings `[sequences, tokens, hidden]` with features `[sequences, image tokens, hidden]` in place."""
+        ids = self.ids[None].expand(len(features), -1)
+        text: Tensor = self.vlm.model.get_input_embeddings()(ids)
+        return text.index_copy(1, self.image_positions, features.to(text.dtype))
+
+    def scores(self, features: Tensor, scored: Scored = "log-probability", record: AttentionRecord | None = None) -> Tensor:
+        """Return the explained tokens' log-probability (or logit), summed over them; gradients flow.
+
+        Args:
+            features: `[sequences, image tokens, hidden]`.
+            scored: what of the tokens.
+            record: keeps attention weights, if any are needed.
+
+        Returns:
+            `[sequences]` fp32.
+        """
+        hidden = run_sequences(self.vlm.language, self.embed(features), record=record)
+        logits = self.vlm.logits(hidden[:, list(self.predicting)]).float()
+        values = logits.log_softmax(dim=-1) if scored == "log-probability" else logits
+        explained = torch.tensor(self.explained, device=logits.device)
+        return values.gather(-1, explained[None, :, None].expand(len(logits), -1, 1)).sum(dim=(1, 2))
+
+    @torch.no_grad()
+    def kept_only(self, kept: Tensor) -> Tensor:
+        """Return the log-probability with some image tokens replaced by the baseline.
+
+        Args:
+            kept: `[sequences, image tokens]` bool, True where a token stays.
+
+        Returns:
+            `[sequences]` fp32, on the CPU.
+        """
+        found = []
+        for chunk in kept.to(self.features.device).split(self.micro_batch):
+            found.append(self.scores(torch.where(chunk[..., None], self.features, self.baseline)))
+        return torch.cat(found).cpu()
+
+    def micro_batches(self, features: Tensor) -> Iterator[Tensor]:
+        """Yield `[sequences, image tokens, hidden]` in micro-batches."""
+        yield from features.split(self.micro_batch)
