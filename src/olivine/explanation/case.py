@@ -3,7 +3,6 @@
 Methods (in `methods`) turn a case into scores of its image tokens; `explainer` makes cases.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,11 +67,7 @@ class Case:
         Returns:
             `[sequences]` fp32.
         """
-        hidden = run_sequences(self.vlm.language, self.embed(features), record=record)
-        logits = self.vlm.logits(hidden[:, list(self.predicting)]).float()
-        values = logits.log_softmax(dim=-1) if scored == "log-probability" else logits
-        explained = torch.tensor(self.explained, device=logits.device)
-        return values.gather(-1, explained[None, :, None].expand(len(logits), -1, 1)).sum(dim=(1, 2))
+        return explained_scores(self.vlm, self.embed(features), self.predicting, self.explained, scored, record)
 
     @torch.no_grad()
     def kept_only(self, kept: Tensor) -> Tensor:
@@ -89,6 +84,27 @@ class Case:
             found.append(self.scores(torch.where(chunk[..., None], self.features, self.baseline)))
         return torch.cat(found).cpu()
 
-    def micro_batches(self, features: Tensor) -> Iterator[Tensor]:
-        """Yield `[sequences, image tokens, hidden]` in micro-batches."""
-        yield from features.split(self.micro_batch)
+
+def explained_scores(
+    vlm: VisionLanguageModel,
+    embedded: Tensor,
+    predicting: tuple[int, ...],
+    explained: tuple[int, ...],
+    scored: Scored = "log-probability",
+    record: AttentionRecord | None = None,
+) -> Tensor:
+    """Return the log-probability (or logit) of tokens at some positions of sequences, summed over them, `[sequences]`.
+
+    Args:
+        vlm: the model.
+        embedded: `[sequences, tokens, hidden]`.
+        predicting: the positions that predict the tokens.
+        explained: the tokens' ids.
+        scored: what of the tokens.
+        record: keeps attention weights, if any are needed.
+    """
+    hidden = run_sequences(vlm.language, embedded, record=record)
+    logits = vlm.logits(hidden[:, list(predicting)]).float()
+    values = logits.log_softmax(dim=-1) if scored == "log-probability" else logits
+    tokens = torch.tensor(explained, device=logits.device)
+    return values.gather(-1, tokens[None, :, None].expand(len(logits), -1, 1)).sum(dim=(1, 2))

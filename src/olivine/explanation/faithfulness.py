@@ -15,8 +15,8 @@ from olivine.explanation.case import Case
 from olivine.explanation.token_grid import placed_mask
 from olivine.statistics import generator
 
-#: A curve has at most this many points between its ends.
-_POINTS = 18
+#: A curve has at most this many steps.
+_STEPS = 10
 #: Random orders that a map's curve is compared with, averaged.
 RANDOM_ORDERS = 4
 
@@ -58,7 +58,7 @@ def random_orders(case: Case) -> list[Tensor]:
 def curves(case: Case, orders: Sequence[Tensor]) -> list[Curves]:
     """Return the curves of several orders of the placed tokens, all run together."""
     placed = case.grid.placed
-    counts = np.unique(np.linspace(0, placed, min(placed, _POINTS + 1) + 1).round().astype(int))
+    counts = np.unique(np.linspace(0, placed, min(placed, _STEPS) + 1).round().astype(int))
     ranks = torch.stack([torch.argsort(order) for order in orders])
     inner = torch.from_numpy(counts[1:-1])
     removed = ranks[:, None] < inner[None, :, None]

@@ -22,7 +22,7 @@ class Rise(Method):
     name: ClassVar[str] = "rise"
     about: ClassVar[str] = "probability under random halves of the tokens, where a token stays minus where it does not"
 
-    def __init__(self, masks: int = 256) -> None:
+    def __init__(self, masks: int = 200) -> None:
         self.masks = masks
 
     def token_scores(self, case: Case) -> Tensor:
