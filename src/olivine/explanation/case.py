@@ -15,7 +15,7 @@ from olivine.model.vlm import VisionLanguageModel
 
 #: What of the explained tokens is differentiated or compared.
 Scored = Literal["log-probability", "logit"]
-#: Tokens of sequences that run at once; bounds memory, changes no map beyond rounding.
+#: Tokens of sequences that run forward at once; bounds memory, changes no map beyond rounding.
 BUDGET = 6_000
 
 
@@ -33,6 +33,7 @@ class Case:
         baseline: `[image tokens, hidden]`, what stands for a removed token.
         grid: where in the image each token is.
         key: decides what is random; the same for the same question.
+        backward_budget: tokens of sequences that run forward and backward at once.
     """
 
     vlm: VisionLanguageModel
@@ -44,11 +45,17 @@ class Case:
     baseline: Tensor
     grid: TokenGrid
     key: str
+    backward_budget: int = BUDGET
 
     @property
     def micro_batch(self) -> int:
-        """How many sequences run at once."""
+        """How many sequences run forward at once."""
         return max(1, BUDGET // len(self.ids))
+
+    @property
+    def backward_batch(self) -> int:
+        """How many sequences run forward and backward at once."""
+        return max(1, self.backward_budget // len(self.ids))
 
     def embed(self, features: Tensor) -> Tensor:
         """Return embeddings `[sequences, tokens, hidden]` with features `[sequences, image tokens, hidden]` in place."""

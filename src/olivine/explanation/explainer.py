@@ -13,8 +13,9 @@ from torch import Tensor
 
 from olivine.errors import RequestError
 from olivine.evaluation.decoding import Prompts, ShrinkingDecoder
-from olivine.explanation.case import Case
+from olivine.explanation.case import BUDGET, Case
 from olivine.explanation.token_grid import token_grid
+from olivine.model.activation_memory import saved_bytes_per_token
 from olivine.model.caching import run_by_position, run_cached
 from olivine.model.position_attention import by_position
 from olivine.model.vlm import VisionLanguageModel
@@ -23,6 +24,22 @@ from olivine.model.vlm import VisionLanguageModel
 #: the tower's mean colour, or zeros.
 Baseline = Literal["mean", "blank", "zero"]
 BASELINES: tuple[Baseline, ...] = ("mean", "blank", "zero")
+
+
+#: What sequences may save for the backward pass at once, in bytes.
+BACKWARD_BYTES = 2 * 2**30
+
+
+def saved_bytes(vlm: VisionLanguageModel) -> float:
+    """Return the bytes that the language model's blocks save per token until the backward pass."""
+    config = vlm.language.config
+    half = next(vlm.language.parameters()).dtype == torch.bfloat16
+    return config.num_hidden_layers * saved_bytes_per_token(config, trains=False, bf16=half)
+
+
+def backward_budget(vlm: VisionLanguageModel) -> int:
+    """Return how many tokens may run forward and backward at once."""
+    return min(BUDGET, int(BACKWARD_BYTES / saved_bytes(vlm)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +89,7 @@ class Explainer:
         self._longest = max_new_tokens
         self._decoder = ShrinkingDecoder(vlm, vlm.stop_ids(self._encoder), max_new_tokens)
         self._blank: Tensor | None = None
+        self._backward_budget = backward_budget(vlm)
 
     @torch.no_grad()
     def features(self, image: Image.Image) -> Tensor:
@@ -142,6 +160,7 @@ class Explainer:
             baseline=self._baseline_of(asked.features),
             grid=self.grid,
             key=f"{asked.key} {tokens}",
+            backward_budget=self._backward_budget,
         )
 
     def _baseline_of(self, features: Tensor) -> Tensor:

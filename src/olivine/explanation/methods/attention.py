@@ -27,6 +27,6 @@ class Attention(Method):
         rows = torch.stack([weights[0].mean(dim=(0, 1)) for weights in record.weights]).mean(dim=0)
         return rows[case.image_positions].cpu()
 
-    def work(self, tokens: int, image_tokens: int) -> Work:  # noqa: ARG002
+    def work(self, image_tokens: int) -> Work:  # noqa: ARG002
         """Return one pass forward."""
         return Work(forwards=1, weights="rows")

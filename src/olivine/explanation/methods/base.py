@@ -5,7 +5,7 @@ The methods are in the other files of this package, one each; `registry` lists t
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -19,16 +19,15 @@ class Work:
     Attributes:
         forwards: sequences that run forward only.
         backwards: sequences that run forward and backward.
-        sequences: how many run at once, at most.
-        weights: how many layers' attention weights are in memory at once: "none", "rows" (one query) or "all".
-        products: products of `[tokens, tokens]` matrices, one for each layer.
+        sequences: how many of them can run at once.
+        weights: whose attention weights are kept: of no layer, of one query in each, or all of each.
+        every_layer: whether every layer's hidden states are kept.
     """
 
     forwards: int = 0
     backwards: int = 0
     sequences: int = 1
-    weights: str = "none"
-    products: bool = False
+    weights: Literal["none", "rows", "all"] = "none"
     every_layer: bool = False
 
 
@@ -53,5 +52,5 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def work(self, tokens: int, image_tokens: int) -> Work:
-        """Return what it runs for a sequence of `tokens`, of which `image_tokens` are the image's."""
+    def work(self, image_tokens: int) -> Work:
+        """Return what it runs for an image of this many tokens."""

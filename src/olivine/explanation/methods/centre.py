@@ -22,6 +22,6 @@ class Centre(Method):
         square = 1 - (along[:, None] ** 2 + along[None] ** 2) / 2
         return torch.cat([torch.zeros(case.grid.extra), square.flatten()])
 
-    def work(self, tokens: int, image_tokens: int) -> Work:  # noqa: ARG002
+    def work(self, image_tokens: int) -> Work:  # noqa: ARG002
         """Return nothing: no model runs."""
         return Work()

@@ -21,6 +21,6 @@ class GradientInput(Method):
         (gradient,) = torch.autograd.grad(case.scores(features).sum(), features)
         return (gradient.float() * features.detach().float()).sum(dim=-1)[0].cpu()
 
-    def work(self, tokens: int, image_tokens: int) -> Work:  # noqa: ARG002
+    def work(self, image_tokens: int) -> Work:  # noqa: ARG002
         """Return one pass forward and backward."""
         return Work(backwards=1)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from olivine.explanation.case import BUDGET, Case
+from olivine.explanation.case import Case
 from olivine.explanation.methods.base import Method, Work
 
 
@@ -31,7 +31,7 @@ class Greedy(Method):
             scores[removed] = 1 - (rank + 0.5) / case.grid.placed
         return scores
 
-    def work(self, tokens: int, image_tokens: int) -> Work:
+    def work(self, image_tokens: int) -> Work:
         """Return one pass forward for each pair of tokens."""
         pairs = image_tokens * (image_tokens + 1) // 2
-        return Work(forwards=pairs, sequences=min(image_tokens, max(1, BUDGET // tokens)))
+        return Work(forwards=pairs, sequences=image_tokens)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from olivine.explanation.case import BUDGET, Case
+from olivine.explanation.case import Case
 from olivine.explanation.methods.base import Method, Work
 
 
@@ -29,12 +29,12 @@ class IntegratedGradients(Method):
         features, baseline = case.features.float(), case.baseline.float()
         shares = (torch.arange(self.steps, device=features.device) + 0.5) / self.steps
         total = torch.zeros_like(features)
-        for chunk in shares.split(case.micro_batch):
+        for chunk in shares.split(case.backward_batch):
             points = (baseline + chunk[:, None, None] * (features - baseline)).to(case.features.dtype).requires_grad_()
             (gradient,) = torch.autograd.grad(case.scores(points).sum(), points)
             total += gradient.float().sum(dim=0)
         return (total / self.steps * (features - baseline)).sum(dim=-1).cpu()
 
-    def work(self, tokens: int, image_tokens: int) -> Work:  # noqa: ARG002
+    def work(self, image_tokens: int) -> Work:  # noqa: ARG002
         """Return its steps, forward and backward."""
-        return Work(backwards=self.steps, sequences=min(self.steps, max(1, BUDGET // tokens)))
+        return Work(backwards=self.steps, sequences=self.steps)

@@ -26,6 +26,6 @@ class LogitLens(Method):
             best = torch.maximum(best, read[:, list(case.explained)].mean(dim=-1))
         return best.cpu()
 
-    def work(self, tokens: int, image_tokens: int) -> Work:  # noqa: ARG002
+    def work(self, image_tokens: int) -> Work:  # noqa: ARG002
         """Return one pass forward that keeps every layer's states."""
         return Work(forwards=1, every_layer=True)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from olivine.explanation.case import BUDGET, Case
+from olivine.explanation.case import Case
 from olivine.explanation.methods.base import Method, Work
 
 
@@ -25,6 +25,6 @@ class Occlusion(Method):
         found = case.kept_only(kept)
         return found[0] - found[1:]
 
-    def work(self, tokens: int, image_tokens: int) -> Work:
+    def work(self, image_tokens: int) -> Work:
         """Return one pass forward for each token."""
-        return Work(forwards=image_tokens + 1, sequences=min(image_tokens, max(1, BUDGET // tokens)))
+        return Work(forwards=image_tokens + 1, sequences=image_tokens)

@@ -22,6 +22,6 @@ class RandomOrder(Method):
         drawn = generator("random map", case.key).random(len(case.features))
         return torch.from_numpy(drawn).float()
 
-    def work(self, tokens: int, image_tokens: int) -> Work:  # noqa: ARG002
+    def work(self, image_tokens: int) -> Work:  # noqa: ARG002
         """Return nothing: no model runs."""
         return Work()

@@ -33,9 +33,9 @@ class Relevancy(Method):
             row = row + row @ (weights[0].detach() * gradient[0]).clamp(min=0).mean(dim=0)
         return row[case.image_positions].cpu()
 
-    def work(self, tokens: int, image_tokens: int) -> Work:  # noqa: ARG002
+    def work(self, image_tokens: int) -> Work:  # noqa: ARG002
         """Return one pass forward and backward with all attention weights."""
-        return Work(backwards=1, weights="all", products=True)
+        return Work(backwards=1, weights="all")
 
 
 class RelevancyOfLogProbability(Relevancy):

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from olivine.explanation.case import BUDGET, Case
+from olivine.explanation.case import Case
 from olivine.explanation.methods.base import Method, Work
 from olivine.statistics import generator
 
@@ -35,6 +35,6 @@ class Rise(Method):
         with_token = (probability @ stays) / stays.sum(dim=0)
         return with_token - (probability @ (1 - stays)) / (1 - stays).sum(dim=0)
 
-    def work(self, tokens: int, image_tokens: int) -> Work:  # noqa: ARG002
+    def work(self, image_tokens: int) -> Work:  # noqa: ARG002
         """Return one pass forward for each mask."""
-        return Work(forwards=self.masks, sequences=min(self.masks, max(1, BUDGET // tokens)))
+        return Work(forwards=self.masks, sequences=self.masks)

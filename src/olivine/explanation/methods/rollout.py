@@ -30,6 +30,6 @@ class Rollout(Method):
             row = 0.5 * (row @ weights[0].mean(dim=0) + row)
         return row[case.image_positions].cpu()
 
-    def work(self, tokens: int, image_tokens: int) -> Work:  # noqa: ARG002
+    def work(self, image_tokens: int) -> Work:  # noqa: ARG002
         """Return one pass forward with all attention weights."""
         return Work(forwards=1, weights="all")
