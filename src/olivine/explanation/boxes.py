@@ -32,7 +32,9 @@ class KnownBoxes:
         for file in sorted(folder.glob(_GRAPHS)):
             graphs = read_json(file)
             if not isinstance(graphs, dict):
-                raise DataError(f"{file}: a JSON {type(graphs).__name__}; scene graphs are one object keyed by image id.")
+                raise DataError(
+                    f"{file}: a JSON {type(graphs).__name__}; scene graphs are one object keyed by image id."
+                )
             self._graphs |= graphs
 
     def of(self, question: Question) -> list[Corners]:

@@ -58,12 +58,14 @@ class Case:
         return max(1, self.backward_budget // len(self.ids))
 
     def embed(self, features: Tensor) -> Tensor:
-        """Return embeddings `[sequences, tokens, hidden]` with features `[sequences, image tokens, hidden]` in place."""
+        """Return embeddings `[sequences, tokens, hidden]` with features `[sequences, image tokens, hidden]`."""
         ids = self.ids[None].expand(len(features), -1)
         text: Tensor = self.vlm.model.get_input_embeddings()(ids)
         return text.index_copy(1, self.image_positions, features.to(text.dtype))
 
-    def scores(self, features: Tensor, scored: Scored = "log-probability", record: AttentionRecord | None = None) -> Tensor:
+    def scores(
+        self, features: Tensor, scored: Scored = "log-probability", record: AttentionRecord | None = None
+    ) -> Tensor:
         """Return the explained tokens' log-probability (or logit), summed over them; gradients flow.
 
         Args:
@@ -86,9 +88,8 @@ class Case:
         Returns:
             `[sequences]` fp32, on the CPU.
         """
-        found = []
-        for chunk in kept.to(self.features.device).split(self.micro_batch):
-            found.append(self.scores(torch.where(chunk[..., None], self.features, self.baseline)))
+        chunks = kept.to(self.features.device).split(self.micro_batch)
+        found = [self.scores(torch.where(chunk[..., None], self.features, self.baseline)) for chunk in chunks]
         return torch.cat(found).cpu()
 
 

@@ -172,7 +172,7 @@ class Explainer:
         return placed.expand_as(features)
 
     def blind_ids(self, asked: Asked, tokens: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-        """Return the same question's ids without an image, `[1, tokens]`, and the positions that predict these tokens."""
+        """Return the question's ids without an image, `[1, tokens]`, and the positions that predict these tokens."""
         ids = torch.tensor([[*asked.blind, *asked.answer[: max(tokens)]]], device=self.vlm.device)
         return ids, tuple(len(asked.blind) - 1 + token for token in tokens)
 

@@ -59,11 +59,21 @@ def _randomised(row: Row, method: str) -> float | None:
 
 
 MEASURES: tuple[Measure, ...] = (
-    Measure("deletion", "deletion", "area under random orders' deletion curves minus the method's, in points", _deletion),
-    Measure("insertion", "insertion", "area under the method's insertion curve minus random orders', in points", _insertion),
-    Measure("pointing", "pointing %", "how often the highest token is on what the question names", _percent("pointing")),
-    Measure("mass", "mass %", "share of the positive scores inside the boxes of what the question names", _percent("mass")),
-    Measure("worse", "worse %", "how often deletion in the method's order is slower than in random orders", _worse, False),
+    Measure(
+        "deletion", "deletion", "area under random orders' deletion curves minus the method's, in points", _deletion
+    ),
+    Measure(
+        "insertion", "insertion", "area under the method's insertion curve minus random orders', in points", _insertion
+    ),
+    Measure(
+        "pointing", "pointing %", "how often the highest token is on what the question names", _percent("pointing")
+    ),
+    Measure(
+        "mass", "mass %", "share of the positive scores inside the boxes of what the question names", _percent("mass")
+    ),
+    Measure(
+        "worse", "worse %", "how often deletion in the method's order is slower than in random orders", _worse, False
+    ),
     Measure("randomised", "rank corr.", "rank correlation with the map of random weights", _randomised, False),
 )
 
@@ -131,7 +141,9 @@ def _differences(
     """Return the first method's lead over each other, paired over questions."""
     leads = figures[:, :1] - figures[:, 1:]
     of_clusters = _by_cluster([rows[number]["cluster"] for number in known], leads)
-    p_values = sign_flip(of_clusters, generator("paired methods", name)) if len(of_clusters) > 1 else [1.0] * leads.shape[1]
+    p_values = (
+        sign_flip(of_clusters, generator("paired methods", name)) if len(of_clusters) > 1 else [1.0] * leads.shape[1]
+    )
     found = zip(methods[1:], _estimated(of_clusters, name), holm([float(p) for p in p_values]), strict=True)
     return {method: {**_plain(estimate), "p_holm": p} for method, estimate, p in found}
 

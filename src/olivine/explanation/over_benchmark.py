@@ -85,7 +85,14 @@ def measure_methods(
     with StopSignal() as stop, stop.deferred():
         for question, image, square in _opened(explainer, waiting, questions, images, boxes):
             try:
-                row = measure(explainer, requested.methods, question, image, square, randomised if question.id in checked else None)
+                row = measure(
+                    explainer,
+                    requested.methods,
+                    question,
+                    image,
+                    square,
+                    randomised if question.id in checked else None,
+                )
             except RequestError as error:
                 row = {"question_id": question.id, "cluster": question.cluster, "skipped": str(error)}
             append_json_line(requested.folder / QUESTIONS, row)

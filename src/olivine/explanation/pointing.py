@@ -29,7 +29,10 @@ def hit_cells(grid: TokenGrid, boxes: Sequence[Corners], size: float) -> NDArray
         hits |= (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
         middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
         hits |= (
-            (cells[:, 0] <= middle_x) & (middle_x <= cells[:, 2]) & (cells[:, 1] <= middle_y) & (middle_y <= cells[:, 3])
+            (cells[:, 0] <= middle_x)
+            & (middle_x <= cells[:, 2])
+            & (cells[:, 1] <= middle_y)
+            & (middle_y <= cells[:, 3])
         )
     return hits
 

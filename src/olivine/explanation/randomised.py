@@ -20,7 +20,9 @@ def randomise(vlm: VisionLanguageModel) -> None:
         for name, weight in block.named_parameters():
             if weight.ndim < 2:
                 continue
-            drawn = generator("randomised weights", f"{number} {name}").standard_normal(tuple(weight.shape), dtype=np.float32)
+            drawn = generator("randomised weights", f"{number} {name}").standard_normal(
+                tuple(weight.shape), dtype=np.float32
+            )
             weight.copy_(torch.from_numpy(drawn).to(weight.device) * weight.float().std())
 
 

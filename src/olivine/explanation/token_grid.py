@@ -118,6 +118,6 @@ def fitted_box(box: Corners, size: tuple[int, int], transform: ImageTransform) -
 
 
 def placed_mask(grid: TokenGrid, kept: Tensor) -> Tensor:
-    """Return which of an image's tokens stay, `[..., image tokens]` bool, from `[..., placed]`: those without a place do."""
+    """Return which image tokens stay, `[..., image tokens]` bool, from `[..., placed]`; those without a place do."""
     extra = torch.ones(*kept.shape[:-1], grid.extra, dtype=torch.bool, device=kept.device)
     return torch.cat([extra, kept], dim=-1)

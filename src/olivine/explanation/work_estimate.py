@@ -62,9 +62,7 @@ def measured_rate(vlm: VisionLanguageModel) -> float:
     return 2.0 * len(rows) * weight.numel() / best
 
 
-def _estimate(
-    vlm: VisionLanguageModel, method: Method, tokens: int, image_tokens: int, speed: float
-) -> MethodEstimate:
+def _estimate(vlm: VisionLanguageModel, method: Method, tokens: int, image_tokens: int, speed: float) -> MethodEstimate:
     work = method.work(image_tokens)
     config = vlm.language.config
     blocks = sum(weight.numel() for layer in vlm.layers for weight in layer.parameters())

@@ -51,7 +51,7 @@ def recorded_attention(
     """Attend causally over sequences without padding, and keep the weights.
 
     Args:
-        query: `[sequences, heads, tokens, head_dim]`, rotated already; `key` and `value` the same, with key-value heads.
+        query: `[sequences, heads, tokens, head_dim]`, rotated already; `key`, `value` the same, with key-value heads.
         attention_mask: must be None.
         attention_record: where the weights go.
         scaling: the scores' multiplier; None for 1 / sqrt(head_dim).
@@ -107,7 +107,10 @@ def run_sequences(
         options["attention_record"] = record
     elif not plain:
         positions = torch.arange(embedded.shape[1], device=embedded.device)[None].expand(len(embedded), -1)
-        options |= {"position_ids": positions, "cached_positions": CachedPositions(positions, torch.ones_like(positions))}
+        options |= {
+            "position_ids": positions,
+            "cached_positions": CachedPositions(positions, torch.ones_like(positions)),
+        }
     with _recording(language) if record is not None else nullcontext() if plain else by_position(language):
         outputs = language(
             inputs_embeds=embedded, attention_mask=None, use_cache=False, output_hidden_states=every_layer, **options

@@ -1,4 +1,4 @@
-"""The greedy search: always removes the token whose loss costs most. The bound for deletion, and as slow as it sounds."""
+"""The greedy search, the bound for deletion: always removes the token whose loss costs most. Slow."""
 
 from typing import ClassVar
 

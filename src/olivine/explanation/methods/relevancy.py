@@ -13,9 +13,10 @@ from olivine.model.recorded_attention import AttentionRecord
 class Relevancy(Method):
     """Rules 5 and 6 on the language model's self-attention.
 
-    Rule 5: a layer's map is the mean over heads of the positive part of attention times its gradient. Rule 6: relevancy,
-    at first the identity, gains the layer's map times itself. Only the explained token's row is computed, from the
-    last layer to the first, which is the same row of the same product. The gradient is the logit's, as in LVLM-Interpret.
+    Rule 5: a layer's map is the mean over heads of the positive part of attention times its gradient. Rule 6:
+    relevancy, at first the identity, gains the layer's map times itself. Only the explained token's row is computed,
+    from the last layer to the first, which is the same row of the same product. The gradient is the logit's, as in
+    LVLM-Interpret.
     """
 
     name: ClassVar[str] = "relevancy"

@@ -1,4 +1,4 @@
-"""RISE (Petsiuk et al. 2018, arXiv:1806.07421) over image tokens: random masks, weighted by the answer's probability."""
+"""RISE (Petsiuk et al. 2018, arXiv:1806.07421) over image tokens: random masks, weighted by probability."""
 
 from typing import ClassVar
 
