@@ -116,7 +116,7 @@ def _group(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any]:
         if not known:
             continue
         figures = np.array([values[number] for number in known], dtype=float)
-        of_clusters = _by_cluster([rows[number]["cluster"] for number in known], figures)
+        of_clusters = cluster_values([rows[number]["cluster"] for number in known], figures)
         for method, estimate in zip(methods, _estimated(of_clusters, measure.name), strict=True):
             table[method][measure.name] = _plain(estimate)
         if measure.compared and len(methods) > 1:
@@ -140,7 +140,7 @@ def _differences(
 ) -> dict[str, dict[str, float]]:
     """Return the first method's lead over each other, paired over questions."""
     leads = figures[:, :1] - figures[:, 1:]
-    of_clusters = _by_cluster([rows[number]["cluster"] for number in known], leads)
+    of_clusters = cluster_values([rows[number]["cluster"] for number in known], leads)
     p_values = (
         sign_flip(of_clusters, generator("paired methods", name)) if len(of_clusters) > 1 else [1.0] * leads.shape[1]
     )
@@ -148,7 +148,7 @@ def _differences(
     return {method: {**_plain(estimate), "p_holm": p} for method, estimate, p in found}
 
 
-def _by_cluster(clusters: Sequence[str], figures: Array) -> Array:
+def cluster_values(clusters: Sequence[str], figures: Array) -> Array:
     """Return values of clusters whose mean is the mean over questions, `[clusters, columns]`."""
     names = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     sums, counts = np.zeros((len(names), figures.shape[1])), np.zeros((len(names), 1))

@@ -34,12 +34,14 @@ class MethodMap:
         method: its name.
         map: `[side, side]`, over the tower's own grid.
         deletion, insertion: areas under the curves in the map's order, from 0 to 1.
+        signed: whether a negative score speaks against.
     """
 
     method: str
     map: NDArray[np.float32]
     deletion: float
     insertion: float
+    signed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,10 @@ def _explained(
     case = explainer.case(asked, word.tokens)
     scores = {method.name: method.token_scores(case) for method in methods}
     by_order, chance = areas(case, scores)
-    maps = tuple(MethodMap(name, case.grid.map(found), *by_order[name]) for name, found in scores.items())
+    maps = tuple(
+        MethodMap(method.name, case.grid.map(scores[method.name]), *by_order[method.name], method.signed)
+        for method in methods
+    )
     return ExplainedWord(word, image_share(explainer, asked, word.tokens, other), maps, *chance)
 
 
@@ -171,7 +176,7 @@ def write_explanation(explanation: Explanation, model: str, folder: Path) -> lis
     for number, one in enumerate(explanation.words):
         addresses.append([])
         for each in one.maps:
-            drawn = overlay(explanation.image, each.map)
+            drawn = overlay(explanation.image, each.map, signed=each.signed)
             overlays.append(folder / ("overlay.png" if alone else f"overlay-{number}-{each.method}.png"))
             with atomic_file(overlays[-1]) as partial:
                 drawn.save(partial, format="PNG")

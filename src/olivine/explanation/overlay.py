@@ -15,13 +15,15 @@ _GREY = 0.55
 _STRONGEST = 0.85
 
 
-def overlay(image: Image.Image, map_: NDArray[np.float32]) -> Image.Image:
+def overlay(image: Image.Image, map_: NDArray[np.float32], *, signed: bool = True) -> Image.Image:
     """Return the image with a map over it, each patch of the grid one block.
 
     Args:
         image: as the tower sees it, square.
         map_: `[side, side]`; the largest magnitude is drawn strongest.
+        signed: whether a negative score speaks against; otherwise the lowest score is drawn as nothing.
     """
+    map_ = map_ if signed else map_ - map_.min()
     side = max(_SIDE, image.width)
     side += -side % map_.shape[0]  # blocks of whole pixels
     base = np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC), np.float32)

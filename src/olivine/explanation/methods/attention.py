@@ -18,6 +18,7 @@ class Attention(Method):
 
     name: ClassVar[str] = "attention"
     about: ClassVar[str] = "attention weights from the answer to the image, averaged over heads and layers"
+    signed: ClassVar[bool] = False
 
     @torch.no_grad()
     def token_scores(self, case: Case) -> Tensor:

@@ -38,11 +38,13 @@ class Method(ABC):
         name: its name in commands and tables.
         about: what it computes, in one line.
         control: whether it looks at nothing, and serves to compare with.
+        signed: whether a negative score speaks against the answer; otherwise only the order has a meaning.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     control: ClassVar[bool] = False
+    signed: ClassVar[bool] = True
 
     @abstractmethod
     def token_scores(self, case: Case) -> Tensor:

@@ -14,6 +14,7 @@ class Centre(Method):
 
     name: ClassVar[str] = "centre"
     about: ClassVar[str] = "control: nearness to the middle of the image"
+    signed: ClassVar[bool] = False
     control: ClassVar[bool] = True
 
     def token_scores(self, case: Case) -> Tensor:

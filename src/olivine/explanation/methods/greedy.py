@@ -14,6 +14,7 @@ class Greedy(Method):
 
     name: ClassVar[str] = "greedy"
     about: ClassVar[str] = "bound for deletion: removes the token whose loss costs most, again and again"
+    signed: ClassVar[bool] = False
 
     def token_scores(self, case: Case) -> Tensor:
         """Return the ranks."""

@@ -15,6 +15,7 @@ class LogitLens(Method):
 
     name: ClassVar[str] = "logit-lens"
     about: ClassVar[str] = "the answer's highest log-probability over the layers, read off each image token"
+    signed: ClassVar[bool] = False
 
     @torch.no_grad()
     def token_scores(self, case: Case) -> Tensor:

@@ -15,6 +15,7 @@ class RandomOrder(Method):
 
     name: ClassVar[str] = "random"
     about: ClassVar[str] = "control: random scores"
+    signed: ClassVar[bool] = False
     control: ClassVar[bool] = True
 
     def token_scores(self, case: Case) -> Tensor:

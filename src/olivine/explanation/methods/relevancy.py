@@ -21,6 +21,7 @@ class Relevancy(Method):
 
     name: ClassVar[str] = "relevancy"
     about: ClassVar[str] = "Chefer et al.'s relevancy (rules 5 and 6) from the logit, as in LVLM-Interpret"
+    signed: ClassVar[bool] = False
     scored: ClassVar[Scored] = "logit"
 
     def token_scores(self, case: Case) -> Tensor:

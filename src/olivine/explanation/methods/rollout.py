@@ -18,6 +18,7 @@ class Rollout(Method):
 
     name: ClassVar[str] = "rollout"
     about: ClassVar[str] = "attention with the residual connection, multiplied through all layers"
+    signed: ClassVar[bool] = False
 
     @torch.no_grad()
     def token_scores(self, case: Case) -> Tensor:

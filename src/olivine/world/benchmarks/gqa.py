@@ -114,7 +114,7 @@ def _row(entry: _Entry, image_id: str, scene: Scene) -> dict[str, Any]:
 
 
 def _annotations(question: Question, scene: Scene) -> dict[str, dict[str, str]]:
-    """Return the ids of the objects that a question's words name, by word; the others it is about go with the answer."""
+    """Return the ids of the objects that a question's words name, by word; the others go with the answer."""
     words = [word.strip("?,.") for word in question.text.split()]
     named: dict[str, str] = {}
     unnamed: dict[str, str] = {}
