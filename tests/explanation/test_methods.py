@@ -10,7 +10,7 @@ from olivine.explanation.faithfulness import areas, order_of
 from olivine.explanation.methods.integrated_gradients import IntegratedGradients
 from olivine.explanation.methods.registry import chosen_methods, compared_names, method, method_names
 from olivine.explanation.methods.relevancy import Relevancy
-from olivine.explanation.randomised import rank_correlation, randomise
+from olivine.explanation.randomised import randomise, rank_correlation
 from olivine.model.recorded_attention import AttentionRecord
 from olivine.testing import tiny_vlm
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -75,16 +75,17 @@ def explain(
     single = image is not None or question is not None
     _check_request(single, image, question, benchmark, data, other_model, plan, token, words)
     folder = find_checkpoint(model)
-    selected = chosen_methods(methods, compared_names() if benchmark or plan else ("integrated-gradients",))
+    selected = chosen_methods(
+        methods, compared_names() if plan or (benchmark and other_model is None) else ("integrated-gradients",)
+    )
     target = output or (folder.parent if folder.name == "checkpoint" else folder) / "explanation"
     if plan:
         _plan(folder, selected, image_tokens, as_json)
     elif other_model is not None:
         assert benchmark is not None
         assert data is not None
-        _two_models(
-            folder, find_checkpoint(other_model), benchmark, data, images, limit, fit_images, fit_limit, target, as_json
-        )
+        both = (folder, find_checkpoint(other_model))
+        _two_models(both, selected, benchmark, data, images, limit, fit_images, fit_limit, target, as_json)
     elif benchmark is not None:
         assert data is not None
         _measure(folder, selected, benchmark, data, images, limit, baseline, randomised, target, as_json)
@@ -215,5 +216,40 @@ def _plan(folder: Path, methods: "list[Method]", image_tokens: int | None, as_js
         echo(f"{one.name:26}  {one.seconds:9.2f} s  {one.bytes / 1e9:6.2f} GB  {passes}")
 
 
-def _two_models(*arguments: Any) -> None:
-    raise RequestError("two models: not there yet")
+def _two_models(
+    folders: tuple[Path, Path],
+    methods: "list[Method]",
+    benchmark: str,
+    data: Path,
+    images: Path | None,
+    limit: int,
+    fit_images: Path | None,
+    fit_limit: int,
+    target: Path,
+    as_json: bool,
+) -> None:
+    from olivine.evaluation import benchmarks
+    from olivine.explanation.difference_split import split_lines
+    from olivine.explanation.two_models import PAGE, Comparison, compare_models
+    from olivine.model.checkpoint import load
+
+    if fit_images is None:
+        raise RequestError(
+            "--fit-images: missing. Two models are compared through linear maps, which are fitted on unlabelled "
+            "images: give a folder of them (training images, say), not those of the questions."
+        )
+    chosen, names = benchmarks.get(benchmark), (str(folders[0]), str(folders[1]))
+    requested = Comparison(
+        chosen, data, images, limit, fit_images, fit_limit, target / f"{benchmark}-two-models", names
+    )
+    models = [load(folder) for folder in folders]
+    for vlm in models:
+        vlm.model.to(selected_device())
+    with writable(target), exclusive_lock(requested.folder), Bar(benchmark) as bar:
+        found = compare_models(models[0], models[1], requested, methods[0], bar)
+    if as_json:
+        echo(json.dumps(found))
+    else:
+        for line in split_lines(found["split"], *names):
+            echo(line)
+    log.print(f"done: {requested.folder / PAGE}", markup=False, highlight=False)

@@ -18,8 +18,8 @@ PARTS = ("linear map", "tower", "connector", "behind the connector")
 ROUTE = ("own", "own_tower", "tower", "connector", "other")
 #: What each part compares.
 MEANING = {
-    "linear map": "the host's own tower through a linear map, less the host: what reading through such a map costs",
-    "tower": "the other's tower, less the host's own, both through a linear map into the host's image tokens",
+    "linear map": "the host with its own tower through a linear map, less the host alone",
+    "tower": "the other's tower less the host's own, both through a linear map into the host's image tokens",
     "connector": "the other's connector on its tower, less that tower alone: what the connector loses or adds linearly",
     "behind the connector": "the other model whole, less its tower and connector in front of the host's language model: "
     "its language model, and how that fits the coordinates of its connector's output",

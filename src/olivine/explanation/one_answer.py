@@ -181,13 +181,14 @@ def write_explanation(explanation: Explanation, model: str, folder: Path) -> lis
             with atomic_file(overlays[-1]) as partial:
                 drawn.save(partial, format="PNG")
             addresses[-1].append(data_uri(drawn))
-    page = _environment().get_template("explanation.html.j2")
+    page = template_environment().get_template("explanation.html.j2")
     context = {"explanation": explanation, "model": model, "addresses": addresses, "version": __version__}
     write_text(folder / PAGE, page.render(context, plain=data_uri(explanation.image.resize((448, 448)))))
     return [folder / PAGE, folder / JSON, *overlays]
 
 
-def _environment() -> jinja2.Environment:
+def template_environment() -> jinja2.Environment:
+    """Return what renders the pages; all text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("olivine.explanation", "templates"),
         autoescape=True,
@@ -196,7 +197,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "points": _points}
+    environment.filters |= {"percent": _percent, "points": _points, "signed": _signed}
     return environment
 
 
@@ -207,3 +208,7 @@ def _percent(log_probability: float) -> str:
 
 def _points(value: float) -> str:
     return f"{100 * value:+.0f}".replace("-", "−")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−") if np.isfinite(value) else "unknown"

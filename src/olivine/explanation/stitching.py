@@ -1,4 +1,4 @@
-"""In which module two models differ: one model's tower or connector, through a linear map, in front of the other's rest.
+"""In which module two models differ: one's tower or connector, through a linear map, in front of the other's rest.
 
 The maps are fitted on unlabelled images. The statistics of the split are in `difference_split`.
 """
