@@ -182,13 +182,19 @@ class Explainer:
 
     def words(self, asked: Asked) -> list[Word]:
         """Return the answer's words, each with its tokens; a token that continues a word belongs to it."""
-        found: list[Word] = []
+        tokens: list[list[int]] = []
+        starts: list[int] = []
         before = ""
         for number in range(len(asked.answer)):
             text = self.vlm.decode(asked.answer[: number + 1])
-            added, before = text[len(before) :], text
-            if found and not added[:1].isspace() and not found[-1].text[-1:].isspace():
-                found[-1] = Word(found[-1].text + added, (*found[-1].tokens, number))
+            # A token may complete a character, which changes the text before it: it belongs to the same word.
+            opens = before[-1:].isspace() or text[len(before) :][:1].isspace()
+            if tokens and not (text.startswith(before) and opens):
+                tokens[-1].append(number)
             else:
-                found.append(Word(added, (number,)))
-        return [Word(word.text.strip(), word.tokens) for word in found]
+                tokens.append([number])
+                starts.append(len(before))
+            before = text
+        ends = [*starts[1:], len(before)]
+        texts = [before[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+        return [Word(text, tuple(of_word)) for text, of_word in zip(texts, tokens, strict=True)]
