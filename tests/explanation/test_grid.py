@@ -9,7 +9,7 @@ from planted import random_case
 from olivine.data.images import ImageTransform
 from olivine.errors import RequestError
 from olivine.evaluation.engine import AnsweringEngine
-from olivine.explanation.explainer import Explainer
+from olivine.explanation.explainer import Asked, Explainer
 from olivine.explanation.methods.registry import method
 from olivine.explanation.pointing import covered, hit_cells, mass_inside
 from olivine.explanation.token_grid import TokenGrid, fitted_box, token_grid
@@ -148,4 +148,11 @@ def test_the_explainer_answers_as_the_engine_does(tmp_path):
         with Image.open(tmp_path / name) as image:
             asked = explainer.ask(question.prompt, explainer.features(image.convert("RGB")), "1")
         assert explainer.text(asked) == answer.text
-        assert " ".join(word.text for word in explainer.words(asked)).split() == answer.text.split()
+
+
+def test_words_are_an_answer_s_own():
+    explainer = Explainer(tiny_vlm(tower="clip"))
+    ids = explainer.vlm.tokenizer("the circle's color is Blau-Grün ☂ 12.5", add_special_tokens=False).input_ids
+    words = explainer.words(Asked((1,), (1,), tuple(ids), torch.zeros(4, 32), ""))
+    assert [word.text for word in words] == ["the", "circle's", "color", "is", "Blau-Grün", "☂", "12.5"]
+    assert [token for word in words for token in word.tokens] == list(range(len(ids)))

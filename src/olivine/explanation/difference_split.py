@@ -20,7 +20,7 @@ ROUTE = ("own", "own_tower", "tower", "connector", "other")
 MEANING = {
     "linear map": "the host with its own tower through a linear map, less the host alone",
     "tower": "the other's tower less the host's own, both through a linear map into the host's image tokens",
-    "connector": "the other's connector on its tower, less that tower alone: what the connector changes",
+    "connector": "the other's connector on its tower, less that tower alone: what it changes",
     "behind the connector": "the other model whole, less its tower and connector in front of the host's language model: "
     "its language model, and how that fits the coordinates of its connector's output",
 }
