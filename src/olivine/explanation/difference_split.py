@@ -19,10 +19,10 @@ ROUTE = ("own", "own_tower", "tower", "connector", "other")
 #: What each part compares.
 MEANING = {
     "linear map": "the host with its own tower through a linear map, less the host alone",
-    "tower": "the other's tower less the host's own, both through a linear map into the host's image tokens",
+    "tower": "the other's tower less the host's own, both through linear maps into the host's image tokens",
     "connector": "the other's connector on its tower, less that tower alone: what it changes",
-    "behind the connector": "the other model whole, less its tower and connector in front of the host's language model: "
-    "its language model, and how that fits the coordinates of its connector's output",
+    "behind the connector": "the other model whole, less its tower and connector in front of the host's language "
+    "model: its language model, and how that fits the coordinates of its connector's output",
 }
 
 Correct = Mapping[str, float]

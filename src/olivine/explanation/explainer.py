@@ -188,8 +188,9 @@ class Explainer:
         for number in range(len(asked.answer)):
             text = self.vlm.decode(asked.answer[: number + 1])
             # A token may complete a character, which changes the text before it: it belongs to the same word.
-            opens = before[-1:].isspace() or text[len(before) :][:1].isspace()
-            if tokens and not (text.startswith(before) and opens):
+            word = before[starts[-1] :] if starts else ""
+            between = word[-1:].isspace() or text[len(before) :][:1].isspace()
+            if tokens and not (word.strip() and between and text.startswith(before)):
                 tokens[-1].append(number)
             else:
                 tokens.append([number])
