@@ -3,7 +3,8 @@
     python benchmarks/explain.py [--tokens 576 --layers 18 --width 1024] [--quick] [--json]
     python benchmarks/explain.py --models MODEL ... --data GQA --limit 500
 
-Each method runs in a process of its own, whose peak resident memory is reported with the weights. `--models` adds the
+Each method runs in a process of its own with one thread, whose peak resident memory is reported, weights included. Where
+other programs share the CPU, `cpu_seconds` is what a free core takes; `estimated_seconds` is what `--plan` would say there. `--models` adds the
 table of methods (what `olivine explain MODEL --benchmark gqa` measures) of each model folder.
 """
 
@@ -59,12 +60,13 @@ def one_method(name, side, layers, width, gemma_2b):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     passes = method(name).work(len(features)).forwards
     run = min(passes, case.micro_batch) if passes > SAMPLED else passes
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
     if run < passes:  # hundreds of passes of one kind: a micro-batch of them tells time and memory
         assert torch.isfinite(case.kept_only(torch.rand(run, len(features)) < 0.5)).all()
     else:
         assert torch.isfinite(method(name).token_scores(case)).all()
-    seconds = (time.perf_counter() - began) * (passes / run if run else 1)
+    scale = passes / run if run else 1
+    seconds, spent = (time.perf_counter() - began) * scale, (time.process_time() - spent) * scale
     estimate = estimate_methods(vlm, [method(name)], len(features))[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     weights = sum(p.numel() * p.element_size() for p in vlm.model.parameters())
@@ -73,6 +75,7 @@ def one_method(name, side, layers, width, gemma_2b):
         "image_tokens": len(features),
         "sequence_tokens": len(case.ids),
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(spent, 2),
         "extrapolated": run < passes,
         "estimated_seconds": round(estimate.seconds, 2),
         "peak_gb": round(peak / 1e9, 2),
