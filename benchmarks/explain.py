@@ -4,8 +4,8 @@
     python benchmarks/explain.py --models MODEL ... --data GQA --limit 500
 
 Each method runs in a process of its own with one thread, whose peak resident memory is reported, weights included. Where
-other programs share the CPU, `cpu_seconds` is what a free core takes; `estimated_seconds` is what `--plan` would say there. `--models` adds the
-table of methods (what `olivine explain MODEL --benchmark gqa` measures) of each model folder.
+other programs share the CPU, `cpu_seconds` is what a free core takes; `estimated_seconds` is what `--plan` would say
+there. `--models` runs `olivine explain MODEL --benchmark gqa` for each model folder.
 """
 
 import argparse
