@@ -3,9 +3,9 @@
     python benchmarks/explain.py [--tokens 576 --layers 18 --width 1024] [--quick] [--json]
     python benchmarks/explain.py --models MODEL ... --data GQA --limit 500
 
-Each method runs in a process of its own with one thread, whose peak resident memory is reported, weights included. Where
-other programs share the CPU, `cpu_seconds` is what a free core takes; `estimated_seconds` is what `--plan` would say
-there. `--models` runs `olivine explain MODEL --benchmark gqa` for each model folder.
+Each method runs in a process of its own with one thread; its peak resident memory includes the weights. Where other
+programs share the CPU, `cpu_seconds` is what a free core takes; `estimated_seconds` is what `--plan` would say there.
+`--models` runs `olivine explain MODEL --benchmark gqa` for each model folder.
 """
 
 import argparse

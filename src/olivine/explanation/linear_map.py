@@ -10,7 +10,7 @@ from torch import Tensor
 
 #: Ridge penalties tried, as fractions of the features' mean variance.
 _PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-#: Every so many images is held out to choose the penalty.
+#: One image in this number is held out to choose the penalty.
 _HELD_OUT = 5
 
 
