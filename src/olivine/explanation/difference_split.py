@@ -25,6 +25,14 @@ MEANING = {
     "model: its language model, and how that fits the coordinates of its connector's output",
 }
 
+#: What the maps cannot show.
+LIMIT = (
+    "A map's target is the host's own image tokens: it carries over what these hold, and never more. A part that is "
+    "positive in one order and near 0 in the other is information that the host's tokens lack."
+)
+#: The key of the swap without a map, where the widths agree.
+SWAPPED = "swapped without a map"
+
 Correct = Mapping[str, float]
 
 
@@ -99,4 +107,9 @@ def split_lines(split: Mapping[str, Any], first: str, second: str) -> list[str]:
         f"{part:22}" + "".join(f"{shown(of_part[order]):>26}" for order in orders)
         for part, of_part in split["parts"].items()
     ]
-    return [*lines, *(f"{part}: {about}" for part, about in MEANING.items())]
+    for host, answers in split["accuracy"].items():
+        if SWAPPED in answers:
+            lines.append(
+                f"{host}, the other's tower and connector without a map: {shown(answers[SWAPPED]).lstrip('+')} %"
+            )
+    return [*lines, *(f"{part}: {about}" for part, about in MEANING.items()), LIMIT]

@@ -197,7 +197,7 @@ def template_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "points": _points, "signed": _signed}
+    environment.filters |= {"percent": _percent, "points": _points, "signed": _signed, "plain": _plain}
     return environment
 
 
@@ -212,3 +212,7 @@ def _points(value: float) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−") if np.isfinite(value) else "unknown"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.1f}"

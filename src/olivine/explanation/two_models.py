@@ -16,7 +16,7 @@ from olivine.errors import RequestError
 from olivine.evaluation.benchmarks import Benchmark
 from olivine.evaluation.run import read_questions
 from olivine.explanation.boxes import KnownBoxes
-from olivine.explanation.difference_split import PARTS, difference_split
+from olivine.explanation.difference_split import LIMIT, PARTS, SWAPPED, difference_split
 from olivine.explanation.explainer import Explainer
 from olivine.explanation.methods.base import Method
 from olivine.explanation.one_answer import template_environment
@@ -100,7 +100,15 @@ def compare_models(
     requested.folder.mkdir(parents=True, exist_ok=True)
     write_json(requested.folder / JSON, found)
     shown = _shown(Explainer(first), Explainer(second), decided, image_source(images), method)
-    context = {"found": found, "parts": PARTS, "shown": shown, "method": method, "version": __version__}
+    context = {
+        "found": found,
+        "parts": PARTS,
+        "swapped": SWAPPED,
+        "limit": LIMIT,
+        "shown": shown,
+        "method": method,
+        "version": __version__,
+    }
     write_text(requested.folder / PAGE, template_environment().get_template("comparison.html.j2").render(context))
     return found
 
@@ -114,7 +122,7 @@ def _of_host(
 ) -> dict[str, dict[str, float]]:
     models = {name: getattr(order, name) for name in ("own", "own_tower", "tower", "connector")}
     if order.swapped is not None:
-        models["swapped without a map"] = order.swapped
+        models[SWAPPED] = order.swapped
     return {name: correctness(vlm, benchmark, questions, images, on_answer) for name, vlm in models.items()}
 
 
