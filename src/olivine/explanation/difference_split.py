@@ -27,8 +27,8 @@ MEANING = {
 
 #: What the maps cannot show.
 LIMIT = (
-    "A map's target is the host's own image tokens: it carries over what these hold, and never more. A part that is "
-    "positive in one order and near 0 in the other is information that the host's tokens lack."
+    "A map's target is the host's own image tokens: it carries over what these hold, and never more. A part "
+    "that is large in one order and near 0 in the other may be information that one host's tokens lack."
 )
 #: The key of the swap without a map, where the widths agree.
 SWAPPED = "swapped without a map"
