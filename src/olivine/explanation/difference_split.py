@@ -109,7 +109,6 @@ def split_lines(split: Mapping[str, Any], first: str, second: str) -> list[str]:
     ]
     for host, answers in split["accuracy"].items():
         if SWAPPED in answers:
-            lines.append(
-                f"{host}, the other's tower and connector without a map: {shown(answers[SWAPPED]).lstrip('+')} %"
-            )
+            right, own = answers[SWAPPED]["value"], answers["own"]["value"]
+            lines.append(f"{host}, the other's tower and connector without a map: {right:.1f} % (its own: {own:.1f} %)")
     return [*lines, *(f"{part}: {about}" for part, about in MEANING.items()), LIMIT]
