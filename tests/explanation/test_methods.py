@@ -135,3 +135,18 @@ def test_names_are_checked():
         chosen_methods("oclusion")
     with pytest.raises(RequestError, match="given more than once"):
         chosen_methods("all,rise")
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_half_precision_has_nearly_the_same_map(name):
+    full = random_case(tiny_vlm(tower="clip"))
+    half_model = tiny_vlm(tower="clip")
+    half_model.cast(torch.bfloat16)
+    half = random_case(half_model)
+    assert half.features.dtype == torch.bfloat16
+    scores = method(name).token_scores(half)
+    assert torch.isfinite(scores).all()
+    reference = method(name).token_scores(full)
+    assert scores.dtype == reference.dtype == torch.float32
+    if name != "greedy":  # ranks of nearly equal losses may change places
+        assert (scores - reference).abs().max() < 0.1 * reference.abs().max() + 0.02
