@@ -12,13 +12,15 @@ from olivine.errors import DataError, RequestError
 from olivine.evaluation import benchmarks
 from olivine.evaluation.majority_baseline import majority, majority_baseline_answers
 from olivine.evaluation.rule_judge import RuleJudge
+from olivine.explanation.boxes import KnownBoxes
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer
 from olivine.world import benchmarks as world_benchmarks
 from olivine.world import training_data
-from olivine.world.benchmarks import WRITERS, pope, write_all
+from olivine.world.benchmarks import WRITERS, gqa, pope, write_all
 from olivine.world.image_files import save_all
 from olivine.world.sampling import HELD_OUT, VERSION, sample_scenes
+from olivine.world.scene import CLASSES, Scene
 
 SEED = 11
 
@@ -335,3 +337,26 @@ def test_benchmarks_of_an_earlier_version_of_the_world_are_rewritten(tmp_path, m
     training_data.write(tmp_path / "training", 3, 4)
     assert not (tmp_path / "pope" / "mark").exists()
     assert not (tmp_path / "training" / "mark").exists()
+
+
+def test_scene_graphs_have_the_objects_that_questions_name(tmp_path):
+    """In GQA's own format: ids in the questions' annotations, boxes in the scene graphs."""
+    gqa.write(tmp_path, 3, 12)
+    boxes = KnownBoxes(tmp_path)
+    scenes = {row["image"]: Scene.from_dict(row["scene"]) for row in read_json_lines(tmp_path / "scenes.jsonl")}
+    rows = read_json(tmp_path / "testdev_balanced_questions.json")
+    counts = Counter()
+    for question in benchmarks.get("gqa").read(tmp_path):
+        scene = scenes[f"images/{question.image}"]
+        found = boxes.of(question)
+        counts[len(found)] += 1
+        for box, number in zip(found, question.details["objects"], strict=True):
+            obj = scene.objects[int(number)]
+            left, top, width, height = obj.box
+            assert box == pytest.approx((left, top, left + width, top + height), abs=0.02)
+        words = [word.strip("?,.") for word in rows[question.id]["question"].split()]
+        for word, number in rows[question.id]["annotations"]["question"].items():
+            class_name = scene.objects[int(number)].class_name
+            assert words[int(word)] in (class_name, CLASSES[class_name].plural)
+    assert counts[1] > counts[2] > 0
+    assert counts[0] > 0, "questions about the whole scene, or about what is absent"

@@ -222,6 +222,7 @@ def _question(file: Path, key: str, row: Any, choices: Mapping[str, Any] | None)
             "entailed": [other for other in row.get("entailed", []) if other != key],
             "steps": _steps(row.get("semantic", [])),
             "words": len(row["question"].split()),
+            "objects": _objects(row),
         }
         if choices is not None:
             require_keys(choices, (key,), f"{file}: the choices file")
@@ -241,6 +242,13 @@ def _steps(operations: Sequence[Mapping[str, Any]]) -> int:
     """Count the reasoning steps; the closing step that only asks (exist, query name, choose name) is not counted."""
     texts = [f"{operation['operation']}: {operation['argument']}" for operation in operations]
     return sum(not any(asks in text for asks in ("exist", "query: name", "choose name")) for text in texts)
+
+
+def _objects(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the ids of the objects that a question and its answer name, in the scene graph of its image."""
+    annotations = row.get("annotations") or {}
+    named = [ids for part in ("question", "answer") for ids in (annotations.get(part) or {}).values()]
+    return tuple(dict.fromkeys(one.strip() for ids in named for one in str(ids).split(",")))
 
 
 def _llava(text: str) -> str:

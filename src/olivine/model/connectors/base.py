@@ -79,6 +79,11 @@ class Connector(nn.Module):
         """
         raise NotImplementedError
 
+    @classmethod
+    def patches_along_token(cls, options: Mapping[str, Any]) -> int | None:  # noqa: ARG003  # those that have a grid do
+        """Return how many patches along a side an image token stands for, in the grid's order; None if for none."""
+        return None
+
     def forward(self, features: Tensor) -> Tensor:
         """Project features."""
         raise NotImplementedError

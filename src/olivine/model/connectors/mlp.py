@@ -29,6 +29,11 @@ class Mlp(Connector):
         """Return the number of input tokens."""
         return shape.tokens
 
+    @classmethod
+    def patches_along_token(cls, options: Mapping[str, Any]) -> int | None:  # noqa: ARG003
+        """Return 1: each token is a patch."""
+        return 1
+
     def forward(self, features: Tensor) -> Tensor:
         """Project features token by token."""
         return run(self.layers, self.activation, features)

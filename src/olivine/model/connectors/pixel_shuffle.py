@@ -29,6 +29,12 @@ class PixelShuffle(Connector):
         """Return the patches divided by the square of the factor."""
         return shape.reduced(cls.kind, options["factor"]) ** 2
 
+    @classmethod
+    def patches_along_token(cls, options: Mapping[str, Any]) -> int | None:
+        """Return the factor."""
+        factor: int = options["factor"]
+        return factor
+
     def forward(self, features: Tensor) -> Tensor:
         """Shuffle, then project."""
         return run(self.layers, self.activation, shuffled(features, self.shape.side, self.options["factor"]))

@@ -30,6 +30,12 @@ class Pool(Connector):
         """Return the patches divided by the square of the factor."""
         return shape.reduced(cls.kind, options["factor"]) ** 2
 
+    @classmethod
+    def patches_along_token(cls, options: Mapping[str, Any]) -> int | None:
+        """Return the factor."""
+        factor: int = options["factor"]
+        return factor
+
     def forward(self, features: Tensor) -> Tensor:
         """Average, normalise, project."""
         side = self.shape.side

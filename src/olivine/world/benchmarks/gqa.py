@@ -1,4 +1,4 @@
-"""World-GQA in GQA's own files: typed questions with their programs, entailments and choices, balanced and all.
+"""World-GQA in GQA's own files: typed questions with their programs, entailments, choices and scene graphs.
 
 The questions come from `questions`; counting and reading are excluded, since GQA has no such questions.
 """
@@ -15,7 +15,7 @@ from olivine.world.benchmarks.entailment import entailed
 from olivine.world.image_files import save_with_truth
 from olivine.world.question import YES_NO, Question
 from olivine.world.sampling import HELD_OUT, could_be_in, sample_scene
-from olivine.world.scene import CLASSES, Scene
+from olivine.world.scene import CLASSES, SIDE, Scene, relations
 
 SPLIT = "gqa-testdev"
 QUESTIONS_PER_IMAGE = 10
@@ -33,7 +33,7 @@ _DETAILED = {
 
 
 def write(folder: Path, seed: int, images: int) -> int:
-    """Write the testdev tier (balanced and all questions, choices, images); return how many are balanced.
+    """Write the testdev tier (balanced and all questions, choices, scene graphs, images); return how many are balanced.
 
     The balanced file holds ten questions per image, the other one those and all that they entail.
     """
@@ -41,11 +41,11 @@ def write(folder: Path, seed: int, images: int) -> int:
     balance = Balance()
     scenes = {}
     everything: dict[str, dict[str, Any]] = {}
-    choices = {}
+    choices, graphs = {}, {}
     for index in range(images):
         scene = sample_scene(seed, SPLIT, index)
         image_id = f"n{index + 1:06d}"
-        scenes[f"images/{image_id}.jpg"] = scene
+        scenes[f"images/{image_id}.jpg"], graphs[image_id] = scene, _scene_graph(scene)
         picked = balance.pick(candidates(scene, rng, _TOPICS), QUESTIONS_PER_IMAGE)
         for entry in _numbered(picked, f"20{index:06d}"):
             everything[entry.id] = _row(entry, image_id, scene)
@@ -54,6 +54,7 @@ def write(folder: Path, seed: int, images: int) -> int:
     write_json(folder / "testdev_balanced_questions.json", balanced)
     write_json(folder / "testdev_all_questions.json", everything)
     write_json(folder / "testdev_choices.json", choices)
+    write_json(folder / "testdev_sceneGraphs.json", graphs)
     save_with_truth(folder, scenes)
     return len(balanced)
 
@@ -102,7 +103,7 @@ def _row(entry: _Entry, image_id: str, scene: Scene) -> dict[str, Any]:
         "semanticStr": "->".join(
             f"{step['operation']}: {step['argument']} {step['dependencies'] or ''}".strip() for step in steps
         ),
-        "annotations": {"answer": {}, "question": {}, "fullAnswer": {}},
+        "annotations": _annotations(question, scene),
         "types": {
             "detailed": _DETAILED.get((question.topic, question.structural), f"{question.structural}Attr"),
             "semantic": question.semantic,
@@ -110,6 +111,36 @@ def _row(entry: _Entry, image_id: str, scene: Scene) -> dict[str, Any]:
         },
         "fullAnswer": question.sentence,
     }
+
+
+def _annotations(question: Question, scene: Scene) -> dict[str, dict[str, str]]:
+    """Return the ids of the objects that a question's words name, by word; the others go with the answer."""
+    words = [word.strip("?,.") for word in question.text.split()]
+    named: dict[str, str] = {}
+    unnamed: dict[str, str] = {}
+    for index in question.objects:
+        class_name = scene.objects[index].class_name
+        forms = (class_name, CLASSES[class_name].plural)
+        at = next((n for n, word in enumerate(words) if word in forms and str(n) not in named), None)
+        if at is None:
+            unnamed[str(len(unnamed))] = str(index)
+        else:
+            named[str(at)] = str(index)
+    return {"answer": unnamed, "question": named, "fullAnswer": {}}
+
+
+def _scene_graph(scene: Scene) -> dict[str, Any]:
+    """Return a scene as GQA's scene graphs have an image; ids are the objects' indices."""
+    index = {id(obj): str(number) for number, obj in enumerate(scene.objects)}
+    objects: dict[str, dict[str, Any]] = {}
+    for number, obj in enumerate(scene.objects):
+        left, top, width, height = obj.box
+        attributes = [obj.colour, obj.size, obj.pattern, *([obj.state] if obj.state else [])]
+        box = {"x": round(left, 2), "y": round(top, 2), "w": round(width, 2), "h": round(height, 2)}
+        objects[str(number)] = {"name": obj.class_name, **box, "attributes": attributes, "relations": []}
+    for first, relation, second in relations(scene):
+        objects[index[id(first)]]["relations"].append({"name": relation, "object": index[id(second)]})
+    return {"width": SIDE, "height": SIDE, "location": scene.backdrop, "objects": objects}
 
 
 def _program(question: Question, names: list[str]) -> list[dict[str, Any]]:
