@@ -1,0 +1,103 @@
+"""A model folder without its weights: settings, tokenizer and processor, for whoever writes the weights themselves.
+
+Whole models are saved by `checkpoint`.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from olivine.data.images import ImageTransform
+from olivine.model import without_progress_bars
+from olivine.model.configuration import model_config, understood
+from olivine.model.processor import finish_configs, processor
+from olivine.model.towers.assembly import shown_features
+from olivine.model.vlm import VisionLanguageModel
+
+_INNER = re.compile(r"^vision_tower\.(?!vision_model\.)")
+
+
+def outline(
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    tokenizer: Any,
+    template: str,
+    transform: ImageTransform,
+    *,
+    image_token_id: int,
+    layer: int,
+    strategy: str,
+    activation: str,
+    stop_ids: Iterable[int],
+    key: str,
+) -> VisionLanguageModel:
+    """Return a plain LLaVA without memory (on the meta device), with its companions.
+
+    Args:
+        text, vision: configuration values, with their `model_type`.
+        tokenizer: it has `<image>` as `image_token_id`.
+        template: name of the chat template.
+        transform: what fits images to the tower.
+        layer, strategy: which hidden states are features.
+        activation: between the projector's two layers.
+        stop_ids: that end a reply besides those of the template.
+        key: what messages call the model.
+
+    Raises:
+        RequestError: the configurations cannot be meant.
+    """
+    text_config, vision_config = model_config(text, key), model_config(vision, key)
+    features = shown_features(vision_config, strategy, layer, transform.size)
+    config = LlavaConfig(
+        vision_config=vision_config,
+        text_config=text_config,
+        image_token_index=image_token_id,
+        vision_feature_layer=layer,
+        vision_feature_select_strategy=strategy,
+        projector_hidden_act=activation,
+        image_seq_length=features.tokens,
+        tie_word_embeddings=bool(getattr(text_config, "tie_word_embeddings", False)),
+    )
+    config.architectures = ["LlavaForConditionalGeneration"]
+
+    def skeleton() -> Any:
+        with torch.device("meta"):
+            return LlavaForConditionalGeneration(config)
+
+    model = understood(skeleton, key)
+    model.tie_weights()
+    vlm = VisionLanguageModel(model.eval(), tokenizer, transform, template, features.tokens)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=sorted({*vlm.encoder().stop_ids, *stop_ids}),
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        do_sample=False,
+    )
+    return vlm
+
+
+def expected_tensors(vlm: VisionLanguageModel) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that a folder of this model must hold, under the hub's names."""
+    inner = vlm.model.config.vision_config.model_type in ("clip_vision_model", "siglip_vision_model")
+    found = {}
+    for name, parameter in vlm.model.named_parameters():
+        short = name.removeprefix("model.")
+        short = re.sub(r"^language_model\.(?!model\.)", "language_model.model.", short)
+        short = f"language_model.{short}" if short.startswith("lm_head.") else short
+        found[_INNER.sub("vision_tower.vision_model.", short) if inner else short] = tuple(parameter.shape)
+    return found
+
+
+def write_settings(folder: Path, vlm: VisionLanguageModel, dtype: torch.dtype) -> None:
+    """Write configuration, generation settings, tokenizer and processor into a folder."""
+    saved_processor = processor(vlm, vlm.transform)  # first: it may give the model a pad token
+    vlm.model.config.dtype = dtype
+    with without_progress_bars():
+        vlm.model.config.save_pretrained(folder)
+        vlm.model.generation_config.save_pretrained(folder)
+        saved_processor.save_pretrained(folder)
+    finish_configs(folder)
