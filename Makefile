@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # A Python whose torch has CUDA; the test environment has none if it was made on a machine without a GPU.
 PYTHON_GPU ?= $(BIN)/python
 
-.PHONY: demo test conformance test-core lint types format gpu real-parts clean
+.PHONY: demo test conformance test-core test-versions lint types format gpu real-parts clean
 
 demo: $(READY)
 	$(BIN)/olivine demo
@@ -23,6 +23,10 @@ test-core: $(READY)
 	core=$$(mktemp -d) && trap 'rm -rf "$$core"' EXIT && \
 	tar -cf - --exclude=./$(VENV) --exclude=./.git --exclude=./src/olivine/world . | tar -xf - -C "$$core" && \
 	cd "$$core" && PYTHONPATH="$$core/src" $(abspath $(BIN))/python -m pytest --ignore=tests/world $(ARGS)
+
+# On the oldest supported and the newest published transformers, each in its own environment; ARGS selects tests.
+test-versions:
+	$(PYTHON) tests/on_versions.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -53,4 +57,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-versions .mypy_cache .ruff_cache .pytest_cache .hypothesis

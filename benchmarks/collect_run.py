@@ -1,4 +1,4 @@
-"""Put what a finished run measured of itself into one JSON: seconds and loss a stage, scores, versions, device.
+"""Collect what a finished run measured into one JSON: seconds and loss per stage, scores, versions, device.
 
 python benchmarks/collect_run.py runs/easy-vqa --out benchmarks/results/easy-vqa-cpu.json
 """
@@ -14,7 +14,7 @@ from olivine.training.run import CHECKPOINT, PROVENANCE, RECIPE, RESULT, find_ch
 
 
 def collect(run: Path) -> dict[str, Any]:
-    """What the run directory says, without any path of the machine it ran on."""
+    """Return what the run directory has, without any path of the machine it ran on."""
     provenance = read_json(run / PROVENANCE)
     weights = find_checkpoint(run) / "model.safetensors"
     return {

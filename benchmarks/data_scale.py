@@ -1,7 +1,7 @@
-"""What looking at a large data set takes: a quick check, a training's start, a full check killed and resumed.
+"""What checking and opening a large data set takes: a quick check, a training's start, a full check killed and resumed.
 
-The items are made: as many as LLaVA-1.5's mix has, of about its 1.5 kB each, over images on disk. Every figure is of
-a fresh process; memory is the sum over that process and all that it starts, at its peak.
+The items are synthetic: as many as LLaVA-1.5's mix has, of about its 1.5 kB each, over images on disk. Every figure is
+of a fresh process; memory is the peak of the sum over that process and its descendants.
 
     python benchmarks/data_scale.py --json benchmarks/results/data-scale.json
 """
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-#: LLaVA-1.5's mix: 665,000 items; its five image folders hold about 350,000 images that it shows.
+#: LLaVA-1.5's mix: 665,000 items; its five image folders hold about 350,000 images that it uses.
 ITEMS, IMAGES, FULL_IMAGES = 665_000, 350_000, 50_000
 FOLDERS = ("coco/train2017", "gqa/images", "ocr_vqa/images", "textvqa/train_images", "vg/VG_100K")
 RECIPE = """\
@@ -43,7 +43,7 @@ output: {output}
 
 
 def jpegs(width: int, height: int, count: int) -> list[bytes]:
-    """A few different photographs' worth of noise and slopes, as JPEG."""
+    """Return a few images of noise and gradients, about as large as JPEG photographs."""
     draw = np.random.default_rng(0)
     slope = np.linspace(0, 1, width)[None, :, None] * np.linspace(0, 1, height)[:, None, None]
     made = []
@@ -56,7 +56,7 @@ def jpegs(width: int, height: int, count: int) -> list[bytes]:
 
 
 def write_images(root: Path, count: int, width: int, height: int) -> list[str]:
-    """Files of different content: one of a few JPEGs, with a comment of its own."""
+    """Write files of different content: one of a few JPEGs, each with its own comment."""
     bases = jpegs(width, height, 32)
     names = []
     for folder in FOLDERS:
@@ -109,9 +109,9 @@ def write_items(path: Path, count: int, names: list[str]) -> None:
 
 
 def measured(command: list[str], kill_after: float | None = None) -> dict[str, Any]:
-    """Run a command; returns seconds (and those of processors), peak memory of all processes, exit code, output.
+    """Run a command; return wall-clock and processor seconds, peak memory of all processes, exit code, output.
 
-    On a machine that does other things, too, the processors' seconds tell more than the clock's.
+    On a busy machine the processor seconds are the more reliable.
     """
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile("w+") as output:
@@ -140,7 +140,7 @@ def measured(command: list[str], kill_after: float | None = None) -> dict[str, A
 
 
 def memory_of(root: int) -> int:
-    """Resident bytes of a process and of all that it has started."""
+    """Return the resident bytes of a process and its descendants."""
     total, waiting = 0, [root]
     while waiting:
         pid = waiting.pop()
@@ -180,12 +180,12 @@ def scale(folder: Path, items: int, images: int) -> list[dict[str, Any]]:
 
 
 def full(folder: Path, images: int, kill_after: float) -> list[dict[str, Any]]:
-    """A full check over different images, killed in the middle, run again to its end, and once more."""
+    """A full check over different images, killed in the middle, run again to its end, and then once more."""
     names = write_images(folder / "images", images, 320, 240)
     write_items(folder / "full.json", images, names)
     command = [sys.executable, "-m", "olivine", "data", "check", str(folder / "full.json")]
     command += ["--images", str(folder / "images"), "--full", "--json"]
-    shown = sum(1 for number in range(images) if number % 16)
+    referenced = sum(1 for number in range(images) if number % 16)
     rows = []
     for what, limit in (("full check, killed", kill_after), ("full check, resumed", None), ("full check, again", None)):
         row = measured(command, limit)
@@ -196,7 +196,7 @@ def full(folder: Path, images: int, kill_after: float) -> list[dict[str, Any]]:
             row |= {
                 "images": summary["images"],
                 "kept": summary["images_kept"],
-                "decoded": shown - summary["images_kept"],
+                "decoded": referenced - summary["images_kept"],
             }
             row["images_per_second"] = round(row["decoded"] / row["seconds"], 1)
         rows.append({"what": what, "items": images, **row})

@@ -1,8 +1,8 @@
-"""How quickly conversations are tokenised, against the bare tokenizer on the same text, one call a conversation each.
+"""How fast conversations are tokenised, against the bare tokenizer on the same text, one call per conversation.
 
-Small tokenizers of four families always; published ones where OLIVINE_REAL_TOKENIZERS names their folder
-(`make real-parts` says how to get them). Bare and encoder take turns, chunk by chunk, and each ratio is the median over
-rounds: on a machine that is busy, both are slowed alike. `again` is what a further encoder of one tokenizer costs.
+Small tokenizers of four families always; published ones where OLIVINE_REAL_TOKENIZERS names their folder (`make
+real-parts` says how to get them). Bare tokenizer and encoder alternate, chunk by chunk, and each ratio is the median
+over rounds: a busy machine slows both. `again` is what a further encoder of one tokenizer costs.
 """
 
 import os

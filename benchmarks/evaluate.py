@@ -3,7 +3,7 @@
     python benchmarks/evaluate.py [--quick] [--json] [--out benchmarks/results/evaluate-cpu.json]
 
 Two loads on one random model with 576 image tokens: GQA-shaped (31 questions an image, about 30 text tokens, 3 answer
-tokens) and one question an image. The three ways run in turn, round after round; ratios are medians over rounds.
+tokens) and one question per image. The three methods alternate, round after round; ratios are medians over rounds.
 Then, in bf16, the flip rate: the share of answers (16 tokens) that another batch composition changes. In fp32 it is 0.
 """
 
@@ -81,7 +81,7 @@ def make_questions(images: list[str], per_image: int) -> list[Question]:
 
 
 class Ways:
-    """Three ways to answer the same questions; each returns the new token ids by question."""
+    """Three methods to answer the same questions; each returns the new token ids by question."""
 
     def __init__(self, vlm: VisionLanguageModel, images: Path) -> None:
         self.vlm, self.images = vlm, images
@@ -99,7 +99,7 @@ class Ways:
 
     @torch.inference_mode()
     def batched(self, questions: list[Question], size: int) -> dict[str, str]:
-        """`generate` as anybody would call it: left-padded, every question with its own image."""
+        """`generate` as it is usually called: left-padded, every question with its own image."""
         answers = {}
         for start in range(0, len(questions), size):
             some = questions[start : start + size]
@@ -145,7 +145,7 @@ def token_bound(vlm: VisionLanguageModel, questions: list[Question]) -> float:
 def measure(
     ways: Ways, questions: list[Question], rounds: int, label: str
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Alternate the three ways; rows with seconds a question, and the engine's median advantage over each."""
+    """Alternate the three methods; return rows with seconds a question, and the engine's median advantage over each."""
     names = {"engine": ways.engine, "one at a time": ways.one_at_a_time, "padded batch of 8": ways.padded}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     said: dict[str, dict[str, str]] = {}
@@ -177,9 +177,9 @@ def measure(
 def flips(
     vlm: VisionLanguageModel, questions: list[Question], images: Path, new_tokens: int = FLIP_TOKENS
 ) -> list[dict[str, Any]]:
-    """How many answers differ from those asked one at a time, for each batch composition; in the model's own dtype.
+    """Return how many answers differ from one question at a time, for each batch composition, in the model's own dtype.
 
-    Compositions by token budget: about 7, about 32 questions in a lot, and all at once.
+    Compositions by token budget: about 7, about 32 questions in a batch, and all at once.
     """
     encoder = vlm.encoder()
     longest = max(sum(map(len, encoder.prompt(q.prompt, q.image is not None))) for q in questions)
@@ -196,7 +196,7 @@ def flips(
         rows.append(
             {
                 "load": f"{next(vlm.model.parameters()).dtype}".removeprefix("torch."),
-                "way": f"in lots of {together}",
+                "way": f"in batches of {together}",
                 "questions": len(questions),
                 "answers_other_than_alone": flipped,
                 "flip_rate": round(flipped / len(questions), 4),

@@ -2,9 +2,9 @@
 
     python benchmarks/feature_cache.py [--quick] [--json] [--out benchmarks/results/feature-cache-cpu.json]
 
-Six trainings (connector alone, six rates) of a small language model over a CLIP of random weights; what is compared is
-the seconds of all their steps and of waiting for batches, those of computing the features included. The table is small
-enough to stay in the system's page cache: a table that is not also costs its reading from the disk.
+Six trainings (connector alone, six rates) of a small language model over a CLIP of random weights, compared by the
+seconds of all their steps and of waiting for batches, including those of computing the features. The table is small
+enough to stay in the system's page cache: a larger table also has to be read from the disk.
 """
 
 import json
@@ -26,7 +26,7 @@ from olivine.testing import tiny_model_recipe, write_dataset
 
 
 def write_study(folder: Path, quick: bool) -> Path:
-    """The study, its base recipe, its tower and its data; the study's path."""
+    """Write the study, its base recipe, its tower and its data; return the study's path."""
     width, layers, items, side = (64, 2, 24, 64) if quick else (384, 12, 160, 224)
     tower = CLIPVisionConfig(
         hidden_size=width,
@@ -68,7 +68,7 @@ def write_study(folder: Path, quick: bool) -> Path:
 
 
 def run(study: Path, keep: str, folder: Path) -> dict[str, Any]:
-    """Carry the study out with features kept or not; its seconds of training and of computing features."""
+    """Run the study with features kept or not; return its seconds of training and of computing features."""
     values = yaml.safe_load(study.read_text()) | {"features": keep, "output": str(folder / keep)}
     path = study.with_name(f"{keep}.yaml")
     path.write_text(yaml.safe_dump(values, sort_keys=False))

@@ -1,4 +1,4 @@
-"""The useful operations of a training step, counted from the very samples it takes, and what devices can do at most.
+"""The useful operations of a training step, counted from the samples it takes, and the peak rates of devices.
 
 MFU = operations of the step / seconds of the step / the device's peak in dense bf16, as its maker states it.
 Recomputed activations, padding and dropped work are not useful and are not counted.
@@ -13,9 +13,9 @@ from olivine.cost.estimate import DEVICES
 from olivine.model.size import ModelSize
 
 FORMULA = (
-    "blocks 2NT x passes; head 2VHL x passes (L labelled tokens alone); attention 4 layers heads width sum(n^2)/2 x "
+    "blocks 2NT x passes; head 2VHL x passes (L labelled tokens only); attention 4 layers heads width sum(n^2)/2 x "
     "attention passes; connector 2CP x 3; tower forward 2W(p+1)I + 4 layers width (p+1)^2 I, up to the layer that is "
-    "shown. passes: 3 where the language model trains (forward, gradients of inputs, of weights), 2 where it is frozen "
+    "used. passes: 3 where the language model trains (forward, gradients of inputs, of weights), 2 where it is frozen "
     "and passes gradients to the connector; attention passes: 3. N weights of the blocks, T tokens, n those of one "
     "sample, V vocabulary, H width, C weights of the connector, P image tokens, W weights of the tower's blocks that "
     "run, p patches of an image, I images"
@@ -34,7 +34,7 @@ class SampleSize:
 def step_operations(
     size: ModelSize, samples: Iterable[SampleSize], *, trains_language: bool, tower_layers_run: int
 ) -> dict[str, float]:
-    """Return the useful operations of a step by part; see `FORMULA`."""
+    """Return the useful operations of a step by module; see `FORMULA`."""
     selected = list(samples)
     tokens, labels, images = (
         sum(getattr(sample, name) for sample in selected) for name in ("tokens", "labels", "images")
@@ -53,7 +53,7 @@ def step_operations(
 
 
 def device_peak() -> tuple[str, float]:
-    """Return (name in `olivine plan`'s table, dense bf16 operations a second); a GPU that is not there has none."""
+    """Return (name in `olivine plan`'s table, dense bf16 operations per second); NaN for a GPU that is not in it."""
     if not torch.cuda.is_available():
         return "cpu", DEVICES["cpu"].peak
     name = torch.cuda.get_device_name().lower().replace(" ", "").replace("geforce", "")

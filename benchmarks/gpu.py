@@ -1,13 +1,13 @@
-"""LLaVA-Gemma's 2B and 7B shapes with random weights on a GPU, through the stage's own step: all of it in nine minutes.
+"""LLaVA-Gemma's 2B and 7B shapes with random weights on a GPU, through the stage's own step, in nine minutes in all.
 
     python benchmarks/gpu.py [--quick] [--json] [--shapes 2b,7b] [--minutes 9] [--out benchmarks/results/gpu-h100.json]
 
-First attention without padding against SDPA, forward and backward, at Gemma's width of 256, and the
-loss beside PyTorch's fused one. Then, for each shape and
-stage that fits, steps of 128 samples as `olivine train` takes them, images decoded and copied meanwhile; the ladder
-takes one saving away or adds one. Medians over steps; MFU is of the device's stated peak (the formula is printed),
-beside the share of a measured product. What does not fit, or would take too long, is named with the reason. Results
-are written after every row. Without a GPU, or with --quick, everything runs at a small size.
+First attention without padding against SDPA, forward and backward, at Gemma's width of 256, and the loss against
+PyTorch's fused one. Then, for each shape and stage that fits, steps of 128 samples as `olivine train` takes them,
+images decoded and copied meanwhile; each rung of the ladder removes or adds one saving. Medians over steps; MFU is
+relative to the device's stated peak (the formula is printed), beside the share of a measured matrix product. What does
+not fit, or would take too long, is listed with the reason. Results are written after every row. Without a GPU, or with
+--quick, everything runs at a small size.
 """
 
 import os
@@ -43,7 +43,7 @@ CUDA = torch.cuda.is_available()
 
 
 class Clock:
-    """What is left of the time that was given."""
+    """The time left of the budget."""
 
     def __init__(self, minutes: float) -> None:
         self._end = time.monotonic() + 60 * minutes
@@ -54,7 +54,7 @@ class Clock:
 
 
 def matmul_peak() -> float:
-    """Operations a second of a large bf16 product, the best of five rounds."""
+    """Return the operations per second of a large bf16 product, the best of five rounds."""
     side, repeats = (8192, 20) if CUDA else (512, 5)
     a, b = torch.randn(2, side, side, device="cuda" if CUDA else "cpu", dtype=torch.bfloat16)
     best = 0.0
@@ -68,7 +68,7 @@ def matmul_peak() -> float:
 
 
 def climb(bench: Bench, clock: Clock, peaks: tuple[float, float], keep: Callable[[dict[str, Any]], None]) -> None:
-    """Run the rungs of a shape and stage that there is time for; `keep` gets each row as it comes."""
+    """Run as many rungs of a shape and stage as time allows; `keep` gets each row as it comes."""
     head = {"shape": bench.name, "stage": bench.stage, "batch": bench.batch}
     longest = 30.0 if CUDA else 0.0
     for label, run in bench.rungs():
@@ -97,7 +97,7 @@ def ladder(requested: argparse.Namespace, clock: Clock, peaks: tuple[float, floa
             shape, vlm = SHAPES[name], None
             for stage in ("stage 2", "stage 1"):
                 reason = unfit(shape, stage)
-                # A model of 7B takes a minute to be made and seconds a step.
+                # Creating a 7B model takes a minute, and each step seconds.
                 if reason is None and "7b" in name and clock.left < (100 if CUDA else 0):
                     reason = f"{clock.left:.0f} s are left"
                 if reason is not None:
@@ -114,8 +114,8 @@ def ladder(requested: argparse.Namespace, clock: Clock, peaks: tuple[float, floa
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--shapes", default="2b,7b", help="of 2b and 7b, with commas between")
-    parser.add_argument("--minutes", type=float, default=8.5, help="after which no rung is begun")
+    parser.add_argument("--shapes", default="2b,7b", help="comma-separated, of 2b and 7b")
+    parser.add_argument("--minutes", type=float, default=8.5, help="no rung starts after this many minutes")
     requested = parser.parse_args()
     requested.small = requested.quick or not CUDA
     clock = Clock(requested.minutes)
@@ -139,11 +139,11 @@ def main() -> None:
         ladder(requested, clock, (stated, measured), keep)
     show(requested, _ratios(rows), rows, **more)
     apart = [row["largest_difference"] for row in rows if "largest_difference" in row]
-    assert max(apart) < 2e-2, "attention without padding says something else"
+    assert max(apart) < 2e-2, "attention without padding differs"
 
 
 def _ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Tokens a second of each rung over those of padded batches."""
+    """Return the tokens per second of each rung relative to padded batches."""
     found = {(r["shape"], r["stage"], r["rung"]): r["tokens_a_second"] for r in rows if "tokens_a_second" in r}
     ratios = {}
     for (shape, stage, rung), value in found.items():

@@ -1,4 +1,4 @@
-"""The answering engine beside transformers' `generate` on the same model, questions and device."""
+"""The answering engine against transformers' `generate` on the same model, questions and device."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ CUDA = torch.cuda.is_available()
 
 
 def answering(vlm: Any, images: Path, *, small: bool) -> Iterator[dict[str, Any]]:
-    """Yield one row for the engine, once and again with its graphs made, and one for `generate`."""
+    """Yield one row for the engine, first without and then with its CUDA graphs captured, and one for `generate`."""
     new_tokens = 6 if small else 32
     names = write_images(images, 3 if small else 16, side=336)
     questions = make_questions(names, 4 if small else 16)

@@ -1,4 +1,4 @@
-"""Attention without padding against SDPA by groups: outputs, gradients and milliseconds, at Gemma's width of heads."""
+"""Attention without padding against SDPA by groups: outputs, gradients and milliseconds, at Gemma's head width."""
 
 import inspect
 import statistics
@@ -21,7 +21,7 @@ HEADS_IN_SMALL = ((4, 1, 32), (4, 4, 32))
 
 
 def attention_rows(*, small: bool) -> Iterator[dict[str, Any]]:
-    """Yield one row for each shape of heads; on a CPU a stand-in takes the kernel's place, so that all of it runs."""
+    """Yield one row for each shape of heads; on a CPU a stand-in replaces the kernel, so that everything runs."""
     vlm = make_model(Shape(4096, 64, 2, 128, 4, 1, 64, 2, image=112 if small else 336))
     examples = instructions(vlm, 6 if small else 24)
     device = torch.device("cuda" if CUDA else "cpu")
@@ -54,7 +54,7 @@ def _ways(row: Any) -> dict[str, Callable[..., Tensor]]:
         return attention.varlen_attention(query, key, value, row.spans, None, **options)
 
     def groups(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # Without spans there is nothing for the kernel to go by.
+        # Without spans the kernel has nothing to run on.
         return attention.packed_attention(
             torch.nn.Identity(), query, key, value, None, packed_groups=row.groups, packed_spans=None
         )[0]

@@ -1,6 +1,6 @@
-"""One shape and stage on a GPU, rung by rung: Olivine's own stage with savings taken away or added, and padded batches.
+"""One shape and stage on a GPU, rung by rung: Olivine's own stage with savings removed or added, and padded batches.
 
-Which shapes, in which order, and how long is in `gpu`.
+`gpu` decides which shapes run, in which order, and for how long.
 """
 
 import gc
@@ -26,7 +26,7 @@ from olivine.training import stage as stage_module
 
 CUDA = torch.cuda.is_available()
 BATCH = 128
-#: Steps that are not counted: the first compile, fetch memory and fill the queue of batches.
+#: Steps that are not counted: the first ones compile, allocate memory and fill the queue of batches.
 WARM = 2
 
 
@@ -96,7 +96,7 @@ class Bench:
         return {"out_of_memory": True}
 
     def rungs(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-        """What matters most first: time may run out."""
+        """Yield rungs, most important first: time may run out."""
         yield "olivine", lambda: self.through_stage(compile=False)
         yield "layers compiled", lambda: self.through_stage(compile=True)
         yield "what a step is made of", lambda: profile_step(self.vlm, self.recipe(batch=4, steps=2))
@@ -166,7 +166,7 @@ def recipe_of(shape: Shape, stage: str, json: Path, batch: int, steps: int, **op
 
 
 def planned_of(recipe: Recipe, sizes: list[SampleSize]) -> StageEstimate:
-    """What `olivine plan` says of a stage over these samples."""
+    """Return `olivine plan`'s estimate of a stage over these samples."""
     count = len(sizes)
     lengths = Lengths(
         samples=count,
@@ -181,7 +181,7 @@ def planned_of(recipe: Recipe, sizes: list[SampleSize]) -> StageEstimate:
 
 
 def unfit(shape: Shape, stage: str) -> str | None:
-    """Why a stage cannot be run on this device, in words; None where it can."""
+    """Return why a stage cannot be run on this device, in words; None if it can."""
     if not CUDA:
         return None
     # A sample of LLaVA's mix, about.
@@ -199,7 +199,7 @@ def without_varlen() -> Iterator[None]:
 
 
 def restore(vlm: Any) -> None:
-    """Undo what a rung did to the model itself, and give its memory back."""
+    """Undo what a rung did to the model itself, and free its memory."""
     for layer in vlm.layers:
         layer._compiled_call_impl = None
     for module in vlm.model.modules():

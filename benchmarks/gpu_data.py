@@ -1,4 +1,4 @@
-"""Samples on disk as a real stage reads them: JPEG images of photographs' size, texts of LLaVA's lengths."""
+"""Samples on disk as a real stage reads them: JPEG images as large as photographs, texts of LLaVA's lengths."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from PIL import Image
 
 from olivine.testing import CORPUS, llava_item
 
-#: Different files; every sample has a name of its own for one, so that each image is opened and fitted anew.
+#: Different files; every sample names one by its own link, so that each image is opened and fitted again.
 _FILES = 32
 _WORDS = [word for text in CORPUS[:2] for word in text.rstrip("?").split()]
 #: Text tokens of a sample, so that none is longer than LLaVA's 2,048 with its image.

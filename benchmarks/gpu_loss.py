@@ -1,4 +1,4 @@
-"""The loss over a large vocabulary, Olivine's beside PyTorch's fused one: seconds and memory, forward and backward."""
+"""The loss over a large vocabulary, Olivine's against PyTorch's fused one: seconds and memory, forward and backward."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ HEADS_IN_SMALL = ((4096, 64, 128),)
 
 
 def loss_rows(*, small: bool) -> Iterator[dict[str, Any]]:
-    """Yield one row for each head; the fused loss is left to versions of PyTorch that have it."""
+    """Yield one row for each head; the fused loss only on versions of PyTorch that have it."""
     for vocabulary, width, labels in HEADS_IN_SMALL if small else HEADS:
         device, dtype = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)
         rng = torch.Generator(device=device).manual_seed(0)

@@ -1,4 +1,4 @@
-"""Runs of a real stage, and what can be read off them: seconds a step, memory, compilations, kernels, waits."""
+"""Runs of a real stage, and what is measured in them: seconds per step, memory, compilations, kernels, waits."""
 
 import io
 import logging
@@ -43,7 +43,7 @@ class Measured:
 
 
 class Recompilations(logging.Handler):
-    """Counts what the compiler says of functions that it compiles again."""
+    """Counts the compiler's messages about functions that it compiles again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ def run_stage(vlm: Any, recipe: Recipe, folder: Path, *, warm: int) -> Measured:
 
 
 def profile_step(vlm: Any, recipe: Recipe) -> dict[str, Any]:
-    """Which attention a stage takes, by the operations that it calls; and on a GPU, waits and the dearest kernels."""
+    """Return which attention a stage takes, by the operations it calls; on a GPU also waits and the slowest kernels."""
     activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * CUDA
     with (
         TemporaryDirectory() as folder,
@@ -111,7 +111,7 @@ def profile_step(vlm: Any, recipe: Recipe) -> dict[str, Any]:
 
 @contextmanager
 def counted_waits() -> Iterator[Counter[str]]:
-    """Count by place in the code where the host waits for the GPU; none are seen without one."""
+    """Count by line of code where the host waits for the GPU; without a GPU there is nothing to count."""
     waits: Counter[str] = Counter()
     if not CUDA:
         yield waits
@@ -133,7 +133,7 @@ def counted_recompilations() -> Iterator[Recompilations]:
     handler, logger = Recompilations(), logging.getLogger("torch._dynamo")
     torch._logging.set_logs(recompiles=True)
     logger.addHandler(handler)
-    # Counted, not shown.
+    # Counted, not printed.
     others = [other for other in logger.handlers if other is not handler]
     for other in others:
         logger.removeHandler(other)
@@ -148,7 +148,7 @@ def counted_recompilations() -> Iterator[Recompilations]:
 
 @contextmanager
 def compile_in_small(small: bool) -> Iterator[None]:
-    """At a small size graphs are made and run as they are: no code is generated, which would take minutes on a CPU."""
+    """At a small size, capture graphs and run them without generating code, which would take minutes on a CPU."""
     if not small:
         yield
         return
@@ -162,7 +162,7 @@ def compile_in_small(small: bool) -> Iterator[None]:
 
 
 def _about_attention(console: Console) -> str:
-    """The line in which the stage says which attention it takes, if it does."""
+    """Return the line in which the stage logs which attention it takes, if there is one."""
     assert isinstance(console.file, io.StringIO), "made by run_stage"
     lines = [line.strip() for line in console.file.getvalue().splitlines() if "attention" in line.lower()]
     return lines[0] if lines else ""

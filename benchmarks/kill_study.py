@@ -1,10 +1,10 @@
-"""Kill a study at random instants, let it go on each time, and compare its tables with those of an unkilled run.
+"""Kill a study at random instants, resume it each time, and compare its tables with those of an unkilled run.
 
     python benchmarks/kill_study.py [STUDY.yaml] [--quick] [--kills 20] [--seed 0] [--out FILE]
 
-By default the demo's own eight cells, on a small world and with few steps; two steps at a time, as the demo runs. Only
-the command is killed: its processes must end by themselves before the next one wants their folders. Exit 0 if
-results.csv is the same byte for byte, 1 if not. Everything goes to temporary folders.
+By default the demo's own eight configurations, on a small world and with few steps; two steps at a time, as in the
+demo. Only the command is killed: its processes must end without a signal before the next command needs their folders.
+Exit 0 if results.csv is the same byte for byte, 1 if not. Everything goes to temporary folders.
 """
 
 import random
@@ -51,7 +51,7 @@ def brief_world(folder: Path, quick: bool) -> Path:
 
 
 def copy_of(study: Path, folder: Path) -> Path:
-    """The study with an output of its own."""
+    """The study with its own output."""
     values = yaml.safe_load(study.read_text())
     values["base"] = str((study.parent / values["base"]).resolve())
     values["output"] = str(folder / "run")
@@ -94,11 +94,12 @@ def main() -> None:
         seconds = time.monotonic() - began
         while len(rows) < kills:
             run = start(killed)
-            # Short lives beside long ones: also the first moments, and those behind many finished steps, are met.
+            # Short and long runs, so that kills also fall on the first moments and on moments after many finished
+            # steps.
             life = draw.uniform(0, 1.6 * seconds / kills + 4)
             try:
                 run.wait(life)
-                break  # it came to its end between two kills
+                break  # it finished between two kills
             except subprocess.TimeoutExpired:
                 run.kill()
                 run.wait()

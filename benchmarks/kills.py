@@ -36,7 +36,7 @@ STAGES = ("align", "instruct")
 
 @dataclass(frozen=True)
 class Subject:
-    """A command that is killed: what to type for an output folder, what it leaves, how far it has come."""
+    """A command that is killed: its command line for an output folder, what it leaves, how far it has come."""
 
     name: str
     command: Callable[[Path], list[str]]
@@ -91,7 +91,7 @@ def write_study(folder: Path, recipe: Path, questions: Path, steps: int) -> Path
 
 
 def start(command: list[str], said: Path) -> int:
-    """Run a command in a forked process; its id."""
+    """Run a command in a forked process, and return its id."""
     process = os.fork()
     if process:
         return process
@@ -138,7 +138,7 @@ def whole_lines(file: Path) -> int:
 
 
 def saved_to_the_last_step(output: Path) -> str | None:
-    """What a stage that was told to stop has not saved."""
+    """What a stage that was signalled to stop has not saved."""
     for folder in sorted({file.parent for file in output.rglob("metrics.jsonl")}):
         if (folder / "result.json").is_file():
             continue
@@ -212,12 +212,12 @@ def subjects(folder: Path, quick: bool) -> Iterator[Subject]:
 
 
 def killed(subject: Subject, folder: Path, kills: int, draw: random.Random) -> dict[str, Any]:
-    """Kill one subject so often; what was found."""
+    """Kill one subject this many times, and return what was found."""
     whole = folder / f"{subject.name}-whole"
     said = folder / f"{subject.name}.log"
     began = time.monotonic()
     if wait(start(subject.command(whole), said), None):
-        sys.exit(f"{subject.name} fails by itself:\n{said.read_text()}")
+        sys.exit(f"{subject.name} fails without being killed:\n{said.read_text()}")
     seconds = time.monotonic() - began
     expected = subject.outcome(whole)
     spent = {signal.SIGKILL: 0, signal.SIGTERM: 0}
@@ -236,13 +236,14 @@ def killed(subject: Subject, folder: Path, kills: int, draw: random.Random) -> d
             os.kill(process, number)
             code = wait(process, None)
             if code == 0:
-                break  # it had ended before the signal came
+                break  # it had finished before the signal came
             spent[number] += 1
             if number == signal.SIGTERM:
                 stopped += code == 75
-                if code not in (75, -signal.SIGTERM):  # -15: it had not yet begun to listen
+                if code not in (75, -signal.SIGTERM):  # -15: its signal handler was not yet installed
                     problems.append(f"run {runs}: SIGTERM ended it with {code}")
-                # Told to stop before it resumed, it leaves what a SIGKILL left: steps logged behind the last point.
+                # Signalled before it resumed, it leaves what a SIGKILL left: steps logged after the last training
+                # checkpoint.
                 elif b"is saved at step" in said.read_bytes()[-400:] and (problem := subject.problem(output)):
                     problems.append(f"run {runs}: {problem}")
             now = subject.progress(output)
@@ -274,7 +275,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("train", "evaluate", "study"), help="kill one of the three alone")
     requested = parser.parse_args()
-    torch.set_num_threads(1)  # before any fork: threads do not come along
+    torch.set_num_threads(1)  # before any fork: threads are not inherited
     draw = random.Random(requested.seed)
     kills = requested.kills or (4 if requested.quick else 50)
     with tempfile.TemporaryDirectory() as name:

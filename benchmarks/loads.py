@@ -1,8 +1,8 @@
-"""The two loads that speed and memory are measured on, and one training step of each of the ways to run them.
+"""The two loads that speed and memory are measured on, and one training step of each method that runs them.
 
-Plain is what LLaVA's scripts do: samples in shuffled order, padded to the batch's longest, logits for every place.
-Fused is the same with head and loss in one. Olivine is its own objective on packed rows. All start from the same
-weights and train the same parts.
+Plain is what LLaVA's scripts do: samples in shuffled order, padded to the batch's longest, logits for every position.
+Fused is the same with head and loss in one. Olivine is its own objective on packed sequences. All start from the same
+weights and train the same modules.
 """
 
 import copy
@@ -31,8 +31,8 @@ from olivine.training.objectives import LanguageObjective
 from olivine.training.optimizer import make_optimizer
 from olivine.training.stage import choose_trainable
 
-#: Shares of LLaVA-1.5's 665K mix (arXiv:2310.03744, table 7) and, assumed here, each part's median of text tokens, its
-#: spread (of the logarithm), the share of text that is labelled, and whether it has an image.
+#: Shares of LLaVA-1.5's 665K mix (arXiv:2310.03744, table 7) and, assumed here, each part's median of text tokens,
+#: their standard deviation (of the logarithm), the share of text that is labelled, and whether it has an image.
 MIX = (
     ("llava-instruct", 158, 280, 0.5, 0.75, True),
     ("sharegpt", 40, 900, 0.7, 0.75, False),
@@ -61,7 +61,7 @@ class Shape:
     image: int = 336
     patch: int = 14
     language: str = "gemma"
-    #: Of one head; 0 divides the hidden width among them, which Gemma-7B does not.
+    #: Of one head; 0 divides the hidden width by the number of heads, which Gemma-7B does not.
     head_width: int = 0
 
 
@@ -101,7 +101,7 @@ def make_model(shape: Shape) -> VisionLanguageModel:
 
 
 def example(vlm: VisionLanguageModel, draw: np.random.Generator, text: int, labels: int, image: bool) -> Example:
-    """Random ids below the tokenizer's size: what they are changes no cost."""
+    """Random ids below the tokenizer's size: their values do not change the cost."""
     room = LONGEST - vlm.image_tokens * image
     text = max(2, min(text, room))
     labels = max(1, min(labels, text - 1))
@@ -112,7 +112,7 @@ def example(vlm: VisionLanguageModel, draw: np.random.Generator, text: int, labe
 
 
 def captions(vlm: VisionLanguageModel, count: int, seed: int = 0) -> list[Example]:
-    """Stage 1: an image and a caption of about 20 tokens, all of it labelled, behind no question (LLaVA's `plain`)."""
+    """Stage 1: an image and a caption of about 20 tokens, all of it labelled, without a question (LLaVA's `plain`)."""
     draw = np.random.default_rng(seed)
     lengths = np.clip(draw.lognormal(np.log(20), 0.4, count), 5, 77).astype(int)
     return [example(vlm, draw, int(n) + 2, int(n), True) for n in lengths]
@@ -131,7 +131,7 @@ def instructions(vlm: VisionLanguageModel, count: int, seed: int = 0) -> list[Ex
 
 
 class Way:
-    """One way to take a training step; `step` returns the loss."""
+    """One method of taking a training step; `step` returns the loss."""
 
     def __init__(self, vlm: VisionLanguageModel, train: Sequence[ModuleName], *, fused: bool) -> None:
         self.vlm = vlm
@@ -154,7 +154,7 @@ class Way:
         return loss
 
     def rest(self) -> None:
-        """Let go of the gradients while others take their turns."""
+        """Free the gradients while the other methods run."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def backward(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
@@ -162,7 +162,7 @@ class Way:
 
 
 class Olivine(Way):
-    """Packed rows, loss at labelled places only, each image through the tower once."""
+    """Packed sequences, loss at labelled positions only, each image through the tower once."""
 
     def __init__(self, vlm: VisionLanguageModel, train: Sequence[ModuleName], *, sequence_tokens: int = 4096) -> None:
         super().__init__(vlm, train, fused=True)
@@ -170,12 +170,14 @@ class Olivine(Way):
         self.sequence_tokens = sequence_tokens
 
     def backward(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
-        shown = {index: position for position, index in enumerate(i for i, e in enumerate(examples) if e.sample.image)}
-        rows = tuple(
-            pack([examples[i] for i in row], [shown[i] for i in row if i in shown])
-            for row in balance([e.length for e in examples], self.sequence_tokens)
+        pixel_rows = {
+            index: position for position, index in enumerate(i for i, e in enumerate(examples) if e.sample.image)
+        }
+        sequences = tuple(
+            pack([examples[i] for i in numbers], [pixel_rows[i] for i in numbers if i in pixel_rows])
+            for numbers in balance([e.length for e in examples], self.sequence_tokens)
         )
-        batch = Batch(rows, pixels[: len(shown)] if shown else None, None, (), len(rows), (), {})
+        batch = Batch(sequences, pixels[: len(pixel_rows)] if pixel_rows else None, None, (), len(sequences), (), {})
         measured = self.objective.measure(batch, backward=True)
         return measured.mean
 
@@ -215,7 +217,7 @@ class FusedLoss(Plain):
     """The same padded batch, with PyTorch's own fused head and loss, which never holds all logits (torch 2.13 on).
 
     Its own choice of chunks is for bf16 on GPUs: in fp32 on a CPU, with 256,000 words, it takes two rows at a time and
-    minutes a step. There it is given chunks of 256 rows.
+    minutes per step. There it gets chunks of 256 rows.
     """
 
     def backward(self, examples: Sequence[Example], pixels: torch.Tensor) -> float:
@@ -250,7 +252,7 @@ def make_way(name: str, shape: Shape, stage: str) -> Way:
 
 
 def every_way(shape: Shape, stage: str) -> dict[str, Way]:
-    """All ways, from the same weights."""
+    """All methods, from the same weights."""
     first = make_way("olivine", shape, stage)
     copies = {name: copy.deepcopy(first.vlm) for name in WAYS if name != "olivine"}
     return {"olivine": first, **{name: WAYS[name](vlm, TRAINED[stage]) for name, vlm in copies.items()}}

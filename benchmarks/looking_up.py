@@ -1,12 +1,13 @@
-"""What makes the tiny language models look up what was told of a thing: lists of words, and heads that look back.
+"""What makes the tiny language models look up an attribute in a description: word lists, and heads that look back.
 
     python benchmarks/looking_up.py [--quick] [--json] [--out benchmarks/results/looking-up-cpu.json]
 
-Models of the small size go through the beginning of their curriculum, up to two things told with colour and place;
-with no lists, with lists said twice, with those and lists asked for what stands third after a word; and with all of
-these, but no heads that begin by looking back. Shown is the share right of statements about held-out scenes of two
-things: the colour, which is told before a thing's name, and the place, which is told behind it. Who knows only what
-was told, not of which thing, gets half of them right.
+Models of the small size run the beginning of their curriculum, up to descriptions of two objects with colour and place:
+without lists; with lists that are repeated; with those and lists in which the third word after a given one is to be
+found; and with all of these, but without heads initialised to look back. Reported is the share of statements about
+held-out scenes of two objects that are right: the colour, which stands before an object's name in the description, and
+the place, which stands after it. A model that knows the attributes, but not which object has which, gets half of them
+right.
 """
 
 import os
@@ -33,7 +34,7 @@ SCHEDULED, PEAK = 10000, 5e-3
 #: Of the schedule: lists, colours, places.
 TOGETHER = round(0.075 * SCHEDULED)
 TOPICS, HELD_OUT = ("colour", "place"), 120
-#: What is to be known of lists, and whether heads begin by looking back.
+#: The lags of lists, and whether heads are initialised to look back.
 WAYS: dict[str, tuple[tuple[int, ...], bool]] = {
     "no lists": ((), True),
     "lists said twice": ((1,), True),
@@ -43,27 +44,27 @@ WAYS: dict[str, tuple[tuple[int, ...], bool]] = {
 
 
 def right(job: LanguagePretraining, topic: str) -> float:
-    """Percent of statements on two things of which what is said of one ("The ball is", "red") is known to the word."""
+    """Return the percentage of statements about one of two objects ("The ball is", "red") completed rightly."""
     rng, hits = Random("looking up"), []
     for index in range(HELD_OUT):
-        shown = sample_scene(0, "looking up", index, objects=2)
-        if len({obj.class_name for obj in shown.objects}) == 1:
-            continue  # told apart by what is not told
-        told = description(shown, rng, Mentions(size=False, pattern=False, state=False), plainly=True)
-        found = [asked for asked in ask(shown, rng, 8, (topic,)) if asked.structural in ("query", "choose")]
-        stated = [(said, f" {asked.answer}") for asked in found if (said := before(asked.sentence, asked.answer))]
+        scene = sample_scene(0, "looking up", index, objects=2)
+        if len({obj.class_name for obj in scene.objects}) == 1:
+            continue  # only attributes that are not described distinguish them
+        text = description(scene, rng, Mentions(size=False, pattern=False, state=False), plainly=True)
+        found = [question for question in ask(scene, rng, 8, (topic,)) if question.structural in ("query", "choose")]
+        stated = [(said, f" {one.answer}") for one in found if (said := before(one.sentence, one.answer))]
         if stated:
-            hits += job.right(job.curriculum.statements_on(shown.id, told, stated))
+            hits += job.right(job.curriculum.statements_on(scene.id, text, stated))
     return round(100 * sum(hits) / len(hits), 1)
 
 
 def before(sentence: str, answer: str) -> str:
-    """What stands before the answer in a statement; nothing if it is not there."""
+    """Return what stands before the answer in a statement; nothing if the answer is not in it."""
     return sentence.rpartition(f" {answer}")[0]
 
 
 def learn(job: LanguagePretraining, steps: Sequence[int], look_every: int) -> list[dict[str, Any]]:
-    """Train on the given steps' texts; what is right now and then."""
+    """Train on the given steps' texts; return the shares that were right at intervals."""
     found, began = [], time.process_time()
     for number, index in enumerate(steps, start=1):
         job.trained.zero_grad(set_to_none=True)

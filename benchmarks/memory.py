@@ -1,4 +1,4 @@
-"""Peak memory of a training step: each way in a process of its own, two steps, the highest resident size.
+"""Peak memory of a training step: each method in its own process, two steps, the highest resident size.
 
     python benchmarks/memory.py [--quick] [--json] [--out benchmarks/results/memory-cpu.json]
 

@@ -1,4 +1,4 @@
-"""What the speed and memory scripts share: their options, the machine they ran on, and how results are shown."""
+"""What the speed and memory scripts share: their options, the machine they ran on, and how results are printed."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ def show(
     quiet: bool = False,
     **more: Any,
 ) -> None:
-    """Write and print a result; `quiet` only writes it, for scripts that may be cut off."""
+    """Write and print a result; `quiet` only writes it, for scripts that may be interrupted."""
     result = {
         "ratios": dict(ratios),
         "rows": list(rows),

@@ -2,7 +2,7 @@
 
     python benchmarks/report_time.py [--data data/world] [--quick] [--rounds 3] [--json]
 
-Nothing is trained: every step is given the files that it would leave, with answers drawn by chance (right more often
+Nothing is trained: every step gets the files that it would leave, with random answers (right more often
 for some configurations than for others), so that only measuring and reporting are timed. `--data` is what `olivine
 world write` wrote; without it the benchmarks are drawn first. `--quick` draws a twentieth of each benchmark.
 """
@@ -67,7 +67,7 @@ def answer(step: EvaluateStep, chance: float, seed: int) -> None:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--data", type=Path, help="what `olivine world write` wrote (default: drawn anew)")
+    parser.add_argument("--data", type=Path, help="what `olivine world write` wrote (default: drawn first)")
     parser.add_argument("--rounds", type=int, default=3)
     requested = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -1,8 +1,8 @@
-"""Random kills: a small run is killed with SIGKILL at a random instant and started again, until it is through.
+"""Random kills: a small run is killed with SIGKILL at a random instant and started again, until it finishes.
 
     python benchmarks/resume.py [--quick] [--json] [--kills 50] [--seed 0]
 
-Every run that gets through is compared with one that was never killed, bit by bit, and its audit log with that run's:
+Every run that finishes is compared with one that was never killed, bit by bit, and its audit log with that run's:
 no sample lost, none taken twice. A run that ends before all kills are spent is followed by a fresh one.
 """
 
@@ -26,7 +26,7 @@ STEPS = 60
 
 
 def write_recipe(folder: Path) -> Path:
-    """Two stages, a training checkpoint every third step, held-out samples looked at in between."""
+    """Two stages, a training checkpoint every third step, validation in between."""
     dataset = write_dataset(folder / "data", items=60)
     stage = {"data": "all", "batch": 6, "lr": 1e-2, "sequence_tokens": 160, "save_every": 3, "validate_every": 10}
     recipe = {
@@ -52,7 +52,7 @@ def start(recipe: Path, output: Path) -> subprocess.Popen[bytes]:
 def finished(process: subprocess.Popen[bytes]) -> None:
     _, said = process.communicate()
     if process.returncode:
-        sys.exit(f"a run failed by itself:\n{said.decode()}")
+        sys.exit(f"a run failed without being killed:\n{said.decode()}")
 
 
 def bits(output: Path) -> str:

@@ -4,7 +4,7 @@
 
 The recipe is trained `--runs` times without interruption and, with `--kills N`, once more, killed N times with SIGKILL
 at random instants and started again. Every stage's model file must have the same hash in all of them; the exit code is
-1 if not. Seconds a step are medians over the steps of the first run. `--quick` cuts every stage to 40 steps.
+1 if not. Seconds per step are medians over the steps of the first run. `--quick` cuts every stage to 40 steps.
 """
 
 import hashlib
@@ -38,11 +38,11 @@ def start(requested: Any, overrides: Sequence[str], output: Path) -> subprocess.
 def finish(process: subprocess.Popen[bytes]) -> None:
     _, said = process.communicate()
     if process.returncode:
-        sys.exit(f"a run failed by itself:\n{said.decode()}")
+        sys.exit(f"a run failed without being killed:\n{said.decode()}")
 
 
 def train_with_kills(requested: Any, overrides: Sequence[str], output: Path, kills: int, whole: float) -> None:
-    """Train to the end, killed at `kills` random instants of as long as an uninterrupted run takes."""
+    """Train to the end, killed at `kills` random instants within the time that an uninterrupted run takes."""
     draw = random.Random(requested.seed)
     for _ in range(kills):
         process = start(requested, overrides, output)
@@ -53,7 +53,7 @@ def train_with_kills(requested: Any, overrides: Sequence[str], output: Path, kil
             process.communicate()
         else:
             finish(process)
-            sys.exit(f"the run was through before {kills} kills; give more steps or fewer kills")
+            sys.exit(f"the run finished before {kills} kills; use more steps or fewer kills")
     finish(start(requested, overrides, output))
 
 
@@ -83,8 +83,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as for olivine train")
     parser.add_argument("--runs", type=int, default=2, help="uninterrupted runs (default 2)")
     parser.add_argument("--kills", type=int, default=0, help="kills of one more run (default 0: no such run)")
-    parser.add_argument("--threads", type=int, default=2, help="of each run (default 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the instants of the kills")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each run (default 2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the instants of the kills")
     parser.add_argument("--folder", type=Path, help="keep the runs there (default: a temporary folder)")
     requested = parser.parse_args()
     recipe = load(requested.recipe, requested.overrides)

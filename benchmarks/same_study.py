@@ -1,13 +1,13 @@
-"""Whether a change of the code leaves a study as it was: hashes of a small study's tables, models and report.
+"""Whether a change of the code leaves a study unchanged: hashes of a small study's tables, models and report.
 
     python benchmarks/same_study.py --out before.json         # on the code as it was
     python benchmarks/same_study.py --against before.json     # on the changed code: exit code 1 if a hash differs
 
 Two configurations of the embedded world (connector aligned or not), two benchmarks, one seed, eight steps a stage, one
 thread. Durations, dates and hashes in steps' names that a report states are masked before hashing; every other byte
-counts. A change that is meant to alter the output is shown by --against with the names of the files that differ. Words
-that were renamed on purpose stand in `RENAMED`: with --renamed they are put in the place of the earlier ones before
-hashing, so that code from before the renaming can be compared with code after it.
+counts. For a change that is meant to alter the output, --against lists the files that differ. Words that were renamed
+on purpose are in `RENAMED`: with --renamed they replace the earlier ones before hashing, so that code from before the
+renaming can be compared with code after it.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _DURATION = re.compile(
     r"\d[\d,.]*(?=\s*(?:s|min|minutes|h|hours)\b)|(?<=compute: )[\d,.]+"
     r"|(?<=</code></th><td>)[\d,.]+|(?<=` \| )[\d,.]+(?= \|)"
 )
-#: The hash in a step's name: it says what the code takes a step to be, not what the step left.
+#: The hash in a step's name: it depends on how the code identifies a step, not on what the step left.
 _STEP_NAME = re.compile(r"(?<=-)[0-9a-f]{16}\b")
 #: What was renamed in the heads of tables: the earlier word, then the present one.
 RENAMED = {"units": "clusters"}
@@ -63,7 +63,7 @@ def write_study(folder: Path) -> Path:
 
 
 def _count_option() -> str:
-    """How this version of the code calls the number of training images."""
+    """Return this version's name of the option for the number of training images."""
     command = [sys.executable, "-m", "olivine", "world", "write", "--help"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return "--images" if "--images" in text else "--pictures"
@@ -72,12 +72,12 @@ def _count_option() -> str:
 def hashes(study: Path, folder: Path, renamed: Mapping[str, str]) -> dict[str, str]:
     found = {name: _sha256(_with_head(study / name, renamed)) for name in TABLES}
     steps = sorted(study.glob("steps/*/checkpoint/*.safetensors"))
-    # By what it holds, not by its step's name, in which a new field of a recipe counts.
+    # By content, not by its step's name, which a new field of a recipe changes.
     found["models"] = _sha256("\n".join(sorted(_sha256(path.read_bytes()) for path in steps)).encode())
     for name in ("report.html", "report.md"):
         text = (study / name).read_text(encoding="utf-8")
-        for position in (folder, STUDY.resolve().parents[1]):  # where the study and the checkout lie
-            text = text.replace(str(position), "")
+        for root in (folder, STUDY.resolve().parents[1]):  # where the study and the checkout lie
+            text = text.replace(str(root), "")
         text = _STEP_NAME.sub("#", text)
         found[name] = _sha256(_DURATION.sub("#", text).encode())
     return found

@@ -1,8 +1,8 @@
-"""What a step costs as it grows: against sequence length, vocabulary, labelled tokens and batch; and on two processes.
+"""How a step's cost grows with sequence length, vocabulary, labelled tokens and batch; and on two processes.
 
     python benchmarks/scaling.py [--quick] [--json] [--out FILE] [--plot docs/scaling.png]
 
-Olivine alone, stage 1's parts. Processes are measured by whole runs under torchrun over gloo, from their own logs.
+Olivine alone, stage 1's modules. Processes are measured by whole runs under torchrun over gloo, from their own logs.
 """
 
 import os
@@ -48,9 +48,9 @@ def sweep(quick: bool) -> list[dict[str, Any]]:
         "vocabulary": (2000, 8000) if quick else (8000, 32_000, 64_000, 128_000, 256_000),
         "batch": (1, 2) if quick else (1, 2, 4, 8),
     }
-    # Text that is not labelled must cost the same whatever the vocabulary: it is swept with the ends of that axis.
+    # Text that is not labelled must cost the same whatever the vocabulary: it is swept at both ends of that axis.
     ends = {"text": (axes["vocabulary"][0], axes["vocabulary"][-1])}
-    # Long samples, so that the labels' own cost stands out of the rest.
+    # Long samples, so that the labels' own cost is visible.
     longer = {"labels": {"text": 300 if quick else 1100}}
     rows = []
     for axis, values in axes.items():
@@ -163,7 +163,7 @@ def straightness(rows: list[dict[str, Any]], axis: str) -> float:
 
 
 def cost_of_unlabelled(rows: list[dict[str, Any]]) -> float:
-    """What a token more of unlabelled text costs with the largest vocabulary, over what it costs with the smallest."""
+    """Return the ratio of an unlabelled token's marginal cost between the largest and the smallest vocabulary."""
     slopes = [np.polyfit(*np.array(line, float).T, 1)[0] for line in _lines(rows, "text").values()]
     return round(float(slopes[-1] / slopes[0]), 2)
 

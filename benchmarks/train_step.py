@@ -1,11 +1,11 @@
-"""Seconds a training step: Olivine against plain `LlavaForConditionalGeneration` as LLaVA's scripts run it, and against
-the same with a fused loss (PyTorch's `linear_cross_entropy`, where it has one).
+"""Seconds per training step: Olivine against plain `LlavaForConditionalGeneration` as LLaVA's scripts run it, and
+against the same with a fused loss (PyTorch's `linear_cross_entropy`, where it has one).
 
     python benchmarks/train_step.py [--quick] [--json] [--out benchmarks/results/train-step-cpu.json]
 
 Stage 1 (captions, connector alone) and stage 2 (LLaVA-665K's mix of lengths, connector and language model), with
-vocabularies of 256k and 32k, then a sweep over batches. The ways take turns on the same batches; the ratio is the
-median over turns. They begin from the same weights, and their first losses must agree.
+vocabularies of 256k and 32k, then a sweep over batches. The methods alternate on the same batches; the ratio is the
+median over turns. They start from the same weights, and their first losses must agree.
 """
 
 import statistics
@@ -35,7 +35,7 @@ def compare(shape: Shape, stage: str, batch: int, turns: int) -> dict[str, Any]:
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn, examples in enumerate(batches):
         losses = {}
-        # Who goes first changes with every turn.
+        # The order changes with every turn.
         for name in sorted(ways, reverse=bool(turn % 2)):
             spent, losses[name] = seconds(ways[name], examples, pixels)
             if turn:  # the first warms up
@@ -70,7 +70,7 @@ def main() -> None:
     turns = requested.turns or (1 if requested.quick else 5)
     large, small = (4096, 2048) if requested.quick else (256_000, 32_000)
     sizes: dict[str, int] = {"hidden": 64, "inter": 128, "layers": 2, "image": 112} if requested.quick else {}
-    # Three conversations, since a fourth would take the plain way past 24 GB with the large vocabulary.
+    # Three conversations, since a fourth would take the plain method past 24 GB with the large vocabulary.
     rows = [
         compare(Shape(vocabulary=vocabulary, **sizes), stage, batch, turns)
         for vocabulary, stage, batch in (

@@ -1,9 +1,9 @@
-"""How fast the world is drawn: scenes, images, JPEG files and questions a second, on one core.
+"""How fast the world is drawn: scenes, images, JPEG files and questions per second, on one core.
 
     python benchmarks/world.py [--quick] [--json] [--out benchmarks/results/world-cpu.json]
 
-Each is timed over the same scenes, round after round in turn; figures are medians over rounds, in seconds of processor
-time, so that what else runs on the machine matters little. What is asked of it: 500 images a second a core.
+All are timed over the same scenes, alternating round by round; figures are medians over rounds, in processor seconds,
+so that other load on the machine matters little. The target is 500 images per second and core.
 """
 
 import io
@@ -24,40 +24,40 @@ from olivine.world.questions import ask
 from olivine.world.sampling import sample_scenes
 from olivine.world.scene import Scene
 
-ASKED_FOR = 500.0
+TARGET = 500.0
 QUESTIONS = 10
 
 
-def sampled(shown: list[Scene]) -> None:
-    list(sample_scenes(1, "speed", len(shown)))
+def sampled(scenes: list[Scene]) -> None:
+    list(sample_scenes(1, "speed", len(scenes)))
 
 
-def drawn(shown: list[Scene]) -> None:
-    for one in shown:
-        draw(one)
+def drawn(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        draw(scene)
 
 
-def streamed(shown: list[Scene]) -> None:
+def streamed(scenes: list[Scene]) -> None:
     """From the seed to the image: what training on the fly would do."""
-    for one in sample_scenes(1, "speed", len(shown)):
-        draw(one)
+    for scene in sample_scenes(1, "speed", len(scenes)):
+        draw(scene)
 
 
-def saved(shown: list[Scene]) -> None:
-    for one in shown:
-        image(one).save(io.BytesIO(), "JPEG", quality=95, subsampling=0)
+def saved(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        image(scene).save(io.BytesIO(), "JPEG", quality=95, subsampling=0)
 
 
-def told(shown: list[Scene]) -> None:
-    for one in shown:
-        words = Random(one.id)
-        caption(one, words)
-        description(one, words)
+def described(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        words = Random(scene.id)
+        caption(scene, words)
+        description(scene, words)
 
 
-def asked(shown: list[Scene]) -> None:
-    for one in shown:
-        ask(one, Random(one.id), QUESTIONS)
+def questioned(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        ask(scene, Random(scene.id), QUESTIONS)
 
 
 WAYS: dict[str, Callable[[list[Scene]], None]] = {
@@ -65,18 +65,18 @@ WAYS: dict[str, Callable[[list[Scene]], None]] = {
     "images drawn": drawn,
     "images from the seed": streamed,
     "images as JPEG in memory": saved,
-    "scenes captioned and described": told,
-    f"scenes asked {QUESTIONS} questions": asked,
+    "scenes captioned and described": described,
+    f"scenes asked {QUESTIONS} questions": questioned,
 }
 
 
 def measure(count: int, rounds: int) -> list[dict[str, Any]]:
-    shown = list(sample_scenes(1, "speed", count))
+    scenes = list(sample_scenes(1, "speed", count))
     rates: dict[str, list[float]] = {name: [] for name in WAYS}
     for number in range(rounds + 1):
         for name, way in WAYS.items():
             began = time.process_time()
-            way(shown)
+            way(scenes)
             if number:  # the first round warms up
                 rates[name].append(count / (time.process_time() - began))
     return [
@@ -90,7 +90,7 @@ def main() -> None:
     count, rounds = (50, 1) if requested.quick else (1000, 5)
     rows = measure(count, rounds)
     rate = next(row["a_second"] for row in rows if row["way"] == "images from the seed")
-    ratios = {"images from the seed a second, of the 500 asked for": round(rate / ASKED_FOR, 2)}
+    ratios = {"images from the seed a second, relative to the target of 500": round(rate / TARGET, 2)}
     show(requested, ratios, rows, scenes=count, rounds=rounds)
 
 

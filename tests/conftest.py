@@ -6,7 +6,7 @@ import sys
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-# Threads that spin while they wait make every test many times slower on a machine that does anything else.
+# Threads that spin while they wait make every test many times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pathlib import Path
@@ -52,7 +52,7 @@ def run(monkeypatch, capfd):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["olivine", *map(str, arguments)])
-        # The console was made when the module was read, before the test's streams were put in place.
+        # The console was created on import, before pytest replaced the streams.
         monkeypatch.setattr(cli.log, "_file", sys.stderr)
         with pytest.raises(SystemExit) as stopped:
             cli.main()

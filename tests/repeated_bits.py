@@ -1,4 +1,4 @@
-"""What tests of equal bits share: additions whose order threads decide, and how many different results there are."""
+"""Shared by tests of equal bits: detecting additions whose order depends on threads, and counting different results."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class _SharedAdditions(TorchDispatchMode):
-    """Collects the additions by an index with duplicates, which are atomic with several threads."""
+    """Collects additions by an index with duplicates, which are atomic with several threads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +38,6 @@ def bits(*tensors) -> str:
 
 
 def different(compute, times: int = 25) -> int:
-    """How many different results there are."""
+    """Return how many different results repeated calls give."""
     assert torch.get_num_threads() == 2
     return len({compute() for _ in range(times)})

@@ -1,4 +1,4 @@
-"""How a GPU is set, with stand-ins for one: allocator, TF32, deterministic algorithms, free memory, doctor's lines."""
+"""GPU settings, with stand-ins for a GPU: allocator, TF32, deterministic algorithms, free memory, doctor's lines."""
 
 import os
 import subprocess
@@ -31,13 +31,13 @@ def _arithmetic():
     ],
 )
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="segments grow on Linux alone")
-def test_the_allocator_is_chosen_unless_the_user_chose(given, expected):
+def test_the_allocator_is_set_unless_the_user_set_it(given, expected):
     assert choose_allocator(given) == "=".join(next(iter(expected.items())))
     assert given == expected
 
 
-def test_the_command_line_chooses_before_torch_is_loaded(tmp_path):
-    """Run in a process of its own: in this one torch is loaded already."""
+def test_the_command_line_sets_it_before_torch_is_loaded(tmp_path):
+    """Run in its own process: in this one torch is loaded already."""
     code = (
         "import sys, os; from olivine import cli; sys.argv = ['olivine', 'recipes', '--none']\n"
         "assert 'torch' not in sys.modules\n"
@@ -53,7 +53,7 @@ def test_the_command_line_chooses_before_torch_is_loaded(tmp_path):
 
 @pytest.mark.parametrize(("precision", "matmul", "convolutions"), [("bf16", "high", True), ("fp32", "highest", False)])
 @pytest.mark.usefixtures("_arithmetic")
-def test_tf32_follows_the_recipe_s_precision(precision, matmul, convolutions):
+def test_tf32_follows_the_recipes_precision(precision, matmul, convolutions):
     said = choose_arithmetic(precision, "cuda")
     assert torch.get_float32_matmul_precision() == matmul
     assert torch.backends.cudnn.allow_tf32 is convolutions
@@ -78,7 +78,7 @@ def test_nothing_is_changed_for_a_cpu():
     assert torch.get_float32_matmul_precision() == before
 
 
-def test_what_the_allocator_holds_unused_counts_as_free(monkeypatch):
+def test_memory_cached_by_the_allocator_counts_as_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (30, 80))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 20)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 15)
@@ -86,7 +86,7 @@ def test_what_the_allocator_holds_unused_counts_as_free(monkeypatch):
     assert free_bytes(torch.device("cpu")) is None
 
 
-def test_doctor_names_a_gpu_and_how_it_is_set(monkeypatch):
+def test_doctor_reports_a_gpu_and_its_settings(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(
@@ -100,14 +100,14 @@ def test_doctor_names_a_gpu_and_how_it_is_set(monkeypatch):
     assert "precision: fp32" in facts["tf32"]
 
 
-def test_doctor_tells_a_container_s_quota(monkeypatch):
+def test_doctor_reports_a_containers_quota(monkeypatch):
     monkeypatch.setattr(doctor, "cgroup_quota", lambda: 1.5)
     monkeypatch.setattr(doctor, "allowed_cores", lambda: 64)
     assert "quota of 1.5 of 64" in doctor.describe()["cores"]
 
 
 @pytest.mark.parametrize(("allowed", "gpus", "expected"), [(16, 1, 8), (16, 8, 1), (6, 2, 2), (1, 1, 1)])
-def test_images_are_read_by_this_gpu_s_share_of_the_cores(monkeypatch, allowed, gpus, expected):
+def test_images_are_read_by_this_gpus_share_of_the_cores(monkeypatch, allowed, gpus, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(accelerators, "available_cpus", lambda: allowed)

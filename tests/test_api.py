@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
 def test_every_function_is_callable_after_every_submodule_was_imported():
     for module in pkgutil.walk_packages(olivine.__path__, "olivine."):
         if module.name == "olivine.demo" and importlib.util.find_spec("olivine.world") is None:
-            continue  # the demo is the world's; `make test-core` deletes it
+            continue  # the demo needs the world, which `make test-core` deletes
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     for name in olivine.__all__:

@@ -1,4 +1,4 @@
-"""Processors counted as a container has them: what may be run on, and the quota of its group, in both versions."""
+"""CPUs available in a container: the affinity mask, and the quota of its control group, in both versions."""
 
 import os
 
@@ -42,7 +42,7 @@ def test_version_two(container, tmp_path, content, expected):
     assert container("0::/\n") == expected
 
 
-def test_the_smallest_quota_of_a_group_and_those_above_it_holds(container, tmp_path):
+def test_the_smallest_quota_of_a_group_and_its_parents_counts(container, tmp_path):
     group(tmp_path, "pod/box", cpu__max="max 100000")
     group(tmp_path, "pod", cpu__max="300000 100000")
     group(tmp_path, ".", cpu__max="800000 100000")
@@ -88,7 +88,7 @@ def test_affinity_counts():
         (2.0, {"MKL_NUM_THREADS": "5"}, {"MKL_NUM_THREADS": "5"}),
     ],
 )
-def test_libraries_start_as_many_threads_as_the_quota_grants(monkeypatch, quota, given, expected):
+def test_libraries_start_as_many_threads_as_the_quota_allows(monkeypatch, quota, given, expected):
     monkeypatch.setattr(processors, "allowed_cores", lambda: 64)
     monkeypatch.setattr(processors, "cgroup_quota", lambda: quota)
     limit_threads(given)

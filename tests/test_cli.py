@@ -1,4 +1,4 @@
-"""The command line: what a user types, sees and gets as exit code; bad input is one clear message, no partial file."""
+"""The command line as users meet it: output and exit codes; bad input gives one clear message and no partial file."""
 
 import json
 import subprocess
@@ -257,7 +257,7 @@ OFFICIAL = {
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_other_peoples_answers_get_the_official_figures(run, shared_data, name):
+def test_published_answers_get_the_official_figures(run, shared_data, name):
     annotations, figures = OFFICIAL[name]
     folder = shared_data / annotations
     answers = {
@@ -273,7 +273,7 @@ def test_other_peoples_answers_get_the_official_figures(run, shared_data, name):
         assert round(metrics[metric], max(digits, 2)) == figure, metric
 
 
-def test_options_of_other_benchmarks_and_half_a_judge_are_refused(run, tmp_path):
+def test_options_of_other_benchmarks_and_an_incomplete_judge_are_refused(run, tmp_path):
     code, _, err = run("score", "gqa", "--annotations", "a", "--answers", "b", "--grades", "c")
     assert code == 2
     assert "--grades: not an option of gqa" in err
@@ -294,7 +294,7 @@ def test_doctor_and_version_in_a_process_of_their_own():
     assert done.stderr == ""
 
 
-def test_help_of_a_benchmark_says_what_it_has(run):
+def test_help_of_a_benchmark_lists_its_options_and_variants(run):
     code, out, err = run("score", "refcoco", "--help")
     assert code == 0
     assert "boxes (text, default xyxy)" in out + err

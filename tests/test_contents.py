@@ -1,4 +1,4 @@
-"""Hashes that are remembered: right after kills, cut rows, many rows; read again only what changed."""
+"""Cached hashes: correct after kills, with truncated rows and with many rows; only changed files are read again."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ def value(number):
     return number.to_bytes(WIDTH, "big")
 
 
-def test_a_table_returns_what_was_put_in_this_process_and_the_next(tmp_path):
+def test_a_table_returns_its_entries_in_this_process_and_the_next(tmp_path):
     table = Table(tmp_path / "t", WIDTH)
     assert table.get(key(0)) is None
     for number in range(100):
@@ -31,7 +31,7 @@ def test_a_table_returns_what_was_put_in_this_process_and_the_next(tmp_path):
         assert found.get(key(100)) is None
 
 
-def test_rows_beyond_the_bound_are_found_too(tmp_path, monkeypatch):
+def test_rows_beyond_the_bound_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr("olivine.contents._NEW_ROWS", 10)
     table = Table(tmp_path / "t", WIDTH)
     for number in range(35):
@@ -42,7 +42,7 @@ def test_rows_beyond_the_bound_are_found_too(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("cut", range(1, KEY_BYTES + WIDTH))
-def test_a_row_that_a_kill_cut_short_is_dropped_and_the_next_stands_in_its_place(tmp_path, cut):
+def test_a_row_truncated_by_a_kill_is_dropped_and_overwritten(tmp_path, cut):
     table = Table(tmp_path / "t", WIDTH)
     table.put(key(1), value(1))
     table.put(key(2), value(2))
@@ -63,7 +63,7 @@ def test_processes_read_each_others_files(tmp_path):
     assert Table(tmp_path / "one", WIDTH).get(key(2)) is None
 
 
-def test_a_full_disk_is_an_error_and_not_a_half_row(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_and_leaves_no_partial_row(tmp_path, monkeypatch):
     monkeypatch.setattr("olivine.contents.os.write", lambda _handle, row: len(row) - 1)
     with pytest.raises(OSError, match="space") as raised:
         Table(tmp_path / "t", WIDTH).put(key(1), value(1))
@@ -102,7 +102,7 @@ def test_a_file_that_changed_is_read_again(tmp_path, how):
     assert index.digest(file) != before
 
 
-def test_a_file_that_has_just_changed_is_not_remembered(tmp_path):
+def test_the_hash_of_a_file_that_has_just_changed_is_not_cached(tmp_path):
     (tmp_path / "a").write_bytes(b"some")
     ContentIndex(tmp_path / "index").digest(tmp_path / "a")
     again = ContentIndex(tmp_path / "index")

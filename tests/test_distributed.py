@@ -1,4 +1,4 @@
-"""The processes of one run: alone, and two over gloo; what the first one's failure does to the other."""
+"""The processes of one run: one alone, and two over gloo; a failure of the first ends the other."""
 
 import os
 import subprocess
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from olivine.distributed import init_distributed
 from olivine.errors import OtherProcessError, RequestError
+from olivine.process_end import end_process
 
 def refuse():
     raise RequestError("wrong")
@@ -33,10 +34,11 @@ with init_distributed() as processes:
     except RequestError as error:
         outcome = f"here {error.exit_code}"
     Path(sys.argv[1], str(processes.rank)).write_text(outcome)
+end_process(0)
 """
 
 
-def test_one_process_is_the_first_and_has_everything():
+def test_a_single_process_is_the_first_and_has_all_work():
     with init_distributed() as processes:
         assert processes == Processes()
         assert processes.is_first

@@ -51,7 +51,7 @@ def all_leaves(schema):
 
 
 @pytest.mark.parametrize("schema", [Recipe, BenchmarkRecipe])
-def test_every_field_of_the_whole_schema_has_a_class_and_says_what_it_decides(schema):
+def test_every_field_of_the_schema_has_a_class_and_says_what_it_affects(schema):
     found = dict(fields(schema))
     assert all(declared.what for declared in found.values())
     leaves = list(all_leaves(schema))
@@ -114,15 +114,15 @@ def test_a_class_is_found_by_its_key(key, what):
 
 
 @pytest.mark.parametrize("key", ["unknown", "plain", "plain.unknown"])
-def test_what_is_not_known_decides_the_output(key):
+def test_unknown_keys_count_as_deciding_the_output(key):
     assert decides(Outer, key).identity is Identity.ANOTHER_OUTPUT
 
 
-def test_what_lies_inside_of_a_value_has_its_class():
+def test_keys_inside_a_value_have_its_class():
     assert decides(Recipe, "model.language.from.num_hidden_layers") == decides(Recipe, "model.language.from")
 
 
-def test_several_changes_come_to_the_strongest():
+def test_several_changes_have_the_strongest_class():
     assert strongest(Recipe, ["output", "stages.a.sequence_tokens"]) is Identity.SAME_MATHEMATICS
     assert strongest(Recipe, ["optimizer.checkpoint_activations"]) is Identity.SAME_BITS
     assert strongest(Recipe, ["seed", "output"]) is Identity.ANOTHER_OUTPUT
@@ -140,7 +140,7 @@ def test_changes_are_listed_by_key_with_their_class():
     ]
 
 
-def test_decisive_values_lack_what_leaves_every_bit():
+def test_decisive_values_exclude_fields_that_keep_every_bit():
     outer = Outer.model_validate({"several": {"x": {}}, "listed": [{"kept": 5}], "maybe": {"rate": 1}})
     assert decisive(outer) == {
         "plain": {"rate": 0.5},

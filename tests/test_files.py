@@ -1,4 +1,4 @@
-"""What a kill or a full disk leaves of files and folders."""
+"""Files and folders after a kill or on a full disk."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ from olivine.files import (
 )
 
 
-def test_what_a_kill_left_of_a_folder_is_gone_at_the_next_attempt(tmp_path):
+def test_a_partial_folder_left_by_a_kill_is_removed_at_the_next_attempt(tmp_path):
     left = tmp_path / ".checkpoint.partial"
     left.mkdir()
     (left / "half").write_text("a kill's")
@@ -31,7 +31,7 @@ def test_what_a_kill_left_of_a_folder_is_gone_at_the_next_attempt(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["whole"]
 
 
-def test_a_full_disk_is_told_and_other_errors_are_left(tmp_path):
+def test_a_full_disk_is_reported_and_other_errors_pass_through(tmp_path):
     with (
         pytest.raises(RunError, match=r"No space left.*free disk space and run the same command"),
         full_disk_reported(tmp_path),
@@ -41,15 +41,15 @@ def test_a_full_disk_is_told_and_other_errors_are_left(tmp_path):
         raise InterruptedError(errno.EINTR, "interrupted")
 
 
-def test_other_writers_errors_of_a_full_disk_are_told_too(tmp_path):
-    """The writers of safetensors and of tokenizers raise errors of their own."""
+def test_full_disk_errors_of_other_writers_are_reported(tmp_path):
+    """The writers of safetensors and of tokenizers raise their own errors."""
     for said in ("Error while serializing: I/O error: No space left on device (os error 28)", "(os error 27)"):
         with pytest.raises(RunError, match="free disk space and run the same command"), full_disk_reported(tmp_path):
             raise ValueError(said)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
-def test_a_folder_that_may_not_be_written_is_told(tmp_path, number):
+def test_a_folder_without_write_permission_is_reported(tmp_path, number):
     with pytest.raises(RunError, match=r"there/x.*grant access, or give another output"), full_disk_reported(tmp_path):
         raise OSError(number, "no", "there/x")
 
@@ -64,7 +64,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("name", [".checkpoint.partial", ".checkpoint.replaced", "checkpoint"])
 @pytest.mark.parametrize("kind", PLANTED)
-def test_what_lies_in_a_folders_way_is_replaced_and_what_it_points_to_is_kept(tmp_path, name, kind):
+def test_what_is_at_a_folders_path_is_replaced_and_a_links_target_is_kept(tmp_path, name, kind):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "precious").write_text("x")
     PLANTED[kind](tmp_path / name)
@@ -89,7 +89,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_line_takes_no_other_with_it(tmp_path, kind):
+def test_a_damaged_line_affects_no_other_line(tmp_path, kind):
     log = tmp_path / "log.jsonl"
     before, after = DAMAGES[kind]
     log.write_bytes(b"".join(b'{"step": %d}\n' % n for n in range(6)).replace(before, after) + b'{"step": 6, "lo')
@@ -110,7 +110,7 @@ def test_half_an_emoji_is_written_and_read_back(tmp_path):
     assert read_json_lines(tmp_path / "some.jsonl") == [{"text": text}] * 2
 
 
-def test_where_folders_cannot_be_opened_files_alone_are_flushed(tmp_path, monkeypatch):
+def test_if_folders_cannot_be_opened_only_files_are_flushed(tmp_path, monkeypatch):
     opened = []
     original = os.open
     (tmp_path / "file").write_text("x")
@@ -131,7 +131,7 @@ def test_where_folders_cannot_be_opened_files_alone_are_flushed(tmp_path, monkey
 
 
 def test_no_module_needs_what_windows_lacks():
-    """Modules that Windows' Python has not are imported nowhere; functions it has not are asked for first."""
+    """Modules that Python on Windows lacks are never imported; functions that it lacks are checked for first."""
     lacking = re.compile(
         r"^\s*(?:import|from) (?:fcntl|grp|pwd|resource|termios)\b|os\.fork\(|\bsignal\.SIG(?:HUP|USR\d)", re.M
     )

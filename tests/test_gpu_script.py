@@ -1,4 +1,4 @@
-"""The arithmetic of `benchmarks/gpu.py` by hand, and its stand-in for the kernel against attention by groups."""
+"""Operation counts of `benchmarks/gpu.py` against hand-worked ones, and its stand-in kernel against SDPA by groups."""
 
 import argparse
 
@@ -19,7 +19,7 @@ SIZE = model_size(model_recipe(Shape(4096, 64, 2, 128, 4, 1, 64, 2, image=112)))
 
 
 def test_operations_by_hand():
-    """64 patches; blocks of Gemma's form with 4 heads and one of keys, each 16 wide."""
+    """64 patches; blocks of Gemma's form with 4 query heads and one key-value head, each 16 wide."""
     blocks = 2 * (64 * 64 + 2 * 64 * 16 + 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64
     assert SIZE.blocks == blocks
     found = step_operations(
@@ -32,16 +32,16 @@ def test_operations_by_hand():
     assert found["tower"] == 2 * SIZE.tower / 2 * 65 + 4 * 64 * 65**2
 
 
-def test_a_frozen_language_model_has_no_gradients_of_weights():
+def test_a_frozen_language_model_has_no_weight_gradients():
     whole, frozen = (
         step_operations(SIZE, [SampleSize(100, 10, 1)], trains_language=trains, tower_layers_run=1)
         for trains in (True, False)
     )
     assert frozen["blocks"] / whole["blocks"] == pytest.approx(2 / 3)
-    assert frozen["attention"] == whole["attention"], "queries and keys have gradients either way"
+    assert frozen["attention"] == whole["attention"], "queries and keys have gradients in both cases"
 
 
-def test_the_seven_b_shape_is_gemma_s():
+def test_the_7b_shape_is_gemmas():
     language = model_recipe(gpu.SHAPES["7b"]).language.from_
     assert (language["num_attention_heads"], language["num_key_value_heads"], language["head_dim"]) == (16, 16, 256)
     language = model_recipe(gpu.SHAPES["2b"]).language.from_
@@ -98,7 +98,7 @@ class Bench:
         yield "three", lambda: {"seconds": 1.0}
 
 
-def test_what_fits_no_memory_or_no_time_is_named_and_the_rest_measured(vlm, monkeypatch):
+def test_rungs_beyond_memory_or_time_are_reported_and_the_rest_measured(vlm, monkeypatch):
     rows = []
     gpu.climb(Bench(vlm), gpu.Clock(1), (12e9, 6e9), rows.append)
     assert [row["rung"] for row in rows] == ["one", "two", "three"]
@@ -109,7 +109,7 @@ def test_what_fits_no_memory_or_no_time_is_named_and_the_rest_measured(vlm, monk
     assert all("are left" in row["skipped"] for row in rows)
 
 
-def test_a_stage_that_does_not_fit_is_named_by_the_plan(monkeypatch):
+def test_a_stage_that_does_not_fit_is_reported_with_the_plans_reason(monkeypatch):
     monkeypatch.setattr(gpu_bench, "CUDA", True)
     monkeypatch.setattr(gpu_bench, "device_peak", lambda: ("h100", 989e12))
     properties = argparse.Namespace(total_memory=85e9)

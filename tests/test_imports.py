@@ -1,4 +1,4 @@
-"""What must start fast loads neither torch nor transformers."""
+"""Commands that must start fast load neither torch nor transformers."""
 
 import subprocess
 import sys
@@ -24,8 +24,8 @@ def test_no_torch(code):
 
 
 @pytest.mark.parametrize("code", [LIGHT[0], LIGHT[-1]], ids=["import", "help"])
-def test_what_starts_loads_only_what_it_needs(code):
-    # Each takes as long as all else that `--help` needs: a recipe's schema, scipy, Parquet.
+def test_starting_loads_only_what_is_needed(code):
+    # Each of these (a recipe's schema, scipy, Parquet) takes as long as everything else that `--help` imports.
     names = {"olivine.recipe", "scipy", "pyarrow", "filelock", "numpy"}
     check = f"\nimport sys; heavy = {names!r} & set(sys.modules); assert not heavy, heavy"
     done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, timeout=60, check=False)

@@ -1,4 +1,4 @@
-"""The command line's last resort, and streams that cannot be written."""
+"""The command line's handler of unexpected errors, and streams that cannot be written."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ def traces(folder):
     return list(Path(folder).glob("olivine-error-*.txt"))
 
 
-def test_what_nobody_caught_is_one_line_with_the_trace_in_a_file(run, tmp_path, monkeypatch):
+def test_an_uncaught_error_is_one_line_with_its_trace_in_a_file(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fails_with(monkeypatch, KeyError("lost"))
     code, out, err = run("doctor")
@@ -55,7 +55,7 @@ def test_where_no_file_can_be_written_there_is_still_the_line(run, tmp_path, mon
     assert err.startswith("error: ValueError: a.")
 
 
-def test_the_trace_is_shown_where_it_is_asked_for(tmp_path):
+def test_the_trace_is_printed_on_request(tmp_path):
     program = "import olivine.doctor as d, sys; from olivine import cli\ndef f(): raise KeyError('x')\nd.describe = f\n"
     program += "sys.argv = ['olivine', 'doctor']; cli.main()"
     environment = {**os.environ, "OLIVINE_DEBUG": "1"}
@@ -75,7 +75,7 @@ def test_the_trace_is_shown_where_it_is_asked_for(tmp_path):
         (MemoryError(), "out of memory"),
     ],
 )
-def test_what_is_no_fault_of_the_programs_is_not_called_one(run, tmp_path, monkeypatch, error, says):
+def test_errors_of_the_environment_are_not_called_bugs(run, tmp_path, monkeypatch, error, says):
     monkeypatch.chdir(tmp_path)
     fails_with(monkeypatch, error)
     code, _, err = run("doctor")
@@ -93,7 +93,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no devic
 
 
 @needs_full
-def test_standard_output_to_a_full_device_is_one_line(tmp_path):
+def test_standard_output_on_a_full_device_is_one_line(tmp_path):
     done = ended(f"{OLIVINE} recipes > /dev/full", tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -102,7 +102,7 @@ def test_standard_output_to_a_full_device_is_one_line(tmp_path):
 
 
 @needs_full
-def test_standard_error_to_a_full_device_changes_no_exit_code(tmp_path):
+def test_standard_error_on_a_full_device_changes_no_exit_code(tmp_path):
     assert ended(f"{OLIVINE} recipes 2> /dev/full", tmp_path).returncode == 0
     assert ended(f"{OLIVINE} recipes --wrong 2> /dev/full", tmp_path).returncode == 2
 
@@ -128,18 +128,18 @@ class FullDevice:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE, errno.EIO, errno.EAGAIN])
-def test_a_log_that_cannot_be_written_ends_nothing(number):
+def test_a_log_that_cannot_be_written_does_not_end_the_program(number):
     from rich.console import Console
 
     stream = UnfailingStream(FullDevice(number))
-    Console(file=stream).print("told to nobody")
+    Console(file=stream).print("nobody reads this")
     print("nor this", file=stream, flush=True)
     assert not stream.isatty()
 
 
 @needs_full
-def test_training_goes_on_with_its_log_on_a_full_device(tmp_path, monkeypatch):
-    """In this process: the console's own file is the full device."""
+def test_training_continues_with_its_log_on_a_full_device(tmp_path, monkeypatch):
+    """In this process: the console writes to the full device."""
     import yaml
 
     from olivine import cli
@@ -165,7 +165,7 @@ def test_training_goes_on_with_its_log_on_a_full_device(tmp_path, monkeypatch):
 
 
 @needs_full
-def test_what_cannot_be_flushed_is_given_up_once():
+def test_a_stream_that_cannot_be_flushed_is_given_up_once():
     with open("/dev/full", "w") as full:  # noqa: PTH123
         full.write("lost")
         assert not release(full)

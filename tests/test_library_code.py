@@ -1,6 +1,6 @@
-"""Library code leaves the process that uses it as it was: no exit, no global seed, no filter of warnings, no print.
+"""Library code does not change the process that uses it: no exit, no global seed, no warning filter, no print.
 
-What a process of Olivine's own does (the command line, a worker, `python -m`) is its own business, and is named here.
+Olivine's own processes (the command line, a worker, `python -m`) may do these; the exceptions are listed here.
 """
 
 import ast
@@ -36,9 +36,11 @@ TERMINAL = {
     "print", "typer.echo", "click.echo", "sys.stdout.write", "sys.stderr.write", "rich.print", "Console",
     "rich.console.Console", "logging.basicConfig", "logging.captureWarnings", "warnings.warn",
 }  # fmt: skip
-#: What may stand outside cli/, and why.
+#: What is allowed outside cli/, and why.
 ALLOWED = {
     ("available_cpus.py", "os._exit"): "a worker process ends itself, from a thread, when its parent is gone",
+    ("process_end.py", "sys.exit"): "the end of a process of Olivine's own, which the command line calls last",
+    ("process_end.py", "os._exit"): "the end of a process of Olivine's own, which the command line calls last",
     ("random_state.py", "torch.set_rng_state"): "inside fork_rng, which puts the caller's state back",
     ("random_state.py", "torch.cuda.set_rng_state"): "inside fork_rng, which puts the caller's state back",
     ("training/training_checkpoints.py", "torch.set_rng_state"): "called while the stage's RandomState is active",
@@ -46,12 +48,12 @@ ALLOWED = {
     ("training/training_checkpoints.py", "torch.cuda.manual_seed"): "called while the stage's RandomState is active",
     ("process_setup.py", "warnings.filterwarnings"): "for processes of Olivine's own, which call it as they start",
 }
-#: Who may call `process_setup`: where a process of Olivine's own starts.
+#: What may call `process_setup`: the entry points of Olivine's own processes.
 ENTRY_POINTS = {"cli/__init__.py", "ablation/launch_processes.py", "ablation/launch_ray.py", "data/check_work.py"}
 
 
 class _Calls(ast.NodeVisitor):
-    """Calls and raised names of a module by their dotted names; not those of its own `python -m`."""
+    """Collects a module's calls and raised names by dotted name, except those under `if __name__ == "__main__"`."""
 
     def __init__(self) -> None:
         self.found: list[tuple[str, int, bool]] = []
@@ -124,7 +126,7 @@ def test_offences_are_found(text):
         "import warnings\nwith warnings.catch_warnings():\n    warnings.simplefilter('ignore')", "log.print('x')",
     ],
 )  # fmt: skip
-def test_what_is_no_offence_is_let_pass(text):
+def test_permitted_code_is_accepted(text):
     assert not offences(text)
 
 
@@ -148,7 +150,7 @@ assert not logging.getLogger().handlers and not logging.getLogger("olivine").han
 """
 
 
-def test_importing_everything_changes_nothing_of_the_process():
+def test_importing_everything_leaves_the_process_unchanged():
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -157,7 +159,7 @@ def state() -> list[int]:
     return torch.get_rng_state().tolist()
 
 
-def test_a_random_state_goes_on_where_it_was_and_leaves_the_callers(tmp_path):
+def test_a_random_state_resumes_where_it_was_and_leaves_the_callers(tmp_path):
     torch.manual_seed(7)
     expected = torch.rand(4)
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Folders that one process writes at a time: who is refused, what is said, and what a kill leaves."""
+"""Folders that only one process writes at a time: which process is refused, with what message, and after a kill."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ with exclusive_lock(Path(sys.argv[1])):
 
 def test_a_folder_has_one_writer(tmp_path):
     with exclusive_lock(tmp_path / "run"):
-        with pytest.raises(RequestError, match="another process is at work"), exclusive_lock(tmp_path / "run"):
+        with pytest.raises(RequestError, match="another process is using it"), exclusive_lock(tmp_path / "run"):
             pass
         with exclusive_lock(tmp_path / "other"):
             pass
@@ -34,7 +34,7 @@ def test_a_folder_has_one_writer(tmp_path):
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_wrong_request_leaves_no_folder_but_never_takes_what_was_written(tmp_path, begun):
+def test_a_wrong_request_leaves_no_folder_and_deletes_nothing_that_was_written(tmp_path, begun):
     def asked_wrongly():
         with exclusive_lock(tmp_path / "run"):
             if begun:
@@ -50,7 +50,7 @@ def test_a_refusal_names_the_process_and_a_kill_frees_the_folder_at_once(tmp_pat
     process = subprocess.Popen([sys.executable, "-c", HELD, str(tmp_path)], stdout=subprocess.PIPE)
     try:
         assert process.stdout.readline() == b"held\n"
-        with pytest.raises(RequestError, match="another process is at work") as refused, exclusive_lock(tmp_path):
+        with pytest.raises(RequestError, match="another process is using it") as refused, exclusive_lock(tmp_path):
             pass
         assert f"process {process.pid} on {socket.gethostname()}, since 2" in str(refused.value)
     finally:
@@ -62,21 +62,21 @@ def test_a_refusal_names_the_process_and_a_kill_frees_the_folder_at_once(tmp_pat
         assert f'"process": {os.getpid()}' in (tmp_path / HOLDER).read_text()
 
 
-def test_an_unreadable_holder_is_left_unnamed(tmp_path):
+def test_an_unreadable_lock_holder_is_not_named(tmp_path):
     with exclusive_lock(tmp_path):
         (tmp_path / HOLDER).write_text("[1")
-        with pytest.raises(RequestError, match=r"at work there\. Wait"), exclusive_lock(tmp_path):
+        with pytest.raises(RequestError, match=r"using it\. Wait"), exclusive_lock(tmp_path):
             pass
 
 
-def test_what_was_written_stays_without_a_trace_of_the_holder(tmp_path):
+def test_only_written_files_and_the_lock_file_stay(tmp_path):
     with exclusive_lock(tmp_path / "run"):
         (tmp_path / "run" / "recipe.yaml").write_text("begun")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [LOCK, "recipe.yaml"]
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_folder_that_may_not_be_written_is_refused_in_words(tmp_path, monkeypatch, number):
+def test_a_folder_without_write_permission_is_refused_with_a_message(tmp_path, monkeypatch, number):
     def refuse(*_args, **_options):
         raise OSError(number, os.strerror(number), str(tmp_path / LOCK))
 

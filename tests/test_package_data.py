@@ -11,7 +11,7 @@ PACKAGE = ROOT / "src" / "olivine"
 
 
 def tracked() -> set[str]:
-    """What git has of the package; in a copy without git, what lies there."""
+    """Return the package's files that git tracks; in a copy without git, all files."""
     if (ROOT / ".git").exists():
         command = ["git", "-C", str(PACKAGE), "ls-files", "-z"]
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")

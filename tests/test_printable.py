@@ -1,4 +1,4 @@
-"""Text from data, models and endpoints is shown and never obeyed: terminal, tables, pages."""
+"""Text from data, models and endpoints is displayed and never interpreted: terminal, tables, pages."""
 
 import io
 
@@ -24,10 +24,10 @@ CONTROLS = {
 }
 
 
-@pytest.mark.parametrize(("text", "shown"), CONTROLS.items(), ids=map(ascii, CONTROLS))
-def test_controls_are_written_out(text, shown):
-    assert printable(text) == shown
-    shown.encode("utf-8")
+@pytest.mark.parametrize(("text", "escaped"), CONTROLS.items(), ids=map(ascii, CONTROLS))
+def test_controls_are_written_out(text, escaped):
+    assert printable(text) == escaped
+    escaped.encode("utf-8")
 
 
 @pytest.mark.parametrize("text", ["plain", "two\nlines\tand a tab", "é 中 🙂 \u200d \u05d0\u200f", "\\x1b as text"])
@@ -36,7 +36,7 @@ def test_text_for_people_stays_as_it_is(text):
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\t=1", "  =1", "|x", "%x"])
-def test_formulas_are_no_formulas_in_a_table(text):
+def test_formulas_are_neutralised_in_a_table(text):
     assert str(csv_cell(text)).startswith("'")
 
 
@@ -45,7 +45,7 @@ def test_numbers_and_plain_words_stay_as_they_are_in_a_table(text):
     assert csv_cell(text) == text
 
 
-def test_other_values_of_a_table_are_left_alone():
+def test_other_values_of_a_table_are_unchanged():
     assert csv_cell(-3) == -3
 
 
@@ -67,12 +67,12 @@ def _table(cell):
 
 @pytest.mark.parametrize("what", [HOSTILE, Text(HOSTILE), _table(HOSTILE)], ids=["string", "text", "table"])
 def test_a_console_shows_markup_and_controls_as_text(what):
-    shown = printed(what, highlight=False)
-    assert "[bold]b[/bold][/nope] :smile: \\x1b[31mred\\x1b]8;;http://x" in shown
-    assert "\x07" not in shown
-    assert "\x1b]" not in shown
-    assert "\x1b[31m" not in shown
+    output = printed(what, highlight=False)
+    assert "[bold]b[/bold][/nope] :smile: \\x1b[31mred\\x1b]8;;http://x" in output
+    assert "\x07" not in output
+    assert "\x1b]" not in output
+    assert "\x1b[31m" not in output
 
 
-def test_a_console_still_colours_what_it_is_told_to():
+def test_a_console_still_applies_its_own_colours():
     assert "\x1b[31merror:\x1b[0m why" in printed(Text("error:", "red"), "why", highlight=False)

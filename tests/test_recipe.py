@@ -46,7 +46,7 @@ def test_overrides_reach_stages_by_name(recipe_file):
     assert recipe.data["captions"].turns == "independent"
 
 
-def test_what_is_written_reads_back_the_same(recipe_file, tmp_path):
+def test_a_written_recipe_reads_back_the_same(recipe_file, tmp_path):
     recipe = load(recipe_file, ["seed=3"])
     (tmp_path / "resolved.yaml").write_text(recipe.to_yaml())
     assert load(tmp_path / "resolved.yaml") == recipe
@@ -99,7 +99,7 @@ def test_mistakes_name_the_key_and_the_nearest_valid_one(recipe_file, override, 
     assert "pydantic" not in str(error.value)
 
 
-def test_every_mistake_is_told_at_once(recipe_file):
+def test_all_mistakes_are_reported_at_once(recipe_file):
     with pytest.raises(RequestError) as error:
         load(recipe_file, ["sed=1", "stages.align.lr=0"])
     assert "'seed'" in str(error.value)
@@ -123,7 +123,7 @@ def test_missing_file_and_circular_base(tmp_path):
         load(tmp_path / "a.yaml")
 
 
-# Studies are read by their own room: tests/ablation/test_study.py.
+# tests/ablation/test_study.py covers studies.
 RECIPES = [p for p in (Path(__file__).parents[1] / "recipes").rglob("*.yaml") if p.parent.name != "studies"]
 
 

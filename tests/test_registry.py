@@ -1,4 +1,4 @@
-"""Named sources come from any installed package, the embedded world's like everybody else's."""
+"""Named sources come from any installed package; the embedded world's are found the same way."""
 
 import sys
 
@@ -39,7 +39,7 @@ def installed(tmp_path, monkeypatch):
         "https://x/y",
     ],
 )
-def test_folders_and_hub_ids_stay_what_they_are(source):
+def test_folders_and_hub_ids_are_unchanged(source):
     assert locate(source) == source
 
 

@@ -1,4 +1,4 @@
-"""The reliability page names tests that exist, and says enough of each situation."""
+"""The reliability page names tests that exist, and fills in every column for each situation."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ def rows():
             yield cells
 
 
-def test_every_row_is_whole_and_names_a_test_that_exists():
+def test_every_row_is_complete_and_names_an_existing_test():
     defined: dict[str, set[str]] = {}
     for cells in rows():
         assert len(cells) == 4, cells
@@ -30,6 +30,6 @@ def test_every_row_is_whole_and_names_a_test_that_exists():
             assert name in defined[file], f"{file} has no test {name}"
 
 
-def test_no_situation_stands_twice():
+def test_no_situation_is_listed_twice():
     situations = [cells[0] for cells in rows()]
     assert len(situations) == len(set(situations))

@@ -1,4 +1,4 @@
-"""What is suggested for a wrong key or value is of the section at hand, by every way that a key can be given."""
+"""Suggestions for a wrong key or value come from its own section, in every way that a key can be given."""
 
 import pytest
 import yaml
@@ -41,14 +41,14 @@ def test_an_override_is_answered_with_keys_of_its_own_section(tmp_path, override
     assert "held_out" not in said.partition("Valid:")[0]
 
 
-def test_a_key_in_the_file_is_answered_alike(tmp_path):
+def test_a_key_in_the_file_gets_the_same_suggestion(tmp_path):
     stages = [{**MINIMAL["stages"][0], "train": ["language"], "lora": {"dropout": 0.1}}]
     assert "stages.align.lora.dropout: unknown name 'dropout'. There is no such setting." in said_of(
         tmp_path, stages=stages
     )
 
 
-def test_a_studys_level_is_answered_alike(tmp_path):
+def test_a_studys_level_gets_the_same_suggestion(tmp_path):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(MINIMAL))
     study = {
         "name": "s",
@@ -64,7 +64,7 @@ def test_a_studys_level_is_answered_alike(tmp_path):
         load_study(tmp_path / "study.yaml")
 
 
-def test_names_that_share_half_their_letters_are_not_near():
+def test_names_that_share_half_their_letters_are_not_suggested():
     assert nearest_name("dropout", ["held_out", "lr"]) is None
     assert nearest_name("fit", ["image_fit", "layer"]) == "image_fit"
     assert nearest_name("on", ["yes", "no"]) == "no"
@@ -83,7 +83,7 @@ def test_names_that_share_half_their_letters_are_not_near():
         ("name={a: 1, a: 2}", "given twice"),
     ],
 )
-def test_values_that_would_be_taken_for_others_are_refused(tmp_path, override, says):
+def test_values_that_would_be_misread_are_refused(tmp_path, override, says):
     assert says in said_of(tmp_path, [override])
 
 

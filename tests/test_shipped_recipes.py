@@ -1,4 +1,4 @@
-"""Recipes and studies of the package are found by name, listed, and copied with what they are based on."""
+"""Recipes and studies of the package are found by name, listed, and copied together with their bases."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(given, study, nearest):
         resolve(Path(given), study=study)
 
 
-def test_a_copy_takes_its_base_along_and_means_the_same(tmp_path):
+def test_a_copy_includes_its_base_and_means_the_same(tmp_path):
     copied = shipped_recipes.copy("world/clip-l-unaligned", tmp_path / "mine")
     assert [path.name for path in copied] == ["clip-l-unaligned.yaml", "base.yaml"]
     assert load(copied[0]) == load(resolve(Path("world/clip-l-unaligned")))

@@ -1,4 +1,4 @@
-"""Signals: every command that resumes saves what it has, says how to resume, and ends with 75."""
+"""Signals: every resumable command saves its state, says how to resume, and exits with 75."""
 
 import os
 import signal
@@ -105,7 +105,7 @@ def test_evaluation_keeps_its_answers_and_ends_with_75(run, recipe, tmp_path, mo
     assert (folder / "scores.json").is_file()
 
 
-def test_a_signal_before_anything_is_begun_ends_with_75_too(run, recipe, tmp_path, monkeypatch):
+def test_a_signal_before_the_start_also_ends_with_75(run, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("olivine.recipe.load", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     code, _, err = run("train", recipe)
     assert code == 75
@@ -141,8 +141,8 @@ def test_a_library_that_catches_every_exception_does_not_swallow_it():
         careless()
 
 
-def test_what_was_ignored_stays_ignored():
-    """`nohup` has a run outlive its terminal."""
+def test_ignored_signals_stay_ignored():
+    """Under `nohup` a run outlives its terminal."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignal() as stop, stop.deferred():
@@ -153,7 +153,7 @@ def test_what_was_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_other_threads_listen_to_nothing():
+def test_other_threads_handle_no_signals():
     heard = []
 
     def listen():
@@ -166,7 +166,7 @@ def test_other_threads_listen_to_nothing():
     assert heard == [False]
 
 
-def test_a_signal_that_a_system_lacks_is_not_asked_for():
+def test_a_signal_that_the_system_lacks_is_skipped():
     assert signal.SIGTERM in SIGNALS
     assert all(hasattr(signal, signal.Signals(number).name) for number in SIGNALS)
 
@@ -199,7 +199,7 @@ def test_a_second_ctrl_c_ends_at_once():
 
 
 def test_an_echo_of_the_first_ctrl_c_and_other_signals_end_nothing():
-    """torchrun passes on what the terminal has sent to all processes already."""
+    """torchrun forwards a signal that the terminal has already sent to all processes."""
     with held_process() as process:
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)
@@ -212,7 +212,7 @@ def test_an_echo_of_the_first_ctrl_c_and_other_signals_end_nothing():
 
 
 def test_the_command_itself_ends_with_75(recipe, tmp_path):
-    """A process of its own, told to stop as soon as it trains."""
+    """In a separate process, signalled as soon as it trains."""
     command = [sys.executable, "-m", "olivine", "train", str(recipe), "stages.instruct.steps=100000"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         log = tmp_path / "run" / "instruct" / "metrics.jsonl"

@@ -1,4 +1,4 @@
-"""YAML read strictly: what is silently misread elsewhere, and what is made to hurt, is one line with its place."""
+"""YAML read strictly: what other readers silently misread, and hostile files, give one line with line and column."""
 
 import os
 import time
@@ -47,7 +47,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
-def test_a_mistake_is_one_line_with_its_place(kind):
+def test_a_mistake_is_one_line_with_line_and_column(kind):
     text, words = MISTAKES[kind]
     began = time.monotonic()
     with pytest.raises(RequestError) as error:
@@ -61,7 +61,7 @@ def test_a_mistake_is_one_line_with_its_place(kind):
     assert time.monotonic() - began < 2
 
 
-def test_what_is_meant_is_read():
+def test_valid_yaml_is_read():
     text = "a: &a {x: 1, y: 0}\nb:\n  <<: *a\n  x: 2\nc: '010'\nd: 0\ne: -3\nf: 1.0e-3\ng: é\nh: |\n  two\n  lines\n"
     assert parse_yaml(text, "x") == {
         "a": {"x": 1, "y": 0},
@@ -93,7 +93,7 @@ NO_FILES = {
 
 
 @pytest.mark.parametrize("kind", NO_FILES)
-def test_what_is_no_yaml_file_is_named(tmp_path, kind):
+def test_a_file_that_is_no_yaml_is_named(tmp_path, kind):
     make, says = NO_FILES[kind]
     path = tmp_path / "recipe.yaml"
     make(path)
@@ -115,7 +115,7 @@ def test_an_empty_recipe_or_one_that_is_no_mapping(tmp_path, text, says):
         load(tmp_path / "a.yaml")
 
 
-def test_a_recipe_that_fits_elsewhere_is_read_through_its_base_as_strictly(tmp_path):
+def test_a_base_recipe_is_read_as_strictly(tmp_path):
     (tmp_path / "base.yaml").write_text("seed: 1\nseed: 2\n")
     (tmp_path / "a.yaml").write_text("base: base.yaml\n")
     with pytest.raises(RequestError, match=r"base\.yaml.*'seed' is given twice"):

@@ -88,7 +88,8 @@ def train(recipe: "str | Path | Recipe", *overrides: str, quiet: bool = False) -
     Args:
         recipe: a YAML file, the name of a shipped recipe, or a `Recipe`.
         overrides: as on the command line, such as "stages.align.lr=2e-3".
-        quiet: print nothing.
+        quiet: print no progress and no messages. Warnings still go to the logger `olivine`, and Python prints those of
+            a logger without handlers on stderr.
 
     Raises:
         RequestError: an unknown key or wrong value, or the run directory holds another run.
@@ -186,7 +187,8 @@ def ablate(study: str | Path, *, launcher: str = "local", jobs: int = 1, quiet: 
         study: a YAML file, the directory of a study, or the name of a shipped one.
         launcher: "local" or "ray".
         jobs: steps at a time on this machine.
-        quiet: print nothing.
+        quiet: print no progress and no messages. Warnings still go to the logger `olivine`, and Python prints those of
+            a logger without handlers on stderr.
 
     Raises:
         RequestError: the study is invalid, or data are missing.

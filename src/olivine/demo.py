@@ -1,8 +1,9 @@
 """`olivine demo`: the paper's question on the embedded world, from data to a report with intervals.
 
-Only what a user could type: write the world, run the study, open its report; with `--quick`, one configuration.
+It does only what a user could type: write the world, run the study, report; with `--quick`, one configuration.
 """
 
+import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.resources import files
@@ -14,16 +15,19 @@ from rich.console import Console
 
 from olivine.ablation.launch import Failure
 from olivine.ablation.measures import measures, title
+from olivine.ablation.plan import Plan
 from olivine.ablation.run import carry_out, plan_study, report
 from olivine.ablation.terminal_lines import StepLines
 from olivine.available_cpus import available_cpus
 from olivine.evaluation import benchmarks
-from olivine.evaluation.run import Evaluation, evaluate
-from olivine.files import write_text
+from olivine.evaluation.run import SCORES, Evaluation, evaluate
+from olivine.files import read_json, write_text
 from olivine.model.checkpoint import load as load_checkpoint
 from olivine.recipe import load
 from olivine.records import Control
+from olivine.statistics import Configuration
 from olivine.strict_yaml import read_yaml
+from olivine.training.identity import CHECKPOINT
 from olivine.training.run import train
 from olivine.world import training_data
 from olivine.world.benchmarks import write_all
@@ -48,7 +52,7 @@ def run(output: Path, *, quick: bool, console: Console, bar: Bar, jobs: int = 0)
         quick: train one configuration instead of the study.
         console: the terminal.
         bar: makes a progress bar from its title.
-        jobs: steps of the study at a time; 0 means one on each GPU, or on each CPU up to four.
+        jobs: steps of the study at a time; 0 means one per GPU, or one per CPU up to four.
     """
     world = write_world(output / "world", bar)
     if quick:
@@ -89,7 +93,30 @@ def _study(world: Path, output: Path, console: Console, jobs: int) -> list[Failu
     for failure in failures:
         console.print(f"failed: {failure.step.key}: {failure.reason}", markup=False, highlight=False)
     console.print(f"done: {page}", highlight=False)
+    best = _best(plan)
+    if best is not None:
+        _say_how_to_try(best, console)
     return failures
+
+
+def _best(plan: Plan) -> Path | None:
+    """Return the model that ranks best over the benchmarks' first metrics; None if nothing has been evaluated."""
+    by_benchmark: dict[str, dict[tuple[Configuration, int], float]] = {}
+    for (configuration, seed, name, control), key in plan.evaluations.items():
+        path = plan.steps[key].folder / SCORES
+        if control is None and path.is_file():
+            metrics = read_json(path)["metrics"]
+            score = metrics[measures(name, [metrics.keys()])[0].metric]
+            by_benchmark.setdefault(name, {})[configuration, seed] = score
+    ranks: dict[tuple[Configuration, int], list[int]] = {}
+    for scores in by_benchmark.values():
+        for trained, score in scores.items():
+            ranks.setdefault(trained, []).append(sum(other > score for other in scores.values()))
+    whole = {trained: sum(r) for trained, r in ranks.items() if len(r) == len(by_benchmark)}
+    if not whole:
+        return None
+    last = plan.steps[plan.stages[min(whole, key=lambda trained: whole[trained])][-1]]
+    return last.folder / CHECKPOINT
 
 
 def _jobs() -> int:
@@ -118,3 +145,8 @@ def _one_configuration(world: Path, folder: Path, console: Console, bar: Bar) ->
             highlight=False,
         )
     console.print(f"done: {folder}", highlight=False)
+    _say_how_to_try(checkpoint, console)
+
+
+def _say_how_to_try(model: Path, console: Console) -> None:
+    console.print(f"try it: olivine serve {shlex.quote(str(model))}", markup=False, highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
-"""The processes of one torchrun, or the single one: their ranks, and the few messages they exchange.
+"""The processes of one torchrun, or a single one: their ranks, and collectives over Python objects.
 
-What is sharded over them is in `training.sharding`, how questions are distributed in `evaluation.run`. torch is
-imported by the first call that needs it.
+Sharding is in `training.sharding`, the distribution of questions in `evaluation.run`. torch is imported by the first
+call that needs it.
 """
 
 import os

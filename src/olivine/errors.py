@@ -43,7 +43,7 @@ class Stopped(BaseException):  # not an error: the run was asked to stop, and di
     Like `KeyboardInterrupt` it is no `Exception`: a library that catches everything must not swallow it.
     """
 
-    #: EX_TEMPFAIL of sysexits.h: "try again later", which a scheduler can tell from done, failed and wrong.
+    #: EX_TEMPFAIL of sysexits.h: "try again later", which a scheduler can distinguish from done, failed and refused.
     exit_code = 75
 
 

@@ -58,7 +58,7 @@ def _acquired(folder: Path) -> "BaseFileLock":
         lock.acquire(timeout=0)
     except Timeout:
         raise RequestError(
-            f"{folder}: another process is at work there{_holder(folder)}. Wait until it is done, or stop it."
+            f"{folder}: another process is using it{_holder(folder)}. Wait until it is done, or stop it."
         ) from None
     except NotImplementedError as error:
         raise RunError(f"{folder}: its file system has no locks ({error}). Choose a folder on another one.") from None

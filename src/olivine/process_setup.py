@@ -1,7 +1,7 @@
-"""What a process of Olivine's own (the command line, its workers) sets for itself as it starts.
+"""The settings of Olivine's own processes (the command line, its workers), made as they start.
 
-Never called on import or by the Python interface: filters of warnings are the whole process's, and whoever uses Olivine
-as a library decides on them.
+Never called on import or by the Python interface: warning filters belong to the whole process, and a program that uses
+Olivine as a library decides on them.
 """
 
 import warnings

@@ -1,6 +1,6 @@
-"""torch's random numbers for one piece of work: a sequence of its own, with the caller's left as it was.
+"""torch's random numbers for one piece of work: its own sequence, with the caller's state unchanged.
 
-Numbers that numpy or `random` draw come from generators that are passed to whoever draws.
+Random numbers of numpy and `random` come from generators that are passed to the functions that draw them.
 """
 
 from collections.abc import Iterator

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 #: A control evaluation: without images (blind), or with another question's image (shuffled).
 Control = Literal["blind", "shuffled"]
-#: Where the marks of images stand in a conversation: all in front of it, or where its author put them.
+#: Where the marks of images are in a conversation: all in front of it, or where its author put them.
 MarkRule = Literal["front", "in-place"]
 
 
@@ -35,7 +35,7 @@ class Turn:
     images: tuple[int, ...] = ()
 
 
-#: User and assistant in strict alternation, the user first; a system turn may stand before them.
+#: User and assistant in strict alternation, the user first; a system turn may precede them.
 Conversation = tuple[Turn, ...]
 
 

@@ -18,7 +18,7 @@ MAX_BYTES, MAX_DEPTH, MAX_VALUES = 4_000_000, 64, 200_000
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NUMBERS, _MERGE = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}, "tag:yaml.org,2002:merge"
-#: YAML 1.1 reads 010 as eight and 1:30 as ninety; nobody who writes them means that.
+#: YAML 1.1 reads 010 as eight and 1:30 as ninety; which is never what was meant.
 _MISREAD = re.compile(r"[-+]?(0[0-9_]+|.*:.*)")
 
 

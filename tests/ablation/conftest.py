@@ -1,4 +1,4 @@
-"""One thread each: these models are so small that two threads mostly wait for each other."""
+"""One thread per test: these models are so small that two threads mostly wait for each other."""
 
 import pytest
 import torch

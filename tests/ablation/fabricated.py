@@ -30,18 +30,18 @@ EFFECTS = {"large": 0.04, "dinov2": 0.10, "no": -0.15}
 
 
 def write_benchmarks(folder, images):
-    """POPE (one setting), MME (two tasks) and exact match over drawn images; folder by name."""
+    """Write POPE (one setting), MME (two tasks) and exact match over drawn images; return folders by name."""
     random = np.random.default_rng(0)
     pope, mme, exact = (folder / name for name in ("pope", "mme", "exact"))
-    for position in (pope / "images", mme / "existence", mme / "color", exact / "images"):
-        position.mkdir(parents=True)
+    for target in (pope / "images", mme / "existence", mme / "color", exact / "images"):
+        target.mkdir(parents=True)
     for number in range(images):
         image = Image.new("RGB", (160, 120), tuple(int(v) for v in random.integers(90, 240, 3)))
         x, y = (int(v) for v in random.integers(10, 70, 2))
         colour = tuple(int(v) for v in random.integers(0, 160, 3))
         ImageDraw.Draw(image).ellipse((x, y, x + 45, y + 40), fill=colour)
-        for position in (pope / "images", exact / "images", mme / "existence", mme / "color"):
-            image.save(position / f"{number}.png")
+        for target in (pope / "images", exact / "images", mme / "existence", mme / "color"):
+            image.save(target / f"{number}.png")
         for task in ("existence", "color"):
             lines = ["Is there a ball? Please answer yes or no.\tYes", "Is there a cat? Please answer yes or no.\tNo"]
             (mme / task / f"{number}.txt").write_text("\n".join(lines) + "\n")
@@ -68,7 +68,7 @@ def write_benchmarks(folder, images):
 
 
 def write_finished(folder, *, images=24, seeds=(0,), wrong="something else", **more):
-    """The plan of a finished study of eight configurations; `wrong` is the wrong answer to an open question."""
+    """Write a finished study of eight configurations and return its plan; `wrong` answers open questions wrongly."""
     path = write_study(
         folder,
         axes=AXES,
@@ -102,10 +102,11 @@ def write_stage(step):
 def write_evaluation(step, configuration, seed, wrong):
     benchmark = benchmarks.get(step.benchmark)
     questions = benchmark.read(step.settings.data)
-    # The images' difficulty is the same for every configuration and seed; luck is each one's own.
+    # Images are equally difficult for every configuration and seed; the noise is drawn for each.
     ease = np.random.default_rng(7)
     of_unit = {cluster: ease.normal(0, 0.12) for cluster in dict.fromkeys(q.cluster for q in questions)}
-    # Named by what it is of, not by the step's key, which changes with everything that decides a real step's output.
+    # Seeded by the configuration, not by the step's key, which changes with everything that decides a real step's
+    # output.
     drawn = f"{step.benchmark}/{step.control}/{configuration}/{seed}"
     luck = np.random.default_rng(int(hashlib.sha256(drawn.encode()).hexdigest()[:8], 16))
     base = 0.62 + sum(EFFECTS.get(level, 0) for level in configuration) if step.control is None else 0.5

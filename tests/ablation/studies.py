@@ -8,7 +8,7 @@ from olivine.testing import tiny_model_recipe, write_dataset
 
 
 def write_study(folder, *, steps=2, questions=4, seeds=(0,), axes=None, **more):
-    """Write a two-stage base recipe, its data, questions about its images, and a study of them; the study's path."""
+    """Write a two-stage base recipe, its data, questions about its images, and a study; return the study's path."""
     dataset = write_dataset(folder / "data", items=20)
     images = str(dataset.parent / "images")
     stage = {"data": "all", "batch": 4, "lr": 1e-3, "steps": steps, "held_out": 2, "validate_every": 0}

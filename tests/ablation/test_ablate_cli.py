@@ -1,4 +1,4 @@
-"""`olivine ablate` and `olivine report` as typed: plan, run, go on, report, failures and their exit codes."""
+"""`olivine ablate` and `olivine report` as typed: plan, run, resume, report, failures and their exit codes."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_plan_run_and_report(run, tmp_path):
     assert "[1/7]" not in err
     assert (tmp_path / "run" / "results.csv").read_bytes() == before
 
-    # The directory alone is enough, also without the files it came from.
+    # The directory alone is enough, without the files that the study was read from.
     study.unlink()
     (tmp_path / "base.yaml").unlink()
     code, out, err = run("report", tmp_path / "run", "--against", "paper")

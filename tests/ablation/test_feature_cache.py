@@ -1,4 +1,4 @@
-"""Features that trainings share: kept where that pays, computed once, and the study's steps named accordingly."""
+"""Features that trainings share: cached if that saves time, computed once, and the study's steps named accordingly."""
 
 import shutil
 
@@ -21,9 +21,9 @@ from olivine.testing import save_tower
 
 
 def tower(folder):
-    position = folder / "tower"
+    saved = folder / "tower"
     return {
-        "model.vision.from": str(position if position.is_dir() else save_tower(position)),
+        "model.vision.from": str(saved if saved.is_dir() else save_tower(saved)),
         "model.vision.image_size": None,
     }
 
@@ -48,7 +48,7 @@ def steps_of(plan, kind):
     return [step for step in plan.steps.values() if isinstance(step, kind)]
 
 
-def test_one_table_serves_all_configurations_seeds_and_stages_that_show_the_same_images(tmp_path):
+def test_one_table_serves_all_configurations_seeds_and_stages_with_the_same_images(tmp_path):
     plan = planned(study(tmp_path, features="always", seeds=(0, 1)))
     (features,) = steps_of(plan, FeatureStep)
     stages = steps_of(plan, StageStep)
@@ -73,21 +73,21 @@ def test_one_table_serves_all_configurations_seeds_and_stages_that_show_the_same
         {"model.vision.from": {"model_type": "clip_vision_model", "hidden_size": 32, "patch_size": 8}},
     ],
 )
-def test_only_what_a_frozen_pretrained_tower_makes_of_images_as_they_are(tmp_path, changes):
+def test_only_features_of_a_frozen_pretrained_tower_on_unaugmented_images_are_cached(tmp_path, changes):
     recipe = next(iter(load_study(study(tmp_path, overrides=tower(tmp_path) | changes)).recipes.values()))
     align, instruct = recipe.stages
     assert not cacheable(recipe, instruct)
-    # A tower that trains later is still as it came when the connector is aligned.
+    # A tower that trains later still has its pretrained weights while the connector is aligned.
     assert cacheable(recipe, align) == ("stages.instruct.train" in changes)
     before = recipe.model_copy(update={"stages": (align.model_copy(update={"train": ("vision",)}), instruct)})
     assert not cacheable(before, instruct)
 
 
-def test_they_are_kept_where_that_pays(tmp_path, monkeypatch):
+def test_features_are_cached_where_that_saves_time(tmp_path, monkeypatch):
     path = study(tmp_path, axes={"rate": {str(n): {"stages.instruct.lr": n / 1000} for n in range(1, 6)}})
     plan = planned(path)
     (benefit,) = plan.features
-    # One to align and five to instruct, each of eight samples; beside so small a language model the tower is much.
+    # One align and five instruct stages of eight samples each; the tower is large for such a small language model.
     assert benefit.trainings == 6
     assert benefit.bytes == pytest.approx(20 * 0.8 * 36 * 128 * 4, rel=0.5)
     assert benefit.saved > 0.1
@@ -104,8 +104,8 @@ def test_they_are_kept_where_that_pays(tmp_path, monkeypatch):
     assert "6 trainings" in line
 
 
-def test_what_was_decided_stays_when_a_study_grows(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_cache, "BENEFIT_FACTOR", 2.0)  # nothing pays
+def test_the_decision_to_cache_is_kept_when_a_study_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "BENEFIT_FACTOR", 2.0)  # caching never saves time
     path = study(tmp_path)
     plan = planned(path)
     carry_out(plan, path, Console(quiet=True), Silent(), "local")
@@ -118,14 +118,14 @@ def test_what_was_decided_stays_when_a_study_grows(tmp_path, monkeypatch):
     assert all(grown.steps[key].done for key in plan.steps)
 
 
-def test_a_study_runs_with_them_and_goes_on_without_anything_left(tmp_path):
+def test_a_study_uses_cached_features_and_resumes_without_leftovers(tmp_path):
     path = study(tmp_path, features="always", axes={"align": {"yes": {}, "no": {"stages.align.skip": True}}})
     plan = planned(path)
     assert launch_here(plan, Console(quiet=True), Silent()) == []
     (features,) = steps_of(plan, FeatureStep)
     assert (features.folder / "timing.json").is_file()
     assert planned(path).left() == []
-    # Whoever needs the room may take it: nobody is left to read them.
+    # The table may be deleted to free disk space: no unfinished step reads it.
     shutil.rmtree(features.folder)
     assert planned(path).left() == []
 
@@ -145,12 +145,12 @@ def test_a_change_of_the_fit_or_the_precision_is_another_table(tmp_path):
     assert len({plain, *keys}) == 5
 
 
-def test_fused_towers_are_known_by_their_contents(tmp_path):
-    """One table for both seeds; another one where either tower is another, wherever they lie."""
+def test_fused_towers_are_identified_by_their_contents(tmp_path):
+    """One table for both seeds, wherever the towers lie; another one if either tower differs."""
 
     def keys(folder, seed):
         towers = [save_tower(folder / name, seed=number) for name, number in (("a", 0), ("b", seed))]
-        vision = {"fused": [str(position) for position in towers]}
+        vision = {"fused": [str(tower) for tower in towers]}
         plan = planned(write_study(folder, features="always", overrides={"model.vision": vision}))
         return {step.key for step in plan.steps.values() if isinstance(step, FeatureStep)}
 

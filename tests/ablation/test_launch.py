@@ -1,4 +1,4 @@
-"""Plans carried out: all configurations, again for nothing, after a kill, with a step that dies, here and on Ray."""
+"""Plans that are run: all configurations, a second time for free, after a kill, with a dying step, locally, on Ray."""
 
 import errno
 import hashlib
@@ -28,8 +28,8 @@ def small(folder, **more):
     return make_plan(load_study(write_study(folder, axes=AXES, **more)))
 
 
-class Told:
-    """Progress, written down."""
+class RecordedProgress:
+    """Progress that is recorded."""
 
     def __init__(self):
         self.begun, self.ended, self.failed = [], [], []
@@ -49,7 +49,7 @@ def quiet():
 
 
 def outputs(directory):
-    """What statistics rest on, by content."""
+    """Return hashes of the files that the statistics are computed from."""
     names = ("items.jsonl", "answers.jsonl", "model.safetensors")
     files = sorted(f for f in Path(directory).rglob("*") if f.name in names)
     return {str(f.relative_to(directory)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
@@ -57,10 +57,10 @@ def outputs(directory):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A study of two configurations, carried out once."""
+    """A study of two configurations, run once."""
     path = write_study(tmp_path_factory.mktemp("study"), axes=AXES)
     plan = make_plan(load_study(path))
-    message = Told()
+    message = RecordedProgress()
     assert launch_here(plan, quiet(), message) == []
     return path, plan, message
 
@@ -75,19 +75,19 @@ def test_every_step_is_done_once_and_leaves_its_files(finished):
             assert (step.folder / "metrics.jsonl").is_file()
 
 
-def test_a_second_time_nothing_is_left(finished):
+def test_a_second_run_has_nothing_to_do(finished):
     path, *_ = finished
     again = make_plan(load_study(path))
     assert again.left() == []
-    message = Told()
+    message = RecordedProgress()
     assert launch_here(again, quiet(), message) == []
     assert message.begun == []
 
 
-def test_a_killed_study_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
+def test_a_killed_study_resumes_to_the_same_bits(finished, tmp_path, monkeypatch):
     _, plan, _ = finished
     other = small(tmp_path)
-    assert list(other.steps) == list(plan.steps), "steps are known by content, wherever they lie"
+    assert list(other.steps) == list(plan.steps), "steps are identified by content, wherever they lie"
 
     class KilledError(BaseException):
         pass
@@ -97,14 +97,14 @@ def test_a_killed_study_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch
 
     for killed in ("train_stage", "train_stage", "evaluate"):
         monkeypatch.setattr(steps_module, killed, kill)
-        # One step gets through for every kill: the launcher resumes where it was.
+        # One step finishes between kills: the launcher resumes where it was.
         with pytest.raises(KilledError):
-            launch_here(other, quiet(), Told())
+            launch_here(other, quiet(), RecordedProgress())
         monkeypatch.undo()
         one = other.left()[0]
         steps_module.Worker(quiet()).run(one, other.steps.get(one.after))
     assert 0 < len(other.left()) < len(other.steps)
-    launch_here(other, quiet(), Told())
+    launch_here(other, quiet(), RecordedProgress())
     assert outputs(other.study.directory) == outputs(plan.study.directory)
 
 
@@ -121,7 +121,7 @@ def test_a_step_equals_the_stage_of_a_whole_run(finished, tmp_path):
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """Steps that only leave the files which say that they are done: what is tested is who runs when."""
+    """Steps that only leave the files that mark them as done, to test scheduling alone."""
 
     def train_stage(recipe, stage, after, folder, console, features):
         write_json(folder / "result.json", {})
@@ -134,7 +134,7 @@ def pretend(monkeypatch):
     monkeypatch.setattr(steps_module.Worker, "_model", lambda self, checkpoint: None)
 
 
-def test_a_full_disk_fails_its_steps_with_what_to_do_and_the_rest_goes_on(tmp_path, monkeypatch, pretend):
+def test_a_full_disk_fails_its_steps_with_advice_and_the_rest_continues(tmp_path, monkeypatch, pretend):
     plan = small(tmp_path)
 
     def full(*_):
@@ -142,7 +142,7 @@ def test_a_full_disk_fails_its_steps_with_what_to_do_and_the_rest_goes_on(tmp_pa
 
     monkeypatch.setattr(steps_module, "train_stage", full)
     monkeypatch.setattr("olivine.ablation.launch.write_text", full)
-    failures = launch_here(plan, quiet(), Told())
+    failures = launch_here(plan, quiet(), RecordedProgress())
     assert len(failures) == len(plan.steps)
     begun = [failure for failure in failures if failure.begun]
     assert begun
@@ -160,7 +160,7 @@ def test_a_step_that_dies_once_is_tried_again(tmp_path, monkeypatch, pretend):
         return real(recipe, stage, after, folder, console, features)
 
     monkeypatch.setattr(steps_module, "train_stage", flaky)
-    message = Told()
+    message = RecordedProgress()
     assert launch_here(plan, quiet(), message) == []
     assert died
     assert message.failed == []
@@ -177,12 +177,12 @@ def test_sigterm_ends_the_study_and_not_only_the_step(tmp_path, monkeypatch, pre
 
     monkeypatch.setattr(steps_module, "train_stage", stopped)
     with pytest.raises(Stopped):
-        launch_here(plan, quiet(), Told())
+        launch_here(plan, quiet(), RecordedProgress())
     assert len(begun) == 1
     assert not (begun[0] / ERROR).exists()
 
 
-def test_a_step_that_stays_dead_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, pretend):
+def test_a_step_that_dies_twice_is_reported_and_the_rest_continues(tmp_path, monkeypatch, pretend):
     plan = small(tmp_path)
     real = steps_module.train_stage
     dead = plan.stages[("yes",), 0][-1]
@@ -193,7 +193,7 @@ def test_a_step_that_stays_dead_is_reported_and_the_rest_goes_on(tmp_path, monke
         return real(recipe, stage, after, folder, console, features)
 
     monkeypatch.setattr(steps_module, "train_stage", broken)
-    failures = launch_here(plan, quiet(), Told())
+    failures = launch_here(plan, quiet(), RecordedProgress())
     assert next((f.step.key, f.begun) for f in failures) == (dead, True)
     assert len(failures) == 3  # the stage and its two evaluations
     assert all("not started" in f.reason for f in failures[1:])
@@ -206,11 +206,11 @@ def test_an_unknown_launcher_is_answered_with_the_nearest():
         launcher("locale")
 
 
-def test_ray_missing_is_said(monkeypatch, tmp_path):
+def test_missing_ray_is_reported(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     plan = small(tmp_path)
     with pytest.raises(RequestError, match="pip install"):
-        launcher("ray")(plan, quiet(), Told())
+        launcher("ray")(plan, quiet(), RecordedProgress())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -218,26 +218,26 @@ def test_ray_gives_the_same_bits(finished, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     _, plan, _ = finished
     other = small(tmp_path, resources={"cpus": 1})
-    message = Told()
+    message = RecordedProgress()
     assert launcher("ray")(other, quiet(), message) == []
     assert sorted(message.ended) == sorted(other.steps)
     assert outputs(other.study.directory) == outputs(plan.study.directory)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ray_reports_what_dies_and_goes_on(tmp_path):
+def test_ray_reports_dead_steps_and_continues(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     plan = small(tmp_path)
     dead = plan.steps[plan.stages[("yes",), 0][-1]]
-    # What the worker meets: a file where the step's checkpoint must go.
+    # The worker finds a file where the step's checkpoint must go.
     dead.folder.mkdir(parents=True)
     (dead.folder / "metrics.jsonl").mkdir()
-    failures = launcher("ray")(plan, quiet(), Told())
+    failures = launcher("ray")(plan, quiet(), RecordedProgress())
     assert {f.step.key for f in failures} == {dead.key} | {k for k, s in plan.steps.items() if s.after == dead.key}
     assert {s.key for s in plan.left()} == {f.step.key for f in failures}
 
 
-# What it will cost
+# Costs
 
 
 def test_a_stage_costs_what_its_own_plan_says(finished):
@@ -261,7 +261,7 @@ def test_a_plan_knows_its_costs(finished):
         named_device("h10")
 
 
-def test_what_cannot_be_read_has_no_cost(tmp_path):
+def test_a_study_with_unreadable_data_has_no_cost(tmp_path):
     path = write_study(tmp_path)
     plan = make_plan(load_study(path))
     (tmp_path / "data" / "train.json").unlink()

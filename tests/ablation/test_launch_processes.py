@@ -1,4 +1,4 @@
-"""Several steps at a time: who may begin when, processes that die or are told to stop, and each one's share."""
+"""Several steps at a time: which may start when, processes that die or are stopped, and threads and GPUs of each."""
 
 import io
 import os
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from test_launch import AXES, Told, outputs, quiet, small
+from test_launch import AXES, RecordedProgress, outputs, quiet, small
 
 from olivine.ablation import launch_processes
 from olivine.ablation.launch import launch_over, launcher
@@ -21,8 +21,8 @@ from olivine.ablation.terminal_lines import StepLines
 from olivine.errors import RequestError, Stopped
 
 
-class Listening(Told):
-    """Progress with what steps say from afar."""
+class Listening(RecordedProgress):
+    """Progress that also records the lines that steps in other processes log."""
 
     def __init__(self, on_begin=lambda: None):
         super().__init__()
@@ -37,11 +37,11 @@ class Listening(Told):
         self.said.append((step.key, text))
 
 
-# Who may begin when
+# Which step may start when
 
 
 class PretendPool:
-    """A few workers that end in any order, some of them badly; holds the launcher to its promises."""
+    """A few workers that end in any order, some by dying; checks what the launcher must guarantee."""
 
     def __init__(self, workers, dying, draw):
         self._workers, self._dying, self._draw = workers, dying, draw
@@ -65,7 +65,7 @@ class PretendPool:
 
 @st.composite
 def plans(draw):
-    """Steps whose needs come before them, some of them dying; a number of workers and a seed."""
+    """Draw steps in dependency order, some of them dying, a number of workers and a seed."""
     steps = [
         SimpleNamespace(key=str(n), needs=tuple(str(m) for m in draw(st.sets(st.integers(0, n - 1), max_size=2))))
         if n
@@ -77,7 +77,7 @@ def plans(draw):
 
 
 @given(plans())
-def test_every_step_begins_once_after_what_it_needs_or_is_told_as_not_begun(drawn):
+def test_every_step_starts_once_after_its_dependencies_or_is_reported_as_not_started(drawn):
     steps, dying, workers, seed = drawn
     message = Listening()
     pool = PretendPool(workers, dying, random.Random(seed))
@@ -100,7 +100,7 @@ def test_two_at_a_time_give_the_same_bits(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     alone, beside = small(tmp_path / "one"), small(tmp_path / "two")
-    assert launch_here(alone, quiet(), Told()) == []
+    assert launch_here(alone, quiet(), RecordedProgress()) == []
     message = Listening()
     assert launcher("local", jobs=2)(beside, quiet(), message) == []
     assert sorted(message.ended) == sorted(message.begun) == sorted(beside.steps)
@@ -129,7 +129,7 @@ def dies(*_):
     os._exit(7)
 
 
-def test_a_process_that_dies_again_fails_its_step_and_the_rest_goes_on(tmp_path, monkeypatch):
+def test_a_process_that_dies_again_fails_its_step_and_the_rest_continues(tmp_path, monkeypatch):
     monkeypatch.setattr(launch_processes, "_serve", dies)
     plan = small(tmp_path)
     failures = launcher("local", jobs=2)(plan, quiet(), Listening())
@@ -156,7 +156,7 @@ def test_sigterm_stops_every_process(tmp_path):
     assert launcher("local", jobs=2)(plan, quiet(), Listening()) == []
 
 
-def test_nothing_left_starts_no_process(tmp_path, monkeypatch):
+def test_no_process_starts_if_no_step_is_left(tmp_path, monkeypatch):
     plan = small(tmp_path)
     monkeypatch.setattr(launch_processes, "_ProcessPool", None)
     monkeypatch.setattr(type(plan), "left", lambda _: [])
@@ -164,7 +164,7 @@ def test_nothing_left_starts_no_process(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("jobs", "threads"), [(3, 2), (9, 1)])
-def test_threads_hang_on_what_was_asked_for_and_not_on_what_is_left(tmp_path, monkeypatch, jobs, threads):
+def test_threads_depend_on_the_requested_jobs_and_not_on_the_remaining_steps(tmp_path, monkeypatch, jobs, threads):
     plan = small(tmp_path)
     monkeypatch.setattr(launch_processes, "available_cpus", lambda: 8)
     monkeypatch.setattr(type(plan), "left", lambda self: list(self.steps.values())[:2])
@@ -189,7 +189,7 @@ def test_ray_takes_no_number_of_jobs():
         launcher("local", jobs=0)
 
 
-def test_lines_of_several_steps_say_whose_they_are(tmp_path):
+def test_lines_of_several_steps_name_their_step(tmp_path):
     plan = small(tmp_path)
     first, second = list(plan.steps.values())[:2]
     console = Console(record=True, width=200, quiet=False, file=io.StringIO())

@@ -1,4 +1,4 @@
-"""Values of clusters: means of items as they are, any other metric through the benchmark's own scoring."""
+"""Values of clusters: plain means of items, and any other metric through the benchmark's own scoring."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def write_pope(folder, image_folder, *, seed=0):
 
 
 def evaluated(folder, name, data, *, right=0.7, seed=0):
-    """An evaluation whose answers are right with a probability that each image has for itself."""
+    """Write an evaluation whose answers are right with a probability drawn per image."""
     benchmark = benchmarks.get(name)
     questions = benchmark.read(data)
     random = np.random.default_rng(seed)
@@ -59,7 +59,7 @@ def test_f1_agrees_with_a_bootstrap_through_the_benchmark_itself(tmp_path):
     assert len(names) == 60
     assert values.mean() == pytest.approx(run.value(measure))
 
-    # Whole images are drawn again, their questions renamed so that the scorer takes them twice.
+    # Whole images are resampled, with their questions renamed so that the scorer accepts duplicates.
     benchmark, random = benchmarks.get("pope"), np.random.default_rng(1)
     by_cluster = {}
     for question, answer in zip(questions, answers, strict=True):
@@ -88,7 +88,7 @@ def test_a_linear_metric_needs_no_scoring_and_equals_it(tmp_path):
     assert linear == pytest.approx(scored)
 
 
-def test_values_are_in_an_order_that_names_alone_decide(tmp_path):
+def test_the_order_of_values_depends_on_names_alone(tmp_path):
     data = write_pope(tmp_path, 8)
     run, *_ = evaluated(tmp_path / "run", "pope", data)
     rows = (tmp_path / "run" / "items.jsonl").read_text().splitlines()
@@ -106,16 +106,16 @@ def test_mme_points_are_measured_over_images(tmp_path):
         lines = [f"{n}.jpg\tIs there one {n} {q}?\t{gold}" for n in range(9) for q, gold in ((1, "Yes"), (2, "No"))]
         (data / f"{task}.txt").write_text("\n".join(lines) + "\n")
     run, *_ = evaluated(tmp_path / "run", "mme", data)
-    shown = measures("mme", [run.scores["metrics"]])
-    assert [m.metric for m in shown] == ["total", CORRECT]
-    names, values = run.values(shown[0])
+    reported = measures("mme", [run.scores["metrics"]])
+    assert [m.metric for m in reported] == ["total", CORRECT]
+    names, values = run.values(reported[0])
     assert len(names) == 18
-    assert values.mean() == pytest.approx(run.value(shown[0]))
+    assert values.mean() == pytest.approx(run.value(reported[0]))
     low, high = cluster_intervals(values[:, None], np.random.default_rng(0))
-    assert low[0] < run.value(shown[0]) < high[0]
+    assert low[0] < run.value(reported[0]) < high[0]
 
 
-def test_many_units_are_dealt_into_groups_alike_in_every_run():
+def test_many_clusters_are_grouped_the_same_way_in_every_run():
     clusters = [f"u{n}" for n in range(1000)]
     groups = grouped(clusters)
     assert len(groups) == 250
@@ -128,7 +128,7 @@ def test_an_unknown_benchmark_shows_the_share_of_right_answers():
     assert [m.metric for m in measures("tomorrow's", [{"another"}])] == [CORRECT]
 
 
-def test_unequal_images_weigh_by_their_questions():
+def test_images_are_weighted_by_their_number_of_questions():
     values = ratio_values(np.array([9.0, 0.0, 1.0]), np.array([10.0, 1.0, 1.0]))
     assert values.mean() == pytest.approx(10 / 12)
 

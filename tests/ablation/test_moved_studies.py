@@ -1,4 +1,4 @@
-"""Studies that are moved, copied, stopped or begun twice: the place given wins, and nothing is done again."""
+"""Studies that are moved, copied, stopped or started twice: the given directory wins, and no step is repeated."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ def copy_without_reports(study, target):
 
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("given", ["", "study.yaml"])
-def test_a_copy_is_reported_where_it_lies(run, study_once, tmp_path, given):
+def test_a_copied_study_is_reported_in_its_own_directory(run, study_once, tmp_path, given):
     copy = copy_without_reports(study_once, tmp_path / "copy")
     before = {name: (study_once / "run" / name).stat().st_mtime_ns for name in REPORTS}
     code, _, err = run("report", copy / given)
@@ -60,7 +60,7 @@ def test_a_copy_is_reported_where_it_lies(run, study_once, tmp_path, given):
 
 
 @pytest.mark.usefixtures("no_work")
-def test_a_moved_study_repeats_no_step_and_writes_nothing_at_its_old_place(run, study_once, tmp_path):
+def test_a_moved_study_repeats_no_step_and_writes_nothing_to_its_old_directory(run, study_once, tmp_path):
     copy_without_reports(study_once, tmp_path / "old")
     (tmp_path / "old").rename(tmp_path / "moved")
     code, _, err = run("ablate", tmp_path / "moved")
@@ -71,7 +71,7 @@ def test_a_moved_study_repeats_no_step_and_writes_nothing_at_its_old_place(run, 
 
 
 @pytest.mark.usefixtures("no_work")
-def test_a_study_kept_by_an_earlier_version_names_its_old_place_in_vain(run, study_once, tmp_path):
+def test_the_old_path_in_an_earlier_versions_study_is_ignored(run, study_once, tmp_path):
     moved = copy_without_reports(study_once, tmp_path / "moved")
     kept = yaml.safe_load((moved / "study.yaml").read_text())
     (moved / "study.yaml").write_text(yaml.safe_dump(kept | {"output": str(tmp_path / "old")}))
@@ -81,7 +81,7 @@ def test_a_study_kept_by_an_earlier_version_names_its_old_place_in_vain(run, stu
     assert (moved / "report.html").is_file()
 
 
-def test_only_what_is_missing_of_a_moved_study_is_run(run, study_once, tmp_path):
+def test_only_missing_steps_of_a_moved_study_are_run(run, study_once, tmp_path):
     moved = copy_without_reports(study_once, tmp_path / "moved")
     gone = next((moved / "steps").glob("exact-match-blind-*"))
     shutil.rmtree(gone)
@@ -91,8 +91,8 @@ def test_only_what_is_missing_of_a_moved_study_is_run(run, study_once, tmp_path)
     assert (gone / "scores.json").is_file()
 
 
-def test_a_study_of_ones_own_still_goes_where_it_says(run, study_once, tmp_path):
-    """A file that lies in no study's directory: its `output` counts."""
+def test_a_study_file_elsewhere_writes_to_its_own_output(run, study_once, tmp_path):
+    """A file outside any study's directory: its `output` counts."""
     values = yaml.safe_load((study_once / "study.yaml").read_text())
     values |= {"base": str(study_once / "base.yaml"), "output": str(study_once / "run")}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
@@ -106,7 +106,7 @@ def test_a_second_command_on_one_study_is_refused_at_its_start(run, tmp_path):
     with exclusive_lock(tmp_path / "run"):
         code, _, err = run("ablate", path)
     assert code == 2
-    assert f"{tmp_path / 'run'}: another process is at work there" in err
+    assert f"{tmp_path / 'run'}: another process is using it" in err
     assert not (tmp_path / "run" / "steps").exists()
 
 
@@ -143,7 +143,7 @@ def test_a_study_in_processes_ends_with_75(run, tmp_path, monkeypatch, number):
     assert "Run the same command to resume." in err
     monkeypatch.setattr(launch_processes._ProcessPool, "outcome", original)
     with exclusive_lock(tmp_path / "run"):
-        pass  # nobody is left in there
+        pass  # no process is left in there
 
 
 def test_a_read_only_study_is_one_line(run, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Resuming and studies take the class of every field of a recipe from the field, and agree about each."""
+"""Resuming and studies read the identity class of every recipe field from the field itself, and agree on each."""
 
 import copy
 import json
@@ -90,7 +90,7 @@ OTHER = {
     "seed": 5,
     "output": "elsewhere",
 }
-#: Collections, whose entries are in the table one by one; and what only connectors of other packages have.
+#: Collections, whose entries are in the table individually; and options that only connectors of other packages have.
 NOT_CHANGED = {"data", "stages", "model.connector.options"}
 #: Sections in which a field can have another value.
 BEFORE = {
@@ -135,7 +135,7 @@ def full(key):
 
 
 def as_resuming_sees_it(before, now, folder):
-    """The class by which a run that has begun both stages takes a change."""
+    """Return the class that a run that has begun both stages assigns to a change."""
     for stage in before.stages:
         (folder / stage.name).mkdir(parents=True)
         (folder / stage.name / METRICS).write_text("{}\n")
@@ -178,7 +178,7 @@ def test_resuming_and_studies_take_a_change_by_the_fields_class(values, tmp_path
     assert counts == (declared.identity is not Identity.SAME_BITS and not key.startswith("sharding."))
 
 
-def test_a_number_of_steps_overrules_epochs_for_both(values, tmp_path):
+def test_steps_override_epochs_for_both(values, tmp_path):
     values["stages"][1]["steps"] = 4
     before, now = Recipe.model_validate(values), changed(values, "stages.*.epochs", tmp_path)
     assert as_resuming_sees_it(before, now, tmp_path / "run") == (Identity.SAME_BITS, [])

@@ -63,7 +63,7 @@ def test_configurations_share_what_they_share(tmp_path):
     )
     plan = make_plan(load_study(path))
     stages = [step for step in plan.steps.values() if isinstance(step, StageStep)]
-    # One align stage for both rates; four instruct stages; each asked twice.
+    # One align stage for both rates; four instruct stages; two evaluations of each.
     assert sorted(step.kind for step in stages) == ["align", *["instruct"] * 4]
     assert len(plan.steps) == 5 + 8
     (align,) = [step for step in stages if step.kind == "align"]
@@ -84,7 +84,7 @@ def other(value):
 
 
 SPECIAL = {
-    "objective": None,  # contrastive needs other parts; covered by the generic comparison of values
+    "objective": None,  # contrastive needs other modules; covered by the generic comparison of values
     "template": "vicuna",
     "image_fit": "crop",
     "lora": {"rank": 2},
@@ -172,7 +172,7 @@ def test_an_optimizer_field_renames_every_step(study_path, name):
 
 
 @pytest.mark.parametrize(("name", "value"), [("spike", 5.0), ("checkpoint_activations", True)])
-def test_what_can_only_stop_a_run_or_spares_memory_renames_nothing(study_path, name, value):
+def test_fields_that_only_stop_a_run_or_save_memory_rename_nothing(study_path, name, value):
     def change(values):
         values["optimizer"][name] = value
 
@@ -255,7 +255,7 @@ def test_another_benchmark_or_control_leaves_training_alone(study_path):
         assert steps["exact-match/None"] == after[configuration]["exact-match/None"]
 
 
-def test_files_are_known_by_content_not_by_place(tmp_path):
+def test_files_are_identified_by_content_not_by_path(tmp_path):
     path = write_study(tmp_path)
     first = keys(path)
     moved = tmp_path / "moved"
@@ -269,7 +269,7 @@ def test_files_are_known_by_content_not_by_place(tmp_path):
     assert keys(path, elsewhere) != first
 
 
-def test_a_image_that_grew_is_noticed(tmp_path):
+def test_an_image_that_grew_is_noticed(tmp_path):
     path = write_study(tmp_path)
     first = keys(path)
     with (tmp_path / "data" / "images" / "0.png").open("ab") as file:
@@ -282,7 +282,7 @@ def test_a_image_that_grew_is_noticed(tmp_path):
     )
 
 
-def test_a_local_backbone_is_known_by_its_content(study_path, tmp_path):
+def test_a_local_backbone_is_identified_by_its_content(study_path, tmp_path):
     folder = tmp_path / "backbone"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
@@ -321,7 +321,7 @@ def test_digests_do_not_depend_on_the_order_of_keys():
     assert len(digest(str(Path("x")))) == 16
 
 
-def test_shards_are_known_without_reading_them_through(tmp_path, monkeypatch):
+def test_shards_are_identified_without_reading_them_whole(tmp_path, monkeypatch):
     import io
     import json
     import tarfile
@@ -347,13 +347,13 @@ NOT_DEFAULT = [
 
 
 def stands_as_before(values):
-    """What the identities of earlier versions counted, at its default."""
+    """Set the fields that earlier versions' identities had to their defaults."""
     for stage in values["stages"]:
         stage["validate_every"] = 200
 
 
 def as_named_before(recipe, step, after):
-    """The rule of earlier versions, word for word: everything but what these sets name."""
+    """The rule of earlier versions, unchanged: everything except the fields in these sets."""
     dumped = recipe.model_dump(mode="json", by_alias=True)
     apart = {"name", "output", "evaluate", "model", "data", "stages", "sharding"}
     shared = {key: value for key, value in dumped.items() if key not in apart}
@@ -386,7 +386,7 @@ def test_earlier_names_are_those_that_the_earlier_rule_gave(study_path, change):
         for key in keys_:
             after = as_named_before(study.recipes[used], plan.steps[key], after)
             assert plan.steps[key].earlier == after
-    if change is stands_as_before:  # all that earlier versions counted has its default: the names are the same
+    if change is stands_as_before:  # all fields of the earlier identities have their defaults: the names are the same
         assert all(step.earlier == step.key for step in plan.steps.values() if isinstance(step, StageStep))
 
 

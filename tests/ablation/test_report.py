@@ -1,5 +1,5 @@
-"""From finished steps to tables and a page: known effects are found, the same answers give the same bytes, and what a
-model says stays text."""
+"""From finished steps to tables and a page: known effects are found, the same answers give the same bytes, and a
+model's text stays text."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def finished(tmp_path_factory):
     return path, plan, collect(plan)
 
 
-def test_effects_that_were_put_in_are_found(finished):
+def test_simulated_effects_are_found(finished):
     _, _, results = finished
     pope = next(o for o in results.outcomes if o.measure.metric == "mean/accuracy")
     found = {effect.contrast.name: effect for effect in pope.effects}
@@ -103,21 +103,21 @@ def test_seeds_are_shown_beside_questions(tmp_path):
     assert "unknown, not zero" not in page
 
 
-def test_gallery_shows_what_each_said(finished):
+def test_gallery_shows_every_configurations_answer(finished):
     _, _, results = finished
     found = disagreements(results)
     assert [(p.axis, p.level) for p in found] == [("language", "large"), ("vision", "dinov2"), ("align", "no")]
     for change in found:
         assert change.examples
-        for shown in change.examples:
-            assert [right for *_, right in shown.said].count(True) == 1
-            assert shown.image is not None
-            assert shown.image.startswith("data:image/png;base64,")
+        for example in change.examples:
+            assert [right for *_, right in example.said].count(True) == 1
+            assert example.image is not None
+            assert example.image.startswith("data:image/png;base64,")
     assert disagreements(results) == found
 
 
 class Tags(HTMLParser):
-    """What a browser would see as elements and as attributes."""
+    """Collects what a browser would parse as elements and attributes."""
 
     def __init__(self):
         super().__init__()
@@ -148,11 +148,11 @@ def test_the_page_needs_nothing_from_outside(finished, tmp_path):
     assert "@import" not in page
 
 
-def test_markdown_configurations_cannot_be_left():
+def test_text_cannot_escape_from_a_markdown_cell():
     assert _markdown_cell("a | b\n*c* <script>") == "a \\| b \\*c\\* \\<script\\>"
 
 
-def test_an_unfinished_study_reports_what_there_is(tmp_path):
+def test_an_unfinished_study_reports_its_finished_steps(tmp_path):
     _, plan = write_finished(tmp_path, images=8)
     gone = plan.steps[plan.evaluations[("large", "dinov2", "no"), 0, "pope", None]]
     shutil.rmtree(gone.folder)
@@ -166,7 +166,7 @@ def test_an_unfinished_study_reports_what_there_is(tmp_path):
     assert "Unfinished" in write_report(results, tmp_path / "out").read_text()
 
 
-def test_nothing_finished_is_said(tmp_path):
+def test_a_study_without_finished_steps_says_so(tmp_path):
     _, plan = write_finished(tmp_path, images=8)
     shutil.rmtree(plan.study.directory)
     with pytest.raises(RunError, match="no evaluation is finished"):
@@ -202,7 +202,7 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 
-#: A page that loads the report in a frame of a given width and says how wide it really is, and what its title became.
+#: A page that loads the report in a frame of a given width, and puts its real width and title into its own title.
 PROBE = """<!doctype html><iframe id=f style="width:{width}px;height:3000px;border:0" src="report.html"></iframe>
 <pre id=out></pre><script>
 onload = () => setTimeout(() => {{
@@ -236,6 +236,6 @@ def test_axes_are_the_papers():
     assert set(AXES) == set(table("paper").axes)
 
 
-def test_what_rounds_to_zero_has_no_minus():
+def test_values_that_round_to_zero_have_no_minus_sign():
     assert (signed(-0.04), plain(-0.04)) == ("+0.0", "0.0")
     assert (signed(-0.06), plain(-0.06)) == ("−0.1", "−0.1")

@@ -1,4 +1,4 @@
-"""What a data set or a model wrote reaches tables and pages as text: no formula, no control character, no markup."""
+"""Text from data sets and models reaches tables and pages as text: no formula, no control character, no markup."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Studies: shipped ones are read, configurations are as requested, and errors quote the file's own words."""
+"""Studies: shipped ones are read, configurations are those requested, and errors quote the file's own text."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_bare_yes_and_no_are_names(tmp_path):
     assert load_study(path).axes["align"] == ("yes", "no")
 
 
-def test_exclude_leaves_configurations_out(tmp_path):
+def test_exclude_skips_configurations(tmp_path):
     study = load_study(edited(tmp_path, lambda v: v.update(exclude=[{"depth": "one", "align": False}])))
     assert study.configurations == (("two", "yes"), ("two", "no"), ("one", "yes"))
 

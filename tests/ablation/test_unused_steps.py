@@ -15,7 +15,7 @@ def leftover(plan, name, size):
     return folder
 
 
-def test_only_what_no_step_owns_is_listed_the_largest_first(tmp_path):
+def test_only_folders_that_no_step_owns_are_listed_the_largest_first(tmp_path):
     plan = plan_study(write_study(tmp_path))
     for step in plan.steps.values():
         step.folder.mkdir(parents=True)
@@ -23,7 +23,7 @@ def test_only_what_no_step_owns_is_listed_the_largest_first(tmp_path):
     assert [(step.folder, step.bytes) for step in unused_steps(plan)] == [(large, 1000), (small, 10)]
 
 
-def test_the_command_only_lists_unless_told_to_delete(run, tmp_path):
+def test_the_command_only_lists_without_delete(run, tmp_path):
     path = write_study(tmp_path)
     plan = plan_study(path)
     needed = next(iter(plan.steps.values())).folder

@@ -1,4 +1,4 @@
-"""One small image file of every kind that tools differ about, each made on the spot."""
+"""One small image file of every kind that tools read differently, generated on demand."""
 
 import struct
 import zlib
@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 37, 23
 
 
 def colours(mode="RGB", size=(WIDTH, HEIGHT)):
-    """Smooth colours with a hard edge: nothing that a lossy format would make much of."""
+    """Smooth colours with a hard edge, which lossy formats change little."""
     across, down = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
     edge = np.where(across > 0.6, 0.9, 0.2 + 0.5 * down)
     values = np.stack([across, down, edge], axis=-1)
@@ -89,7 +89,7 @@ def frames(**options):
 
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-#: What a kind is called: the file's name, and how it is written.
+#: Kind of file: its name on disk, and how it is written.
 KINDS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "PNG, RGB": ("rgb.png", saved(colours)),
     "JPEG, RGB": ("rgb.jpg", saved(colours, quality=95)),
@@ -129,7 +129,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 def write_kind(kind, folder):
-    """Write the file of a kind; returns its path."""
+    """Write the file of a kind; return its path."""
     name, write = KINDS[kind]
     write(folder / name)
     return folder / name

@@ -1,4 +1,4 @@
-"""What plain transformers makes of each kind of image file, against Olivine.
+"""How plain transformers reads each kind of image file, compared with Olivine.
 
 `python tests/data/image_routes.py` prints the table of docs/images.md.
 """
@@ -16,20 +16,20 @@ from transformers.image_utils import load_image
 from olivine.data.images import ImageTransform, open_image
 from olivine.model.processor import image_processor
 
-HEADER = ["| file | a PIL image handed to the processor | a path in a chat message |", "|---|---|---|"]
-#: Normalised so that a difference of 1 is half the range of 8 bits.
+HEADER = ["| file | a PIL image given to the processor | a path in a chat message |", "|---|---|---|"]
+#: Normalisation under which a difference of 1 is half the range of 8 bits.
 TRANSFORM = ImageTransform(32, "pad", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def compared(path):
-    """(PIL image, path in a chat message), each: None where it fails, else the largest difference of 0 to 255."""
+    """Return (PIL image, path in a chat message): None if that fails, else the largest difference from 0 to 255."""
     ours = TRANSFORM(open_image(path))
     process = image_processor(TRANSFORM)
     content = path.read_bytes()
     found = []
     for open_it in (
         lambda: Image.open(io.BytesIO(content)),
-        # What apply_chat_template opens paths with, which leaves some files open: here given the content instead.
+        # apply_chat_template opens paths with this, which leaves some files open; here it gets the content instead.
         lambda: load_image("data:image/any;base64," + base64.b64encode(content).decode()),
     ):
         try:

@@ -1,4 +1,4 @@
-"""A data set's check: what is counted, what is kept, what it exits with."""
+"""Checking a data set: counts, kept results, exit codes."""
 
 import json
 
@@ -36,7 +36,7 @@ def full(path, limit=None, **more):
 
 
 def opened(monkeypatch):
-    """Names of images in the order in which they are decoded."""
+    """The names of images in the order in which they are decoded."""
     names = []
     whole = check_jobs._read_whole
     monkeypatch.setattr(
@@ -45,7 +45,7 @@ def opened(monkeypatch):
     return names
 
 
-def test_each_image_is_opened_once_however_many_items_show_it(data, monkeypatch):
+def test_each_image_is_opened_once_however_many_items_use_it(data, monkeypatch):
     names = opened(monkeypatch)
     report = full(data)
     assert len(names) == len(set(names)) == report.images < report.items - report.text_only
@@ -69,7 +69,7 @@ def test_a_full_check_that_was_killed_repeats_nothing(data, limit, monkeypatch):
     assert len(keys) == len(set(keys))
 
 
-def test_an_image_that_has_changed_is_looked_at_again(data, monkeypatch):
+def test_a_changed_image_is_checked_again(data, monkeypatch):
     monkeypatch.setattr("olivine.data.check._IMAGES", 4)
     assert full(data).trainable == 80
     (data.parent / "images" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
@@ -77,11 +77,11 @@ def test_an_image_that_has_changed_is_looked_at_again(data, monkeypatch):
     report = full(data)
     assert "0.png" in names
     assert len(names) == 4
-    shown = sum(item.get("image") == "0.png" for item in json.loads(data.read_text()))
-    assert report.broken == {"unreadable image": shown}
+    occurrences = sum(item.get("image") == "0.png" for item in json.loads(data.read_text()))
+    assert report.broken == {"unreadable image": occurrences}
 
 
-def test_another_request_or_other_data_begin_again(data, limit, monkeypatch):
+def test_other_options_or_data_start_again(data, limit, monkeypatch):
     full(data)
     names = opened(monkeypatch)
     full(data, limit)
@@ -92,7 +92,7 @@ def test_another_request_or_other_data_begin_again(data, limit, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "noise", "[1]\n", '{"request": {}}\n{"key": 3}\n'])
-def test_a_damaged_journal_is_begun_again(data, content):
+def test_a_damaged_journal_is_restarted(data, content):
     journal_beside(data).write_text(content)
     assert full(data).kept == 0
     assert full(data).kept == 32
@@ -113,7 +113,7 @@ def test_several_processes_find_what_one_does(data, limit, monkeypatch):
     assert {**both, "seconds": 0, "named": {}} == {**alone, "seconds": 0, "named": {}}
 
 
-def test_a_process_that_is_killed_is_told(data, monkeypatch):
+def test_a_killed_process_is_reported(data, monkeypatch):
     class Killed:
         def submit(self, *_):
             raise check_work.BrokenProcessPool
@@ -127,7 +127,7 @@ def test_a_process_that_is_killed_is_told(data, monkeypatch):
         check(data, data.parent / "images", full=FullCheck(TRANSFORM), jobs=2)
 
 
-def test_an_item_is_broken_once_whatever_is_wrong_with_it(tmp_path, limit):
+def test_an_item_counts_as_broken_once_however_many_defects_it_has(tmp_path, limit):
     names = write_images(tmp_path / "images", 2)
     (tmp_path / "images" / names[0]).write_bytes(b"\x89PNG\r\n\x1a\n cut")
     rows = [
@@ -145,7 +145,7 @@ def test_an_item_is_broken_once_whatever_is_wrong_with_it(tmp_path, limit):
     assert [line.split(":")[0] for line in report.named["unreadable image"]] == ["item 0 (id 'a')", "item 1 (id 'd')"]
 
 
-def test_headers_alone_find_what_is_no_image_and_what_is_too_large(tmp_path):
+def test_headers_alone_reveal_files_that_are_no_images_or_too_large(tmp_path):
     (tmp_path / "images").mkdir()
     contents = {"text.png": b"hello", "huge.png": None, "cut.png": b"\x89PNG\r\n\x1a\n", "none.png": b""}
     names = write_images(tmp_path / "images", 1)
@@ -161,7 +161,7 @@ def test_headers_alone_find_what_is_no_image_and_what_is_too_large(tmp_path):
     assert report.lines()[-1].endswith("1 of 5 items can be trained on")
 
 
-def test_what_is_checked_as_good_is_what_a_training_reads(data):
+def test_training_reads_exactly_what_the_check_accepts(data):
     rows = json.loads(data.read_text())
     rows[3]["conversations"] = []
     rows[4]["images"] = ["0.png"]
@@ -195,12 +195,12 @@ def test_the_command_exits_with_1_where_nothing_can_be_trained_on(run, tmp_path,
 
 def test_the_command_checks_in_full(run, data):
     code, out, _ = run("data", "check", data, "--images", data.parent / "images", "--full", "--jobs", 1, "--json")
-    told = json.loads(out)
+    summary = json.loads(out)
     assert code == 0
-    assert told["images_read"] == "full"
-    assert told["longest"] > 0
+    assert summary["images_read"] == "full"
+    assert summary["longest"] > 0
     code, out, _ = run("data", "check", data, "--images", data.parent / "images", "--full", "--jobs", 1, "--json")
-    assert json.loads(out)["images_kept"] == told["images"]
+    assert json.loads(out)["images_kept"] == summary["images"]
 
 
 def test_a_wrong_option_is_named(run, data):

@@ -1,4 +1,4 @@
-"""Images that are no images, or too large, too long or damaged: refused by name, and at a cost that is bounded."""
+"""Files that are no images, or images too large, too long or damaged: refused by name, at a bounded cost."""
 
 import io
 import os
@@ -64,7 +64,7 @@ def bits_png(width, height):
         (b"P6 9 9 255 " + bytes(243), "not an image in any format known here"),
     ],
 )
-def test_what_is_no_image_is_refused_by_name(tmp_path, content, said):
+def test_a_file_that_is_no_image_is_refused_by_name(tmp_path, content, said):
     path = tmp_path / "image.png"
     path.write_bytes(content)
     for opening in (open_image, image_traits):
@@ -75,8 +75,8 @@ def test_what_is_no_image_is_refused_by_name(tmp_path, content, said):
         decode_image(content, "in memory")
 
 
-def test_no_program_is_started_for_an_eps(tmp_path):
-    """A stand-in for Ghostscript on PATH leaves a mark when it is called."""
+def test_no_external_program_is_started_for_an_eps(tmp_path):
+    """A stand-in for Ghostscript on PATH leaves a file when it is called."""
     mark, fake = tmp_path / "mark", tmp_path / "bin" / "gs"
     fake.parent.mkdir()
     fake.write_text(f"#!/bin/sh\ntouch {mark}\n")
@@ -92,8 +92,8 @@ def test_no_program_is_started_for_an_eps(tmp_path):
         assert mark.exists() is started
 
 
-def test_the_formats_by_name_are_all_that_is_read(tmp_path):
-    """Whatever Pillow can write and is not named here is refused."""
+def test_only_the_listed_formats_are_read(tmp_path):
+    """Every other format that Pillow can write is refused."""
     refused = []
     for kind in ("PPM", "TGA", "ICO", "PCX", "JPEG2000", "SGI", "DDS", "AVIF", "PDF"):
         raw = io.BytesIO()
@@ -149,7 +149,7 @@ def test_a_pipe_with_a_writer_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a" * 5000 + ".png", "b/" * 3000 + "c.png", "a\0b.png"])
-def test_impossible_paths_are_named_in_short(tmp_path, name):
+def test_impossible_paths_are_shortened_in_messages(tmp_path, name):
     with pytest.raises(DataError) as refused:
         find_image(tmp_path, name)
     assert len(str(refused.value)) < 600
@@ -182,7 +182,7 @@ def test_too_large_a_file_is_refused_unread(tmp_path):
         (50_000_000, 1, "50000000x1 pixels"),
     ],
 )
-def test_bombs_are_refused_from_their_header(width, height, said):
+def test_decompression_bombs_are_refused_by_their_header(width, height, said):
     content = bits_png(width, 1).replace(struct.pack(">II", width, 1), struct.pack(">II", width, height))
     crc = struct.pack(">I", zlib.crc32(content[12:29]))
     with pytest.raises(DataError, match=said) as refused:
@@ -228,8 +228,8 @@ def test_every_fit_of_a_long_thin_image_is_cheap(tmp_path, width, height):
     "size", [(61, 33), (200, 9), (9, 200), (400, 3), (3, 400), (97, 31), (1, 90), (90, 1), (300, 299)]
 )
 @pytest.mark.parametrize("fit", ["pad", "crop"])
-def test_the_bounded_way_gives_the_same_pixels(fit, size, monkeypatch):
-    """Wide images padded: to the bit. Others: two levels of 255 at most, for rounding in another order."""
+def test_the_bounded_method_gives_the_same_pixels(fit, size, monkeypatch):
+    """Wide images that are padded: bit for bit. Others: within two levels of 255, from rounding in another order."""
     values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image, transform = Image.fromarray(values), ImageTransform(32, fit, MEAN, STD)
     usual = np.asarray(transform.fitted(image)).astype(int)
@@ -239,7 +239,7 @@ def test_the_bounded_way_gives_the_same_pixels(fit, size, monkeypatch):
     assert np.abs(bounded - usual).max() <= (0 if fit == "pad" and size[0] > size[1] else 2)
 
 
-def test_ordinary_images_take_the_usual_way():
+def test_ordinary_images_take_the_usual_method():
     """A photo, a panorama and a long screenshot keep transformers' bits."""
     for size in ((4000, 3000), (8000, 2000), (1080, 8000)):
         assert image_fit._in_proportion(max(size) ** 2, Image.new("1", size))
@@ -249,19 +249,19 @@ def test_ordinary_images_take_the_usual_way():
 @pytest.mark.parametrize(
     "options", [text(2_000_000, packed=True), text(2_000_000, packed=False), text(70_000_000, packed=True)]
 )
-def test_long_text_in_a_png_is_no_damage(options):
+def test_long_text_in_a_png_is_accepted(options):
     content = encoded(colours(), "PNG", **options)
     assert np.array_equal(np.asarray(decode_image(content, "text.png")), np.asarray(colours()))
 
 
-def test_a_damaged_text_in_a_png_is_no_damage():
+def test_a_damaged_text_chunk_in_a_png_is_ignored():
     content = encoded(colours(), "PNG", **text(1000, packed=True))
     at = content.index(b"zTXt") + 20
     broken = content[:at] + b"\xff\xff" + content[at + 2 :]
     assert np.array_equal(np.asarray(decode_image(broken, "text.png")), np.asarray(colours()))
 
 
-def test_damaged_exif_is_no_damage():
+def test_damaged_exif_is_ignored():
     image = colours()
     for exif in (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"):
         assert decode_image(encoded(image, "JPEG", exif=exif), "exif.jpg").size == image.size

@@ -1,4 +1,4 @@
-"""Shards, indexes, Parquet and datasets made to harm: one clear line, nothing outside the folder, bounded memory."""
+"""Hostile shards, indexes, Parquet files and datasets: one clear line, nothing outside the folder, bounded memory."""
 
 import io
 import json
@@ -93,7 +93,7 @@ def test_several_images_of_a_sample_are_refused_and_other_members_counted(tmp_pa
     assert ShardSamples(tmp_path).unread == samples.unread  # from the stored index, too
 
 
-def test_images_of_every_format_that_is_read_are_found_in_shards(tmp_path):
+def test_images_of_every_supported_format_are_found_in_shards(tmp_path):
     from PIL import Image
 
     content = io.BytesIO()
@@ -114,7 +114,7 @@ INDEX_DAMAGE = {
     "short column": lambda c: c.update(text_size=c["text_size"][:2]),
     "negative sizes": lambda c: c.update(text_size=np.full(6, -7, "i4")),
     "a shard that is not there": lambda c: c.update(shard=np.full(6, 7, "i4")),
-    "places behind the end": lambda c: c.update(text_at=np.full(6, 1 << 40, "i8")),
+    "offsets beyond the end": lambda c: c.update(text_at=np.full(6, 1 << 40, "i8")),
     "missing column": lambda c: c.pop("caption"),
     "another column": lambda c: c.update(more=c["caption"]),
     "another type": lambda c: c.update(text_at=c["text_at"].astype("f8")),
@@ -124,7 +124,7 @@ INDEX_DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", INDEX_DAMAGE)
-def test_an_index_that_does_not_fit_is_built_again(tmp_path, damage):
+def test_an_index_that_does_not_match_is_rebuilt(tmp_path, damage):
     write_shard(tmp_path / "a.tar", good())
     assert len(ShardSamples(tmp_path)) == 6
     damaged(tmp_path / INDEX, INDEX_DAMAGE[damage])
@@ -137,7 +137,7 @@ class Harm:
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 50, b"PK\x03\x04xxxx", b"", None, "huge"])
-def test_an_index_that_is_none_is_built_again(tmp_path, content):
+def test_a_file_that_is_no_index_is_rebuilt(tmp_path, content):
     write_shard(tmp_path / "a.tar", good())
     index = tmp_path / INDEX
     if content is None:
@@ -151,7 +151,7 @@ def test_an_index_that_is_none_is_built_again(tmp_path, content):
     assert len(ShardSamples(tmp_path)) == 6
 
 
-def test_an_index_that_names_another_place_is_found_out(tmp_path):
+def test_an_index_with_wrong_offsets_is_detected(tmp_path):
     write_shard(tmp_path / "a.tar", good())
     ShardSamples(tmp_path)
     damaged(tmp_path / INDEX, lambda c: c.update(text_at=c["text_at"] + 1))
@@ -192,7 +192,7 @@ def test_an_image_of_another_suffix_is_found(tmp_path, on_disk, named, listed):
     assert lookup.find(named).name == on_disk
 
 
-def test_an_image_that_came_after_the_listing_is_found(tmp_path):
+def test_an_image_added_after_the_listing_is_found(tmp_path):
     lookup = ImageLookup(tmp_path)
     for _ in range(70):
         assert not lookup.is_listed("new.png")
@@ -274,7 +274,7 @@ def small_bounds(monkeypatch):
     monkeypatch.setattr(parquet_size, "_FREE", 2**20)
 
 
-def test_zeros_that_were_compressed_are_not_unpacked(tmp_path, small_bounds):
+def test_highly_compressed_zeros_are_not_decompressed(tmp_path, small_bounds):
     pixels = [b"\0" * (3 << 20), b"x"]
     folder = write_parquet(
         tmp_path / "set", {"conversations": [TURNS] * 2, "image": pixels}, compression="zstd", use_dictionary=False
@@ -283,13 +283,13 @@ def test_zeros_that_were_compressed_are_not_unpacked(tmp_path, small_bounds):
         opened(folder)
 
 
-def test_a_value_named_many_times_is_not_repeated_in_memory(tmp_path, small_bounds):
+def test_a_value_referenced_many_times_is_not_expanded_in_memory(tmp_path, small_bounds):
     once = arrow.DictionaryArray.from_arrays(arrow.array([0] * 4000), arrow.array([b"\0" * 90_000]))
     folder = write_parquet(tmp_path / "set", {"conversations": [TURNS] * 4000, "image": once}, store_schema=False)
     with pytest.raises(DataError, match="bytes that become"):
         opened(folder)
-    told = parquet.read_metadata(folder / "a.parquet").row_group(0).total_byte_size
-    assert told < 2**20, "what the metadata tell is within the bounds: the values had to be counted"
+    stated = parquet.read_metadata(folder / "a.parquet").row_group(0).total_byte_size
+    assert stated < 2**20, "the sizes in the metadata are within the bounds: the values had to be counted"
 
 
 def test_ordinary_repetition_is_accepted(tmp_path):
@@ -331,7 +331,7 @@ def test_an_image_that_is_only_a_path_is_never_opened(tmp_path):
         open_sample_image(sample, source)
 
 
-def test_turns_kept_as_lists_in_a_dict_are_understood(tmp_path):
+def test_turns_stored_as_a_dict_of_lists_are_understood(tmp_path):
     legacy = {"from": ["human", "gpt"], "value": ["what?", "red"]}
     folder = write_parquet(tmp_path / "set", {"conversations": [legacy]})
     assert [turn.text for turn in opened(folder)[0].conversation] == ["what?", "red"]
@@ -359,7 +359,7 @@ def test_texts_that_are_numbers_are_named(tmp_path):
         opened(folder)[0]
 
 
-def test_rows_below_the_folder_are_pointed_at(tmp_path):
+def test_a_dataset_in_a_subfolder_is_suggested(tmp_path):
     datasets.DatasetDict({"train": datasets.Dataset.from_list([{"conversations": TURNS}])}).save_to_disk(
         str(tmp_path / "dict")
     )

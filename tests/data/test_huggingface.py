@@ -111,7 +111,7 @@ def test_a_changed_dataset_has_another_fingerprint(rows, tmp_path):
     assert first != fingerprint(saved(tmp_path / "c", table(rows[:2]), "arrow"))
 
 
-def test_what_is_no_dataset_is_said_to_be_none(tmp_path):
+def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
     with pytest.raises(DataError, match="there is no Hugging Face dataset"):
         read_samples(DataRecipe.model_validate({"path": tmp_path, "format": "huggingface"}), Skipped())
     other = datasets.Dataset.from_list([{"question": "a"}])

@@ -31,7 +31,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Of a tower and a fit: the transform that trains and the processor that was saved."""
+    """For a tower and a fit: the transform used in training, and the saved processor."""
     models = {tower: tiny_vlm(tower=tower) for tower in ("clip", "dinov2")}
 
     @cache
@@ -93,7 +93,7 @@ RAMP = np.asarray(grey(0, 255, np.float32).convert("F"))
         ("TIFF, CMYK", SAME, 1),
     ],
 )
-def test_it_is_opened_as_a_viewer_shows_it(kind, expected, tolerance, files):
+def test_an_image_is_opened_as_a_viewer_shows_it(kind, expected, tolerance, files):
     opened = np.asarray(open_image(files[kind])).astype(int)
     assert opened.shape == expected.shape
     assert np.abs(opened - expected).mean() <= tolerance
@@ -111,8 +111,8 @@ def test_twelve_bits_in_sixteen_are_not_nearly_black(files):
     assert len(np.unique(values)) > 200
 
 
-def test_what_was_opened_is_turned_once(files):
-    """Metadata would have the next one who is handed the image turn it again."""
+def test_an_opened_image_is_turned_once(files):
+    """With its metadata, the next reader of the image would turn it again."""
     for kind in KINDS:
         assert not open_image(files[kind]).info, kind
 
@@ -133,7 +133,7 @@ TRAITS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_traits_are_told_from_the_header(kind, files):
+def test_traits_are_read_from_the_header(kind, files):
     assert image_traits(files[kind]) == {trait for words, trait in TRAITS.items() if words in kind}
 
 

@@ -1,4 +1,4 @@
-"""Several images in a sample: marks stay where they stand, through parsing, every template, check and show."""
+"""Several images in a sample: marks keep their positions through parsing, every template, check and show."""
 
 import json
 
@@ -27,7 +27,7 @@ def spelled(template, sample):
     return "".join("[I]" if piece.kind is PieceKind.IMAGE else piece.text for piece in pieces)
 
 
-def test_marks_of_several_images_stay_where_they_stand():
+def test_marks_of_several_images_keep_their_positions():
     sample = parse_item(item("left <image> or\nright <image>?", "left", "and <image> now?", "no", images="abc"), 0)
     assert (sample.image, sample.images, sample.all_images) == (None, ("a", "b", "c"), ("a", "b", "c"))
     assert [turn.images for turn in sample.conversation] == [(5, 15), (), (4,), ()]
@@ -38,7 +38,7 @@ def test_marks_of_several_images_stay_where_they_stand():
 
 
 @pytest.mark.parametrize("template", [name for name in TEMPLATES if name != "plain"])
-def test_every_template_writes_marks_where_they_stand(template):
+def test_every_template_writes_marks_at_their_positions(template):
     sample = parse_item(item("<image>\n<image>\nsame?", "no <image>", "sure, <image>", "yes", images="abc"), 0)
     text = spelled(template, sample)
     assert "[I]\n[I]\nsame?" in text
@@ -72,12 +72,12 @@ def test_the_same_image_twice_is_two_images():
 
 
 @pytest.mark.parametrize("text", ["<image> one?", "<image><image><image> three?", "none?"])
-def test_other_marks_than_images_are_refused(text):
+def test_a_number_of_marks_other_than_of_images_is_refused(text):
     with pytest.raises(ItemError, match=r"marks for 2 images"):
         parse_item(item(text, "no"), 0)
 
 
-def test_image_tokens_stand_at_each_mark(vlm):
+def test_image_tokens_are_put_at_each_mark(vlm):
     encoder = vlm.encoder()
     (part,) = encoder.example(parse_item(item("a <image> b <image> c", "red"), 0)).parts
     each = encoder.image_tokens
@@ -102,7 +102,7 @@ def test_independent_questions_with_later_images_are_refused(vlm):
         vlm.encoder().example(sample, independent=True)
 
 
-def test_a_questions_marks_are_as_many_as_its_images_or_none():
+def test_a_question_has_as_many_marks_as_images_or_none():
     assert user_turn("which?", 2) == turn_with_marks(Role.USER, "<image>\n<image>\nwhich?")
     assert user_turn("a <image> b <image>", 2) == Turn(Role.USER, "a  b ", (2, 5))
     with pytest.raises(DataError, match="1 <image> marks for 2 images"):
@@ -140,7 +140,7 @@ def test_check_counts_every_image_and_names_items_with_a_broken_one(pairs, vlm):
     assert "id 'whole'" not in summary
 
 
-def test_show_prints_every_image_where_it_stands(pairs, vlm):
+def test_show_prints_every_image_at_its_position(pairs, vlm):
     console = Console(record=True, width=200)
     show(pairs, "whole", vlm.encoder(), "together", console)
     text = console.export_text()

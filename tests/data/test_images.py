@@ -46,7 +46,7 @@ def test_padding_uses_the_mean_colour():
     assert top.tolist() == [[122, 116, 104]] * 32
 
 
-def test_augmentation_follows_its_draw():
+def test_augmentation_follows_its_random_draw():
     transform = ImageTransform(32, "pad", MEAN, STD)
     augment = AugmentRecipe(flip=True, shift=4)
     image = make_image(32, 32)
@@ -80,7 +80,7 @@ def test_truncated_damaged_and_missing_images_are_named(tmp_path):
             open_image(path)
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     path = tmp_path / "large.png"
     make_image(40, 40).save(path)
     monkeypatch.setattr(image_files, "MAX_PIXELS", 1000)

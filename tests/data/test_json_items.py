@@ -1,4 +1,4 @@
-"""Items read piece by piece: formats told by content, places kept, hostile files in one line."""
+"""Items read piece by piece: formats recognised by content, offsets kept, hostile files refused in one line."""
 
 import gzip
 import json
@@ -35,7 +35,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("piece", [7, 64, 4 * 2**20])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_items_and_their_places(tmp_path, monkeypatch, layout, piece):
+def test_items_and_their_offsets(tmp_path, monkeypatch, layout, piece):
     monkeypatch.setattr(json_items, "_PIECE", piece)
     path = write(tmp_path, LAYOUTS[layout])
     content = path.read_bytes()
@@ -45,7 +45,7 @@ def test_items_and_their_places(tmp_path, monkeypatch, layout, piece):
     assert [item.index for item in found] == list(range(len(ITEMS)))
 
 
-def test_numbers_and_words_may_lie_over_two_pieces(tmp_path, monkeypatch):
+def test_numbers_and_words_may_span_two_pieces(tmp_path, monkeypatch):
     values = [123456789, -1.5e300, True, None, "ab", [], {}]
     path = write(tmp_path, json.dumps(values))
     for piece in range(1, 12):
@@ -98,7 +98,7 @@ def test_an_error_in_the_middle_names_line_and_item(tmp_path):
         list(scan(path))
 
 
-def test_an_item_without_end_is_not_read_into_memory(tmp_path, monkeypatch):
+def test_an_endless_item_is_not_read_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(json_items, "MAX_ITEM", 2000)
     monkeypatch.setattr(json_items, "_PIECE", 100)
     with pytest.raises(DataError, match="item 1, from byte 4, does not end within 2,000 bytes"):
@@ -136,7 +136,7 @@ def test_a_file_that_changes_while_it_is_used_is_refused(tmp_path):
         ("{}".encode("utf-16"), "UTF-16"),
     ],
 )
-def test_other_json_files_are_named_likewise(tmp_path, content, message):
+def test_other_unreadable_json_files_are_named(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read_json(write(tmp_path, content))
 

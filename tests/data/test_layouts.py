@@ -125,7 +125,7 @@ def test_long_names_are_cut_in_messages():
     assert len(str(error.value)) < 300
 
 
-def test_unread_keys_are_counted_by_name_once_an_item():
+def test_unread_keys_are_counted_by_name_once_per_item():
     item = llava_item("a", [("how?", "so."), ("and?", "so.")])
     item |= {"model": "gpt-4", "score": 1}
     for turn in item["conversations"]:
@@ -136,7 +136,7 @@ def test_unread_keys_are_counted_by_name_once_an_item():
     assert unread == {"model": 3, "score": 3, "turn: markdown": 3}
 
 
-def test_a_training_says_what_it_does_not_read(tmp_path):
+def test_training_reports_keys_that_it_does_not_read(tmp_path):
     path = write_dataset(tmp_path, items=12)
     rows = json.loads(path.read_text())
     rows[2]["model"] = "gpt-4"
@@ -146,7 +146,7 @@ def test_a_training_says_what_it_does_not_read(tmp_path):
     assert skipped.describe_unread() == "not read: 'model' (1 items)"
 
 
-def test_an_id_that_is_there_twice_names_its_place(tmp_path):
+def test_a_duplicate_id_is_made_unique_by_its_item_number(tmp_path):
     path = write_dataset(tmp_path, items=12)
     rows = json.loads(path.read_text())
     rows[3]["id"] = rows[8]["id"]

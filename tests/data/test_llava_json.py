@@ -1,4 +1,4 @@
-"""LLaVA's JSON: what is accepted as published, and what every way of being broken is called."""
+"""LLaVA's JSON: what is accepted as published, and how each kind of broken item is reported."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_turns_without_the_mark_keep_their_spaces():
     assert [t.text for t in sample.conversation] == ["a", " b ", " c ", "d"]
 
 
-def test_replies_before_the_first_question_are_passed_over_as_llava_does():
+def test_replies_before_the_first_question_are_skipped_as_in_llava():
     assert len(parse_item(item(turn("gpt", "hello"), turn("human", "a"), turn("gpt", "b")), 0).conversation) == 2
 
 

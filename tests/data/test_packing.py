@@ -21,7 +21,7 @@ from olivine.testing import write_dataset
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=60), capacity=st.integers(1, 60))
 @settings(max_examples=200)
-def test_dealing_loses_nothing_and_keeps_to_the_capacity(lengths, capacity):
+def test_distributing_loses_nothing_and_respects_the_capacity(lengths, capacity):
     sequences = balance(lengths, capacity)
     assert sorted(i for sequence in sequences for i in sequence) == list(range(len(lengths)))
     for sequence in sequences:
@@ -49,7 +49,7 @@ def maker(vlm, dataset, *, sequence_tokens=200, **more):
 
 
 @pytest.mark.parametrize("turns", ["together", "independent"])
-def test_a_row_is_its_samples_end_to_end(vlm, dataset, turns):
+def test_a_packed_sequence_is_its_samples_end_to_end(vlm, dataset, turns):
     recipe = source(dataset, turns=turns)
     examples = encode_samples(read_samples(recipe, Skipped())[:6], vlm.encoder(), recipe, Skipped())
     sequence = pack(examples, [])
@@ -68,7 +68,7 @@ def test_a_row_is_its_samples_end_to_end(vlm, dataset, turns):
             start += len(part)
 
 
-def test_groups_cover_every_place_once(vlm, dataset):
+def test_groups_cover_every_position_once(vlm, dataset):
     recipe = source(dataset, turns="independent")
     examples = encode_samples(read_samples(recipe, Skipped()), vlm.encoder(), recipe, Skipped())
     sequence = pack(examples, [])
@@ -79,7 +79,7 @@ def test_groups_cover_every_place_once(vlm, dataset):
 
 
 def seen(sequence):
-    """`[tokens, tokens]` bool: which places of a row each place sees, as its groups have it."""
+    """Return `[tokens, tokens]` bool: which positions of a sequence each position sees, according to its groups."""
     sees = torch.zeros(len(sequence.ids), len(sequence.ids), dtype=torch.bool)
     for group in sequence.groups:
         most_queries, most_keys = group.queries.shape[1], group.keys.shape[1]
@@ -91,14 +91,14 @@ def seen(sequence):
             else:
                 mask = group.mask[number, 0]
             for position, keys in zip(group.queries[number][real].tolist(), mask[real], strict=True):
-                assert not sees[position].any(), "a place is a query once"
+                assert not sees[position].any(), "a position is a query once"
                 sees[position, group.keys[number][keys]] = True
                 assert len(set(group.keys[number][keys].tolist())) == keys.sum(), "no key counts twice"
     return sees
 
 
 def supposed(examples):
-    """The same from the rule: one's own past in one's own part, and the whole shared part of one's example."""
+    """Return the same from the rule: a position sees its own part up to itself, and its example's whole shared part."""
     part = torch.tensor(
         [(e, p) for e, ex in enumerate(examples) for p, tokens in enumerate(ex.parts) for _ in range(len(tokens))]
     )
@@ -115,7 +115,7 @@ def example(*lengths):
 
 @given(st.lists(st.lists(st.integers(1, 70), min_size=1, max_size=12), min_size=1, max_size=5))
 @settings(deadline=None)
-def test_every_place_sees_the_shared_part_and_its_own_past_and_nothing_else(lengths):
+def test_every_position_sees_the_shared_part_and_its_own_past_and_nothing_else(lengths):
     examples = [example(*parts) for parts in lengths]
     assert torch.equal(seen(pack(examples, [])), supposed(examples))
 
@@ -138,11 +138,11 @@ def test_a_batch_encodes_each_image_once_and_loses_no_sample(vlm, dataset):
     image_folder = {s["image"] for s in json.loads(dataset.read_text()) if "image" in s}
     assert len(batch.pixels) == len(image_folder)
     assert all(len(sequence.ids) <= 200 for sequence in batch.sequences)
-    shown = sum(int((sequence.ids == vlm.model.config.image_token_id).sum()) for sequence in batch.sequences)
-    assert shown == vlm.image_tokens * sum(len(sequence.images) for sequence in batch.sequences)
+    placeholders = sum(int((sequence.ids == vlm.model.config.image_token_id).sum()) for sequence in batch.sequences)
+    assert placeholders == vlm.image_tokens * sum(len(sequence.images) for sequence in batch.sequences)
 
 
-def test_order_is_each_epoch_a_new_permutation():
+def test_each_epoch_has_a_new_permutation():
     order = SampleOrder(10, batch=4, epochs=2, steps=None, seed=1, key="align")
     assert order.steps == 5
     seen = [pair for step in range(order.steps) for pair in order.at(step)]
@@ -160,7 +160,7 @@ def test_order_depends_on_seed_and_stage_and_on_nothing_else():
     assert order() == order()
     assert order() != order(seed=2)
     assert order() != order(key="instruct")
-    assert order() == order(batch=10), "the same samples in the same order, however they are dealt to steps"
+    assert order() == order(batch=10), "the same samples in the same order, however they are distributed over steps"
 
 
 def test_order_of_a_late_step_needs_no_earlier_one():
@@ -175,7 +175,7 @@ def test_steps_override_epochs_and_partial_epochs_end_early():
     assert SampleOrder(10, batch=4, epochs=0.5, steps=None, seed=0, key="").samples == 5
 
 
-def test_prepared_ahead_gives_the_same_as_one_by_one(vlm, dataset):
+def test_batches_prepared_ahead_equal_those_made_one_by_one(vlm, dataset):
     batches, count = maker(vlm, dataset, augment={"flip": True, "shift": 2})
     order = SampleOrder(count, batch=5, epochs=2, steps=None, seed=0, key="x")
     for step, batch in ahead(batches, order, 3):
@@ -221,7 +221,7 @@ def test_the_order_of_millions_takes_eight_bytes_a_sample_whatever_the_epoch():
     assert peak < 8.5 * count
 
 
-def test_draws_belong_to_samples():
+def test_random_draws_belong_to_samples():
     order = SampleOrder(10, batch=2, epochs=1, steps=None, seed=0, key="")
     assert order.draw(0, 3).random() == order.draw(0, 3).random()
     assert len({order.draw(e, i).random() for e in range(3) for i in range(3)}) == 9

@@ -74,7 +74,7 @@ def test_samples_in_order_with_their_own_images(shards):
     assert isinstance(read_samples(source, Skipped()), ShardSamples)
 
 
-def test_the_index_is_built_once_and_anew_when_a_shard_changes(shards, monkeypatch):
+def test_the_index_is_built_once_and_rebuilt_when_a_shard_changes(shards, monkeypatch):
     before, marked = list(ShardSamples(shards)), ShardSamples(shards).fingerprint()
     with monkeypatch.context() as patch:
         patch.setattr("olivine.data.shard_index._build", lambda shards: pytest.fail("built again"))
@@ -125,7 +125,7 @@ def test_memory_is_the_index_and_nothing_else(tmp_path):
     assert peak < 2 * 29 * count + 300_000
 
 
-def test_a_broken_sample_is_skipped_wherever_a_source_is_read_through(tmp_path):
+def test_a_broken_sample_is_skipped_wherever_a_source_is_read(tmp_path):
     write_shard(
         tmp_path / "a.tar", [("1.json", item("one", image=False)), ("2.json", b"{no"), ("3.json", item("two", False))]
     )

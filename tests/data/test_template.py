@@ -73,7 +73,7 @@ def exact_text(tokenizer, ids: list[int]) -> str:
 
 
 def written(tokenizer, text):
-    """A text as the tokenizer can tell it: normalised, or with the metaspace for a space, which it stands for."""
+    """Return a text as the tokenizer preserves it: normalised, and with a space where the metaspace stands for one."""
     if "▁" in tokenizer.get_vocab():
         return text.replace("▁", " ")
     normalizer = tokenizer.backend_tokenizer.normalizer
@@ -99,7 +99,7 @@ def test_supervised_tokens_are_the_replies_and_their_ends(kind, pairs, image):
 @given(pairs=CONVERSATIONS, image=st.booleans())
 @settings(max_examples=80, deadline=None)
 def test_text_never_becomes_a_marker(kind, pairs, image):
-    """However a text spells them: one beginning, one end a reply, exactly the image's placeholders."""
+    """However a text spells markers: one beginning, one end per reply, and exactly the image's placeholders."""
     template, tokenizer = kind
     chosen = TOKENIZERS[tokenizer]
     ids = ENCODERS[kind].conversation(conversation(pairs), image).ids
@@ -115,7 +115,7 @@ def test_text_never_becomes_a_marker(kind, pairs, image):
 @pytest.mark.parametrize("kind", ENCODERS, ids="-".join)
 @given(pairs=CONVERSATIONS, image=st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_the_prompt_at_inference_is_what_training_put_before_the_reply(kind, pairs, image):
+def test_the_prompt_at_inference_is_what_precedes_the_reply_in_training(kind, pairs, image):
     made = ENCODERS[kind]
     prefix, continuation = made.prompt(pairs[0][0], image)
     tokens = made.conversation(conversation(pairs), image)
@@ -125,7 +125,7 @@ def test_the_prompt_at_inference_is_what_training_put_before_the_reply(kind, pai
 @pytest.mark.parametrize("kind", ENCODERS, ids="-".join)
 @given(pairs=CONVERSATIONS, image=st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_independent_segments_are_single_questions_taken_apart(kind, pairs, image):
+def test_independent_segments_equal_separate_single_questions(kind, pairs, image):
     made = ENCODERS[kind]
     sample = Sample("s", conversation(pairs), "x.png" if image else None)
     whole = made.example(sample, independent=True)
@@ -150,7 +150,7 @@ def test_gemma_string_is_llava_gemmas():
     assert [p.text for p in pieces if p.supervised] == ["ANSWER", "<end_of_turn>"]
 
 
-def test_gemma_ids_are_at_their_published_places():
+def test_gemma_ids_have_their_published_values():
     tokens = ENCODERS["gemma", "gemma"].conversation(conversation([("QUESTION", "ANSWER")]), True)
     assert tokens.ids[:2] == [2, 106]
     image = image_token(TOKENIZERS["gemma"])
@@ -178,7 +178,7 @@ def test_plain_is_image_and_caption():
         TEMPLATES["plain"].render(conversation([("a", "b"), ("c", "d")]), True)
 
 
-def test_a_token_over_the_border_is_split_where_inference_splits_it():
+def test_a_token_across_the_border_is_split_where_inference_splits_it():
     """A reply that begins with a newline: 'model\\n' and '\\n' would be one token in a tokenizer that merges them."""
     made = ENCODERS["gemma", "gemma"]
     prefix, continuation = made.prompt("q", False)
@@ -228,7 +228,7 @@ SAID = (Turn(Role.SYSTEM, "Be brief."), *conversation([("Q", "A")]))
 
 
 @pytest.mark.parametrize("template", SYSTEM)
-def test_a_system_turn_stands_where_each_template_has_it(template):
+def test_each_template_puts_a_system_turn_where_it_belongs(template):
     pieces = TEMPLATES[template].render(SAID, True)
     assert "".join(piece.text for piece in pieces) == SYSTEM[template]
     assert "Be brief." not in "".join(piece.text for piece in pieces if piece.supervised)

@@ -1,4 +1,4 @@
-"""The trained tokenizer: Gemma's layout, any text there and back, the same texts the same tokenizer."""
+"""The trained tokenizer: Gemma's layout, any text round-trips, the same texts give the same tokenizer."""
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,7 @@ TEXTS = ["what color is the shape?", "is there a red circle?"] * 5
 TOKENIZER = train_tokenizer(TEXTS, 600)
 
 
-def test_ids_are_at_gemmas_places():
+def test_special_ids_are_gemmas():
     names = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>", "\n", "<0x00>", "<0xFF>"]
     assert TOKENIZER.convert_tokens_to_ids(names) == [0, 1, 2, 3, 4, 106, 107, 108, 217, 472]
     assert TOKENIZER.convert_tokens_to_ids("<image>") == len(TOKENIZER) - 1
@@ -30,7 +30,7 @@ def test_merges_are_learnt_and_stay_within_words():
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=40).filter(lambda t: "▁" not in t and "<" not in t))
 @settings(max_examples=200, deadline=None)
-def test_any_text_comes_back(text):
+def test_any_text_round_trips(text):
     for tokenizer in (TOKENIZER, byte_tokenizer()):
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text

@@ -1,7 +1,4 @@
-"""Small files for benchmark tests, and the way to the real ones.
-
-No test is here.
-"""
+"""Small files for benchmark tests, and paths of the real ones; contains no tests."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +13,7 @@ _DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def real(relative: str) -> Path:
-    """A file or folder of real data beside the repository; the test is skipped where there is none."""
+    """Return a file or folder of real data beside the repository; skip the test if there is none."""
     path = _DATA / relative
     if not path.exists():
         pytest.skip(f"no real data at {path}")
@@ -24,7 +21,7 @@ def real(relative: str) -> Path:
 
 
 def llava_lines(path: Path, texts: Mapping[str, str], prompts: Mapping[str, str] | None = None) -> Path:
-    """LLaVA's answer file with these texts (and prompts, where given) by question id."""
+    """Write LLaVA's answer file with these texts (and prompts, if given) by question id."""
     rows = [{"question_id": key, "text": text} for key, text in texts.items()]
     write_json_lines(path, [row | ({"prompt": prompts[row["question_id"]]} if prompts else {}) for row in rows])
     return path
@@ -33,11 +30,11 @@ def llava_lines(path: Path, texts: Mapping[str, str], prompts: Mapping[str, str]
 def scored(
     benchmark: Benchmark, questions: Sequence[Question], texts: Sequence[str], variant: str | None = None
 ) -> Score:
-    """The score of one text a question."""
+    """Return the score of one text per question."""
     answers = [Answer(question.id, text) for question, text in zip(questions, texts, strict=True)]
     return benchmark.score(questions, answers, variant)
 
 
 def corrects(score: Score) -> list[float]:
-    """The items' correctness in order."""
+    """Return the items' correctness in order."""
     return [item.correct for item in score.items]

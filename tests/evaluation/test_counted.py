@@ -1,4 +1,4 @@
-"""Metrics made from counts are those of scoring the rest again, for every benchmark and variant that counts."""
+"""Metrics from counts equal scoring the remaining items again, for every benchmark and variant that has counts."""
 
 import numpy as np
 import pytest
@@ -45,13 +45,13 @@ MAKERS = {"pope": (_pope, WORDS), "mme": (_mme, WORDS), "mmvp": (_mmvp, LETTERS)
 CASES = [(name, variant) for name in MAKERS for variant in benchmarks.get(name).variants if variant != "judge"]
 
 
-def test_every_benchmark_that_counts_is_tried():
+def test_every_benchmark_with_counts_is_tested():
     counting = {name for name in benchmarks.names() if isinstance(benchmarks.get(name), CountedBenchmark)}
     assert counting == set(MAKERS)
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES)
-def test_leaving_clusters_out_of_counts_is_scoring_the_rest(name, variant):
+def test_removing_clusters_from_counts_equals_scoring_the_rest(name, variant):
     make, texts = MAKERS[name]
     benchmark = benchmarks.get(name)
     questions = [make(number) for number in range(60)]

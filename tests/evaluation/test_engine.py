@@ -28,33 +28,35 @@ def make_questions(count, image_folder):
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
-    """So small a model gains nothing from a second thread, and on a busy machine waits for it at every operation."""
+    """Such a small model gains nothing from a second thread, and on a busy machine waits for it at every operation."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-COUNT, PICTURES, NEW_TOKENS = 500, 60, 5
+COUNT, IMAGES, NEW_TOKENS = 500, 60, 5
 
 
 @pytest.fixture(scope="module", params=[("clip", "gemma"), ("dinov2", "llama")], ids="-".join)
 def model(request, tmp_path_factory):
-    """A model, its images, 500 questions, and what `generate` says to each alone."""
+    """A model, its images, 500 questions, and what `generate` answers to each alone."""
     folder = tmp_path_factory.mktemp("model")
-    write_images(folder / "images", PICTURES)
+    write_images(folder / "images", IMAGES)
     vlm = tiny_vlm(tower=request.param[0], language=request.param[1], folder=folder / "tokenizer")
-    questions = make_questions(COUNT, PICTURES)
+    questions = make_questions(COUNT, IMAGES)
     expected = {
         q.id: answer_one(vlm, q.prompt, folder / "images" / q.image if q.image else None, max_new_tokens=NEW_TOKENS)
         for q in questions
     }
-    assert len(set(expected.values())) > COUNT / 5, "the model must say different things for this to mean anything"
+    assert len(set(expected.values())) > COUNT / 5, (
+        "equal answers would prove nothing if the model always answered the same"
+    )
     return vlm, folder / "images", questions, expected
 
 
 def budget_of(vlm, questions, together):
-    """The token budget that lets at least this many of these questions into one lot (of one, exactly one)."""
+    """Return the token budget under which a chunk holds at least this many of these questions (for 1, exactly one)."""
     longest = max(sum(map(len, vlm.encoder().prompt(q.prompt, q.image is not None))) for q in questions)
     return 1 if together == 1 else together * longest
 
@@ -65,24 +67,24 @@ def test_same_answers_as_one_at_a_time_whatever_the_batch_and_order(model, monke
     vlm, images, questions, expected = model
     if shuffled:
         if together == 1:
-            pytest.skip("in lots of one the order is the order of the lots")
+            pytest.skip("in chunks of one the order of questions is the order of chunks")
         questions = random.Random(together).sample(questions, len(questions))
-    lots = []
+    sizes = []
     original = AnsweringEngine._decode
 
     def decode(self, prompts):
-        lots.append(len(prompts.last))
+        sizes.append(len(prompts.last))
         return original(self, prompts)
 
     monkeypatch.setattr(AnsweringEngine, "_decode", decode)
     engine = AnsweringEngine(vlm, max_new_tokens=NEW_TOKENS, token_budget=budget_of(vlm, questions, together))
     assert {a.question_id: a.text for a in engine.answer(questions, images)} == expected
-    assert sum(lots) == COUNT
-    assert max(lots) >= together
-    assert together > 1 or max(lots) == 1
+    assert sum(sizes) == COUNT
+    assert max(sizes) >= together
+    assert together > 1 or max(sizes) == 1
 
 
-def test_how_much_is_run_at_once_changes_no_answer(model, monkeypatch):
+def test_chunk_size_changes_no_answer(model, monkeypatch):
     vlm, images, questions, expected = model
     questions = questions[:120]
     images_at_once = []
@@ -106,7 +108,7 @@ def test_questions_that_share_no_prefix_are_run_in_one_pass(model, monkeypatch):
     assert {a.question_id: a.text for a in answers} == {q.id: expected[q.id] for q in alone}
 
 
-def test_blind_is_asking_without_the_image(model):
+def test_blind_asks_without_the_image(model):
     vlm, _, questions, expected = model
     questions = questions[:30]
     asked = controlled(questions, "blind")
@@ -115,7 +117,7 @@ def test_blind_is_asking_without_the_image(model):
     assert blind != {q.id: expected[q.id] for q in questions}
 
 
-def test_shuffled_shows_every_question_another_image(model):
+def test_shuffled_gives_every_question_another_image(model):
     _, _, questions, _ = model
     asked = controlled(questions, "shuffled")
     pairs = {(q.image, a.image) for q, a in zip(questions, asked, strict=True)}
@@ -128,7 +130,7 @@ def test_shuffled_shows_every_question_another_image(model):
 
 def test_a_broken_image_fails_its_questions_and_no_others(model, tmp_path):
     vlm, _, questions, expected = model
-    names = write_images(tmp_path, PICTURES)
+    names = write_images(tmp_path, IMAGES)
     (tmp_path / names[0]).write_bytes(b"broken")
     answers = list(AnsweringEngine(vlm, max_new_tokens=NEW_TOKENS).answer(questions, tmp_path))
     failed = {a.question_id for a in answers if a.state is AnswerState.FAILED}
@@ -136,14 +138,14 @@ def test_a_broken_image_fails_its_questions_and_no_others(model, tmp_path):
     assert all(a.text == expected[a.question_id] for a in answers if a.question_id not in failed)
 
 
-def test_what_breaks_in_a_lot_fails_that_lot(model, monkeypatch):
+def test_an_error_in_a_chunk_fails_that_chunk(model, monkeypatch):
     vlm, images, questions, expected = model
-    lots = []
+    sizes = []
     original = AnsweringEngine._decode
 
     def decode(self, prompts):
-        lots.append(prompts)
-        if len(lots) == 2:
+        sizes.append(prompts)
+        if len(sizes) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory.\nTry to allocate less.")
         return original(self, prompts)
 
@@ -184,7 +186,7 @@ def test_exact_match_by_hand():
 
 
 @pytest.mark.parametrize("line", ['{"question_id": 1}', '{"text": "a"}', "[1]", '{"question_id": 1, "te'])
-def test_answer_files_cut_or_of_another_kind(tmp_path, line):
+def test_truncated_or_foreign_answer_files(tmp_path, line):
     path = tmp_path / "answers.jsonl"
     path.write_text('{"question_id": 1, "text": "a"}\n' + line + "\n")
     with pytest.raises(DataError, match=r"answers\.jsonl"):

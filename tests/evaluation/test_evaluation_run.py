@@ -21,7 +21,7 @@ from olivine.model.generate import answer_one
 from olivine.records import Question
 from olivine.testing import tiny_vlm, write_images
 
-COUNT, PICTURES = 20, 6
+COUNT, IMAGES = 20, 6
 
 
 def say_nothing(done, total):
@@ -34,10 +34,10 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     vlm = tiny_vlm()
     checkpoint.save(vlm, folder / "checkpoint")
-    names = write_images(folder / "images", PICTURES)
+    names = write_images(folder / "images", IMAGES)
     rows = []
     for number in range(COUNT):
-        image = None if number == 7 else names[number % PICTURES]
+        image = None if number == 7 else names[number % IMAGES]
         text = f"what is it? {number} é"
         answer = answer_one(vlm, text, folder / "images" / image if image else None, max_new_tokens=10)
         row = {"question_id": number, "image": image, "text": text, "answer": answer, "category": "all"}
@@ -62,7 +62,7 @@ def saved(made, tmp_path):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The ids of all questions put to the engine, call by call."""
+    """The ids of all questions given to the engine, call by call."""
     calls = []
     original = AnsweringEngine.answer
 
@@ -104,7 +104,7 @@ def killed_after(count):
 
 
 @pytest.mark.parametrize("cut", [b'{"question_id": "9", "te', '{"question_id": "9", "text": "é'.encode()[:-1]])
-def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(saved, asked, cut):
+def test_a_killed_evaluation_resumes_and_asks_nothing_twice(saved, asked, cut):
     vlm, weights, requested = saved
     with pytest.raises(KilledError):
         evaluate(vlm, weights, requested, killed_after(7))
@@ -116,7 +116,7 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(saved, asked, cut):
     assert len(asked[0]) == COUNT - 7
 
 
-def test_answers_of_another_model_are_not_gone_on_with(made, saved, tmp_path):
+def test_answers_of_another_model_are_not_resumed(made, saved, tmp_path):
     vlm, weights, requested = saved
     evaluate(vlm, weights, requested, say_nothing)
     other = tiny_vlm(seed=5)
@@ -131,14 +131,14 @@ def test_answers_of_another_model_are_not_gone_on_with(made, saved, tmp_path):
     with pytest.raises(KilledError):
         evaluate(other, tmp_path / "other", requested, killed_after(0))
     assert not read_json_lines(requested.folder / "answers.jsonl")
-    assert not (requested.folder / "scores.json").exists(), "a score without the answers that it is of"
+    assert not (requested.folder / "scores.json").exists(), "a score without its answers"
     assert not (requested.folder / "items.jsonl").exists()
 
 
-def test_failed_answers_are_asked_again_alone_then_named_and_never_scored(saved, asked, tmp_path):
+def test_failed_answers_are_retried_individually_then_reported_and_never_scored(saved, asked, tmp_path):
     vlm, weights, requested = saved
     broken = evaluation(weights.parent, requested.folder, tmp_path / "images")
-    write_images(tmp_path / "images", PICTURES)
+    write_images(tmp_path / "images", IMAGES)
     (tmp_path / "images" / "5.png").unlink()
     with pytest.raises(RunError, match="3 of 20 questions could not be answered") as caught:
         evaluate(vlm, weights, broken, say_nothing)
@@ -156,7 +156,7 @@ def test_failed_answers_are_asked_again_alone_then_named_and_never_scored(saved,
     assert asked == [about]
 
 
-def test_what_fails_in_company_may_succeed_alone(saved, asked, monkeypatch):
+def test_a_question_that_fails_in_a_batch_may_succeed_alone(saved, asked, monkeypatch):
     vlm, weights, requested = saved
     original = AnsweringEngine._decode
 
@@ -167,7 +167,7 @@ def test_what_fails_in_company_may_succeed_alone(saved, asked, monkeypatch):
 
     monkeypatch.setattr(AnsweringEngine, "_decode", decode)
     assert evaluate(vlm, weights, requested, say_nothing).metrics["accuracy"] == 95.0
-    assert len(asked) == 1 + COUNT - 1  # all at once, then all but the one without an image
+    assert len(asked) == 1 + COUNT - 1  # all in one batch, then each alone, except the one without an image
 
 
 def test_questions_without_a_text_are_refused_with_the_file_to_give(saved, tmp_path):
@@ -245,13 +245,13 @@ def killed(made, tmp_path_factory):
 
 @pytest.fixture
 def whole(saved):
-    """The files of the same evaluation by one process, never killed."""
+    """The files of the same evaluation by one process that was never killed."""
     vlm, weights, requested = saved
     evaluate(vlm, weights, requested, say_nothing)
     return contents(requested.folder)
 
 
-def test_killed_under_torchrun_one_process_goes_on_to_the_same_bytes(made, killed, whole, asked, tmp_path):
+def test_after_a_kill_under_torchrun_one_process_resumes_to_the_same_bytes(made, killed, whole, asked, tmp_path):
     vlm, folder = made
     shutil.copytree(killed, tmp_path / "again")
     answered = sum(len(read_json_lines(file)) for file in killed.glob("answers*.jsonl"))
@@ -273,9 +273,9 @@ def test_two_processes_give_the_bytes_of_one(made, whole, tmp_path):
     assert contents(tmp_path / "two") == whole
 
 
-def test_a_failure_in_one_process_ends_all_and_is_told_once(made, tmp_path):
+def test_a_failure_in_one_process_ends_all_and_is_reported_once(made, tmp_path):
     _, folder = made
-    write_images(tmp_path / "images", PICTURES)
+    write_images(tmp_path / "images", IMAGES)
     (tmp_path / "images" / "1.png").write_bytes(b"broken")
     data = ("--benchmarks", "exact-match", "--data", folder / "questions.jsonl", "--images", tmp_path / "images")
     done = torchrun(

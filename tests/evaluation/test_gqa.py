@@ -37,7 +37,7 @@ def test_a_question_carries_llavas_wording_and_its_image(tmp_path: Path) -> None
     assert (question.id, question.image, question.cluster, question.references) == ("1", "n1.jpg", "n1", ("red",))
 
 
-def test_official_predictions_are_compared_as_they_stand(tmp_path: Path) -> None:
+def test_official_predictions_are_compared_unchanged(tmp_path: Path) -> None:
     questions = read(tmp_path, {"1": row("yes"), "2": row("yes"), "3": row("yes")})
     write_json(
         tmp_path / "p.json",
@@ -60,7 +60,7 @@ def test_llavas_answers_lose_trailing_periods_and_capitals_first(tmp_path: Path)
     [
         # gold: t-shirt, t-shirt, yes, yes, yes
         ("llava", [1, 0, 1, 0, 0]),
-        ("prismatic", [0, 0, 1, 0, 1]),  # the prediction's hyphen goes, the gold one stays
+        ("prismatic", [0, 0, 1, 0, 1]),  # the prediction's hyphen is removed, the gold answer's stays
         ("lmms-eval", [1, 1, 1, 0, 1]),
         ("vlmevalkit", [1, 0, 0, 1, 0]),
     ],
@@ -72,7 +72,7 @@ def test_variants_convert_as_their_tools_do(tmp_path: Path, variant: str, expect
     assert corrects(score) == expected
 
 
-def test_binary_is_all_but_queries(tmp_path: Path) -> None:
+def test_binary_means_all_questions_except_queries(tmp_path: Path) -> None:
     rows = {"1": row("a"), "2": row("a"), "3": row("a", "verify"), "4": row("a", "choose"), "5": row("a", "logical")}
     metrics = scored(GQA(), read(tmp_path, rows), ["a", "b", "a", "a", "b"]).metrics
     assert metrics["accuracy"] == 60
@@ -81,7 +81,7 @@ def test_binary_is_all_but_queries(tmp_path: Path) -> None:
     assert (metrics["structural/choose"], metrics["structural/logical"], metrics["semantic/attr"]) == (100, 0, 60)
 
 
-def test_closing_operations_are_no_steps_and_words_are_split_at_white_space(tmp_path: Path) -> None:
+def test_closing_operations_do_not_count_as_steps_and_words_split_at_white_space(tmp_path: Path) -> None:
     def operations(*texts: str) -> list[dict[str, str]]:
         return [dict(zip(("operation", "argument"), text.split(": "), strict=True)) for text in texts]
 
@@ -106,7 +106,7 @@ def test_validity_and_plausibility_come_from_the_choices_beside(tmp_path: Path) 
     choice = {"valid": ["red", "blue", "wood"], "plausible": ["red"]}
     write_json(tmp_path / "testdev_choices.json", dict.fromkeys(rows, choice))
     questions = read(tmp_path, rows)
-    # What two things have in common is only ever a color, a material or a shape, whatever the file says.
+    # What two objects have in common is always a color, a material or a shape, whatever the file says.
     metrics = scored(GQA(), questions, ["blue", "red", "material", "color", "shape"]).metrics
     assert metrics["validity"] == 80
     assert metrics["plausibility"] == 60
@@ -127,7 +127,7 @@ def test_without_choices_there_is_no_validity(tmp_path: Path) -> None:
 
 def test_consistency_averages_over_right_answers_that_entail_others(tmp_path: Path) -> None:
     rows = {
-        "1": row(entailed=["1", "4", "5"]),  # right: of 4 and 5 (itself aside) one is right
+        "1": row(entailed=["1", "4", "5"]),  # right: of 4 and 5 (itself excluded) one is right
         "2": row(entailed=["4"]),  # right: all
         "3": row(entailed=["5"]),  # wrong: not counted
         "4": row(isBalanced=False),
@@ -170,7 +170,7 @@ def test_the_official_tool_refuses_a_missing_prediction(tmp_path: Path, variant:
 
 
 @pytest.mark.parametrize("variant", ["lmms-eval", "vlmevalkit"])
-def test_elsewhere_a_missing_answer_is_wrong_and_named(tmp_path: Path, variant: str) -> None:
+def test_in_other_variants_a_missing_answer_is_wrong_and_named(tmp_path: Path, variant: str) -> None:
     score = GQA().score(read(tmp_path, {"1": row(), "2": row()}), [Answer("1", "red")], variant)
     assert score.metrics["accuracy"] == 50
     assert score.missing == ("2",)
@@ -214,7 +214,7 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
         GQA().read_answers(tmp_path / "cut.jsonl", questions)
 
 
-def test_a_tier_without_answers_can_be_asked_but_not_scored(tmp_path: Path) -> None:
+def test_a_split_without_answers_can_be_asked_but_not_scored(tmp_path: Path) -> None:
     questions = read(tmp_path, {"1": {"question": "Why?", "imageId": "n1", "isBalanced": True}})
     assert questions[0].prompt.startswith("Why?")
     with pytest.raises(DataError, match="no gold answer"):

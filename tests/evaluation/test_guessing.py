@@ -1,4 +1,4 @@
-"""What needs no model: the rule that finds elements, the best constant answers, and the page to look at."""
+"""What needs no model: the rule that matches elements, the majority-class baseline, and the page of examples."""
 
 import pytest
 from benchmark_files import scored
@@ -43,7 +43,7 @@ def mmvet(folder):
     return folder
 
 
-def test_figures_of_the_rule_are_never_official(tmp_path):
+def test_scores_by_the_rule_are_never_official(tmp_path):
     benchmark = get("mmvet", judge=RuleJudge())
     questions = benchmark.read(mmvet(tmp_path))
     score = scored(benchmark, questions, ["red", "two"])
@@ -76,7 +76,7 @@ def pope(folder):
     return folder
 
 
-def test_the_majority_is_counted_for_each_kind_of_question(tmp_path):
+def test_the_majority_class_is_counted_for_each_kind_of_question(tmp_path):
     benchmark = get("pope")
     score = majority(benchmark, benchmark.read(pope(tmp_path)))
     assert score.metrics["random/accuracy"] == pytest.approx(2 / 3)
@@ -86,7 +86,7 @@ def test_the_majority_is_counted_for_each_kind_of_question(tmp_path):
     assert majority_baseline_answers("mmvet", mmvet(tmp_path / "vet"))["majority"]["total"] == 50.0
 
 
-def test_a_page_shows_images_questions_and_what_is_right(tmp_path):
+def test_a_page_shows_images_questions_and_right_answers(tmp_path):
     names = write_images(tmp_path / "images", 3, side=20)
     rows = [
         {"question_id": n, "image": names[n // 2], "text": "a | b\nc <i>", "answer": f"answer {n}"} for n in range(6)

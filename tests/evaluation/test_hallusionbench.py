@@ -1,4 +1,4 @@
-"""HallusionBench: what is right over a question, over all its figures, and over a figure."""
+"""HallusionBench: accuracy per question, per question over all its figures, and per figure."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def test_accuracies_over_questions_figures_and_pairs(tmp_path: Path) -> None:
     assert score.metrics == {
         "aAcc": 80,
         "qAcc": pytest.approx(200 / 3),  # VD question 0 (two figures) and VS question 0, not VD question 1
-        "fAcc": pytest.approx(200 / 3),  # VD figure 0 is not whole; VS figure 0 is none
+        "fAcc": pytest.approx(200 / 3),  # VD figure 0 is not all right; VS figure 0 is no figure
         "easy": pytest.approx(200 / 3),
         "hard": 100,
         "VD/aAcc": pytest.approx(200 / 3),
@@ -72,7 +72,7 @@ def test_unclear_is_wrong_where_the_figure_is_shown(tmp_path: Path) -> None:
     assert corrects(scored(HallusionBench(), read(tmp_path), ["Perhaps"] * 5)) == [0, 0, 0, 1, 0]
 
 
-def test_vlmevalkit_takes_only_questions_with_a_figure_and_joins_the_categories(tmp_path: Path) -> None:
+def test_vlmevalkit_uses_only_questions_with_a_figure_and_joins_the_categories(tmp_path: Path) -> None:
     score = scored(HallusionBench(), read(tmp_path), ["yes", "no", "no", "yes", "no"], "vlmevalkit")
     assert corrects(score) == [1, 1, 1, 0]
     assert score.metrics["aAcc"] == 75
@@ -85,7 +85,7 @@ def test_verdicts(tmp_path: Path) -> None:
     replies = ["Correct", "This is incorrect.", "unclear", "unclear", "Not correct?"]
     verdicts = {question.id: reply for question, reply in zip(questions, replies, strict=True)}
     score = scored(HallusionBench(verdicts=verdicts), questions, ["?"] * 5, "judge")
-    assert corrects(score) == [1, 0, 0, 1, 1]  # "incorrect" is looked for first, then "correct"
+    assert corrects(score) == [1, 0, 0, 1, 1]  # "incorrect" is searched for first, then "correct"
     with pytest.raises(RequestError, match="name a judge"):
         scored(HallusionBench(), questions, ["?"] * 5, "judge")
 

@@ -1,4 +1,4 @@
-"""The judge's client against a server on this machine that answers, hangs, refuses and talks nonsense."""
+"""The judge's client against a local server that answers, hangs, refuses and sends invalid replies."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def completion(text: object, model: str = "judge-0613") -> bytes:
 
 
 class Endpoint:
-    """A chat endpoint that does what its script says, request by request, and then answers 1.0."""
+    """A chat endpoint that follows its script, request by request, and then answers 1.0."""
 
     def __init__(self, *script: Callable[[BaseHTTPRequestHandler], None]) -> None:
         self.script = list(script)
@@ -122,7 +122,7 @@ def judge(endpoint: Endpoint, cache: Path, **more: Any) -> Judge:
     return Judge(endpoint.url, "gpt-4-0613", cache, **{"timeout": 10, "back_off": 0.001, "retries": 3} | more)
 
 
-def test_what_is_asked_and_what_comes_back(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_request_and_reply(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.script = [reply("0.5")]
     request = JudgeRequest("grade this", system="be fair", temperature=0.5, max_tokens=3)
     assert judge(endpoint, tmp_path).ask(request) == JudgeReply("0.5", "judge-0613")
@@ -163,7 +163,7 @@ def test_the_path_is_completed(endpoint: Endpoint, tmp_path: Path, suffix: str) 
     ],
     ids=["hang", "drop", "cut", "429", "500", "503", "html", "nothing", "list", "error", "no-choices", "null", "parts"],
 )
-def test_what_may_pass_is_tried_again(
+def test_transient_failures_are_retried(
     endpoint: Endpoint, tmp_path: Path, trouble: Callable[[BaseHTTPRequestHandler], None]
 ) -> None:
     endpoint.script = [trouble, trouble, reply("0.7")]
@@ -171,7 +171,7 @@ def test_what_may_pass_is_tried_again(
     assert len(endpoint.bodies) == 3
 
 
-def test_after_all_tries_the_last_trouble_is_told(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_after_all_retries_the_last_failure_is_reported(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.script = [refuse(500)] * 3 + [refuse(503, "down for maintenance")]
     with pytest.raises(RunError, match=r"in 4 tries \(last: HTTP 503: down for maintenance\)"):
         judge(endpoint, tmp_path).ask(JudgeRequest("x"))
@@ -180,7 +180,7 @@ def test_after_all_tries_the_last_trouble_is_told(endpoint: Endpoint, tmp_path: 
 
 
 @pytest.mark.parametrize("status", [301, 307, 400, 401, 404])
-def test_what_will_not_pass_is_not_tried_again(endpoint: Endpoint, tmp_path: Path, status: int) -> None:
+def test_permanent_failures_are_not_retried(endpoint: Endpoint, tmp_path: Path, status: int) -> None:
     endpoint.script = [refuse(status, "nope", Location=endpoint.url + "/elsewhere")]
     with pytest.raises(RunError, match=f"refused: HTTP {status}: nope.*{KEY_VARIABLE}"):
         judge(endpoint, tmp_path).ask(JudgeRequest("x"))
@@ -218,7 +218,7 @@ def test_a_rerun_costs_nothing(endpoint: Endpoint, tmp_path: Path) -> None:
         {"attempt": 1},
     ],
 )
-def test_whatever_else_is_asked_is_asked(endpoint: Endpoint, tmp_path: Path, other: dict[str, Any]) -> None:
+def test_a_different_request_is_sent_again(endpoint: Endpoint, tmp_path: Path, other: dict[str, Any]) -> None:
     asked = judge(endpoint, tmp_path)
     asked.ask(JudgeRequest("x"))
     asked.ask(JudgeRequest(**{"prompt": "x"} | other))
@@ -232,7 +232,7 @@ def test_another_model_has_another_cache(endpoint: Endpoint, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("broken", ["{", "[]", '{"reply": {"text": 5}}'])
-def test_a_broken_cache_file_is_written_anew(endpoint: Endpoint, tmp_path: Path, broken: str) -> None:
+def test_a_broken_cache_file_is_rewritten(endpoint: Endpoint, tmp_path: Path, broken: str) -> None:
     asked = judge(endpoint, tmp_path)
     asked.ask(JudgeRequest("x"))
     (file,) = tmp_path.rglob("*.json")
@@ -242,7 +242,7 @@ def test_a_broken_cache_file_is_written_anew(endpoint: Endpoint, tmp_path: Path,
     assert len(endpoint.bodies) == 2
 
 
-def test_each_keeps_the_order_and_the_bound(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_each_keeps_the_order_and_the_concurrency_limit(endpoint: Endpoint, tmp_path: Path) -> None:
     def echo(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(0.02)
         send(handler, 200, completion("1.0"))
@@ -260,13 +260,15 @@ def test_each_stops_at_the_first_failure_and_can_be_used_again(endpoint: Endpoin
     start = time.monotonic()
     with pytest.raises(RunError, match="401"):
         asked.each(lambda n: asked.ask(JudgeRequest(f"question {n}")), range(50))
-    assert time.monotonic() - start < 10  # nobody sits out the fifty seconds
+    assert time.monotonic() - start < 10  # nothing waits the fifty seconds
     assert len(endpoint.bodies) < 10
     endpoint.script = [refuse(500)]
     assert asked.each(lambda n: asked.ask(JudgeRequest(f"again {n}")).text, [1]) == ["1.0"]
 
 
-def test_the_key_is_sent_and_shown_nowhere(endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent_and_printed_nowhere(
+    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(KEY_VARIABLE, f" {KEY}\n")
     asked = judge(endpoint, tmp_path)
     asked.ask(JudgeRequest("x"))
@@ -280,7 +282,7 @@ def test_the_key_is_sent_and_shown_nowhere(endpoint: Endpoint, tmp_path: Path, m
     assert "bad key ***" in str(caught.value)
 
 
-def test_a_key_that_is_none_is_not_shown_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_key_is_not_printed_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, f"{KEY}\nX-Other: 1")
     with pytest.raises(RequestError, match="printable ASCII") as caught:
         Judge("http://127.0.0.1", "m", tmp_path)
@@ -307,7 +309,7 @@ def test_an_unusable_proxy_is_refused_and_not_repeated(
     assert "secret" not in str(caught.value)
 
 
-def test_a_proxy_of_the_environment_is_asked(
+def test_a_proxy_of_the_environment_is_used(
     endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
@@ -326,7 +328,7 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(0.1)
 
 
-def test_a_reply_that_comes_drop_by_drop_is_given_up(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_a_reply_that_trickles_in_is_given_up(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.script = [drip]
     with pytest.raises(RunError, match=r"incomplete after 0\.3 seconds"):
         judge(endpoint, tmp_path, timeout=0.3, retries=0).ask(JudgeRequest("x"))
@@ -385,7 +387,7 @@ def test_mmvp_over_the_wire(endpoint: Endpoint, tmp_path: Path) -> None:
     answers = [Answer(question.id, f"It points that way. {question.id}") for question in questions]
     first = benchmark.score(questions, answers)
     assert first.variant == "judge"
-    assert [item.correct for item in first.items] == [1, 1, 0, 0]  # only the bare word is a yes
+    assert [item.correct for item in first.items] == [1, 1, 0, 0]  # only the bare word counts as yes
     assert first.metrics == {"pair": 0.5, "single": 0.5}
     assert len(endpoint.bodies) == 7
     asked = endpoint.bodies[-1]

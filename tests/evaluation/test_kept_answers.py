@@ -1,4 +1,4 @@
-"""Kept answers belong to what was asked: images, processor, template, tokenizer, weights of any format, questions."""
+"""Cached answers belong to one request: images, processor, template, tokenizer, weights of any format, questions."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def position(made, tmp_path, monkeypatch):
-    """A copy of everything; what the engine was asked is in the list."""
+def workspace(made, tmp_path, monkeypatch):
+    """A copy of everything, and a list of what the engine was asked."""
     vlm, folder = made
     shutil.copytree(folder, tmp_path / "made")
     asked = []
@@ -106,8 +106,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_answers_to_anything_else_are_not_taken_and_not_wiped(position, tmp_path, what):
-    folder, run = position
+def test_answers_to_another_request_are_neither_used_nor_deleted(workspace, tmp_path, what):
+    folder, run = workspace
     assert len(run()) == COUNT
     assert run() == []
     kept = (tmp_path / "out" / "answers.jsonl").read_bytes()
@@ -121,8 +121,8 @@ def test_answers_to_anything_else_are_not_taken_and_not_wiped(position, tmp_path
     assert run() == []
 
 
-def test_the_same_under_another_path_or_name_is_the_same(position):
-    folder, run = position
+def test_the_same_contents_under_another_path_or_name_are_the_same_request(workspace):
+    folder, run = workspace
     run()
     for file in (folder / "images").iterdir():
         content = file.read_bytes()
@@ -131,8 +131,8 @@ def test_the_same_under_another_path_or_name_is_the_same(position):
     assert run() == []
 
 
-def test_answers_without_a_request_are_not_wiped(position, tmp_path):
-    _, run = position
+def test_answers_without_a_request_are_not_deleted(workspace, tmp_path):
+    _, run = workspace
     run()
     (tmp_path / "out" / "request.json").unlink()
     with pytest.raises(RequestError, match="holds answers of the model, given"):
@@ -140,8 +140,8 @@ def test_answers_without_a_request_are_not_wiped(position, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"benchmark": "exact-match"}', "{"])
-def test_a_request_of_another_version_or_a_damaged_one_is_told(position, tmp_path, content):
-    _, run = position
+def test_a_request_of_another_version_or_a_damaged_one_is_reported(workspace, tmp_path, content):
+    _, run = workspace
     run()
     (tmp_path / "out" / "request.json").write_text(content)
     with pytest.raises(RequestError, match="another version"):
@@ -149,8 +149,8 @@ def test_a_request_of_another_version_or_a_damaged_one_is_told(position, tmp_pat
     assert len(read_json_lines(tmp_path / "out" / "answers.jsonl")) == COUNT
 
 
-def test_the_model_before_is_named_too(position, tmp_path):
-    _, run = position
+def test_the_earlier_model_is_named_too(workspace, tmp_path):
+    _, run = workspace
     run()
     path = tmp_path / "out" / "request.json"
     write_json(path, {**read_json(path), "model_id": "runs/one", "checkpoint": {}})
@@ -160,9 +160,9 @@ def test_the_model_before_is_named_too(position, tmp_path):
         run()
 
 
-def test_images_are_read_once(position, tmp_path, monkeypatch):
+def test_images_are_read_once(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr("olivine.contents.SETTLED", -1.0)
-    folder, run = position
+    folder, run = workspace
     run()
     index = ContentIndex(tmp_path / "out" / INDEX)
     names = [f"{n}.png" for n in range(COUNT)]
@@ -170,7 +170,7 @@ def test_images_are_read_once(position, tmp_path, monkeypatch):
     assert index.read_bytes == 0
 
 
-def test_a_missing_image_is_no_content(tmp_path):
+def test_a_missing_image_has_no_content(tmp_path):
     assert image_contents(tmp_path, ["gone.png"], ContentIndex()) == {"gone.png": "unreadable"}
 
 
@@ -191,7 +191,7 @@ def test_no_question_is_no_score(tmp_path):
     ],
     ids=repr,
 )
-def test_values_of_the_wrong_kind_are_named_with_file_and_place(tmp_path, key, value):
+def test_values_of_the_wrong_type_are_named_with_file_and_position(tmp_path, key, value):
     good = {"question_id": "1", "image": "0.png", "text": "q", "answer": "a", "category": "c"}
     path = tmp_path / "questions.jsonl"
     path.write_text(json.dumps(good) + "\n" + json.dumps({**good, "question_id": "2", key: value}) + "\n")
@@ -202,7 +202,7 @@ def test_values_of_the_wrong_kind_are_named_with_file_and_place(tmp_path, key, v
 @pytest.mark.parametrize("number", [7, None, [1], {"a": 1}])
 @pytest.mark.parametrize("key", ["text", "image", "question_id", "label"])
 @pytest.mark.parametrize("benchmark", ["pope", "exact-match"])
-def test_no_reader_lets_a_wrong_kind_out_as_a_stack_trace(tmp_path, benchmark, key, number):
+def test_no_reader_turns_a_wrong_type_into_a_stack_trace(tmp_path, benchmark, key, number):
     row = {"question_id": 1, "image": "0.png", "text": "Is there a dog in the image?", "label": "yes", "answer": "yes"}
     path = tmp_path / ("coco_pope_random.json" if benchmark == "pope" else "questions.jsonl")
     path.write_text(json.dumps({**row, key: number}) + "\n")
@@ -225,11 +225,11 @@ def test_two_evaluations_on_one_folder_are_refused_at_the_start(run, made, tmp_p
     with exclusive_lock(tmp_path / "out" / "exact-match"):
         code, _, err = run(*command, "--output", tmp_path / "out")
     assert code == 2
-    assert "another process is at work there" in err
+    assert "another process is using it" in err
 
 
 @pytest.mark.parametrize("option", ["--answers", "--annotations", "--variant"])
-def test_an_option_of_one_value_is_given_once(run, option):
+def test_a_single_valued_option_may_be_given_once(run, option):
     base = {"--answers": "a", "--annotations": "b", "--variant": "c"}
     code, _, err = run("score", "pope", *[x for pair in base.items() for x in pair], option, "other")
     assert code == 2
@@ -263,7 +263,7 @@ def test_a_disk_that_cannot_be_written_is_one_line(run, made, tmp_path, monkeypa
     assert "resume" in " ".join(err.split())
 
 
-def test_brackets_and_controls_of_categories_do_not_stop_or_move_the_terminal(run, made, tmp_path):
+def test_brackets_and_control_characters_in_categories_do_not_affect_the_terminal(run, made, tmp_path):
     hostile = "[bold]x[/nope]\x1b[31m"
     row = {"question_id": 1, "image": "0.png", "text": "q", "answer": "a", "category": hostile}
     (tmp_path / "questions.jsonl").write_text(json.dumps(row) + "\n")

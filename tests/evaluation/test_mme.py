@@ -31,14 +31,14 @@ def pair(folder: Path, task: str = "count") -> list[Question]:
         ("Yes", "yes"),
         ("no", "no"),
         ("YES.", "yes"),
-        (" yes", "yes"),  # nothing is stripped, but four characters hold it
+        (" yes", "yes"),  # nothing is stripped, but the first four characters contain it
         ('"no"', "no"),
         ("  yes", None),
         ("know nothing", "no"),
         ("none of it", "no"),
         ("noyes", "no"),
         ("yes and no", "yes"),
-        ("nyes", "yes"),  # held anywhere, not only at the start
+        ("nyes", "yes"),  # contained anywhere, not only at the start
         ("Answer: yes", None),
         ("No\n", "no"),
         ("y", None),
@@ -63,11 +63,11 @@ def test_the_official_prefix_rule(tmp_path: Path, response: str, label: str | No
         ("vlmevalkit", "yes and no", None),
         ("vlmevalkit", "yes/no", None),
         ("vlmevalkit", "It is no.", "no"),
-        ("vlmevalkit", "yes.it is", None),  # a period is deleted, so the words grow together
+        ("vlmevalkit", "yes.it is", None),  # a period is deleted, which joins the words
         ("vlmevalkit", "yes,it is", "yes"),
     ],
 )
-def test_the_variants_parse_as_their_tools_do(tmp_path: Path, variant: str, response: str, label: str | None) -> None:
+def test_the_variants_parse_like_their_tools(tmp_path: Path, variant: str, response: str, label: str | None) -> None:
     score = scored(MME(), pair(tmp_path), [response, response], variant)
     assert corrects(score) == [label == "yes", label == "no"]
 
@@ -96,7 +96,7 @@ def test_cognition_sums_its_four_tasks(tmp_path: Path) -> None:
     assert "perception" not in metrics
 
 
-def test_one_image_may_come_twice(tmp_path: Path) -> None:
+def test_one_image_may_occur_twice(tmp_path: Path) -> None:
     rows = [("1.jpg", f"{n}?", gold) for n, gold in enumerate(("Yes", "No", "Yes", "No"))]
     questions = MME().read(tool_file(tmp_path, "count", *rows))
     assert len({question.id for question in questions}) == 4
@@ -128,7 +128,7 @@ def test_the_release_folders_are_read_in_both_layouts(tmp_path: Path) -> None:
         MME().read(tmp_path)
 
 
-def test_llavas_answers_share_an_id_and_are_told_apart_by_the_prompt(tmp_path: Path) -> None:
+def test_llavas_answers_share_an_id_and_are_distinguished_by_the_prompt(tmp_path: Path) -> None:
     questions = pair(tmp_path)
     path = tmp_path / "a.jsonl"
     suffix = "\nAnswer the question using a single word or phrase."

@@ -37,7 +37,7 @@ def read(folder: Path, *rows: dict[str, Any]) -> list[Question]:
         ("'B'", "B"),
         ("A or B", "B"),  # the last one named
         ("B, not A or so", "A"),  # `B,` does not stand between spaces
-        ("(C) rather than B", "C"),  # brackets go before bare letters
+        ("(C) rather than B", "C"),  # brackets are tried before bare letters
         ("(A) no, (C)", "C"),
         ("I am sure that it is the Dog", "B"),  # more than five words: the option's text
         ("a dog and then again a cat here", "A"),
@@ -48,12 +48,12 @@ def test_the_official_choice(tmp_path: Path, text: str, letter: str) -> None:
     assert corrects(scored(MMMU(), questions, [text] * 3)) == [letter == name for name in "ABC"]
 
 
-def test_what_names_no_option_is_drawn_by_lot_in_subject_order(tmp_path: Path) -> None:
+def test_an_answer_that_names_no_option_is_drawn_at_random_in_subject_order(tmp_path: Path) -> None:
     keys = ("validation_Math_1", "validation_Art_1", "validation_Math_2", "validation_Art_2")
     questions = read(tmp_path, *(choice(key) for key in keys))
-    lot = random.Random(42)
+    rng = random.Random(42)
     # Art before Mathematics, in file order within a subject.
-    drawn = {key: lot.choice("ABC") for key in (keys[1], keys[3], keys[0], keys[2])}
+    drawn = {key: rng.choice("ABC") for key in (keys[1], keys[3], keys[0], keys[2])}
     score = scored(MMMU(), questions, ["it is a dog"] * 4)  # too short for the options' texts
     assert {item.question_id: item.correct for item in score.items} == {key: drawn[key] == "B" for key in keys}
 
@@ -68,7 +68,7 @@ def test_what_names_no_option_is_drawn_by_lot_in_subject_order(tmp_path: Path) -
         ("-2", "it is -2", True),
         ("5", "5", True),
         ("5", "it is five", False),
-        ("red", "The color is dark Red", True),  # text need only be held
+        ("red", "The color is dark Red", True),  # text need only be contained
         ("red", "Scarlet", False),
         ("x", "the axis is y", False),  # one letter must stand beside a space
         ("x", "it is x", True),  # a tail of one letter is given the same space

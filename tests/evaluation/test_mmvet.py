@@ -15,7 +15,7 @@ from olivine.records import Answer, Question
 
 
 class Scripted(Judge):
-    """A judge that says what its script says, then 1.0, and remembers what it was asked."""
+    """A judge that replies by script, then 1.0, and records its requests."""
 
     def __init__(self, *script: str) -> None:
         super().__init__("http://127.0.0.1", "gpt-4-0613", Path("unused"), concurrency=1)
@@ -78,7 +78,7 @@ def test_the_judge_is_asked_by_the_official_protocol(tmp_path: Path) -> None:
     assert corrects(score) == [0.5]
 
 
-def test_our_worked_rows_are_a_whole_table() -> None:
+def test_the_prompts_example_rows_are_a_complete_table() -> None:
     header, rule, *rows = JUDGE_PROMPT.split("\n\n")[1].strip().split("\n")
     assert header.count(" | ") == rule.count(" | ") == 3
     assert len(rows) == 7
@@ -92,12 +92,12 @@ def test_our_worked_rows_are_a_whole_table() -> None:
         (["0.4 because"], 40.0, [0.0]),  # the first word counts
         (["1"], 100.0, [0.0]),
         (["0.4\n"], 40.0, [0.0]),
-        (["Correct", "0.4"], 40.0, [0.0, 0.0]),  # the first re-ask is no warmer
+        (["Correct", "0.4"], 40.0, [0.0, 0.0]),  # the first retry has the same temperature
         (["1.1", "-0.1", "nan", "", "0.4"], 40.0, [0.0, 0.0, 0.5, 1.0, 1.5]),
-        (["no"] * 5, 0.0, [0.0, 0.0, 0.5, 1.0, 1.5]),  # the official fifth re-ask would not be read
+        (["no"] * 5, 0.0, [0.0, 0.0, 0.5, 1.0, 1.5]),  # the official tool would not read a fifth retry
     ],
 )
-def test_replies_that_are_no_grade_are_asked_for_again(
+def test_replies_without_a_grade_are_requested_again(
     tmp_path: Path, replies: list[str], total: float, heats: list[float]
 ) -> None:
     judge = Scripted(*replies)
@@ -108,7 +108,7 @@ def test_replies_that_are_no_grade_are_asked_for_again(
     assert [request.prompt.endswith(f"| {reminder}") for request in judge.asked] == [False] + [True] * (len(heats) - 1)
 
 
-def test_runs_are_asked_apart_and_averaged(tmp_path: Path) -> None:
+def test_runs_are_graded_separately_and_averaged(tmp_path: Path) -> None:
     judge = Scripted("0.1", "0.2", "0.5", "0.8")
     score = graded(tmp_path, judge, ["a", "b"], judge_runs=2)
     assert [request.run for request in judge.asked] == [0, 0, 1, 1]
@@ -119,7 +119,7 @@ def test_runs_are_asked_apart_and_averaged(tmp_path: Path) -> None:
     assert corrects(score) == [pytest.approx(0.3), pytest.approx(0.5)]
 
 
-def test_grades_can_be_kept_and_replayed(tmp_path: Path) -> None:
+def test_grades_can_be_stored_and_replayed(tmp_path: Path) -> None:
     judged = MMVet(judge=Scripted("0.1", "0.9"))
     questions = judged.read(write(tmp_path, v1_0=row(), v1_1=row(["rec"])))
     answers = [Answer(question.id, "x") for question in questions]
@@ -158,7 +158,7 @@ def test_figures_are_rounded_as_numpy_does(tmp_path: Path) -> None:
     assert replayed(tmp_path, grades, questions).metrics["total"] == 0.2
 
 
-def test_a_second_run_that_was_broken_off_does_not_count(tmp_path: Path) -> None:
+def test_an_unfinished_second_run_does_not_count(tmp_path: Path) -> None:
     questions = MMVet().read(write(tmp_path, v1_0=row(), v1_1=row()))
     metrics = replayed(tmp_path, {"v1_0": grade(1.0, 0.0), "v1_1": grade(0.0)}, questions).metrics
     assert metrics["total"] == 50.0
@@ -245,7 +245,7 @@ def test_another_wording(tmp_path: Path) -> None:
         MMVet(judge_prompt=tmp_path / "none.txt")
 
 
-def test_who_graded_stored_grades() -> None:
+def test_stored_grades_name_their_judge() -> None:
     assert MMVet(grades=Path("runs/llava_gpt-4-0613-grade-5runs.json")).judged_by("official") == {
         "grades": "llava_gpt-4-0613-grade-5runs.json"
     }

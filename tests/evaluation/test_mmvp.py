@@ -1,4 +1,4 @@
-"""MMVP: the ways to grade an answer, pairs, and the rows whose labels are known to be swapped."""
+"""MMVP: the graders, pairs, and the rows whose labels are known to be swapped."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_each_grader_names_the_option_it_should(tmp_path: Path, text: str, posit
     assert corrects(scored(MMVP(), wings(tmp_path), [text, text], variant)) == [named == "A", named == "B"]
 
 
-def test_a_pair_is_right_if_both_are(tmp_path: Path) -> None:
+def test_a_pair_is_right_if_both_answers_are(tmp_path: Path) -> None:
     rows = [f"{n},Q?,(a) Left (b) Right,({'ab'[n % 2]})" for n in range(6)]
     questions = MMVP().read(questions_csv(tmp_path, *rows))
     metrics = scored(MMVP(), questions, ["a", "b", "a", "a", "b", "a"]).metrics

@@ -90,7 +90,7 @@ def test_vlmevalkit_yes_no(text: str, said: str | None) -> None:
     assert vlmevalkit_yes_no(text) == said
 
 
-def test_files_are_told_apart_by_content(tmp_path: Path) -> None:
+def test_file_formats_are_recognised_by_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for text, content in (
         ('{"question_id": 1, "text": "a"}', [{"question_id": 1, "text": "a"}]),
@@ -108,7 +108,7 @@ def test_files_are_told_apart_by_content(tmp_path: Path) -> None:
         read_rows(tmp_path / "none")
 
 
-def test_images_are_taken_out_of_a_table(tmp_path: Path) -> None:
+def test_images_are_read_from_a_table(tmp_path: Path) -> None:
     image = b"\xff\xd8" * 200_000  # beyond csv's default limit for a cell
     table = tmp_path / "t.tsv"
     table.write_text(f"index\timage\n1\t{base64.b64encode(image).decode()}\n1000001\t1\n")
@@ -169,13 +169,13 @@ def test_mmbenchs_prompt(tmp_path: Path) -> None:
         ("it is {B}", "B", None),  # the older rules know no braces
         ("A dog is on the mat", None, "B"),  # an article: the text decides
         ("A dog", "A", "A"),
-        ("B) or A) but (B)", None, "B"),  # each kind of marks is counted by itself
+        ("B) or A) but (B)", None, "B"),  # each kind of marks is counted separately
         ("E", None, None),  # named, but right nowhere
         ("a dog", "B", "B"),
         ("cat or dog", None, None),
     ],
 )
-def test_mmbenchs_two_ways_to_read_an_answer(tmp_path: Path, text: str, official: str, original: str) -> None:
+def test_mmbenchs_two_parsers(tmp_path: Path, text: str, official: str, original: str) -> None:
     questions = mmbench(tmp_path, rotated(1, "A"), rotated(2, "B"))
     for variant, named in (("official", official), ("original", original)):
         assert corrects(scored(MMBench(), questions, [text, text], variant)) == [named == "A", named == "B"]
@@ -255,7 +255,7 @@ def seed(folder: Path) -> list[Question]:
     return SEEDBench().read(folder)
 
 
-def test_seed_wants_the_letter_and_lmms_eval_its_first_character(tmp_path: Path) -> None:
+def test_seed_requires_the_letter_and_lmms_eval_its_first_character(tmp_path: Path) -> None:
     questions = seed(tmp_path)
     assert [q.image for q in questions][1:] == ["SEED-Bench-image/d2", "SEED-Bench-video-image/v1.png"]
     metrics = scored(SEEDBench(), questions, ["B", "B.", " B"]).metrics
@@ -288,7 +288,7 @@ def ai2d(folder: Path, benchmark: AI2D | None = None) -> list[Question]:
     ("text", "letter", "lmms_eval", "vlmevalkit"),
     [("B", 1, 1, 1), ("B. dog", 1, 1, 1), ("(B)", 1, 0, 1), ("b", 1, 0, 0), ("a dog", 0, 0, 1), ("dog", 1, 0, 1)],
 )
-def test_ai2ds_ways_to_read_an_answer(tmp_path: Path, text: str, letter: int, lmms_eval: int, vlmevalkit: int) -> None:
+def test_ai2ds_parsers(tmp_path: Path, text: str, letter: int, lmms_eval: int, vlmevalkit: int) -> None:
     questions = ai2d(tmp_path)
     for variant, right in (("letter", letter), ("lmms-eval", lmms_eval), ("vlmevalkit", vlmevalkit)):
         assert scored(AI2D(), questions, [text, ""], variant).metrics == {"accuracy": 50 * right}
@@ -330,7 +330,7 @@ def vsr(folder: Path) -> list[Question]:
         ("", None, None),
     ],
 )
-def test_vsrs_ways_to_read_an_answer(tmp_path: Path, text: str, official: int, vlmevalkit: int) -> None:
+def test_vsrs_parsers(tmp_path: Path, text: str, official: int, vlmevalkit: int) -> None:
     questions = vsr(tmp_path)
     for variant, label in (("official", official), ("vlmevalkit", vlmevalkit)):
         expected = [label == 1, label == 0, label == 1, label == 1]

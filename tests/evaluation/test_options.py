@@ -23,7 +23,7 @@ def test_every_parameter_of_the_constructor_is_an_option_or_a_judge(name):
     assert all(option in "\n".join(lines) for option in options_of(benchmark))
 
 
-def test_values_take_the_types_that_the_benchmark_wants():
+def test_values_are_converted_to_the_benchmarks_types():
     mmvet = type(benchmarks.get("mmvet"))
     assert parse_options(mmvet, ["subset=ids.json", "judge_runs=3"]) == {"subset": Path("ids.json"), "judge_runs": 3}
     refcoco = type(benchmarks.get("refcoco"))
@@ -43,7 +43,7 @@ def test_wrong_options_are_refused(given, words):
         parse_options(type(benchmarks.get("refcoco")), given)
 
 
-def test_a_value_of_another_kind_is_refused():
+def test_a_value_of_another_type_is_refused():
     with pytest.raises(RequestError, match=r"options judge_runs: expected a number; got 'many'"):
         checked_options(type(benchmarks.get("mmvet")), {"judge_runs": "many"}, "benchmarks.mmvet.options")
 

@@ -1,4 +1,4 @@
-"""Hugging Face's parquet copies: the same questions as from the official files, images without unpacking them."""
+"""Hugging Face's parquet copies: the same questions as from the official files, images without extracting them."""
 
 import io
 import json
@@ -24,7 +24,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 
 def image(colour: int, path: str | None = None) -> dict[str, Any]:
-    """A one-colour PNG as the copies hold it."""
+    """Return a one-colour PNG as the copies store it."""
     content = io.BytesIO()
     Image.new("RGB", (4, 4), (colour, 0, 0)).save(content, "PNG")
     return {"bytes": content.getvalue(), "path": path}
@@ -37,7 +37,7 @@ def write(path: Path, rows: list[dict[str, Any]], group: int = 2) -> Path:
 
 
 def colours(benchmark: Benchmark, path: Path, questions: list[Question]) -> list[int | None]:
-    """What colour each question's image is."""
+    """Return the colour of each question's image."""
     image_folder = benchmark.images(path)
     assert isinstance(image_folder, ParquetImages)
     return [q.image and image_folder.open(q.image).getpixel((0, 0))[0] for q in questions]
@@ -183,7 +183,7 @@ def test_pope_in_either_configuration(tmp_path: Path, config: str) -> None:
     assert colours(benchmark, tmp_path, questions) == [0, 1] * 3
 
 
-def test_scienceqa_with_and_without_a_image(tmp_path: Path) -> None:
+def test_scienceqa_with_and_without_an_image(tmp_path: Path) -> None:
     rows = [
         {
             "image": image(n) if n != 1 else None,
@@ -276,7 +276,7 @@ def test_ai2d_and_seed(tmp_path: Path) -> None:
     write(tmp_path / "seed" / "test-00000-of-00001.parquet", rows)
     questions = get("seed").read(tmp_path / "seed")
     assert [q.details["type"] for q in questions] == ["10", "10"]
-    assert colours(get("seed"), tmp_path / "seed", questions) == [1, 3]  # of a video the middle frame
+    assert colours(get("seed"), tmp_path / "seed", questions) == [1, 3]  # the middle frame of a video
 
 
 def star(folder: Path, rows: int = 5, **more: Any) -> Path:
@@ -285,7 +285,7 @@ def star(folder: Path, rows: int = 5, **more: Any) -> Path:
     return write(folder / "data" / "val-00000-of-00001.parquet", values)
 
 
-def test_images_in_any_order_out_of_many_row_groups(tmp_path: Path) -> None:
+def test_images_are_read_in_any_order_from_many_row_groups(tmp_path: Path) -> None:
     file = star(tmp_path, rows=9)
     image_folder = get("mmstar").images(file)
     for n in (8, 0, 4, 4, 1, 7, 3, 0):
@@ -326,7 +326,7 @@ def test_a_folder_above_copies_is_no_copy(tmp_path: Path) -> None:
         get("mmstar").read(tmp_path)
 
 
-def test_what_is_wrong_with_a_copy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defects_of_a_copy_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = star(tmp_path, image={"bytes": None, "path": "elsewhere.png"})
     with pytest.raises(DataError, match=r"row 1: the image '0\.jpg' is not in column 'image'"):
         get("mmstar").images(tmp_path).open("0.jpg")
@@ -356,7 +356,7 @@ def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def columns_of(count: int, **more: Any) -> dict[str, Any]:
-    """MMStar's columns for `count` rows, each value once."""
+    """Return MMStar's columns for `count` rows, with no value repeated."""
     given = {"index": list(range(count)), "question": ["?"] * count, "answer": ["A"] * count}
     cell = {"bytes": b"x", "path": "x.png"}
     return {**given, "image": [cell] * count, "category": ["c"] * count, "l2_category": ["l"] * count, **more}

@@ -22,7 +22,7 @@ def labels(folder: Path, setting: str = "random", *rows: dict[str, object]) -> P
 
 
 def ask(folder: Path, gold: str, setting: str = "random") -> list[Question]:
-    """One question a letter of `gold`: y or n."""
+    """Return one question per letter of `gold`: y or n."""
     rows = [label(n, {"y": "yes", "n": "no"}[g], f"thing{n}") for n, g in enumerate(gold, start=1)]
     return POPE().read(labels(folder, setting, *rows))
 
@@ -34,14 +34,14 @@ def ask(folder: Path, gold: str, setting: str = "random") -> list[Question]:
         ("No", "no"),
         ("no", "no"),
         ("There is not", "no"),
-        ("No, there is none", "no"),  # commas go before the words are told apart
+        ("No, there is none", "no"),  # commas are removed before the text is split into words
         ("", "yes"),
         ("NO", "yes"),  # case-sensitive
         ("no!", "yes"),
         ("I don't see one", "yes"),
         ("I think. No", "yes"),  # only the text before the first period is read
         ("No. Yes", "no"),
-        ("Yes\nno", "yes"),  # only single spaces divide words
+        ("Yes\nno", "yes"),  # only single spaces separate words
         ("know", "yes"),
     ],
 )
@@ -65,7 +65,7 @@ def test_a_model_that_never_says_yes_scores_zero_instead_of_dividing_by_it(tmp_p
     assert (metrics["random/precision"], metrics["random/f1"], metrics["random/accuracy"]) == (0, 0, 0.5)
 
 
-def test_the_mean_weighs_settings_equally(tmp_path: Path) -> None:
+def test_the_mean_weights_settings_equally(tmp_path: Path) -> None:
     labels(tmp_path, "random", label(1))
     labels(tmp_path, "popular", label(1, "no"), label(2, "no"), label(3, "yes"))
     labels(tmp_path, "adversarial", label(1, "no"))
@@ -77,7 +77,7 @@ def test_the_mean_weighs_settings_equally(tmp_path: Path) -> None:
     assert {item.cluster for item in score.items} == {"1.jpg"}
 
 
-def test_lmms_eval_wants_the_bare_word_and_counts_labels_as_yes_ratio(tmp_path: Path) -> None:
+def test_lmms_eval_requires_the_bare_word_and_counts_labels_as_yes_ratio(tmp_path: Path) -> None:
     metrics = scored(POPE(), ask(tmp_path, "yyyn"), [" YES ", "No", "Yes, a cat", "no"], "lmms-eval").metrics
     assert metrics["pooled/accuracy"] == 0.5
     assert metrics["pooled/precision"] == 1
@@ -86,7 +86,7 @@ def test_lmms_eval_wants_the_bare_word_and_counts_labels_as_yes_ratio(tmp_path: 
     assert "mean/f1" not in metrics
 
 
-def test_vlmevalkit_reads_whole_words_and_takes_unknown_for_no_yes(tmp_path: Path) -> None:
+def test_vlmevalkit_reads_whole_words_and_counts_unknown_as_not_yes(tmp_path: Path) -> None:
     said = ["Yes, a cat", "yes or no", "There is no cat", "Perhaps"]
     score = scored(POPE(), ask(tmp_path, "yynn"), said, "vlmevalkit")
     assert corrects(score) == [1, 0, 1, 0]
@@ -173,14 +173,14 @@ def test_without_it_they_are_joined_by_number_and_checked_by_prompt(tmp_path: Pa
         POPE().read_answers(said, questions)
 
 
-def test_a_single_label_files_own_numbers_will_do(tmp_path: Path) -> None:
+def test_a_single_label_files_own_numbers_are_accepted(tmp_path: Path) -> None:
     questions = ask(tmp_path, "yn", "popular")
     prompts = {str(n): f"Is there a thing{n} in the image?" for n in (1, 2)}
     said = llava_lines(tmp_path / "a.jsonl", dict.fromkeys(prompts, "Yes"), prompts)
     assert [answer.question_id for answer in POPE().read_answers(said, questions)] == ["20000001", "20000002"]
 
 
-def test_unanswered_labels_are_left_out_and_named(tmp_path: Path) -> None:
+def test_unanswered_labels_are_skipped_and_named(tmp_path: Path) -> None:
     questions = ask(tmp_path, "yyn")
     answers = [Answer(questions[0].id, "Yes"), Answer(questions[2].id, "Yes")]
     score = POPE().score(questions, answers)
@@ -233,7 +233,7 @@ def test_published_figures_of_llava_13b(version: str, joined: bool, unanswered: 
     assert len(score.items) == 8910
 
 
-def test_the_repositorys_labels_do_not_take_llavas_numbers() -> None:
+def test_the_repositorys_labels_do_not_accept_llavas_numbers() -> None:
     folder = real("pope")
     questions = POPE().read(folder / "head")
     assert len(questions) == 9000

@@ -23,7 +23,7 @@ def _one_thread():
 
 
 def questions():
-    """In front, each for itself among its text, one image, none: in turn, so that batches are mixed."""
+    """Alternate images in front, images within the text, one image and none, so that batches are mixed."""
     made = []
     for number in range(48):
         pair = PAIRS[number % 7 % len(PAIRS)]
@@ -84,7 +84,7 @@ def test_a_shared_prefix_is_run_once_per_images(model, monkeypatch):
     assert encoded == [2], "each image once"
 
 
-def test_an_unreadable_image_or_wrong_marks_fail_their_questions_alone(model):
+def test_an_unreadable_image_or_wrong_marks_fail_only_their_questions(model):
     vlm, images, _, _ = model
     asked = [
         Question("good", "which?", None, "c", images=("0.png", "1.png")),
@@ -101,7 +101,7 @@ def test_an_unreadable_image_or_wrong_marks_fail_their_questions_alone(model):
     assert "1 <image> marks for 2 images" in answers["marks"].error
 
 
-def test_controls_take_every_image_away_or_show_others():
+def test_controls_remove_or_replace_every_image():
     asked = [Question("a", "<image> or <image>?", None, "c", images=("0", "1")), Question("b", "what?", "2", "c")]
     blind, shuffled = controlled(asked, "blind"), controlled(asked, "shuffled")
     assert [(q.prompt, q.all_images) for q in blind] == [("or ?", ()), ("what?", ())]
@@ -113,7 +113,7 @@ def test_questions_about_the_same_images_go_to_one_process():
     assert [{q.images for q in part} for part in shares(asked, 2)] == [{PAIRS[0]}, {PAIRS[1]}]
 
 
-def test_answer_one_refuses_other_marks_than_images(model):
+def test_answer_one_refuses_more_or_fewer_marks_than_images(model):
     vlm, images, _, _ = model
     with pytest.raises(DataError, match="1 <image> marks for 2"):
         answer_one(vlm, "one <image>?", [images / "0.png", images / "1.png"])

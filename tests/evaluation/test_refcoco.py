@@ -206,7 +206,7 @@ def test_prismatic_rounds_the_gold_box(tmp_path: Path) -> None:
     assert corrects(scored(RefCOCO(), questions, said, "lmms-eval")) == [0]
 
 
-def test_the_answers_format_is_the_users_to_say(tmp_path: Path) -> None:
+def test_the_user_states_the_format_of_answers(tmp_path: Path) -> None:
     questions = read_line(tmp_path)
     for name, text in {
         "xyxy-padded": "[0.05, 0.35, 0.25, 0.65]",
@@ -294,7 +294,7 @@ def ocid(folder: Path, *rows: Mapping[str, Any], gold: str | None = None) -> lis
     return OCIDRef(gold).read(folder)
 
 
-def test_the_gold_format_is_told_by_the_boxes(tmp_path: Path) -> None:
+def test_the_gold_format_is_recognised_from_the_boxes(tmp_path: Path) -> None:
     corners = ocid(tmp_path, sentence([320, 240, 640, 480]))  # 320 + 640 would leave the image
     assert corners[0].details["box"] == Box(320, 240, 640, 480)
     sized = ocid(tmp_path, sentence([320, 240, 100, 100]))  # 320 to 100 would be no box

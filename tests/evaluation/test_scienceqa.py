@@ -52,8 +52,8 @@ def test_the_prompt_is_llavas(tmp_path: Path) -> None:
         ("b", None),
         (" B", None),
         ("The answer is B.", "B"),
-        ("So, The answer is B!", "B"),  # any character will do after the letter
-        ("The answer is B", None),  # but there must be one
+        ("So, The answer is B!", "B"),  # any character may follow the letter
+        ("The answer is B", None),  # but one must follow
         ("The answer is B. The answer is B.", None),  # and the phrase only once
         ("the answer is B.", None),
         ("A. stone. The answer is B.", "A"),
@@ -79,7 +79,7 @@ def test_llavas_parse(tmp_path: Path, text: str, letter: str | None) -> None:
         ("vlmevalkit", "wood or stone", False),
     ],
 )
-def test_other_tools_parse_otherwise(tmp_path: Path, variant: str, text: str, right: bool) -> None:
+def test_other_tools_parse_differently(tmp_path: Path, variant: str, text: str, right: bool) -> None:
     assert corrects(scored(ScienceQA(), read(tmp_path, {"1": problem(1)}), [text], variant)) == [right]
 
 
@@ -107,7 +107,7 @@ def test_official_groups(tmp_path: Path) -> None:
     }
 
 
-def test_a_missing_answer_is_wrong_and_only_llava_leaves_it_out_of_img(tmp_path: Path) -> None:
+def test_a_missing_answer_is_wrong_and_only_llava_excludes_it_from_img(tmp_path: Path) -> None:
     questions = read(tmp_path, {"1": problem(image="image.png"), "2": problem(image="image.png")})
     official = ScienceQA().score(questions, [Answer("1", "A")])
     llava = ScienceQA().score(questions, [Answer("1", "A")], "llava")

@@ -1,4 +1,4 @@
-"""`benchmarks/evaluate.py` measures what it says: the flip rate, which must be nought where nothing can flip."""
+"""`benchmarks/evaluate.py` measures the flip rate, which must be zero in fp32, where no answer can flip."""
 
 import importlib.util
 from pathlib import Path
@@ -20,12 +20,12 @@ def script():
     return module
 
 
-def test_flip_rate_is_measured_and_nought_in_fp32(script, tmp_path):
+def test_flip_rate_is_measured_and_zero_in_fp32(script, tmp_path):
     names = write_images(tmp_path, 4)
     questions = [Question(str(n), "what color " * (1 + n % 4) + str(n), names[n % 4], names[n % 4]) for n in range(40)]
     vlm = tiny_vlm()
     rows = script.flips(vlm, questions, tmp_path, new_tokens=8)
-    assert [row["way"] for row in rows] == ["in lots of 7", "in lots of 32", "in lots of 40"]
+    assert [row["way"] for row in rows] == ["in batches of 7", "in batches of 32", "in batches of 40"]
     assert {(row["load"], row["flip_rate"]) for row in rows} == {("float32", 0.0)}
     vlm.cast(torch.bfloat16)
     rows = script.flips(vlm, questions, tmp_path, new_tokens=8)

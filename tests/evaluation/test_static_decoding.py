@@ -1,4 +1,4 @@
-"""Answering as a GPU does, run on the CPU: the same answers, no wait for a token, images read ahead."""
+"""The GPU's decoding, run on the CPU: the same answers, no wait per token, images read ahead."""
 
 import threading
 import time
@@ -36,7 +36,7 @@ def _one_thread():
 
 @pytest.fixture(scope="module", params=[("clip", "gemma"), ("dinov2", "llama")], ids="-".join)
 def model(request, tmp_path_factory):
-    """A model, its images, questions with and without, and what `generate` says to each alone."""
+    """A model, its images, questions with and without an image, and what `generate` answers to each alone."""
     folder = tmp_path_factory.mktemp("model")
     write_images(folder / "images", IMAGES)
     vlm = tiny_vlm(tower=request.param[0], language=request.param[1], folder=folder / "tokenizer")
@@ -54,7 +54,7 @@ def model(request, tmp_path_factory):
 
 
 class StandInGraph:
-    """In place of a CUDA graph: runs what a capture runs, then the step each time; counts captures and replays."""
+    """Stands in for a CUDA graph: runs what a capture runs, then the step at each replay; counts both."""
 
     def __init__(self):
         self.captures = self.replays = 0
@@ -87,7 +87,7 @@ def test_the_answers_are_those_of_generate(model, budget, graphs):
     assert capture is None or budget > 400 or capture.replays > capture.captures > 0
 
 
-def test_the_model_s_own_attention_is_back_afterwards(model):
+def test_the_models_own_attention_is_restored_afterwards(model):
     vlm, images, questions, _ = model
     before = vlm.language.config._attn_implementation
     list(AnsweringEngine(vlm, max_new_tokens=3, decoder=static(vlm, None, 3)).answer(questions[:2], images))
@@ -95,7 +95,7 @@ def test_the_model_s_own_attention_is_back_afterwards(model):
 
 
 class Reading(TorchFunctionMode):
-    """Counts calls that give a tensor's values to Python, for which a host waits for a GPU."""
+    """Counts calls that return a tensor's values to Python, for which the host waits for the GPU."""
 
     NAMES = frozenset({"tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"})
 
@@ -110,7 +110,7 @@ class Reading(TorchFunctionMode):
 
 
 class Synchronising(TorchDispatchMode):
-    """Counts operations whose result has a size that only their values tell."""
+    """Counts operations whose result's size depends on values."""
 
     def __init__(self, waits):
         super().__init__()
@@ -128,7 +128,7 @@ class Synchronising(TorchDispatchMode):
 
 
 def waits_of(vlm, decoder, questions, images):
-    """Synchronising operations while answers are decoded, and how many tokens were asked of the model."""
+    """Return the synchronising operations while answers are decoded, and how many tokens the model generated."""
     waits, tokens = Counter(), []
 
     def decode(prompts):
@@ -142,15 +142,17 @@ def waits_of(vlm, decoder, questions, images):
     return sum(waits.values()), sum(tokens)
 
 
-def test_no_token_is_waited_for(model):
+def test_the_host_waits_for_no_token(model):
     vlm, images, questions, _ = model
     questions = [q for q in questions if q.image][:20]
     new_tokens = 24
     plain, tokens = waits_of(vlm, ShrinkingDecoder(vlm, vlm.encoder().stop_ids, new_tokens), questions, images)
     static_waits, same = waits_of(vlm, static(vlm, None, new_tokens), questions, images)
     assert tokens == same == new_tokens
-    assert plain >= 6 * tokens, "the way of the CPU asks after every token"
-    assert 1 <= static_waits <= tokens // CHECK_EVERY + 1, "a look now and then, and the tokens at the end"
+    assert plain >= 6 * tokens, "on the CPU the host reads every token"
+    assert 1 <= static_waits <= tokens // CHECK_EVERY + 1, (
+        "the host reads a flag at intervals, and the tokens at the end"
+    )
 
 
 def test_decoding_ends_soon_after_all_sequences_have_ended(model, monkeypatch):
@@ -174,7 +176,7 @@ def test_decoding_ends_soon_after_all_sequences_have_ended(model, monkeypatch):
     assert len(steps) == CHECK_EVERY
 
 
-def test_a_graph_is_made_when_a_shape_comes_again_and_only_then(model):
+def test_a_graph_is_captured_only_when_a_shape_recurs(model):
     vlm, images, questions, expected = model
     graph = StandInGraph()
     decoder = static(vlm, graph)
@@ -185,7 +187,7 @@ def test_a_graph_is_made_when_a_shape_comes_again_and_only_then(model):
         assert graph.captures == captures, time_of_asking
 
 
-def test_where_no_graph_can_be_made_answers_come_anyway(model, caplog):
+def test_without_a_graph_answers_are_still_given(model, caplog):
     vlm, images, questions, expected = model
 
     def capture(step):
@@ -198,10 +200,10 @@ def test_where_no_graph_can_be_made_answers_come_anyway(model, caplog):
     again = list(engine.answer(asked, images))
     assert "no CUDA graph can be made (operation not permitted when stream is capturing)" in caplog.text
     assert {a.question_id: a.text for a in again} == {q.id: expected[q.id] for q in asked}
-    list(engine.answer(asked, images))  # it is not tried, nor told, once more
+    list(engine.answer(asked, images))  # neither tried nor reported a second time
 
 
-def test_out_of_memory_while_a_graph_is_made_fails_the_batch_alone(model):
+def test_out_of_memory_during_capture_fails_only_that_batch(model):
     vlm, images, questions, _ = model
 
     def capture(step):
@@ -214,7 +216,7 @@ def test_out_of_memory_while_a_graph_is_made_fails_the_batch_alone(model):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_images_read_ahead_change_no_answer_and_a_broken_one_fails_its_own(model, tmp_path, threads):
+def test_images_read_ahead_change_no_answer_and_a_broken_one_fails_only_its_questions(model, tmp_path, threads):
     vlm, _, questions, expected = model
     names = write_images(tmp_path, IMAGES)
     (tmp_path / names[3]).write_bytes(b"broken")
@@ -228,7 +230,7 @@ def test_images_read_ahead_change_no_answer_and_a_broken_one_fails_its_own(model
 
 
 class Slow:
-    """Images that take a while to open; knows which were, and by how many threads."""
+    """Images that open slowly; records which were opened, and by how many threads."""
 
     def __init__(self):
         self.opened, self.threads = [], set()
@@ -240,7 +242,7 @@ class Slow:
         return name
 
 
-def test_images_of_the_next_batches_are_opened_meanwhile():
+def test_images_of_the_next_batches_are_opened_in_the_background():
     images = Slow()
     batches = [[f"{batch}{image}" for image in range(4)] for batch in range(6)]
     with reading(images, lambda _: np.zeros(1), 4) as reader:
@@ -249,13 +251,13 @@ def test_images_of_the_next_batches_are_opened_meanwhile():
                 pixels()
             if not number:
                 time.sleep(0.3)
-                assert len(images.opened) == 12, "the batch in turn and two more, not all there are"
+                assert len(images.opened) == 12, "the current batch and two more, not all of them"
             assert set(batch) <= set(images.opened)
     assert len(images.opened) == 24
     assert len(images.threads) > 1
 
 
-def test_who_stops_asking_leaves_no_thread_at_work():
+def test_no_thread_is_left_when_the_consumer_stops():
     images = Slow()
     with reading(images, lambda _: np.zeros(1), 1) as reader:
         next(iter(reader.ahead([[str(n)] for n in range(50)], list)))
@@ -264,7 +266,7 @@ def test_who_stops_asking_leaves_no_thread_at_work():
     assert len(images.opened) == opened <= 4
 
 
-def test_without_a_place_for_images_each_question_says_so():
+def test_without_an_image_folder_each_question_fails_with_that_reason():
     with reading(None, lambda _: np.zeros(1), 0) as reader:
         _, (pixels,) = next(iter(reader.ahead([["a.png"]], list)))
         with pytest.raises(DataError, match="no image root"):
@@ -272,12 +274,12 @@ def test_without_a_place_for_images_each_question_says_so():
 
 
 def on_gpu(vlm):
-    """As if the model were on a GPU, for what looks at nothing else."""
+    """Make code that only checks the device believe that the model is on a GPU."""
     return SimpleNamespace(device=torch.device("cuda"), language=vlm.language)
 
 
 @pytest.mark.parametrize(("free", "tokens"), [(0, 4_096), (20_000 * 2, 20_000), (10**15, 65_536)])
-def test_a_gpu_s_budget_follows_its_free_memory(vlm, monkeypatch, free, tokens):
+def test_a_gpus_budget_follows_its_free_memory(vlm, monkeypatch, free, tokens):
     size = bytes_per_token(vlm.language.config, torch.float32)
     monkeypatch.setattr(budgets_module, "free_bytes", lambda _device: free * size)
     assert budgets(on_gpu(vlm)) == (tokens, tokens)
@@ -288,7 +290,7 @@ def test_a_cpu_s_budget_is_fixed(vlm):
     assert isinstance(decoder_for(vlm, (1,), 8), ShrinkingDecoder)
 
 
-def test_a_token_of_gemma_2b_takes_what_its_keys_and_one_layer_take():
+def test_a_gemma_2b_token_takes_the_memory_of_its_keys_values_and_one_layer():
     config = SimpleNamespace(
         num_hidden_layers=18, num_key_value_heads=1, head_dim=256, hidden_size=2048, intermediate_size=16384
     )

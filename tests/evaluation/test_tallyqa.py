@@ -46,10 +46,10 @@ def test_prompts(tmp_path: Path) -> None:
         ("4.", 4, False, True),
         ("four", 4, False, True),
         ("There are 4 cats, not 5", 4, False, True),
-        ("many", 0, True, False),  # the tool takes any other text for 0
+        ("many", 0, True, False),  # the tool reads any other text as 0
         ("", 0, True, False),
         ("none", 0, True, True),
-        ("9" * 5000, 0, True, False),  # no count of anything
+        ("9" * 5000, 0, True, False),  # too large to be a count
         ("²", 2, False, False),
     ],
 )
@@ -59,7 +59,7 @@ def test_how_a_number_is_read(tmp_path: Path, said: str, gold: int, official: bo
     assert corrects(scored(TallyQA(), questions, [said], "number")) == [number]
 
 
-def test_a_letter_where_letters_were_asked_for(tmp_path: Path) -> None:
+def test_a_letter_where_letters_were_requested(tmp_path: Path) -> None:
     questions = read(tmp_path, row(1, 4), row(2, 15), row(3, 0), prompt="prismatic")
     assert corrects(scored(TallyQA(), questions, ["E", "P.", "0 cats"])) == [1, 1, 0]
 

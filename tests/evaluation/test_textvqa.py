@@ -37,7 +37,7 @@ def read(folder: Path, *rows: Mapping[str, Any]) -> list[Question]:
     return TextVQA().read(write(folder, *rows))
 
 
-def test_hints_are_llavas_default_where_there_are_any(tmp_path: Path) -> None:
+def test_hints_are_llavas_default_if_there_are_any(tmp_path: Path) -> None:
     path = write(tmp_path, row(1), row(2, image="9"))
     rosetta(tmp_path)
     hinted, bare = TextVQA().read(path)
@@ -47,14 +47,14 @@ def test_hints_are_llavas_default_where_there_are_any(tmp_path: Path) -> None:
     assert hinted.cluster == "003a"
 
 
-def test_images_lie_where_textvqa_puts_them(tmp_path: Path) -> None:
+def test_images_are_found_in_textvqas_layout(tmp_path: Path) -> None:
     path = write(tmp_path, row(1))
     assert TextVQA().images(path) == tmp_path
     (tmp_path / "train_images").mkdir()
     assert TextVQA().images(path) == TextVQA().images(tmp_path) == tmp_path / "train_images"
 
 
-def test_hints_out_of_llavas_question_file(tmp_path: Path) -> None:
+def test_hints_are_read_from_llavas_question_file(tmp_path: Path) -> None:
     path = write(tmp_path, row(1))
     ocr = tmp_path / "llava.jsonl"
     write_json_lines(ocr, [{"question_id": "003a", "text": f"what?\nReference OCR token: A, B{SHORT}"}])
@@ -120,7 +120,7 @@ def test_llavas_answers_are_joined_by_image_and_question(tmp_path: Path) -> None
     }
 
 
-def test_two_questions_alike_each_get_one_of_two_answers(tmp_path: Path) -> None:
+def test_two_equal_questions_each_get_one_of_two_answers(tmp_path: Path) -> None:
     questions = read(tmp_path, row(1), row(2))
     line = {"question_id": "003a", "prompt": f"what is the brand?{SHORT}", "text": "red"}
     lines = tmp_path / "answers.jsonl"
@@ -148,7 +148,7 @@ def test_an_answer_to_no_question_is_named(tmp_path: Path) -> None:
         TextVQA().read_answers(lines, questions)
 
 
-def test_an_unanswered_question_is_left_out_as_llavas_tool_does(tmp_path: Path) -> None:
+def test_an_unanswered_question_is_skipped_as_in_llavas_tool(tmp_path: Path) -> None:
     questions = read(tmp_path, row(1), row(2, "other?"))
     score = TextVQA().score(questions, [Answer("1", "red")])
     assert score.metrics["accuracy"] == 100.0

@@ -1,4 +1,4 @@
-"""VizWiz: human answers as they are, typographic contractions, and telling the unanswerable apart."""
+"""VizWiz: unchanged human answers, typographic contractions, and detecting unanswerable questions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ def read(folder: Path, *rows: Mapping[str, Any], prompt: str | None = None) -> l
     return VizWiz().read(folder, prompt)
 
 
-def test_the_prompt_names_the_way_out(tmp_path: Path) -> None:
+def test_the_prompt_offers_unanswerable(tmp_path: Path) -> None:
     (question,) = read(tmp_path, row(7, *["can"] * 10))
     assert question.id == question.image == question.cluster == "VizWiz_val_00000007.jpg"
     assert question.prompt == (
@@ -51,7 +51,7 @@ def test_the_prompt_names_the_way_out(tmp_path: Path) -> None:
         ("it's", ["it's"] * 10, 1.0, 0.0, 1.0),  # LLaVA's conversion sets off the 's
         ("can", ["can"] + ["jar"] * 9, 0.3, 0.3, 0.3),
         ("can", ["can"] * 3 + ["jar"] * 7, 0.9, 0.9, 0.9),
-        ("can", ["can"] * 4 + ["jar"] * 6, 1.0, 1.0, 1.0),  # four equal rows, left out one at a time
+        ("can", ["can"] * 4 + ["jar"] * 6, 1.0, 1.0, 1.0),  # four equal rows, excluded one at a time
     ],
 )
 def test_what_the_variants_compare(

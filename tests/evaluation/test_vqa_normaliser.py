@@ -22,7 +22,7 @@ def test_flatten_turns_line_ends_and_tabs_into_spaces_before_it_strips() -> None
     assert flatten("\n red\tbus \n") == "red bus"
 
 
-def test_there_are_21_marks_and_the_apostrophe_colon_and_signs_are_none() -> None:
+def test_there_are_21_marks_without_apostrophe_colon_and_signs() -> None:
     assert len(set(MARKS)) == 21
     kept = "'s:*%&$#"
     assert strip_punctuation(kept) == kept
@@ -34,10 +34,10 @@ def test_there_are_21_marks_and_the_apostrophe_colon_and_signs_are_none() -> Non
         ("black/white", "black white"),  # no space at the mark: the mark becomes one
         ("black/ white", "black white"),  # mark, space: deleted
         ("black /white", "black white"),  # space, mark: deleted
-        ("a-b - c", "ab  c"),  # one touching space deletes the mark everywhere
+        ("a-b - c", "ab  c"),  # one adjacent space deletes the mark everywhere
         ("a-b, c", "a b c"),  # but only that mark
         ("1,000", "1000"),  # a comma between digits
-        ("1,000-2", "10002"),  # deletes every mark there is
+        ("1,000-2", "10002"),  # deletes every mark
         ("1,,000", "1  000"),  # one comma only, here
         ("x,000", "x 000"),
         ("what?", "what "),
@@ -48,7 +48,7 @@ def test_a_mark_is_deleted_or_becomes_a_space(text: str, plain: str) -> None:
     assert strip_punctuation(text) == plain
 
 
-def test_marks_are_looked_for_in_the_original_text() -> None:
+def test_marks_are_searched_in_the_original_text() -> None:
     # The slash becomes a space, which the hyphen then touches; but in the original it touched none.
     assert strip_punctuation("a-/b") == "a  b"
 
@@ -57,11 +57,11 @@ def test_marks_are_looked_for_in_the_original_text() -> None:
     ("text", "plain"),
     [("5.", "5"), ("3.5", "3.5"), (".5", ".5"), ("u.s.a.", "usa"), ("5.a", "5a"), ("1.2.x", "1.2x")],
 )
-def test_a_period_goes_unless_a_digit_follows(text: str, plain: str) -> None:
+def test_a_period_is_removed_unless_a_digit_follows(text: str, plain: str) -> None:
     assert strip_punctuation(text) == plain
 
 
-def test_at_most_32_periods_go() -> None:
+def test_at_most_32_periods_are_removed() -> None:
     assert strip_punctuation("a" + "." * 32) == "a"
     assert strip_punctuation("a" + "." * 33) == "a."
     assert strip_punctuation("a." * 40) == "a" * 32 + "a." * 8
@@ -117,11 +117,11 @@ def test_vizwiz_has_typographic_apostrophes_in_112_entries() -> None:
     assert VIZWIZ_CONTRACTIONS["somebody’d"] == "somebodyd"
 
 
-def test_vizwiz_turns_didnt_into_what_nobody_typed() -> None:
+def test_vizwiz_turns_didnt_into_a_typographic_form() -> None:
     assert normalise_vizwiz("didnt") == "didn’t"
     assert normalise_vizwiz("didn't") == "didn't"
     assert normalise_vizwiz("let's") == "let's"
-    assert normalise_vizwiz("couldnt") == "couldn't"  # one of the eight that stayed straight
+    assert normalise_vizwiz("couldnt") == "couldn't"  # one of the eight with a straight apostrophe
     assert normalise_vizwiz("couldn'tve") == "couldn’t’ve"  # a straight key with a typographic word
 
 
@@ -140,8 +140,8 @@ def test_soft_score_of_n_agreeing_humans(agreeing: int, score: float) -> None:
     assert soft_score("red", humans) == pytest.approx(score, abs=1e-15)
 
 
-def test_rows_that_are_equal_are_left_out_together() -> None:
-    # Nine others agree, but all ten rows are the same: none is left over.
+def test_equal_rows_are_excluded_together() -> None:
+    # Nine others agree, but all ten rows are equal: none remains.
     assert soft_score("red", ["red"] * 10, [("red", "yes")] * 10) == 0.0
     assert soft_score("red", ["red"] * 10, [("red", number) for number in range(10)]) == 1.0
 

@@ -66,7 +66,7 @@ def test_reads_the_official_pair_of_files(tmp_path: Path) -> None:
         assert VQAv2().read(path) == [question]
 
 
-def test_annotations_alone_can_be_scored_and_questions_alone_be_asked(tmp_path: Path) -> None:
+def test_annotations_alone_can_be_scored_and_questions_alone_asked(tmp_path: Path) -> None:
     (question,) = write(tmp_path, annotation(420, humans(*["red"] * 10)), questions=False)
     assert question.prompt == ""
     assert VQAv2().score([question], [Answer("420", "red")]).metrics["accuracy"] == 100.0
@@ -100,7 +100,7 @@ def test_the_gate_of_identical_answers(
 @pytest.mark.parametrize(
     ("said", "of_2021", "of_2017", "normalised"),
     [
-        ("two", 100.0, 0.0, 100.0),  # 2017 turns the answer into 2 and leaves the humans' two
+        ("two", 100.0, 0.0, 100.0),  # 2017 turns the answer into 2 but keeps the humans' two
         ("2", 100.0, 0.0, 100.0),
         ("TWO.", 100.0, 0.0, 100.0),
     ],
@@ -119,7 +119,7 @@ def test_2017_strips_human_punctuation_only_where_they_differ(tmp_path: Path) ->
     assert accuracy(tmp_path, humans(*["u.s."] * 10), "u.s.", "2021") == 100.0
 
 
-def test_the_2021_gate_looks_at_stripped_answers(tmp_path: Path) -> None:
+def test_the_2021_gate_compares_stripped_answers(tmp_path: Path) -> None:
     # Nine differ from the tenth in white space alone: stripped, they are identical, and nothing is normalised.
     assert accuracy(tmp_path, humans(*["yes"] * 9, " yes\n"), "Yes", "2021") == 0.0
 
@@ -131,7 +131,7 @@ def test_leave_one_out(tmp_path: Path, agreeing: int, percent: float, variant: s
     assert accuracy(tmp_path, answers, "red", variant) == percent
 
 
-def test_without_ids_equal_answers_are_left_out_together(tmp_path: Path) -> None:
+def test_without_ids_equal_answers_are_excluded_together(tmp_path: Path) -> None:
     answers = humans(*["red"] * 4, *["blue"] * 6, ids=False)
     # Leaving out a red leaves out all four; the six blue ones see four reds each: 6 of 10.
     assert accuracy(tmp_path, answers, "red", "2021") == 60.0

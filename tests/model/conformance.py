@@ -1,4 +1,4 @@
-"""What holds of every tower and every connector, whatever it is joined with."""
+"""What holds for every tower and every connector, in any combination."""
 
 import atexit
 import json
@@ -53,7 +53,7 @@ def made(vision=None, connector=None, language=None, seed=0):
 
 
 def made_recipe(vision=None, connector=None, language=None):
-    """A model section with specimens in place of the usual parts; every language model has Gemma's tokenizer here."""
+    """Return a model section with specimens instead of the usual modules; all language models get Gemma's tokenizer."""
     recipe = specimen_recipe(vision, connector, tokenizer=_tokenizer())
     if language is None:
         return recipe
@@ -62,7 +62,7 @@ def made_recipe(vision=None, connector=None, language=None):
 
 
 def images(folder):
-    """Two of one size, unlike each other."""
+    """Write two different images of one size."""
     draw = np.random.default_rng(0)
     paths = [folder / "0.png", folder / "1.png"]
     for number, path in enumerate(paths):
@@ -89,7 +89,7 @@ def pixels_of(vlm, path):
 
 @torch.no_grad()
 def check_features(vlm, folder):
-    """As many features as positions, and as plain transformers' own; images matter."""
+    """Check that features are as many as positions, equal to plain transformers' own, and depend on the image."""
     pixels = [pixels_of(vlm, path) for path in images(folder)]
     features = [vlm.project(vlm.patch_features(one)) for one in pixels]
     ids = vlm.encoder().prompt("what?", True)[0]
@@ -103,12 +103,14 @@ def check_features(vlm, folder):
         vision_feature_select_strategy=config.vision_feature_select_strategy,
     ).pooler_output
     torch.testing.assert_close(features[0], torch.stack(list(theirs)))
-    assert (features[0] - features[1]).abs().max() > 1e-2 * features[0].abs().max(), "the image is not looked at"
+    assert (features[0] - features[1]).abs().max() > 1e-2 * features[0].abs().max(), (
+        "the features do not depend on the image"
+    )
 
 
 @torch.no_grad()
 def check_packed(vlm, folder, samples=SAMPLES):
-    """Packed as one by one, to 1e-5 of the largest logit."""
+    """Check that packed and separate logits agree to 1e-5 of the largest."""
     names = [path.name for path in images(folder)]
     examples = [vlm.encoder().example(one) for one in samples]
     sequence = pack(examples, [names.index(e.sample.image) for e in examples if e.sample.image])
@@ -127,7 +129,7 @@ def check_packed(vlm, folder, samples=SAMPLES):
 
 
 def check_steps(vlm, folder, parts=("vision", "connector")):
-    """Three steps of every part lower the loss; gradients reach the tower's first weights."""
+    """Check that three steps of every module lower the loss, and gradients reach the tower's first weights."""
     names = [path.name for path in images(folder)]
     examples = [vlm.encoder().example(one) for one in SAMPLES]
     sequence = pack(examples, [names.index(e.sample.image) for e in examples if e.sample.image])
@@ -163,7 +165,7 @@ def check_engine(vlm, folder):
 
 
 def check_saved(vlm, folder):
-    """Saved and loaded again, every weight and answer the same; returns what a process of its own must answer."""
+    """Check that weights and answers survive saving and loading; return what another process must answer."""
     checkpoint.save(vlm, folder / "saved")
     again = checkpoint.load(folder / "saved")
     old, new = vlm.model.state_dict(), again.model.state_dict()
@@ -212,7 +214,7 @@ print(json.dumps(out))
 
 
 def check_elsewhere(expected, folders, *, alone):
-    """A process of its own answers the same, alone and padded in a batch: with transformers alone, or with olivine."""
+    """Check that another process, with or without olivine, answers the same, alone and in a padded batch."""
     code = "" if alone else "import olivine\n"
     code += _ELSEWHERE
     code += "assert not any(m.startswith('olivine') for m in sys.modules)\n" if alone else ""

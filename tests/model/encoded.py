@@ -1,4 +1,4 @@
-"""What an encoder's tokens say, and what the saved template in plain transformers gives for the same conversation."""
+"""An encoder's tokens as text, and the saved template's result in plain transformers for the same conversation."""
 
 from itertools import groupby
 
@@ -18,12 +18,12 @@ def jinja_text(tokenizer, jinja, conversation):
 
 
 def jinja_ids(tokenizer, jinja, conversation):
-    """The two-step use: a text, which the tokenizer then reads."""
+    """Return ids in two steps: render the text, then tokenise it."""
     return list(tokenizer(jinja_text(tokenizer, jinja, conversation)).input_ids)
 
 
 def jinja_mask(tokenizer, jinja, conversation):
-    """(ids, which of them transformers takes for the assistant's), with the beginning that the tokenizer would add."""
+    """Return (ids, transformers' assistant mask), with the beginning-of-sequence token that the tokenizer would add."""
     found = tokenizer.apply_chat_template(
         messages_of(conversation),
         chat_template=jinja,
@@ -37,9 +37,9 @@ def jinja_mask(tokenizer, jinja, conversation):
 
 
 def token_lies_across_a_border(encoder, tokenizer, jinja, conversation):
-    """Whether the tokenizer, reading the whole text, makes one token of a reply's border.
+    """Return whether the tokenizer, reading the whole text, makes a token across a reply's border.
 
-    A marker may take away the white space behind the reply that it ends.
+    A marker may strip the white space after the reply that it ends.
     """
     text = jinja_text(tokenizer, jinja, conversation)
     edges, end, before = [], 0, False
@@ -62,14 +62,14 @@ def token_lies_across_a_border(encoder, tokenizer, jinja, conversation):
 
 
 def supervised_replies(tokenizer, tokens):
-    """Each supervised stretch as text, by the tokenizer's own decoder."""
+    """Return each supervised span as text, by the tokenizer's own decoder."""
     pairs = groupby(zip(tokens.ids, tokens.supervised, strict=True), key=lambda pair: pair[1])
     runs = [[token for token, _ in run] for flag, run in pairs if flag]
     return [tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False) for ids in runs]
 
 
 def expected_replies(encoder, tokenizer, conversation):
-    """The replies with their ends, as the tokenizer's normaliser and its decoder leave a text."""
+    """Return the replies with their ends, after the tokenizer's normaliser and decoder."""
     pieces = encoder.template.render(conversation, False)
     runs = [list(run) for flag, run in groupby(pieces, key=lambda piece: piece.supervised) if flag]
     return [_written_by(tokenizer, "".join(_name(tokenizer, piece) for piece in run)) for run in runs]
@@ -82,7 +82,7 @@ def _name(tokenizer, piece):
 
 
 def _written_by(tokenizer, text):
-    """A text as the tokenizer's normaliser, its metaspace and the prefix space that its decoder strips leave it."""
+    """Return a text after the tokenizer's normaliser, its metaspace, and the decoder's stripped prefix space."""
     backend = tokenizer.backend_tokenizer
     text = backend.normalizer.normalize_str(text) if backend.normalizer is not None else text
     if "▁" in "".join(tokenizer.tokenize("a b")):
@@ -91,6 +91,6 @@ def _written_by(tokenizer, text):
 
 
 def spells_a_special_token(tokenizer, conversation):
-    """Plain transformers takes it for one; the encoder does not."""
+    """Return whether a text spells a special token: plain transformers reads it as one, the encoder does not."""
     names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return any(name in turn.text for turn in conversation for name in names)

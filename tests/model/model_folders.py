@@ -1,4 +1,4 @@
-"""Model folders that tests damage: copies of tiny ones, and what to do to their files."""
+"""Model folders that tests damage: copies of tiny ones, and functions that change their files."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from olivine.testing import save_language_model, save_tower
 WEIGHTS = "model.safetensors"
 
 
-_ROOT = tempfile.TemporaryDirectory()  # goes with the process
+_ROOT = tempfile.TemporaryDirectory()  # deleted at exit
 _SAVERS = {
     "clip": save_tower,
     "dinov2": lambda folder: save_tower(folder, tower="dinov2"),
@@ -25,12 +25,12 @@ _SAVERS = {
 
 @cache
 def published(name) -> str:
-    """The folder of a tiny part, as published ones lie; not to be changed."""
+    """Return the folder of a tiny backbone, laid out as a published one; do not change it."""
     return str(_SAVERS[name](Path(_ROOT.name) / name))
 
 
 def backbone(name, folder: Path) -> Path:
-    """A copy of a tiny part."""
+    """Return a copy of a tiny backbone."""
     shutil.copytree(published(name), folder)
     return folder
 
@@ -46,17 +46,17 @@ def edit_json(path: Path, **values):
 
 
 def edit_tensors(folder: Path, change):
-    """Replace a folder's tensors by what `change` makes of them."""
+    """Replace a folder's tensors by the result of `change`."""
     save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def built(vision: str, language: str, tokenizer: str | None = None):
-    """The model of two backbones; a tokenizer of its own if named."""
+    """Return the model of two backbones, with a separate tokenizer if one is named."""
     values = {"vision": {"from": vision}, "language": {"from": language, "tokenizer": tokenizer}, "connector": {}}
     return build(ModelRecipe.model_validate(values), seed=0, texts=list)
 
 
 def built_with(folder: Path):
-    """The model with this folder as its tower or language model, whichever it is."""
+    """Return the model with this folder as its tower or language model, by its type."""
     tower = "vocab_size" not in json.loads((folder / "config.json").read_text())
     return built(str(folder), published("gemma")) if tower else built(published("clip"), str(folder))

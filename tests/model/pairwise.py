@@ -1,12 +1,12 @@
 """A small design in which every permitted pair of levels of two factors occurs at least once, found greedily.
 
-What the levels are, and what is tested of each combination, is for the tests to say.
+The tests define the levels and what is tested of each combination.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, product
 
-#: Two levels, each with its factor; may stand in one combination.
+#: Whether two levels, each with its factor, may occur in one combination.
 Permitted = Callable[[tuple[str, str], tuple[str, str]], bool]
 
 
@@ -16,7 +16,7 @@ def pairwise_design(
     """Return combinations, one level of each factor, that cover every permitted pair; the same ones each time.
 
     Each starts from a pair that is not yet covered; every other factor then takes the level that covers the most pairs
-    that are still open, the least used one among equals.
+    not yet covered; ties go to the least used level.
     """
     open_pairs = {
         frozenset(pair): pair

@@ -1,4 +1,4 @@
-"""The model as anybody runs it, one conversation at a time: what packed sequences are compared with."""
+"""The plain forward pass, one conversation at a time, that packed sequences are compared with."""
 
 import torch
 
@@ -10,12 +10,12 @@ def pixels_of(vlm, image_folder, name):
 
 
 def plain_logits(vlm, image_folder, tokens, image):
-    """One conversation alone, the way anybody would run it."""
+    """Return the logits of one conversation alone, by transformers' own forward pass."""
     ids = torch.tensor([tokens])
     pixels = pixels_of(vlm, image_folder, image) if image else None
     return vlm.model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).logits[0]
 
 
 def assert_equal_logits(ours, theirs):
-    """To 1e-5 of the largest logit: what fp32 leaves of sums taken in another order."""
+    """Compare to 1e-5 of the largest logit: fp32 sums taken in another order differ by that much."""
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()

@@ -1,4 +1,4 @@
-"""Attention over packed rows, by itself; against whole models it is held in `test_parity`."""
+"""Attention over packed sequences alone; `test_parity` compares it within whole models."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ def _group(tokens: int) -> AttentionGroup:
     return AttentionGroup(token_positions[None], token_positions[None], None, token_positions, token_positions)
 
 
-def test_on_a_processor_attention_is_computed_in_fp32_whatever_autocast_says() -> None:
+def test_on_a_cpu_attention_is_computed_in_fp32_even_under_autocast() -> None:
     query, key, value = torch.randn(3, 1, 2, 9, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         attended, _ = packed_attention(torch.nn.Module(), query, key, value, None, packed_groups=(_group(9),))

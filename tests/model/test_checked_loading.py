@@ -1,4 +1,4 @@
-"""Weights are all there, in their place and finite, or the load is refused by name."""
+"""Weights must be complete, correctly named and finite, or loading is refused with their names."""
 
 import re
 
@@ -14,7 +14,7 @@ from olivine.model.build import build_tower
 from olivine.recipe import VisionRecipe
 from olivine.testing import tiny_vlm
 
-#: Names of a LLaVA folder's tensors, as transformers and others have written them over time.
+#: Names of a LLaVA folder's tensors, as versions of transformers and other tools have written them.
 NAMINGS = {
     "hub": {
         "vision": "vision_tower.vision_model.",
@@ -155,7 +155,7 @@ def test_a_checkpoint_without_some_of_its_weights_is_refused(tmp_path, dropped):
         checkpoint.load(folder)
 
 
-def test_buffers_that_older_versions_saved_are_no_fault(tmp_path):
+def test_buffers_saved_by_older_versions_are_accepted(tmp_path):
     folder = backbone("clip", tmp_path / "part")
     edit_tensors(folder, lambda t: {**t, "vision_model.embeddings.position_ids": torch.arange(37)[None]})
     built_with(folder)
@@ -169,7 +169,7 @@ def test_sharded_weights_are_read(tmp_path):
 
 
 def shard(folder):
-    """Two files and an index in the place of one file."""
+    """Replace one file by two and an index."""
     tensors = load_file(folder / WEIGHTS)
     names, positions = sorted(tensors), {}
     for number, part in enumerate((names[::2], names[1::2])):
@@ -207,7 +207,7 @@ INDEXES = {
 
 
 @pytest.mark.parametrize("kind", INDEXES)
-def test_an_index_that_lies_is_refused(tmp_path, kind):
+def test_an_inconsistent_index_is_refused(tmp_path, kind):
     folder = backbone("gemma", tmp_path / "part")
     change, message = INDEXES[kind]
     change(folder)

@@ -1,4 +1,4 @@
-"""A model folder that was changed after it was written is not used without a word."""
+"""A model folder that was changed after it was written is refused or reported."""
 
 import json
 import logging
@@ -40,13 +40,13 @@ def test_a_truncated_file_is_named_with_its_length(folder):
         checkpoint.load(folder)
 
 
-def test_a_file_that_is_gone_is_named(folder):
+def test_a_missing_file_is_named(folder):
     (folder / WEIGHTS).unlink()
     with pytest.raises(DataError, match=f"{WEIGHTS} is missing"):
         checkpoint.load(folder)
 
 
-def test_edited_weights_are_named_and_can_be_meant(folder, caplog):
+def test_edited_weights_are_named_and_can_be_accepted(folder, caplog):
     edit_tensors(folder, lambda tensors: {name: tensor * 1 + 0.5 for name, tensor in tensors.items()})
     with pytest.raises(DataError, match=f'{WEIGHTS}.*remove "files"'):
         checkpoint.load(folder)
@@ -56,7 +56,7 @@ def test_edited_weights_are_named_and_can_be_meant(folder, caplog):
     assert [record.message for record in caplog.records if "unverified" in record.message] != []
 
 
-def test_an_untouched_folder_is_read_without_a_word(folder, caplog):
+def test_an_unchanged_folder_is_read_without_a_message(folder, caplog):
     with caplog.at_level(logging.WARNING):
         checkpoint.load(folder)
     assert not [record for record in caplog.records if record.name.startswith("olivine")]
@@ -64,7 +64,7 @@ def test_an_untouched_folder_is_read_without_a_word(folder, caplog):
 
 def test_a_folder_without_checksums_says_so_in_one_line_on_stderr(folder, monkeypatch, capsys):
     edit_json(folder / "olivine.json", files=None)
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own; the command line has none
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # remove pytest's own; the command line has none
     checkpoint.load(folder)
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "unverified" in line] == lines
@@ -85,7 +85,7 @@ def test_files_that_loading_does_not_read_may_be_added(folder):
     checkpoint.load(folder)
 
 
-def test_an_empty_list_of_checksums_vouches_for_nothing(folder):
+def test_an_empty_list_of_checksums_verifies_nothing(folder):
     content = json.loads((folder / "olivine.json").read_text())
     (folder / "olivine.json").write_text(json.dumps({**content, "files": {}}))
     with pytest.raises(DataError, match=f"{WEIGHTS}.*has no checksum"):
@@ -93,7 +93,7 @@ def test_an_empty_list_of_checksums_vouches_for_nothing(folder):
 
 
 @pytest.mark.parametrize("part", ["tower", "language model", "tokenizer"])
-def test_a_flipped_bit_is_named_where_the_folder_gives_a_part(folder, part):
+def test_a_flipped_bit_is_named_where_the_folder_provides_a_module(folder, part):
     flip(folder / ("tokenizer.json" if part == "tokenizer" else WEIGHTS))
     uses = {
         "tower": lambda: built(str(folder), published("gemma")),
@@ -104,12 +104,12 @@ def test_a_flipped_bit_is_named_where_the_folder_gives_a_part(folder, part):
         uses[part]()
 
 
-def test_a_part_needs_no_other_files_of_the_folder(folder):
-    (folder / WEIGHTS).unlink()  # as after fetching a tokenizer alone
+def test_a_module_needs_no_other_files_of_the_folder(folder):
+    (folder / WEIGHTS).unlink()  # as after downloading only a tokenizer
     assert len(load_tokenizer(str(folder), "key"))
 
 
-def test_a_folder_without_checksums_that_gives_a_part_is_said_to_be_unverified(folder, caplog):
+def test_a_module_from_a_folder_without_checksums_is_reported_as_unverified(folder, caplog):
     edit_json(folder / "olivine.json", files=None)
     with caplog.at_level(logging.WARNING):
         load_tokenizer(str(folder), "key")

@@ -1,4 +1,4 @@
-"""Every registered connector: its image tokens reach everything, it trains, it is saved and answers the same."""
+"""Every registered connector: packing, engine and plan handle its tokens; it trains; saved, it answers the same."""
 
 import subprocess
 import sys
@@ -59,7 +59,7 @@ def test_a_plan_knows_its_size_and_tokens(connectors, name):
 
 
 def test_saved_folders_answer_the_same_elsewhere(connectors, tmp_path):
-    """With transformers alone where LLaVA's projector holds it, with `import olivine` where not."""
+    """With plain transformers if LLaVA's projector represents it, else with `import olivine`."""
     said, folders = {}, {}
     for name, vlm in connectors.items():
         folders[name] = tmp_path / name
@@ -71,7 +71,7 @@ def test_saved_folders_answer_the_same_elsewhere(connectors, tmp_path):
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
-def test_pixels_are_shuffled_as_idefics3_does(factor):
+def test_pixels_are_shuffled_as_in_idefics3(factor):
     from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
 
     features = torch.randn(2, 36, 5)
@@ -98,8 +98,8 @@ def test_pool_is_gemma_3s_projector():
 
 
 @torch.no_grad()
-def test_a_resampler_tells_places_apart(connectors):
-    """Without positions, cross-attention would not see where a feature comes from."""
+def test_a_resampler_distinguishes_positions(connectors):
+    """Without position embeddings, cross-attention would not see where a feature comes from."""
     features = torch.randn(1, 4, 32)
     connector = connectors["resampler"].connector
     assert (connector(features) - connector(features.flip(1))).abs().max() > 1e-4
@@ -137,7 +137,7 @@ def test_a_key_that_a_kind_lacks_is_refused(values, message):
         ConnectorRecipe.model_validate(values)
 
 
-def test_what_a_kind_is_not_told_has_its_default():
+def test_options_of_a_kind_have_defaults():
     assert ConnectorRecipe().given == {"depth": 2, "activation": "gelu"}
     assert ConnectorRecipe.model_validate({"kind": "pixel-shuffle"}).given == {
         "depth": 1, "activation": "gelu", "factor": 2

@@ -1,4 +1,4 @@
-"""Folders that are damaged or mean harm: no code runs, no stack trace, and the file or key is named."""
+"""Damaged or malicious folders: no code runs, no stack trace, and the file or key is named."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from olivine.testing import llama_tokenizer, tiny_vlm
 
 
 class Touch:
-    """A pickle that runs a command when it is opened."""
+    """A pickle that creates a file when it is opened."""
 
     def __init__(self, path):
         self.path = path
@@ -111,7 +111,7 @@ def test_damaged_safetensors_are_named(tmp_path, damage):
 
 @pytest.mark.parametrize("model_type", [None, "evilmodel"])
 def test_code_in_a_folder_is_never_run(tmp_path, model_type, monkeypatch):
-    """Nor is anybody asked whether to: an answer would be read from the terminal."""
+    """Nor does transformers ask whether to run it: an answer would be read from the terminal."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     folder, ran = backbone("gemma", tmp_path / "part"), tmp_path / "ran"
     (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nfrom transformers import GemmaConfig as Config\n")
@@ -142,7 +142,7 @@ CONFIGURATIONS = {
 
 
 @pytest.mark.parametrize("kind", CONFIGURATIONS)
-def test_impossible_configurations_are_refused_before_memory_is_asked_for(tmp_path, kind):
+def test_impossible_configurations_are_refused_before_memory_is_allocated(tmp_path, kind):
     folder = backbone("gemma", tmp_path / "part")
     values, message = CONFIGURATIONS[kind]
     edit_json(folder / "config.json", **values)
@@ -152,7 +152,7 @@ def test_impossible_configurations_are_refused_before_memory_is_asked_for(tmp_pa
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", "", "\x00\x01", '"text"'])
-def test_a_configuration_that_is_none_is_refused(tmp_path, text):
+def test_an_invalid_configuration_file_is_refused(tmp_path, text):
     folder = backbone("gemma", tmp_path / "part")
     (folder / "config.json").write_text(text)
     with pytest.raises(RequestError, match=r"config.json"):
@@ -275,7 +275,7 @@ def test_the_tokenizer_of_another_model_is_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["file", "link to a folder", "link to a file", "broken link", "folder with files"])
 @pytest.mark.parametrize("name", [".checkpoint.partial", ".checkpoint.replaced"])
-def test_what_lies_where_a_folder_is_written_is_replaced_and_links_are_not_followed(tmp_path, kind, name):
+def test_existing_files_at_a_folders_path_are_replaced_and_links_are_not_followed(tmp_path, kind, name):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kept").write_text("kept")
@@ -298,7 +298,7 @@ def test_what_lies_where_a_folder_is_written_is_replaced_and_links_are_not_follo
 
 
 @pytest.mark.parametrize("kind", ["link to a folder", "broken link"])
-def test_a_link_in_the_place_of_the_folder_itself_is_replaced_and_not_followed(tmp_path, kind):
+def test_a_link_instead_of_the_folder_is_replaced_and_not_followed(tmp_path, kind):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kept").write_text("kept")

@@ -1,4 +1,4 @@
-"""The hub is asked once; what it answers, or that it does not, is said in one message."""
+"""The hub gets one request; its answer, or its silence, is reported in one message."""
 
 import json
 import threading
@@ -60,7 +60,7 @@ def server(monkeypatch):
     listening.server_close()
 
 
-def test_a_hub_in_trouble_is_asked_once_for_all_parts(server):
+def test_a_failing_hub_is_asked_once_for_all_modules(server):
     start = time.monotonic()
     for use in (lambda: skeleton(RECIPE), lambda: model_size(RECIPE), lambda: load_tokenizer("nobody/other", "key")):
         with pytest.raises(RequestError, match=r"tried once.*hf download nobody/.*--local-dir"):
@@ -69,7 +69,7 @@ def test_a_hub_in_trouble_is_asked_once_for_all_parts(server):
     assert time.monotonic() - start < 5
 
 
-def test_a_hub_that_is_not_there_is_named_at_once(monkeypatch):
+def test_an_unreachable_hub_is_reported_at_once(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
     with pytest.raises(RequestError, match=r"model.vision.from: 'nobody/tower'.*127.0.0.1:9.*hf download"):
@@ -77,20 +77,20 @@ def test_a_hub_that_is_not_there_is_named_at_once(monkeypatch):
     assert time.monotonic() - start < 5
 
 
-def test_a_name_that_the_hub_does_not_know(server):
+def test_a_name_unknown_to_the_hub(server):
     server.status = 404
     with pytest.raises(RequestError, match=r"hub has no model of that name|could not be fetched"):
         skeleton(RECIPE)
 
 
-def test_a_gated_model_says_how_to_get_in(server):
+def test_a_gated_model_says_how_to_get_access(server):
     server.status = 403
     with pytest.raises(RequestError, match=r"gated.*hf auth login"):
         skeleton(RECIPE)
 
 
 @pytest.mark.parametrize("source", ["a/b/c", "two words", "x" * 200])
-def test_what_is_neither_folder_nor_id(source, monkeypatch):
+def test_a_source_that_is_neither_folder_nor_id(source, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(RequestError, match=r"key: .*neither a local folder nor a hub id"):
         hub.local_folder(source, "key", hub.CONFIGURATION)
@@ -104,7 +104,7 @@ def test_paths_that_are_no_folders(source, message, tmp_path, monkeypatch):
         hub.local_folder(source, "key", hub.CONFIGURATION)
 
 
-def test_what_was_fetched_earlier_is_used_where_the_hub_cannot_be_reached(tmp_path, monkeypatch):
+def test_downloaded_files_are_used_when_the_hub_is_unreachable(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     cached = tmp_path / "cache" / "models--some--model"
     (cached / "refs").mkdir(parents=True)

@@ -59,7 +59,7 @@ LONE = [(("llama3", "vicuna"), ["<|start_header_id|>", "<|eot_id|>"], "llama3"),
 
 
 @pytest.mark.parametrize(("known", "tokens", "expected"), LONE)
-def test_a_template_is_known_by_its_markers(known, tokens, expected):
+def test_a_template_is_recognised_by_its_markers(known, tokens, expected):
     assert language_family("llama").template(tokens, known, "key") == expected
 
 
@@ -71,7 +71,7 @@ def test_a_family_whose_template_is_unknown_says_so():
 
 
 @pytest.mark.parametrize("targets", [None, ("q_proj", "k_proj", "v_proj"), ("qkv_proj",)])
-def test_lora_takes_phi_s_joined_layers_for_all_that_they_hold(targets):
+def test_lora_covers_phis_joined_layers_for_all_that_they_contain(targets):
     vlm = tiny_language_vlm(SPECIMENS["phi3"])
     recipe = LoraRecipe(rank=2) if targets is None else LoraRecipe(rank=2, targets=targets)
     before = vlm.logits(vlm.language(inputs_embeds=torch.ones(1, 3, 32)).last_hidden_state)
@@ -104,7 +104,7 @@ def test_longrope_limits_a_sample_to_where_its_frequencies_change():
 
 
 def saved_language(folder, *, stop, pad, begin):
-    """A Llama's folder as others publish them, with or without a pad token and a beginning of sequence."""
+    """Write a Llama's folder as published ones are, with or without a pad token and a beginning of sequence."""
     torch.manual_seed(3)
     values = {**SPECIMENS["llama"], "pad_token_id": None, "bos_token_id": None, "eos_token_id": 2}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
@@ -124,7 +124,7 @@ def saved_language(folder, *, stop, pad, begin):
 
 
 def test_no_pad_token_and_several_stop_tokens(tmp_path, image_folder):
-    """A token that the generation settings alone call a stop ends an answer, here and in the saved folder."""
+    """A stop token that only the generation settings name ends an answer, here and in the saved folder."""
     first = build(recipe_for(str(saved_language(tmp_path / "a", stop=2, pad=False, begin=True))), seed=0, texts=tuple)
     assert first.tokenizer.pad_token is None
     questions = [Question("0", "what color is it?", "0.png", "x"), Question("1", "hello", None, "y")]

@@ -44,7 +44,7 @@ SAMPLES = [
 
 
 def compute_caps(vlm, plain):
-    """Before some version, transformers takes SDPA for Gemma 2 unless told otherwise, which leaves out its soft cap."""
+    """Set eager attention: older versions of transformers default to SDPA for Gemma 2, which ignores its soft cap."""
     if vlm.traits.cap is not None:
         plain.set_attn_implementation("eager")
 
@@ -122,7 +122,7 @@ def test_the_engine_answers_as_generate(model, image_folder):
         q.id: answer_one(model, q.prompt, image_folder / q.image if q.image else None, max_new_tokens=NEW_TOKENS)
         for q in QUESTIONS
     }
-    assert len(set(expected.values())) > 2, "the model must say different things for this to mean anything"
+    assert len(set(expected.values())) > 2, "equal answers would prove nothing if the model always answered the same"
     longest = max(sum(map(len, encoder.prompt(q.prompt, q.image is not None))) for q in QUESTIONS)
     fixed = StaticDecoder(model, model.stop_ids(encoder), NEW_TOKENS, None)
     for together, decoder in [(1, None), (2, None), (7, None), (7, fixed), (2, fixed)]:
@@ -196,7 +196,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_not_computed_is_refused_by_name(kind):
+def test_unsupported_attention_options_are_refused_by_name(kind):
     config, message = REFUSED[kind]
     with pytest.raises(RequestError, match=message):
         tiny_language_vlm(config)

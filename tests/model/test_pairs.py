@@ -1,6 +1,6 @@
 """Every tower, language model and connector beside every other, in tiny random sizes: `make conformance`.
 
-`make test` leaves these combinations out: test_towers, test_connectors and test_languages take each part once there.
+`make test` skips these combinations: there test_towers, test_connectors and test_languages test each module once.
 """
 
 import json
@@ -42,19 +42,19 @@ pytestmark = pytest.mark.conformance
 
 TOWERS, LANGUAGES, CONNECTORS = tower_specimens(), language_specimens(), connector_specimens()
 FACTORS = {
-    # Features of several layers once with one tower; test_towers has them with fused ones too.
+    # Features of several layers with one tower only; test_towers covers fused ones too.
     "tower": [name for name in TOWERS if name != "fused, two layers"],
-    # Of a family with and without a window, the one with it.
+    # If a family has variants with and without a window, the one with it.
     "language": [name for name in LANGUAGES if f"{name}-window" not in LANGUAGES],
     "connector": list(CONNECTORS),
 }
-#: Image tokens that lie on no grid stand beside the patches, which these connectors join by their places.
+#: Towers whose image tokens include some outside the grid; these connectors merge tokens by their grid position.
 REGISTERS_KEPT, ON_A_GRID = ("dinov2_with_registers", "dinov3_vit"), ("pixel-shuffle", "pool")
 PLAIN_CONNECTORS = ("linear", "mlp of two")
 
 
 def permitted(one, other):
-    """Whether two parts go together; those that do not are refused, which a test below holds."""
+    """Return whether two modules can be combined; a test below checks that the others are refused."""
     parts = dict((one, other))
     return not (parts.get("tower") in REGISTERS_KEPT and parts.get("connector") in ON_A_GRID)
 
@@ -93,7 +93,7 @@ def parts(request):
 
 
 def answered(vlm, folder):
-    """What transformers' own `generate` says to each question."""
+    """Return the answers of transformers' own `generate`."""
     images(folder)
     return {
         q.id: answer_one(vlm, q.prompt, folder / q.image if q.image else None, max_new_tokens=TOKENS) for q in ASKED
@@ -102,14 +102,14 @@ def answered(vlm, folder):
 
 @pytest.fixture(scope="module")
 def vlm_and_answers(parts, tmp_path_factory):
-    """The first of some seeds whose model says different things; else equal answers would mean nothing."""
+    """Return the first seed's model whose answers differ between questions; else equal answers would prove nothing."""
     folder = tmp_path_factory.mktemp("images")
     for seed in range(12):
         vlm = made(*sections(parts), seed=seed)
         expected = answered(vlm, folder)
         if len(set(expected.values())) > 2:
             return vlm, expected
-    raise AssertionError("every seed's model says the same to whatever it is asked")
+    raise AssertionError("every seed gives a model that answers all questions the same")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_packed_equals_one_by_one(vlm, tmp_path):
 
 
 def own_loss(vlm, folder, one):
-    """The loss as transformers' own model computes it, with the final cap that LLaVA's own head lacks."""
+    """Return the loss of transformers' own model, with the final cap that LLaVA's own head lacks."""
     example = vlm.encoder().example(one)
     ids = torch.tensor([example.parts[0].ids])
     pixels = pixels_of(vlm, folder / one.image)
@@ -156,7 +156,7 @@ def packed_loss(vlm, folder, one):
 
 def test_loss_and_gradients_equal_the_models_own(vlm, tmp_path):
     images(tmp_path)
-    # Its image is near enough to be seen through two layers' windows.
+    # Its image is close enough to be visible through two layers' windows.
     one = sample("near", "hello", "a polite and helpful answer " * 3, "1.png")
     assert vlm.encoder().example(one).length > 2 * WINDOW
     weights = dict(vlm.model.named_parameters())
@@ -190,7 +190,7 @@ def test_the_engine_answers_as_generate(vlm_and_answers, tmp_path):
 
 
 def test_three_steps_of_each_stage(parts, tmp_path):
-    """Through the stage itself: what it names trains and lowers the loss, all else keeps its bits."""
+    """Through the stage itself: the modules it names train and lower the loss, all others keep their bits."""
     images(tmp_path)
     recipe = Recipe.model_validate({
         "name": "tiny",
@@ -230,7 +230,7 @@ def test_it_is_saved(parts, vlm, saved):
 
 @pytest.mark.parametrize("alone", [True, False], ids=["transformers-alone", "import-olivine"])
 def test_saved_folders_answer_the_same_elsewhere(saved, alone):
-    """Each question alone and in a padded batch: plain layouts with transformers alone, the others with olivine."""
+    """Each question alone and in a padded batch: plain layouts with transformers only, the others with olivine."""
     names = {name for name in saved["said"] if (name in saved["plain"]) is alone}
     assert names
     check_elsewhere(
@@ -240,6 +240,6 @@ def test_saved_folders_answer_the_same_elsewhere(saved, alone):
 
 @pytest.mark.parametrize("tower", REGISTERS_KEPT)
 @pytest.mark.parametrize("connector", ON_A_GRID)
-def test_what_does_not_go_together_is_refused(tower, connector):
+def test_incompatible_modules_are_refused(tower, connector):
     with pytest.raises(RequestError, match="register tokens stand before them"):
         made(TOWERS[tower], CONNECTORS[connector])

@@ -1,4 +1,4 @@
-"""The pairwise design covers every permitted pair, holds no other, and is hardly larger than it must be."""
+"""The pairwise design covers every permitted pair, contains no other, and is close to the minimum size."""
 
 from itertools import combinations, product
 

@@ -1,4 +1,4 @@
-"""Against plain transformers on random weights: same logits, same loss, packed as separate, saved as loaded."""
+"""Against plain transformers on random weights: same logits, same loss, packed equals separate, saved equals loaded."""
 
 import subprocess
 import sys
@@ -94,7 +94,7 @@ def test_no_question_sees_anothers_answer(vlm, image_folder):
     a, b = (packed_logits(vlm, image_folder, [e])[1][-second:] for e in (first, other))
     assert_equal_logits(a, b)
     together = [packed_logits(vlm, image_folder, [encoder.example(e.sample)])[1][-second:] for e in (first, other)]
-    assert (together[0] - together[1]).abs().max() > 1e-2, "as turns of one conversation they do see each other"
+    assert (together[0] - together[1]).abs().max() > 1e-2, "turns of one conversation do see each other"
 
 
 @pytest.mark.parametrize("rows", [None, 3])
@@ -120,7 +120,7 @@ def test_loss_and_gradients_equal_the_models_own(vlm, image_folder, rows, monkey
 
 
 class Counted(torch.nn.Linear):
-    """A head that remembers how many rows it was given at a time."""
+    """A head that records how many rows each call had."""
 
     def __init__(self, *sizes):
         super().__init__(*sizes, bias=False)
@@ -158,7 +158,7 @@ def test_a_loss_in_chunks_is_the_loss_in_one(head_trains, states_train, monkeypa
         torch.testing.assert_close(labelled_loss(hidden, targets, head), whole.detach())
 
 
-def test_a_chunk_is_as_many_rows_as_its_logits_allow():
+def test_a_chunk_has_as_many_rows_as_its_logits_allow():
     assert logit_rows_at_once(256_000, on_gpu=False) == CHUNK_ON_CPU // 256_000 == 262
     assert logit_rows_at_once(256_000, on_gpu=True) == 1048
     assert logit_rows_at_once(10**9, on_gpu=False) == 1
@@ -183,7 +183,7 @@ def test_the_saved_folder_answers_the_same_in_plain_transformers(any_vlm, image_
         assert ours == theirs
 
 
-def test_saved_configuration_is_whole(vlm, tmp_path):
+def test_the_saved_configuration_is_complete(vlm, tmp_path):
     checkpoint.save(vlm, tmp_path / "saved")
     model = LlavaForConditionalGeneration.from_pretrained(tmp_path / "saved")
     for name, weight in vlm.model.state_dict().items():
@@ -193,11 +193,11 @@ def test_saved_configuration_is_whole(vlm, tmp_path):
     processor = AutoProcessor.from_pretrained(tmp_path / "saved")
     assert (processor.patch_size, processor.num_additional_image_tokens) == (8, 1)
     assert processor.vision_feature_select_strategy == "default"
-    assert not list((tmp_path).glob(".*")), "nothing half-written is left"
+    assert not list((tmp_path).glob(".*")), "no partial files are left"
 
 
 def test_a_new_process_with_transformers_alone_loads_it(vlm, image_folder, tmp_path):
-    """Nothing of ours is imported: no registration, no remote code."""
+    """Nothing of Olivine is imported: no registration, no remote code."""
     checkpoint.save(vlm, tmp_path / "saved")
     code = (
         "import sys\n"
@@ -223,7 +223,7 @@ def test_a_new_process_with_transformers_alone_loads_it(vlm, image_folder, tmp_p
 
 @torch.no_grad()
 def test_gemma_scales_tokens_and_not_images(vlm, image_folder):
-    """transformers >= 5.4: what leaves the connector enters the first layer as it is."""
+    """transformers >= 5.4: the connector's output enters the first layer unscaled."""
     ids = torch.tensor([[vlm.model.config.image_token_id] * vlm.image_tokens + [5]])
     features = vlm.project(vlm.patch_features(pixels_of(vlm, image_folder, "0.png")))
     embedded = vlm.embed(ids, features)
@@ -238,7 +238,7 @@ def test_gemma_scales_tokens_and_not_images(vlm, image_folder):
 
 
 @torch.no_grad()
-def test_features_are_the_chosen_hidden_state_without_the_class_token(any_vlm, image_folder):
+def test_features_are_the_selected_hidden_state_without_the_class_token(any_vlm, image_folder):
     pixels = pixels_of(any_vlm, image_folder, "0.png")
     expected = any_vlm.model.get_image_features(
         pixel_values=pixels, vision_feature_layer=-2, vision_feature_select_strategy="default"
@@ -262,7 +262,7 @@ def test_contrast_by_hand():
     torch.testing.assert_close(loss, expected)
 
 
-def test_packed_attention_is_left_behind(vlm):
+def test_packed_attention_is_undone_afterwards(vlm):
     before = vlm.language.config._attn_implementation
     inside = []
 

@@ -1,4 +1,4 @@
-"""A real Gemma 3 270M, where the extra `real-parts` is installed: packed as plain, beyond its window of 512."""
+"""A real Gemma 3 270M, if the extra `real-parts` is installed: packed equals plain, beyond its window of 512."""
 
 from importlib.util import find_spec
 
@@ -32,7 +32,7 @@ def tokens(length, seed):
 
 @torch.no_grad()
 def test_packed_sequences_of_900_tokens_are_as_plain_ones(gemma):
-    """To 1e-5 of the largest logit; a shared part of 700 tokens with two continuations of 200 among them."""
+    """To 1e-5 of the largest logit; one of them has a shared part of 700 tokens with two continuations of 200."""
     assert set(language_traits(gemma.config).windows) == {512, None}
     whole, shared = tokens(900, 0), tokens(700, 1)
     continued = [Tokens(tokens(201, seed).ids[1:], [False] * 200) for seed in (2, 3)]

@@ -1,4 +1,4 @@
-"""Chat templates on five published tokenizers, where they are installed (`make real-parts` says how)."""
+"""Chat templates on five published tokenizers, if they are installed (`make real-parts` says how)."""
 
 import os
 from pathlib import Path
@@ -57,7 +57,7 @@ def written(request):
 
 
 def kept(encoder, conversations):
-    """Conversations that the template does not change; only the tokenizer's own changes any."""
+    """Return the conversations that the template does not change; only a tokenizer's own template changes any."""
     found = []
     for number, conversation in enumerate(conversations):
         try:
@@ -77,7 +77,7 @@ def test_supervised_tokens_are_the_replies(written):
 
 
 def test_the_saved_template_gives_the_encoders_ids(written):
-    """Up to the reply always; with the replies wherever no token lies across a reply's border."""
+    """Up to the reply always; including the replies if no token lies across a reply's border."""
     encoder, tokenizer = written
     jinja = saved_chat_template(encoder.template, tokenizer)
     conversations = hostile_conversations(COUNT, seed=1)

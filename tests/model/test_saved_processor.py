@@ -1,4 +1,4 @@
-"""The saved processor in plain transformers: padded batches answer as single questions do, no local path is left."""
+"""The saved processor in plain transformers: padded batches answer as single questions do, no local path is saved."""
 
 import io
 import json
@@ -34,7 +34,7 @@ TOKENS = 8
 
 @pytest.fixture(scope="module", params=["gemma", "vicuna", "plain"])
 def plain(request, tmp_path_factory):
-    """(model, processor, ours) of a template, as plain transformers loads what was saved."""
+    """(model, processor, Olivine's model) of a template, as plain transformers loads the saved folder."""
     folder = tmp_path_factory.mktemp(request.param)
     language = "llama" if request.param == "vicuna" else "gemma"
     vlm = replace(tiny_vlm(language=language, folder=folder / "tokenizer"), template=request.param)
@@ -52,10 +52,10 @@ def images(image_folder):
 
 @pytest.fixture(scope="module")
 def single(plain, images):
-    """Each question alone: through Olivine, and the same through plain transformers."""
+    """The answers to single questions, through Olivine and, equal, through plain transformers."""
     _, _, ours = plain
     answers = [answer_one(ours, q, image, max_new_tokens=TOKENS) for q, image in zip(QUESTIONS, images, strict=True)]
-    assert len(set(answers)) > 1, "answers that are all alike would prove nothing"
+    assert len(set(answers)) > 1, "identical answers would prove nothing"
     return answers
 
 
@@ -106,8 +106,8 @@ def test_the_folder_says_left_and_has_a_pad_token(plain):
     assert model.generation_config.pad_token_id == processor.tokenizer.pad_token_id
 
 
-def test_a_pad_token_is_rather_not_the_end_of_sequence(tmp_path):
-    """Trainers leave pad tokens without labels, and a model would never learn to stop."""
+def test_the_pad_token_differs_from_the_end_of_sequence_if_possible(tmp_path):
+    """Trainers do not label pad tokens, so a model would never learn to stop."""
     vlm = tiny_vlm(language="llama", folder=tmp_path / "tokenizer")
     vlm.tokenizer.pad_token = None
     checkpoint.save(vlm, tmp_path / "saved")
@@ -138,7 +138,7 @@ def test_image_typed_in_a_question_is_text(plain, images, spelled, image_folder)
 
 
 def test_no_path_of_this_machine_is_saved(tmp_path):
-    """Backbones that came out of a folder leave its path in transformers' configurations."""
+    """Backbones read from a folder leave its path in transformers' configurations."""
     parts = tiny_vlm()
     parts.model.model.vision_tower.save_pretrained(tmp_path / "tower")
     language = parts.model.model.language_model
@@ -197,7 +197,7 @@ def test_llama_tokenizers_keep_a_pad_token_that_they_have(tmp_path):
     assert AutoProcessor.from_pretrained(tmp_path / "saved").tokenizer.pad_token == "</s>"
 
 
-def test_image_is_text_where_the_tokenizer_forgot_that_it_is_special():
+def test_image_is_text_where_the_tokenizer_does_not_mark_it_as_special():
     vlm = tiny_vlm()
     tokenizer = gemma_tokenizer()
     tokenizer.add_tokens(["<image>"])  # an ordinary added token, as some published tokenizers have theirs
@@ -208,8 +208,8 @@ def test_image_is_text_where_the_tokenizer_forgot_that_it_is_special():
     assert (prefix + continuation).count(token_id) == vlm.image_tokens
 
 
-def test_an_image_in_memory_is_opened_alike(vlm):
-    """What is handed over as a PIL image is turned and laid on white, too."""
+def test_an_image_in_memory_is_opened_the_same_way(vlm):
+    """A PIL image is also turned by its orientation and composited on white."""
     image = Image.new("RGBA", (9, 14), (200, 10, 10, 90))
     image.getexif()[0x0112] = 6
     raw = io.BytesIO()

@@ -82,7 +82,7 @@ def written(request):
 
 
 def conversations(template, count, **options):
-    """What a template can hold: `plain` one caption."""
+    """Yield conversations that a template can represent: for `plain` one caption."""
     found = hostile_conversations(count, **options)
     return [conversation[:2] if template == "plain" else conversation for conversation in found]
 
@@ -117,8 +117,8 @@ def test_the_saved_template_gives_the_encoders_ids_and_its_mask(written):
     assert compared > COUNT / 2
 
 
-def test_the_quick_way_and_the_careful_one_agree(written):
-    """Where the whole text is read in one go, it is what reading it piece by piece gives."""
+def test_the_fast_and_the_careful_tokenisation_agree(written):
+    """Tokenising the whole text at once gives the same ids as piece by piece."""
     encoder, _ = written
     quick = 0
     for number, conversation in enumerate(conversations(encoder.template.name, COUNT, seed=2)):
@@ -169,7 +169,7 @@ def test_own_template_is_the_same_again_when_it_was_saved(kind, tmp_path):
     assert again.stop == encoder.template.stop
 
 
-def test_own_template_follows_trimming_and_names_a_turn_that_is_changed():
+def test_own_template_follows_trimming_and_names_a_changed_turn():
     template = made("llama3", OWN)[0].template
     pieces = template.render((U(" a \n"), A("\n b ")), True)
     assert [p.text for p in pieces if p.supervised] == ["b", "<|eot_id|>"]
@@ -210,7 +210,7 @@ def test_own_templates_that_cannot_be_trained_on(kind):
         own_template(tokenizer)
 
 
-def test_the_parsed_tokenizer_is_kept_until_the_tokenizer_changes():
+def test_the_parsed_tokenizer_is_cached_until_the_tokenizer_changes():
     encoder, tokenizer = made("gemma", "gemma")
     options = {"image_token_id": encoder.image_token_id, "image_tokens": 3}
     assert TemplateEncoder(TEMPLATES["plain"], tokenizer, **options)._parsed is encoder._parsed
@@ -246,7 +246,7 @@ def test_an_encoder_can_be_sent_to_another_process():
 
 @pytest.fixture(scope="module", params=["gemma", "vicuna", "chat"])
 def saved(request, tmp_path_factory):
-    """(processor, ours) of a saved model folder, as plain transformers and Olivine load it."""
+    """(processor, Olivine's model) of a saved model folder, as plain transformers and Olivine load it."""
     folder = tmp_path_factory.mktemp(request.param)
     language = "llama" if request.param == "vicuna" else "gemma"
     vlm = replace(tiny_vlm(language=language, folder=folder / "tokenizer"), template=request.param)
@@ -256,7 +256,7 @@ def saved(request, tmp_path_factory):
     return AutoProcessor.from_pretrained(folder / "saved"), checkpoint.load(folder / "saved")
 
 
-def test_the_saved_processor_marks_what_is_supervised_behind_an_image(saved):
+def test_the_saved_processor_marks_supervised_tokens_after_an_image(saved):
     processor, ours = saved
     messages = [{"role": turn.role.value, "content": [{"type": "text", "text": turn.text}]} for turn in PLAIN_CHAT]
     messages[0]["content"].insert(0, {"type": "image", "image": Image.new("RGB", (9, 9))})
@@ -264,14 +264,14 @@ def test_the_saved_processor_marks_what_is_supervised_behind_an_image(saved):
     tokens = ours.encoder().conversation(PLAIN_CHAT, True)
     assert found["input_ids"][0] == tokens.ids
     if not hasattr(ProcessorMixin, "_adjust_assistant_masks_indices"):
-        pytest.skip("this transformers counts the marks before it puts the image's tokens in")
+        pytest.skip("this transformers computes the mask before it inserts the image tokens")
     assert [bool(flag) for flag in found["assistant_masks"][0]] == tokens.supervised
 
 
 def test_a_system_message_is_served_as_it_was_trained(saved):
     processor, ours = saved
     asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "what?"}]
-    if ours.template == OWN:  # which refuses one, as this tokenizer's own does
+    if ours.template == OWN:  # which refuses a system message, as this tokenizer's own template does
         with pytest.raises(DataError, match="no system"):
             ours.encoder().prompt("what?", False, "Be brief.")
         with pytest.raises(TemplateError, match="no system"):

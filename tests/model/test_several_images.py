@@ -1,4 +1,4 @@
-"""Two images in a sample: packed as separate, loss and gradients as plain transformers', the saved processor's ids."""
+"""Two images in a sample: packed equals separate, loss and gradients equal plain transformers', so do processor ids."""
 
 from dataclasses import replace
 

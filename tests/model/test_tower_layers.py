@@ -1,4 +1,4 @@
-"""A tower runs up to the layer that is shown, gives what a whole pass gives, and keeps all of its layers."""
+"""A tower runs only up to the selected layer, gives the same features as a full pass, and keeps all of its layers."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def tower(request):
 
 
 @pytest.mark.parametrize("layer", [*range(5), *range(-5, 0)])
-def test_the_same_bits_as_a_whole_pass(tower, layer):
+def test_the_same_bits_as_a_full_pass(tower, layer):
     pixels = torch.randn(2, 3, 28, 28)
     names = list(tower.state_dict())
     whole = tower(pixels, output_hidden_states=True).hidden_states[layer]
@@ -41,7 +41,7 @@ def _called(tower):
 
 
 @pytest.mark.parametrize(("layer", "run"), [(-2, [0, 1, 2]), (-4, [0]), (2, [0, 1]), (-1, [0, 1, 2, 3, "norm"])])
-def test_layers_behind_it_do_not_run(tower, layer, run):
+def test_layers_after_it_do_not_run(tower, layer, run):
     called = _called(tower)
     hidden_state(tower, layer, torch.randn(1, 3, 28, 28))
     assert called == run
@@ -62,7 +62,7 @@ def test_a_tower_that_trains_has_the_same_gradients(tower, checkpointing):
     assert all(torch.equal(found[name], whole[name]) for name in whole)
 
 
-def test_a_pass_that_fails_leaves_the_tower_whole(tower):
+def test_a_failing_pass_leaves_the_tower_complete(tower):
     names = list(tower.state_dict())
     with pytest.raises((ValueError, RuntimeError), match="channel"):
         hidden_state(tower, -2, torch.randn(1, 5, 28, 28))
@@ -81,5 +81,5 @@ def test_in_half_precision_a_frozen_tower_runs_outside_autocast(tower):
         trained = patch_features(tower, -2, pixels)
     assert torch.equal(inside, alone)
     assert inside.dtype == torch.bfloat16
-    assert torch.equal(trained, cast), "a tower that trains stays under autocast"
+    assert torch.equal(trained, cast), "a trainable tower stays under autocast"
     torch.testing.assert_close(inside.float(), exact, rtol=0.1, atol=0.1)

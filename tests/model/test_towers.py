@@ -1,4 +1,4 @@
-"""Every registered tower: features = positions, packed = one by one, trains, saved and answered the same elsewhere."""
+"""Every registered tower: features = positions, packed = separate, trains, and answers the same from a saved folder."""
 
 import sys
 
@@ -60,7 +60,7 @@ def test_it_trains(name, tmp_path):
 
 
 def test_saved_folders_answer_the_same_elsewhere(towers, tmp_path):
-    """With transformers alone where it has the layout; with `import olivine` for fused towers and dropped registers."""
+    """With plain transformers if it has the layout; with `import olivine` for fused towers and dropped registers."""
     said, folders = {}, {}
     for name, vlm in towers.items():
         folders[name] = tmp_path / name.replace(", ", "-")
@@ -70,12 +70,12 @@ def test_saved_folders_answer_the_same_elsewhere(towers, tmp_path):
     assert joined == {name for name in SPECIMENS if "dropped" in name or "fused" in name}
     for alone, names in ((True, towers.keys() - joined), (False, joined)):
         check_elsewhere({n: said[n] for n in names}, {n: folders[n] for n in names}, alone=alone)
-    assert len({tuple(each) for each in said.values()}) > 3, "the towers differ in what is answered"
+    assert len({tuple(each) for each in said.values()}) > 3, "different towers give different answers"
 
 
 @pytest.mark.parametrize("name", tower_types())
 @torch.no_grad()
-def test_a_folder_gives_the_same_tower_as_the_library(name, tmp_path):
+def test_a_folder_loads_the_same_tower_as_transformers(name, tmp_path):
     family = tower_family(name)
     values = dict(family.tiny)
     tower = AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values)).eval()
@@ -113,7 +113,7 @@ def test_positions_of_another_size_are_those_the_library_interpolates(tmp_path):
     tower.save_pretrained(tmp_path)
     state = torch.get_rng_state()
     loaded, plan = build_tower(VisionRecipe.model_validate({"from": str(tmp_path), "image_size": 40}))
-    assert torch.equal(torch.get_rng_state(), state), "nothing else starts otherwise because of it"
+    assert torch.equal(torch.get_rng_state(), state), "the global random state is unchanged"
     assert loaded.config.image_size == 40
     assert plan.features.side == 5
     pixels = torch.randn(2, 3, 40, 40)
@@ -135,7 +135,7 @@ def test_a_resampled_tower_is_saved_in_its_new_size(name, tmp_path):
 
 @torch.no_grad()
 def test_fused_features_are_each_towers_own(towers, tmp_path):
-    """Each tower by itself, on the image normalised as it expects, channel by channel."""
+    """Each tower alone, on the image normalised as it expects, channel by channel."""
     vlm = towers["fused"]
     image = open_image(images(tmp_path)[0])
     ours = vlm.patch_features(pixels_of(vlm, tmp_path / "0.png"))
@@ -229,12 +229,12 @@ def test_a_family_that_the_installed_transformers_cannot_save_is_refused(monkeyp
         ({"from": "a", "layer": []}, "at least 1 item"),
     ],
 )
-def test_a_section_that_cannot_be_meant_is_refused(vision, message):
+def test_contradictory_sections_are_refused(vision, message):
     with pytest.raises(ValueError, match=message):
         VisionRecipe.model_validate(vision)
 
 
-def test_a_folders_filter_is_taken_or_refused(tmp_path):
+def test_a_folders_filter_is_used_or_refused(tmp_path):
     values = dict(tower_family("siglip_vision_model").tiny)
     AutoModel.from_config(AutoConfig.for_model(values.pop("model_type"), **values)).save_pretrained(tmp_path)
     path = tmp_path / "preprocessor_config.json"

@@ -1,4 +1,4 @@
-"""Sliding windows and soft caps: every path of attention says what a plain formula says."""
+"""Sliding windows and soft caps: every attention implementation agrees with a plain formula."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def states(tokens, heads, *, device="cpu", dtype=torch.float32):
 
 
 def by_formula(query, key, value, row, window, cap):
-    """Attention with the whole matrix of scores, from the words: own sample, no later token, none beyond the window."""
+    """Compute attention with the full score matrix, masked to the own sample, earlier tokens and the window."""
     lengths = [(number, which, n) for number, parts in enumerate(PARTS) for which, n in enumerate(parts)]
     example = [number for number, _, n in lengths for _ in range(n)]
     part = [which for _, which, n in lengths for _ in range(n)]
@@ -50,7 +50,7 @@ def by_formula(query, key, value, row, window, cap):
 @pytest.mark.parametrize("heads", [4, 2])
 @pytest.mark.parametrize("cap", [None, 1.5])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_groups_say_what_the_formula_says(window, cap, heads):
+def test_groups_agree_with_the_formula(window, cap, heads):
     row = pack(examples(), [])
     given = states(len(row.ids), heads)
     by_group = packed_attention(
@@ -63,8 +63,8 @@ def test_groups_say_what_the_formula_says(window, cap, heads):
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("heads", [4, 2])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_flex_attention_says_what_the_formula_says(window, heads):
-    """Forward alone: torch's flex_attention has no backward pass on a CPU."""
+def test_flex_attention_agrees_with_the_formula(window, heads):
+    """Forward only: torch's flex_attention has no backward pass on a CPU."""
     row = pack(examples(), [], SequenceLayout(varlen=True))
     given = states(len(row.ids), heads)
     flexed = packed_attention(
@@ -75,7 +75,7 @@ def test_flex_attention_says_what_the_formula_says(window, heads):
 
 
 def varlen_by_hand(q, k, v, ends_q, ends_k, _longest_q, _longest_k, *, scale, window_size, enable_gqa=False):
-    """The kernel's documentation, span by span: causal and windowed, counted from the last query and the last key."""
+    """Compute what the kernel documents, span by span: causal and windowed, counted from the last query and key."""
     out = []
     for a, b, c, d in zip(ends_q[:-1], ends_q[1:], ends_k[:-1], ends_k[1:], strict=True):
         query, key, value = (state.transpose(0, 1) for state in (q[a:b], k[c:d], v[c:d]))
@@ -90,7 +90,7 @@ def varlen_by_hand(q, k, v, ends_q, ends_k, _longest_q, _longest_k, *, scale, wi
 
 @pytest.mark.parametrize("heads", [4, 2])
 @pytest.mark.parametrize("window", WINDOWS)
-def test_spans_say_what_the_formula_says(window, heads):
+def test_spans_agree_with_the_formula(window, heads):
     row = pack(examples(), [], SequenceLayout(varlen=True))
     given = states(len(row.ids), heads)
     spans = varlen_attention(*given, row.spans, 0.3, kernel=varlen_by_hand, window=window)
@@ -145,7 +145,7 @@ def test_an_option_that_attention_does_not_compute_is_refused():
         )
 
 
-def test_capped_scores_take_flex_attention_on_a_gpu_and_groups_on_a_cpu():
+def test_capped_scores_use_flex_attention_on_a_gpu_and_groups_on_a_cpu():
     class Config:
         attn_logit_softcapping, hidden_size, num_attention_heads = 50.0, 64, 4
 
@@ -157,7 +157,7 @@ def test_capped_scores_take_flex_attention_on_a_gpu_and_groups_on_a_cpu():
     assert "by groups" in str(on_cpu)
 
 
-def test_who_sees_whom_is_read_off_spans():
+def test_visibility_is_derived_from_spans():
     spans = Spans(torch.tensor([0, 2, 3, 5]), torch.tensor([0, 2, 5, 9]), None, 2, 4)
     positions = torch.tensor([0, 1, 2, 2, 3])
     place = torch.arange(5)

@@ -1,4 +1,4 @@
-"""Contrasts: what full, star-shaped, halved and holed designs can tell, and with which weights."""
+"""Contrasts: what full, one-at-a-time, half-fraction and incomplete designs can estimate, and with which weights."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def found(configurations, axes=AXES):
     return {c.name: c.weights for c in contrasts(axes, configurations)}
 
 
-def test_a_full_factorial_tells_main_effects_and_all_interactions():
+def test_a_full_factorial_estimates_main_effects_and_all_interactions():
     configurations = all_configurations(AXES)
     weights = found(configurations)
     assert list(weights) == ["a=1", "b=1", "c=1", "a=1 × b=1", "a=1 × c=1", "b=1 × c=1", "a=1 × b=1 × c=1"]
@@ -20,7 +20,7 @@ def test_a_full_factorial_tells_main_effects_and_all_interactions():
         [(1 if configuration[1] == "1" else -1) / 4 for configuration in configurations]
     )
     assert all(w.sum() == pytest.approx(0) for w in weights.values())
-    # One way to put it: the effect of a where b is on, less that where it is off, averaged over c.
+    # By definition: the effect of a where b is on, minus that where b is off, averaged over c.
     value = np.array([10 * (configuration == ("1", "1", "0")) for configuration in configurations])
     assert weights["a=1 × b=1"] @ value == pytest.approx(5)
 
@@ -48,7 +48,7 @@ def test_one_at_a_time_compares_with_the_base_configuration():
     assert weights["c=1"] == pytest.approx([-1, 0, 0, 1])
 
 
-def test_half_a_factorial_tells_main_effects():
+def test_a_half_fraction_estimates_main_effects():
     configurations = half_fraction(AXES)
     assert len(configurations) == 4
     weights = found(configurations)
@@ -58,17 +58,17 @@ def test_half_a_factorial_tells_main_effects():
     )
 
 
-def test_a_missing_configuration_takes_its_interactions_and_no_main_effect():
+def test_a_missing_configuration_loses_its_interactions_and_no_main_effect():
     configurations = [configuration for configuration in all_configurations(AXES) if configuration != ("1", "1", "1")]
     weights = found(configurations)
     assert {"a=1", "b=1", "c=1", "a=1 × b=1"} <= weights.keys()
     assert "a=1 × b=1 × c=1" not in weights
-    # Where effects simply add up, the estimate is the true one.
+    # If effects are additive, the estimate is the true one.
     value = np.array([2 * (c[0] == "1") + 5 * (c[1] == "1") - (c[2] == "1") for c in configurations])
     assert weights["b=1"] @ value == pytest.approx(5)
 
 
-def test_what_cannot_be_told_is_said():
+def test_aliased_effects_are_reported():
     together = [("0", "0", "0"), ("1", "1", "0"), ("0", "0", "1"), ("1", "1", "1")]
     assert aliased(AXES, together) == ["a=1", "b=1"]
     assert list(found(together)) == ["c=1"]

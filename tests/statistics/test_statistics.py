@@ -1,4 +1,4 @@
-"""Intervals cover what they say they cover, tests reject as often as they say, on answers that come in clusters."""
+"""On clustered answers, intervals have their nominal coverage and tests their nominal rejection rate."""
 
 import math
 
@@ -26,10 +26,10 @@ REPLICATES = 3000
 
 
 def simulate(random, clusters, *, effect=0.0, sizes=(1, 20)):
-    """Two configurations that answer the same questions about images of different difficulty: `[clusters, replicates]`.
+    """Simulate two configurations on the same questions about images of varying difficulty: `[clusters, replicates]`.
 
-    Returns the right answers of each configuration and the number of questions. An image has its own difficulty, and
-    each configuration its own luck with it, so that answers about one image are correlated.
+    Return the right answers of each configuration and the number of questions. Each image has its own difficulty, and
+    each configuration its own deviation on it, so that answers about one image are correlated.
     """
     asked = random.integers(*sizes, clusters)[:, None] * np.ones((1, REPLICATES))
     difficulty = random.uniform(0.2, 0.7, (clusters, REPLICATES))
@@ -58,29 +58,29 @@ def test_intervals_of_scores_cover_and_naive_ones_do_not():
 
     share = right.sum(axis=0) / asked.sum(axis=0)
     naive = 1.96 * np.sqrt(share * (1 - share) / asked.sum(axis=0))
-    assert np.mean(np.abs(share - 0.45) <= naive) < 0.90, "independent answers assumed: the interval must fail here"
+    assert np.mean(np.abs(share - 0.45) <= naive) < 0.90, "the interval assumes independent answers and must fail here"
 
 
 @pytest.mark.parametrize("clusters", [40, 120])
-def test_permutation_test_raises_five_false_alarms_in_a_hundred(clusters):
+def test_permutation_test_rejects_five_percent_under_the_null(clusters):
     random = np.random.default_rng(clusters)
     one, other, asked = simulate(random, clusters)
     p_values = sign_flip(ratio_values(other, asked) - ratio_values(one, asked), random, flips=1999)
     assert 0.04 <= np.mean(p_values <= 0.05) <= 0.06
 
-    # The same answers, taken for independent ones.
+    # The same answers, treated as independent.
     share = (one.sum(axis=0) + other.sum(axis=0)) / asked.sum(axis=0) / 2
     z = np.abs(other.sum(axis=0) - one.sum(axis=0)) / np.sqrt(2 * asked.sum(axis=0) * share * (1 - share))
     assert np.mean(z > 1.96) > 0.08
 
 
-def test_permutation_test_sees_what_is_there():
+def test_permutation_test_detects_a_real_effect():
     random = np.random.default_rng(0)
     one, other, asked = simulate(random, 100, effect=0.1)
     assert np.mean(sign_flip(ratio_values(other, asked) - ratio_values(one, asked), random, flips=999) <= 0.05) > 0.8
 
 
-def test_few_units_are_tested_exactly():
+def test_few_clusters_are_tested_exactly():
     # All of 4 clusters up: two of the 16 patterns of signs reach it.
     assert sign_flip(np.ones((4, 1)), np.random.default_rng(0)) == pytest.approx(2 / 16)
 
@@ -115,7 +115,7 @@ def test_ratio_values_average_to_the_ratio():
     assert ratio_values(sums, counts).mean() == pytest.approx(5 / 9)
 
 
-def test_values_of_equal_units_are_their_means():
+def test_values_of_equal_clusters_are_their_means():
     sums = np.array([1.0, 4.0, 0.0, 2.0])
     assert ratio_values(sums, np.full(4, 4.0)) == pytest.approx(sums / 4)
 
@@ -154,7 +154,7 @@ def test_quantiles_of_t(probability, degrees_of_freedom, expected):
 AXES = {"language": ["small", "large"], "vision": ["clip", "dino"], "align": ["yes", "no"]}
 
 
-def test_effects_find_what_was_put_in():
+def test_effects_recover_simulated_ones():
     random = np.random.default_rng(3)
     configurations = all_configurations(AXES)
     truth = {"vision=dino": 4.0, "align=no": -6.0, "vision=dino × align=no": 3.0}
@@ -177,7 +177,7 @@ def test_effects_find_what_was_put_in():
         assert found[name].p_questions < 0.001
     assert found["language=large"].estimate.interval.holds(0)
     assert found["language=large"].p_holm >= found["language=large"].p
-    # ImageSource differ by 20 points; pairing takes that out of the standard error.
+    # Images differ by 20 points; pairing removes that from the standard error.
     assert found["align=no"].estimate.standard_errors.questions < 1
 
 
@@ -197,7 +197,7 @@ def test_figures_follow_from_content():
     assert generator("ab", "c").random() != generator("a", "bc").random()
 
 
-def test_a_single_unit_has_no_interval():
+def test_a_single_cluster_has_no_interval():
     (only,) = estimates(np.array([[[3.0]]]), np.random.default_rng(0))
     assert math.isinf(only.interval.low)
     assert math.isinf(only.interval.high)

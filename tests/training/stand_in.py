@@ -1,4 +1,4 @@
-"""What takes the place of torch's attention kernel where there is no GPU: counted, and computed span by span.
+"""Replaces torch's attention kernel on machines without a GPU: calls are counted, and computed span by span.
 
 Imported by tests, and by the processes that a test starts.
 """
@@ -14,7 +14,7 @@ calls: Counter[str] = Counter()
 
 
 def kernel(q, k, v, ends_q, ends_k, _longest_q, _longest_k, *, scale, window_size, enable_gqa=False):
-    """Refuse what the true one refuses: other dtypes than half precision, or several."""
+    """Refuse what the real kernel refuses: dtypes other than half precision, and mixed ones."""
     assert window_size == (-1, 0)
     assert q.dtype == k.dtype == v.dtype == torch.bfloat16, (q.dtype, k.dtype, v.dtype)
     calls["kernel"] += 1
@@ -28,7 +28,7 @@ def kernel(q, k, v, ends_q, ends_k, _longest_q, _longest_k, *, scale, window_siz
 
 
 def put_in_place(replace=setattr):
-    """Answer the questions about device and capability for it; all else stays as it is."""
+    """Replace the kernel and the checks of device and capability; nothing else changes."""
     asked = attention.why_not_varlen
 
     def why_not(config, device, dtype):

@@ -1,4 +1,4 @@
-"""Training that is called from a user's own program leaves that program's random numbers and filters as they were."""
+"""Training called from a user's program does not change that program's random states and warning filters."""
 
 import logging
 import random
@@ -27,6 +27,6 @@ def test_training_leaves_the_callers_numbers_and_filters(dataset, tmp_path):
     stages = [{"name": "align", "steps": 3, "save_every": 1}]
     one = train(make_recipe(dataset, tmp_path / "one", stages=stages), QUIET)
     assert state() == before
-    torch.rand(5)  # what the caller draws decides nothing
+    torch.rand(5)  # the caller's random state affects nothing
     two = train(make_recipe(dataset, tmp_path / "two", stages=stages), QUIET)
     assert same(weights(one), weights(two))

@@ -1,4 +1,4 @@
-"""A compiled block is one graph, whatever packed sequences are made of: nothing in it asks or counts anything."""
+"""A compiled block is one graph, whatever the packed sequences: nothing in it depends on their contents."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ from olivine.model.loss import labelled_loss
 from olivine.records import Sample
 from olivine.testing import tiny_vlm
 
-# The compiler itself looks at the gradients of tensors that have none.
+# The compiler itself reads the gradients of tensors that have none.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @torch.library.custom_op("olivine_tests::varlen", mutates_args={})
 def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int) -> torch.Tensor:
-    """An operation that the compiler cannot look into, as torch's kernel is one; it sums where that attends."""
+    """An operation that is opaque to the compiler, like torch's kernel; it sums where the kernel attends."""
     return q + k.sum() + v.sum()
 
 
@@ -45,7 +45,7 @@ def kernel(q, k, v, ends_q, ends_k, longest_q, longest_k, *, scale, window_size,
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """A model whose blocks are made into graphs that run as they are: no code is generated."""
+    """A model whose blocks are captured as graphs and run without code generation."""
     monkeypatch.setattr(attention, "KERNEL", kernel)
     monkeypatch.setattr(attention, "KERNEL_GROUPS_HEADS", True)
     original = nn.Module.compile
@@ -60,7 +60,7 @@ def compiled(monkeypatch):
 
 
 def _sequences(independent: bool):
-    """Twenty of different make: from one sample to many, of one part or of a shared one with continuations."""
+    """Return twenty varied sequences: of one or many samples, each one part or a shared part with continuations."""
     draw = np.random.default_rng(0)
     for _ in range(20):
         examples = []
@@ -89,4 +89,4 @@ def test_twenty_packed_sequences_of_different_make_share_one_graph(compiled, ind
     assert len(losses) == 20
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
-    assert counters["frames"]["total"] == counters["frames"]["ok"] == 1, "made again"
+    assert counters["frames"]["total"] == counters["frames"]["ok"] == 1, "recompiled"

@@ -1,4 +1,4 @@
-"""Features kept on disk: the tower's own, whole after a kill, and what trainings that read them learn."""
+"""Features cached on disk: equal to the tower's, complete after a kill, and trainings that read them learn the same."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def kept(recipe, folder, stage=0):
     return FeatureTable(folder)
 
 
-def test_they_are_the_towers_own(recipe, tmp_path):
+def test_features_are_the_towers_own(recipe, tmp_path):
     table = kept(recipe, tmp_path / "features")
     samples = [s for s in read_samples(recipe.data["all"], Skipped()) if s.image is not None]
     assert len(table) == len({s.image for s in samples}) > 1
@@ -54,11 +54,11 @@ def test_they_are_the_towers_own(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("tower", ["fused, two layers", "dinov2_with_registers"])
-def test_those_of_other_towers_are_what_the_connector_is_given(tmp_path, tower):
-    """As many tokens and as wide as the tower gives, whatever the connector makes of them."""
+def test_features_of_other_towers_are_the_connectors_input(tmp_path, tower):
+    """They have the tower's number of tokens and width, whatever the connector does with them."""
     model = specimen_recipe(tower_specimens()[tower], connector_specimens()["resampler"])
     recipe = make_recipe(write_dataset(tmp_path / "data", items=SHOWN), tmp_path / "run", model=model)
-    torch.manual_seed(0)  # random towers, as `build` starts them
+    torch.manual_seed(0)  # random towers, initialised as in `build`
     table = kept(recipe, tmp_path / "features")
     vlm = build(recipe.model, seed=0, texts=lambda: ["a b c"])
     sample = next(s for s in read_samples(recipe.data["all"], Skipped()) if s.image is not None)
@@ -88,7 +88,7 @@ def test_a_training_that_reads_them_learns_the_same(recipe, tmp_path, precision)
         assert (tmp_path / "with" / log).read_bytes() == (tmp_path / "without" / log).read_bytes()
 
 
-def test_no_image_is_opened_that_is_kept(recipe, tmp_path, monkeypatch):
+def test_no_image_with_cached_features_is_opened(recipe, tmp_path, monkeypatch):
     table = kept(recipe, tmp_path / "features")
     monkeypatch.setattr("olivine.data.batches.open_sample_image", lambda *_, **__: pytest.fail("opened an image"))
     monkeypatch.setattr("olivine.model.vlm.VisionLanguageModel.patch_features", lambda *_: pytest.fail("ran the tower"))
@@ -100,7 +100,7 @@ class KilledError(BaseException):
 
 
 def killed_at(monkeypatch, name, call):
-    """Dies in the `call`-th call of a function that the writer uses, before it does anything."""
+    """Die in the `call`-th call of a function that the writer uses, before it does anything."""
     original, calls = getattr(table_module, name), []
 
     def dies(*given, **named):
@@ -115,7 +115,7 @@ def killed_at(monkeypatch, name, call):
 @pytest.mark.parametrize(
     ("name", "call"), [("append_json_line", 1), ("append_json_line", 2), ("flush_to_disk", 1), ("write_json", 1)]
 )
-def test_killed_anywhere_it_goes_on_to_the_same_bytes(recipe, tmp_path, monkeypatch, name, call):
+def test_killed_anywhere_it_resumes_to_the_same_bytes(recipe, tmp_path, monkeypatch, name, call):
     source = recipe.data["all"]
     for broken in ("1.png", "7.png"):
         (source.images / broken).write_bytes(b"no image")
@@ -133,10 +133,10 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(recipe, tmp_path, monkeypa
     kept(lenient, tmp_path / "cut")
     for file in (FEATURES, CONTENTS):
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    assert len(encoded) == {"append_json_line": 3 - call}.get(name, 0), "nothing that was written is done again"
+    assert len(encoded) == {"append_json_line": 3 - call}.get(name, 0), "nothing that was written is computed again"
 
 
-def test_a_cut_chunk_is_written_again(recipe, tmp_path, monkeypatch):
+def test_a_truncated_chunk_is_written_again(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(features_module, "CHUNK", 4)
     kept(recipe, tmp_path / "whole")
     calls = []
@@ -150,14 +150,14 @@ def test_a_cut_chunk_is_written_again(recipe, tmp_path, monkeypatch):
             compute_features(recipe, recipe.stages[0], tmp_path / "cut", cut)
         with (tmp_path / "cut" / "features.bin.partial").open("ab") as file:
             file.write(b"half a row")
-    assert calls == [4, 8], "each resumes behind the last whole chunk"
+    assert calls == [4, 8], "each resumes after the last complete chunk"
     kept(recipe, tmp_path / "cut")
     for name in (FEATURES, CONTENTS):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_table_larger_than_memory_is_opened(tmp_path):
-    """What is mapped is not counted: a sparse file of a terabyte stands for features that fill a disk."""
+    """Mapped files do not count as memory: a sparse file of a terabyte stands for features that fill a disk."""
     image_folder, shape = 2**20, (2**9, 2**10)
     with (tmp_path / FEATURES).open("wb") as file:
         try:
@@ -192,7 +192,7 @@ def test_a_broken_image_stops_or_is_skipped_as_its_source_says(recipe, tmp_path)
     assert results[0] == results[1] != "none skipped"
 
 
-def test_what_is_not_whole_is_refused(recipe, tmp_path):
+def test_an_incomplete_table_is_refused(recipe, tmp_path):
     kept(recipe, tmp_path / "features")
     path = tmp_path / "features" / FEATURES
     path.write_bytes(path.read_bytes()[:-1])

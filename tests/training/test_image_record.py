@@ -1,4 +1,4 @@
-"""Images that are exchanged while a run lasts stop it by name; the same images let it resume to the same bits."""
+"""Images that change during a run stop it by name; with the original images it resumes to the same bits."""
 
 import shutil
 
@@ -47,7 +47,7 @@ def exchange_all(dataset):
 
 
 def swap_two(dataset):
-    """The same names and the same contents, of which each has the other's."""
+    """Swap the contents of two images under the same names."""
     first, second = images(dataset)[:2]
     one, two = first.read_bytes(), second.read_bytes()
     first.write_bytes(two)
@@ -87,7 +87,7 @@ def test_images_that_changed_between_a_kill_and_resuming_stop_the_run(
         train(recipe, QUIET)
 
 
-def test_images_put_back_let_it_resume_to_the_same_bits(own_data, tmp_path, monkeypatch):
+def test_with_restored_images_it_resumes_to_the_same_bits(own_data, tmp_path, monkeypatch):
     whole = weights(train(make_recipe(own_data, tmp_path / "whole", stages=[STAGE]), QUIET))
     recipe = make_recipe(own_data, tmp_path / "run", stages=[STAGE])
     killed(recipe, monkeypatch)
@@ -114,7 +114,7 @@ def test_an_image_that_changes_between_two_stages_stops_the_run(own_data, tmp_pa
         train(make_recipe(own_data, tmp_path / "run", stages=stages), QUIET)
 
 
-def test_an_image_that_is_gone_stops_the_run_even_where_broken_ones_are_skipped(tmp_path):
+def test_a_missing_image_stops_the_run_even_where_broken_ones_are_skipped(tmp_path):
     dataset = write_dataset(tmp_path / "data", items=4)
     source = DataRecipe.model_validate(
         {"json": dataset, "images": dataset.parent / "images", "on_error": "skip", "turns": "independent"}
@@ -127,7 +127,7 @@ def test_an_image_that_is_gone_stops_the_run_even_where_broken_ones_are_skipped(
         open_sample_image(sample, source, record)
 
 
-def test_images_removed_from_the_record_are_taken_as_they_are(own_data, tmp_path, monkeypatch):
+def test_images_removed_from_the_record_are_accepted_unchanged(own_data, tmp_path, monkeypatch):
     recipe = make_recipe(own_data, tmp_path / "run", stages=[STAGE])
     killed(recipe, monkeypatch)
     exchange_all(own_data)
@@ -150,7 +150,7 @@ def test_sources_do_not_share_names(tmp_path):
         record.check("captions", "a.png", b"two")
 
 
-def test_images_exchanged_while_features_are_computed_stop_it(own_data, tmp_path, monkeypatch):
+def test_images_changed_while_features_are_computed_stop_it(own_data, tmp_path, monkeypatch):
     recipe = make_recipe(own_data, tmp_path / "run", stages=[STAGE])
     monkeypatch.setattr("olivine.training.features.CHUNK", 4)
 

@@ -1,4 +1,4 @@
-"""The kernel without padding is taken wherever training runs in half precision, and a run says so."""
+"""Training in half precision uses the kernel without padding, and the run says so."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from tiny_runs import make_recipe
 from olivine.data.encoding import Example, Tokens
 from olivine.data.packing import SequenceLayout, pack, padding_sequence
 from olivine.data.sending import packed_bytes, unpacked
-from olivine.files import read_json_lines, write_text
+from olivine.files import read_json, read_json_lines, write_text
 from olivine.model.attention import choose_attention, why_not_varlen
 from olivine.records import Sample
 from olivine.training.run import train
@@ -34,7 +34,7 @@ def _recipe(dataset, output, stage, precision="bf16"):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_every_packed_sequence_takes_it(dataset, tmp_path, monkeypatch, name):
+def test_every_packed_sequence_uses_the_kernel(dataset, tmp_path, monkeypatch, name):
     if name == "lora":
         pytest.importorskip("peft")
     stand_in.calls.clear()
@@ -50,10 +50,10 @@ def test_every_packed_sequence_takes_it(dataset, tmp_path, monkeypatch, name):
         [sequence["loss"] for sequence in read_json_lines(run.parent / "metrics.jsonl") if "loss" in sequence]
         for run in (by_groups, varlen)
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=2e-2), "as by groups, within half precision"
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2), "equal to attention by groups, within half precision"
 
 
-def test_in_fp32_a_run_takes_groups_and_says_why(dataset, tmp_path, monkeypatch):
+def test_in_fp32_a_run_uses_groups_and_says_why(dataset, tmp_path, monkeypatch):
     stand_in.calls.clear()
     stand_in.put_in_place(monkeypatch.setattr)
     said = io.StringIO()
@@ -63,7 +63,7 @@ def test_in_fp32_a_run_takes_groups_and_says_why(dataset, tmp_path, monkeypatch)
     assert "attention by groups (SDPA): the kernel without padding needs CUDA, and this is cpu" in said.getvalue()
 
 
-def test_two_processes_take_it(dataset, tmp_path):
+def test_two_processes_use_the_kernel(dataset, tmp_path):
     """Under FSDP, with a dummy sequence where one process has none left."""
     recipe = _recipe(dataset, tmp_path / "run", {**STAGES["stage 2"], "batch": 7})
     write_text(tmp_path / "recipe.yaml", recipe.to_yaml())
@@ -71,7 +71,9 @@ def test_two_processes_take_it(dataset, tmp_path):
         "import os, sys, stand_in\nfrom pathlib import Path\nfrom rich.console import Console\n"
         "stand_in.put_in_place()\nfrom olivine.recipe import load\nfrom olivine.training.run import train\n"
         "train(load(Path(sys.argv[1])), Console(stderr=True, width=200))\n"
-        "print('COUNTED', os.environ['RANK'], stand_in.calls['kernel'], stand_in.calls['groups'], flush=True)\n"
+        "from olivine.process_end import end_process\nfrom olivine.files import write_json\n"
+        "write_json(Path(sys.argv[1]).with_name('counted-' + os.environ['RANK']), dict(stand_in.calls))\n"
+        "end_process(0)\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -81,10 +83,10 @@ def test_two_processes_take_it(dataset, tmp_path):
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    counted = sorted(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("COUNTED"))
-    assert [rank for rank, *_ in counted] == ["0", "1"]
-    assert all(int(kernel) > 0 and groups == "0" for _, kernel, groups in counted)
-    assert counted[0][1] == counted[1][1], "each process runs as many sequences"
+    counted = [read_json(tmp_path / f"counted-{rank}") for rank in range(2)]
+    assert counted[0] == counted[1], "each process runs as many sequences"
+    assert counted[0]["kernel"] > 0
+    assert "groups" not in counted[0]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_two_processes_take_it(dataset, tmp_path):
         ({}, "cuda", torch.bfloat16, None),
     ],
 )
-def test_why_it_is_not_taken(vlm, monkeypatch, change, device, dtype, said):
+def test_reasons_not_to_use_the_kernel(vlm, monkeypatch, change, device, dtype, said):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr("olivine.model.attention.KERNEL", stand_in.kernel)
     config = type(vlm.language.config).from_dict({**vlm.language.config.to_dict(), **change})
@@ -107,7 +109,7 @@ def test_why_it_is_not_taken(vlm, monkeypatch, change, device, dtype, said):
     assert choose_attention(config, torch.device(device), dtype).varlen is (said is None)
 
 
-def test_before_ampere_it_is_not_taken(vlm, monkeypatch):
+def test_before_ampere_the_kernel_is_not_used(vlm, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert "Ampere" in why_not_varlen(vlm.language.config, torch.device("cuda"), torch.bfloat16)
 
@@ -117,7 +119,7 @@ def _two_parts():
     return Example(Sample("s", (), "p"), parts)
 
 
-def test_a_row_brings_what_its_attention_needs_and_no_more():
+def test_a_packed_sequence_carries_only_what_its_attention_needs():
     plain = Example(Sample("s", (), None), (Tokens([2, 5, 6], [False, True, True]),))
     by_groups, varlen = (pack([_two_parts(), plain], [3], SequenceLayout(600, varlen=v)) for v in (False, True))
     assert by_groups.groups
@@ -125,14 +127,14 @@ def test_a_row_brings_what_its_attention_needs_and_no_more():
     assert varlen.image_positions.tolist() == [1, 2]
     assert torch.equal(varlen.labelled, (varlen.targets != -100).nonzero()[:, 0])
     assert (varlen.unique_images.tolist(), varlen.image_order.tolist()) == ([3], [0])
-    # Rows of one kind, whatever is in them: a compiled block is made once.
+    # Sequences have one structure, whatever is in them, so that a block is compiled once.
     for continuations in (True, False):
         layout = SequenceLayout(600, varlen=True, continuations=continuations)
         for sequence in (pack([plain], [], layout), padding_sequence(layout=layout)):
             assert (sequence.spans.gather is not None) is continuations
 
 
-def test_a_row_is_sent_as_one_buffer():
+def test_a_packed_sequence_is_sent_as_one_buffer():
     sequence = pack([_two_parts()], [3], SequenceLayout(600))
     given = []
     sequence._with(lambda tensor: given.append(tensor) or tensor)

@@ -1,4 +1,4 @@
-"""A learning rate for each module: each moves as under a single rate of that size, by the schedule, also resumed."""
+"""A learning rate per module: each module moves as under that single rate, by the schedule, and after resuming."""
 
 import io
 
@@ -30,7 +30,7 @@ def of_module(state, module):
     return {name: weight for name, weight in state.items() if name.startswith(kept)}
 
 
-def test_after_one_step_each_module_is_where_a_single_rate_of_its_own_takes_it(dataset, tmp_path):
+def test_after_one_step_each_module_has_moved_as_under_a_single_rate(dataset, tmp_path):
     """The first step's gradients, and their common norm, do not depend on any rate."""
     found = weights(train(recipe_of(dataset, tmp_path / "own", RATES, steps=1), QUIET))
     moved = {}
@@ -39,7 +39,7 @@ def test_after_one_step_each_module_is_where_a_single_rate_of_its_own_takes_it(d
         moved[module] = of_module(single, module)
         assert moved[module]
         assert same(of_module(found, module), moved[module])
-    assert not same(of_module(found, "vision"), of_module(single, "vision")), "rates make a difference"
+    assert not same(of_module(found, "vision"), of_module(single, "vision")), "rates have an effect"
 
 
 def test_equal_rates_are_the_single_rate_to_the_bit(dataset, tmp_path):
@@ -62,7 +62,7 @@ def test_each_rate_follows_the_schedule_and_is_logged(dataset, tmp_path):
     assert all("lr" not in row for row in rows)
 
 
-def test_a_killed_run_resumes_to_the_same_bits_and_not_with_another_rate(dataset, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_bits_and_refuses_another_rate(dataset, tmp_path, monkeypatch):
     whole = weights(train(recipe_of(dataset, tmp_path / "whole", RATES), QUIET))
 
     class KilledError(Exception):
@@ -98,7 +98,7 @@ def test_rates_that_do_not_fit_what_trains_are_refused(dataset, tmp_path, trains
         from_values(values)
 
 
-def test_the_order_of_rates_is_no_difference_and_null_takes_one_back(dataset, tmp_path):
+def test_the_order_of_rates_does_not_matter_and_null_removes_one(dataset, tmp_path):
     one = recipe_of(dataset, tmp_path, {"connector": 1e-3, "language": 1e-4}, train=["connector", "language"])
     other = recipe_of(
         dataset, tmp_path, {"language": 1e-4, "vision": None, "connector": 1e-3}, train=["connector", "language"]
@@ -118,8 +118,8 @@ def test_the_summary_and_the_plan_say_each_rate(dataset, tmp_path):
             assert "train" in line
 
 
-def test_a_contrastive_stage_takes_the_towers_rate(dataset, tmp_path):
-    """The captions' encoder, which is dropped at its end, has no name in the recipe."""
+def test_a_contrastive_stage_uses_the_towers_rate(dataset, tmp_path):
+    """The caption encoder, which is dropped at the end of the stage, has no name in the recipe."""
     items = [item for item in read_json(dataset) if "image" in item]
     write_json(dataset.with_name("with-images.json"), items)
     dataset = dataset.with_name("with-images.json")

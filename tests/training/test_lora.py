@@ -1,4 +1,4 @@
-"""Low-rank updates: nothing changes at first, only adapters train, merged they compute the same, killed they go on."""
+"""Low-rank updates: nothing changes at first, only adapters train, merged they compute the same, killed they resume."""
 
 import json
 
@@ -44,7 +44,7 @@ def states(vlm):
         return vlm.run(sequence, torch.randn(1, 24, 32, generator=torch.Generator().manual_seed(0)))
 
 
-def test_an_adapter_changes_nothing_at_first_and_merged_computes_what_it_did_apart():
+def test_an_adapter_changes_nothing_at_first_and_computes_the_same_merged():
     vlm = built()
     names = set(vlm.model.state_dict())
     before = states(vlm)
@@ -71,7 +71,7 @@ def test_only_the_targets_and_the_connector_move(trained):
     assert {name.split(".")[1] for name in moved - language} == {"multi_modal_projector"}
 
 
-def test_what_is_merged_has_the_rank_that_was_asked_for(trained):
+def test_the_merged_update_has_the_requested_rank(trained):
     before, after = built().model.state_dict(), weights(trained)
     name = "model.language_model.layers.0.self_attn.q_proj.weight"
     strengths = torch.linalg.svdvals((after[name] - before[name]).double())
@@ -98,12 +98,12 @@ def killed_and_gone_on_with(recipe, monkeypatch):
     return train(recipe, QUIET)
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(trained, dataset, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_bits(trained, dataset, tmp_path, monkeypatch):
     folder = killed_and_gone_on_with(recipe_of(dataset, tmp_path / "run"), monkeypatch)
     assert same(weights(trained), weights(folder))
 
 
-def test_in_bf16_the_models_own_weights_are_held_in_bf16_and_the_adapters_are_not(dataset, tmp_path, monkeypatch):
+def test_in_bf16_the_models_own_weights_are_bf16_and_the_adapters_are_not(dataset, tmp_path, monkeypatch):
     seen = {}
     original = stage_module.Stage.run
 
@@ -148,7 +148,7 @@ def quantized_states(vlm, quantize):
     return states(vlm)
 
 
-def test_in_four_bits_what_is_merged_computes_what_was_trained():
+def test_in_four_bits_the_merged_model_computes_what_was_trained():
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     vlm, plain = built(), built()
     names, shapes = set(vlm.model.state_dict()), {n: p.shape for n, p in vlm.model.named_parameters()}
@@ -157,7 +157,7 @@ def test_in_four_bits_what_is_merged_computes_what_was_trained():
     assert len(layers) == 2 * 7, "every linear layer of both blocks, adapted or not"
     assert all(m.weight.dtype == torch.uint8 and m.weight.numel() <= m.in_features * m.out_features for m in layers)
     whole = quantized_states(plain, None)
-    # Four bits are near, not the same.
+    # Four bits are close, not equal.
     assert not torch.allclose(apart, whole, atol=1e-3)
     assert torch.nn.functional.cosine_similarity(apart, whole).mean() > 0.8
     lora.merge(vlm.language)
@@ -167,7 +167,7 @@ def test_in_four_bits_what_is_merged_computes_what_was_trained():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_in_four_bits_a_killed_run_goes_on_to_the_same_bits(dataset, tmp_path, monkeypatch, precision):
+def test_in_four_bits_a_killed_run_resumes_to_the_same_bits(dataset, tmp_path, monkeypatch, precision):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     four = {"lora": {"rank": 4, "targets": TARGETS, "quantize": "nf4"}, "precision": precision}
     whole = train(recipe_of(dataset, tmp_path / "whole", **four), QUIET)

@@ -1,4 +1,4 @@
-"""What a sample weighs in the loss: the same as from each sample alone, however samples are packed and distributed."""
+"""A sample's weight in the loss: the same as for the sample alone, however samples are packed and distributed."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def maker(vlm, dataset, turns, loss_weights, sequence_tokens):
 
 
 def by_hand(vlm, dataset, turns, power, count):
-    """Mean loss and gradients of the connector from samples that are each passed alone, without weights."""
+    """Return the connector's mean loss and gradients from samples that are each run alone, without weights."""
     means, labels = [], []
     for index in range(count):
         batch = maker(vlm, dataset, turns, None, 10_000).make([(0, index)])
@@ -58,7 +58,7 @@ def trained(vlm):
 
 @pytest.mark.parametrize("loss_weights", POWERS)
 @pytest.mark.parametrize("turns", ["together", "independent"])
-def test_packed_and_in_micro_batches_a_sample_weighs_what_it_does_alone(dataset, monkeypatch, loss_weights, turns):
+def test_packed_and_in_micro_batches_a_sample_has_the_weight_it_has_alone(dataset, monkeypatch, loss_weights, turns):
     vlm = model()
     for parameter in vlm.model.parameters():
         parameter.requires_grad_(False)
@@ -89,7 +89,7 @@ def recipe_values(dataset, output, loss_weights, **more):
     return make_recipe(dataset, output, stages=[stage]).model_dump(mode="json", by_alias=True)
 
 
-def test_each_trains_to_other_weights_and_token_is_what_is_trained_without(dataset, tmp_path):
+def test_each_weighting_trains_other_weights_and_token_is_the_default(dataset, tmp_path):
     found = {}
     for name in (None, "token", "sample", "sqrt"):
         recipe = from_values(recipe_values(dataset, tmp_path / str(name), name))
@@ -101,7 +101,7 @@ def test_each_trains_to_other_weights_and_token_is_what_is_trained_without(datas
 
 
 def test_the_held_out_loss_is_the_mean_over_tokens_whatever_trained(dataset, tmp_path):
-    """With a rate that changes nothing, it is the same number: configurations are compared by it."""
+    """With a learning rate of almost zero it is the same number: configurations are compared by it."""
     found = set()
     for name in (None, "sample"):
         recipe = from_values(recipe_values(dataset, tmp_path / str(name), name, lr=1e-30))
@@ -118,7 +118,7 @@ def test_a_contrastive_stage_has_no_tokens_to_weigh(dataset, tmp_path):
 
 
 def test_two_processes_learn_what_one_does(dataset, tmp_path):
-    """Each has other samples, so that a mean of their own means would differ; also with other options of a stage."""
+    """Their samples differ, so that a mean of per-process means would be wrong; also with other options of a stage."""
     pytest.importorskip("peft", reason="peft is not installed")
     rates = {"vision": 1e-2, "connector": 5e-3, "language": 2e-3}
     more = {"sample": {}, "sqrt": {"lr": rates, "vision_lora": {"rank": 4}}}

@@ -1,4 +1,4 @@
-"""Operations whose result's size or value the host must know: on a GPU each of them waits for all work before it.
+"""Operations whose result's size or value the host must know: on a GPU each waits for all work queued before it.
 
 They are the same on a CPU, where they can be counted.
 """
@@ -23,12 +23,12 @@ _WAITING = (
     "equal",
     "repeat_interleave.Tensor",
 )
-#: Of a step, whatever the number of its packed sequences and layers: the loss, the gradients' norm, and room to spare.
+#: Of a step, whatever the number of its packed sequences and layers: the loss, the gradients' norm, and a margin.
 MOST = 10
 
 
 class Waits(TorchDispatchMode):
-    """Counts them, with the indices and index assignments by booleans, which look for the places first."""
+    """Counts them, including reads and assignments by boolean index, which first compute the positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Waits(TorchDispatchMode):
 
 
 def no_kernel(q, k, v, ends_q, ends_k, longest_q, longest_k, *, scale, window_size, enable_gqa=False):
-    """Stands in for one that waits for nothing."""
+    """Stands in for a kernel that never waits."""
     return q + (k.sum() + v.sum()) * 0
 
 
@@ -84,5 +84,5 @@ def test_a_step_waits_at_most_ten_times(dataset, tmp_path, counted, name):
     assert len(counted) == 3
     for sequences, waits in counted:
         assert sequences >= 3, "several packed sequences"
-        assert waits, "the loss is read, so that a counter of nothing would be seen"
+        assert waits, "the loss is read, so a counter that counts nothing would be noticed"
         assert waits.total() <= MOST, waits

@@ -1,4 +1,4 @@
-"""Training checkpoints that go from a machine without a GPU to one with it and back, with a stand-in for the GPU."""
+"""Training checkpoints moved between machines with and without a GPU, with a stand-in for the GPU."""
 
 import pytest
 import torch
@@ -11,14 +11,14 @@ from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingS
 
 
 class StandIn:
-    """What torch.cuda says of random numbers: a state that can be read, set and seeded."""
+    """Stands in for torch.cuda's random numbers: a state that can be read, set and seeded."""
 
     def __init__(self):
         self.state = torch.arange(16, dtype=torch.uint8)
         self.seeds = []
 
     def put_in(self, patch):
-        # Not torch's own answer: what writes files would then look for a stream of the GPU's.
+        # torch's own answer stays: torch's file writer would otherwise look for a CUDA stream.
         patch.setattr(resume, "_has_gpu", lambda: True)
         patch.setattr(torch.cuda, "get_rng_state", lambda: self.state.clone())
         patch.setattr(torch.cuda, "set_rng_state", lambda state: setattr(self, "state", state.clone()))
@@ -54,7 +54,7 @@ def test_written_on_a_cpu_and_read_with_a_gpu(tmp_path, monkeypatch, background)
     assert points_in(tmp_path, background=background).load(state) == 3
     assert torch.equal(weight, torch.full((2, 3), 7.0))
     assert torch.equal(torch.get_rng_state(), random)
-    assert torch.equal(gpu.state, before), "there was none to put back"
+    assert torch.equal(gpu.state, before), "there was no state to restore"
     assert len(gpu.seeds) == 1
 
 
@@ -77,7 +77,7 @@ def test_written_with_a_gpu_and_read_on_a_cpu(tmp_path):
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_written_and_read_with_a_gpu_its_random_numbers_go_on(tmp_path, monkeypatch):
+def test_written_and_read_with_a_gpu_its_random_numbers_continue(tmp_path, monkeypatch):
     written(tmp_path, on_gpu=True)
     gpu = StandIn()
     gpu.state = torch.zeros(16, dtype=torch.uint8)
@@ -88,21 +88,21 @@ def test_written_and_read_with_a_gpu_its_random_numbers_go_on(tmp_path, monkeypa
 
 
 class FakeTensor:
-    """Looks like a tensor on a GPU."""
+    """Imitates a tensor on a GPU."""
 
     is_cuda = True
     nbytes = 100
 
 
 @pytest.mark.parametrize(("free", "pinned"), [(1000, True), (150, False), (None, False)])
-def test_a_gpu_s_tensors_wait_in_pinned_memory_where_there_is_enough(monkeypatch, free, pinned):
+def test_a_gpus_tensors_are_staged_in_pinned_memory_if_there_is_enough(monkeypatch, free, pinned):
     asked = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(staging, "available_memory", lambda: free)
     monkeypatch.setattr(staging, "DefaultStager", lambda options: asked.append(options) or object())
     kept = staging.Staging()
     tensors = {"weights": FakeTensor()}
-    assert kept.stager(tensors) is kept.stager(tensors), "its memory is used again"
+    assert kept.stager(tensors) is kept.stager(tensors), "its memory is reused"
     assert asked == [
         StagingOptions(
             use_pinned_memory=pinned, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=True
@@ -110,7 +110,7 @@ def test_a_gpu_s_tensors_wait_in_pinned_memory_where_there_is_enough(monkeypatch
     ]
 
 
-def test_free_memory_as_the_system_tells_it(tmp_path):
+def test_free_memory_as_the_system_reports_it(tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable:   40 kB\n")
     assert staging.available_memory(tmp_path / "meminfo") == 40 * 1024
     assert staging.available_memory(tmp_path / "none") is None
@@ -118,7 +118,7 @@ def test_free_memory_as_the_system_tells_it(tmp_path):
     assert staging.available_memory(tmp_path / "meminfo") is None
 
 
-def test_checkpoints_in_the_background_fill_the_same_memory_again(tmp_path):
+def test_checkpoints_in_the_background_reuse_the_same_memory(tmp_path):
     weight, state = make_state(1)
     points = points_in(tmp_path, background=True)
     for step in (1, 2):

@@ -21,8 +21,8 @@ def pixels():
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8))
 
 
-def test_every_value_as_transformers_rescales_and_normalises(pixels):
-    """In the order of its operations, with a rounding after each."""
+def test_every_value_is_rescaled_and_normalised_as_in_transformers(pixels):
+    """In the order of transformers' operations, with a rounding after each."""
     scaled = (pixels.numpy() * (1 / 255)).astype(np.float32)
     scaled -= np.asarray(TRANSFORM.mean, np.float32)
     scaled /= np.asarray(TRANSFORM.std, np.float32)
@@ -32,7 +32,7 @@ def test_every_value_as_transformers_rescales_and_normalises(pixels):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_another_device_does_has_the_same_bits(pixels, dtype):
+def test_another_device_gives_the_same_bits(pixels, dtype):
     table = torch.from_numpy(TRANSFORM.channel_values()).to(dtype).flatten()
     assert torch.equal(look_up(pixels, table), normalise_on(pixels, TRANSFORM, torch.device("cpu"), dtype))
     sent = normalise_on(pixels, TRANSFORM, torch.device("meta"), dtype)
@@ -41,7 +41,7 @@ def test_what_another_device_does_has_the_same_bits(pixels, dtype):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What is given to the tower's pass."""
+    """The input of the tower's forward pass."""
     given = []
     original = VisionLanguageModel.patch_features
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Runs that are killed, told to stop, cut off from the disk or damaged: the same bits, and no sample twice."""
+"""Runs that are killed, signalled to stop, out of disk space or damaged: the same bits, and no sample twice."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def die():
 
 
 def killed_run(dataset, output, monkeypatch, step=7, **more):
-    """The stage folder of a run that died in `step`."""
+    """Return the stage folder of a run that died in `step`."""
     interrupt_at(monkeypatch, step, die)
     with pytest.raises(KilledError):
         train(recipe_of(dataset, output, **more), QUIET)
@@ -58,7 +58,7 @@ def points(folder):
     return sorted(path.name for path in (folder / "resume").iterdir())
 
 
-def test_sigterm_saves_within_the_step_and_the_run_goes_on_to_the_same_bits(dataset, tmp_path, monkeypatch, expected):
+def test_sigterm_saves_within_the_step_and_the_run_resumes_to_the_same_bits(dataset, tmp_path, monkeypatch, expected):
     interrupt_at(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped, match=r"saved at step 5") as stopped:
@@ -75,7 +75,7 @@ def test_sigterm_outside_a_stage_stops_at_once(dataset, tmp_path, monkeypatch):
         train(recipe_of(dataset, tmp_path / "run"), QUIET)
 
 
-def test_only_the_last_points_are_kept(dataset, tmp_path, monkeypatch):
+def test_only_the_last_checkpoints_are_kept(dataset, tmp_path, monkeypatch):
     folder = killed_run(dataset, tmp_path / "run", monkeypatch, stage={"save_every": 1, "keep": 3})
     assert points(folder) == ["step-00000005", "step-00000006", "step-00000007"]
 
@@ -102,7 +102,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("said", DAMAGES)
-def test_a_damaged_point_is_refused_with_a_message_and_the_one_before_used(
+def test_a_damaged_checkpoint_is_refused_with_a_message_and_the_one_before_used(
     dataset, tmp_path, monkeypatch, expected, said, caplog
 ):
     folder = killed_run(dataset, tmp_path / "run", monkeypatch)
@@ -111,13 +111,13 @@ def test_a_damaged_point_is_refused_with_a_message_and_the_one_before_used(
     DAMAGES[said](newest)
     console = Console(record=True, width=400, file=io.StringIO())
     assert same(expected, weights(train(recipe_of(dataset, tmp_path / "run"), console)))
-    told = console.export_text()
+    printed = console.export_text()
     assert said in caplog.text
     assert "step-00000006: not used" in caplog.text
-    assert "resuming at step 4" in told
+    assert "resuming at step 4" in printed
 
 
-def test_a_point_cut_off_while_it_was_written_is_removed(dataset, tmp_path, monkeypatch, expected):
+def test_a_partially_written_checkpoint_is_removed(dataset, tmp_path, monkeypatch, expected):
     folder = killed_run(dataset, tmp_path / "run", monkeypatch)
     half = folder / "resume" / ".unfinished-00000007"
     half.mkdir()
@@ -126,7 +126,7 @@ def test_a_point_cut_off_while_it_was_written_is_removed(dataset, tmp_path, monk
     assert same(expected, weights(train(recipe_of(dataset, tmp_path / "run"), QUIET)))
 
 
-def test_a_full_disk_leaves_the_point_before(dataset, tmp_path, monkeypatch, expected):
+def test_a_full_disk_leaves_the_checkpoint_before(dataset, tmp_path, monkeypatch, expected):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     interrupt_at(monkeypatch, 5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))
     try:
@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_the_point_before(dataset, tmp_path, monkeypatch, exp
     assert same(expected, weights(train(recipe_of(dataset, tmp_path / "run"), QUIET)))
 
 
-def test_a_full_disk_at_the_end_is_told_and_gone_on_from(dataset, tmp_path, monkeypatch, expected):
+def test_a_full_disk_at_the_end_is_reported_and_the_run_resumes(dataset, tmp_path, monkeypatch, expected):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     interrupt_at(monkeypatch, 7, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard)))
     try:
@@ -164,7 +164,7 @@ def test_no_sample_is_lost_or_repeated(dataset, tmp_path, monkeypatch):
     ]
 
 
-def test_a_process_killed_outright_goes_on_to_the_same_bits(dataset, tmp_path, expected):
+def test_a_process_killed_outright_resumes_to_the_same_bits(dataset, tmp_path, expected):
     """SIGKILL to a real process, as soon as it has left a training checkpoint behind."""
     recipe = recipe_of(dataset, tmp_path / "run", stage={"save_every": 1})
     write_text(tmp_path / "recipe.yaml", recipe.to_yaml())
@@ -173,7 +173,7 @@ def test_a_process_killed_outright_goes_on_to_the_same_bits(dataset, tmp_path, e
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list((tmp_path / "run" / "a").glob("resume/step-*")):
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, "it finished before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
@@ -181,7 +181,7 @@ def test_a_process_killed_outright_goes_on_to_the_same_bits(dataset, tmp_path, e
     assert same(expected, weights(train(recipe, QUIET)))
 
 
-def test_a_point_written_in_the_background_is_what_stood_when_it_was_asked_for(tmp_path):
+def test_a_checkpoint_written_in_the_background_is_the_state_when_it_was_requested(tmp_path):
     weight = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
     optimizer = torch.optim.AdamW([weight])
     state = TrainingState({"w": weight}, optimizer)
@@ -199,8 +199,8 @@ def test_a_point_written_in_the_background_is_what_stood_when_it_was_asked_for(t
     assert not (tmp_path / "resume").exists()
 
 
-def test_a_spike_stops_before_the_step_and_may_be_let_pass(dataset, tmp_path, monkeypatch):
-    """Nothing but the limit changes between the two commands."""
+def test_a_spike_stops_before_the_step_and_may_be_accepted(dataset, tmp_path, monkeypatch):
+    """Only the limit differs between the two commands."""
     seen = []
 
     def problem(self, loss, norm):
@@ -233,7 +233,7 @@ def test_spikes_by_hand():
     assert off.problem(1e9, 1.0) is None
 
 
-def test_logs_are_cut_where_they_are_to_be_gone_on_with(tmp_path):
+def test_logs_are_truncated_to_the_step_that_is_resumed(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
     keep_json_lines(log, lambda sequence: sequence["step"] < 5)
@@ -242,7 +242,7 @@ def test_logs_are_cut_where_they_are_to_be_gone_on_with(tmp_path):
     assert log.read_text() == '{"step": 0}\n'
 
 
-def test_shards_train_as_the_same_samples_in_json_do(dataset, tmp_path, expected):
+def test_shards_train_like_the_same_samples_in_json(dataset, tmp_path, expected):
     """The same samples and images in two .tar files, held-out ones included."""
     sequences = read_json(dataset)
     for number in range(2):
@@ -257,10 +257,10 @@ def test_shards_train_as_the_same_samples_in_json_do(dataset, tmp_path, expected
                     archive.addfile(info, io.BytesIO(content))
     values = recipe_of(dataset, tmp_path / "run").model_dump(by_alias=True)
     source = {"format": "webdataset", "json": tmp_path, "turns": "independent"}
-    # The tokenizer is trained on the texts of every source; the same texts give the same one.
+    # The tokenizer is trained on the texts of every source; the same texts give the same tokenizer.
     recipe = Recipe.model_validate({**values, "data": {"all": source}})
     found = weights(train(recipe, QUIET))
-    # Here each sample brings its own copy of an image that several show, so products have other sizes.
+    # Here each sample has its own copy of a shared image, so matrix products have other sizes.
     assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-4
 
 
@@ -269,16 +269,16 @@ def test_a_stage_stopped_in_its_last_step_reports_all_of_it(dataset, tmp_path, m
     with pytest.raises(Stopped):
         train(recipe_of(dataset, tmp_path), QUIET)
     train(recipe_of(dataset, tmp_path), QUIET)
-    told = read_json(tmp_path / "a" / "result.json")
+    result = read_json(tmp_path / "a" / "result.json")
     sequences = [sequence for sequence in read_json_lines(tmp_path / "a" / "metrics.jsonl") if "loss" in sequence]
-    assert told["loss"] == sequences[-1]["loss"]
-    assert told["steps"] == len(sequences) == STEPS
-    assert told["seconds"] == pytest.approx(
+    assert result["loss"] == sequences[-1]["loss"]
+    assert result["steps"] == len(sequences) == STEPS
+    assert result["seconds"] == pytest.approx(
         sum(sequence["seconds"] + sequence["waited"] for sequence in sequences), abs=0.06
     )
 
 
-def test_skipped_samples_are_counted_once_whatever_the_runs_and_epochs(tmp_path, monkeypatch):
+def test_skipped_samples_are_counted_once_over_runs_and_epochs(tmp_path, monkeypatch):
     from olivine.testing import write_dataset
 
     dataset = write_dataset(tmp_path / "data")
@@ -299,6 +299,6 @@ def test_skipped_samples_are_counted_once_whatever_the_runs_and_epochs(tmp_path,
     )
 
 
-def test_a_run_that_another_process_is_at_is_refused(dataset, tmp_path):
-    with exclusive_lock(tmp_path), pytest.raises(RequestError, match="another process is at work"):
+def test_a_run_in_use_by_another_process_is_refused(dataset, tmp_path):
+    with exclusive_lock(tmp_path), pytest.raises(RequestError, match="another process is using it"):
         train(recipe_of(dataset, tmp_path), QUIET)

@@ -1,4 +1,4 @@
-"""What may change between two commands on one run directory, what memory asks for, and where a moved run goes."""
+"""What may change between two commands on one run directory, advice when memory runs out, and moved runs."""
 
 import json
 import os
@@ -36,14 +36,14 @@ SAME_BITS = {
 
 
 @pytest.mark.parametrize("field", SAME_BITS)
-def test_what_keeps_the_bits_may_change(dataset, tmp_path, monkeypatch, expected, field):
+def test_fields_that_keep_the_bits_may_change(dataset, tmp_path, monkeypatch, expected, field):
     killed_run(dataset, tmp_path / "run", monkeypatch)
     changed = recipe_of(dataset, tmp_path / "run", **SAME_BITS[field])
     assert same(expected, weights(train(changed, QUIET)))
     assert "changes" not in read_json(tmp_path / "run" / "provenance.json")
 
 
-def test_row_tokens_may_change_and_are_recorded(dataset, tmp_path, monkeypatch, expected):
+def test_sequence_tokens_may_change_and_are_recorded(dataset, tmp_path, monkeypatch, expected):
     killed_run(dataset, tmp_path / "run", monkeypatch)
     found = weights(train(recipe_of(dataset, tmp_path / "run", stage={"sequence_tokens": 80}), QUIET))
     assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-3
@@ -62,7 +62,7 @@ ANOTHER_OUTPUT = {
 
 
 @pytest.mark.parametrize("field", ANOTHER_OUTPUT)
-def test_what_decides_the_output_is_refused_by_name_with_both_values(dataset, tmp_path, monkeypatch, field):
+def test_a_changed_output_field_is_refused_by_name_with_both_values(dataset, tmp_path, monkeypatch, field):
     killed_run(dataset, tmp_path / "run", monkeypatch)
     before = (tmp_path / "run" / "recipe.yaml").read_bytes()
     with pytest.raises(RequestError, match=rf"another recipe; different: .*{field} \(.* -> .*\), which decides \w+"):
@@ -127,7 +127,7 @@ def test_the_advice_to_skip_broken_items_can_be_followed(tmp_path):
     assert [sequence["step"] for sequence in sequences] == list(range(8))
 
 
-def test_skipping_from_a_later_step_on_is_recorded_and_ends_in_the_bits_of_skipping_from_the_first(tmp_path):
+def test_skipping_from_a_later_step_is_recorded_and_gives_the_bits_of_skipping_from_the_first(tmp_path):
     from olivine.testing import llava_item, write_images
 
     names = write_images(tmp_path / "images", 48)
@@ -177,7 +177,7 @@ def test_a_later_stages_lora_target_is_refused_before_the_first_trains(dataset, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_later_stage_that_its_data_do_not_allow_is_refused_before_the_first_trains(tmp_path):
+def test_a_later_stage_that_does_not_fit_its_data_is_refused_before_the_first_trains(tmp_path):
     from olivine.testing import llava_item
 
     dataset = tmp_path / "data.json"
@@ -199,14 +199,14 @@ def test_a_studys_step_that_is_refused_leaves_no_record(dataset, tmp_path):
         {"name": "b", "train": ["language"], "steps": 1, "lora": {"targets": ["qproj"]}},
     ]
     recipe = make_recipe(dataset, tmp_path / "run", stages=stages)
-    for stage in recipe.stages:  # of the second one too: the step before has its model already
+    for stage in recipe.stages:  # also the second stage's: the step before already has its model
         with pytest.raises(RequestError, match=r"stages\.b\.lora\.targets qproj"):
             train_stage(recipe, stage, None, tmp_path / stage.name, QUIET)
         assert not (tmp_path / stage.name).exists()
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_every_process_chooses_its_arithmetic(dataset, tmp_path, monkeypatch, rank):
+def test_every_process_sets_its_arithmetic(dataset, tmp_path, monkeypatch, rank):
     selected = []
     monkeypatch.setattr(engine, "choose_arithmetic", lambda *asked: selected.append(asked) or {})
     recipe = recipe_of(dataset, tmp_path / "run")
@@ -240,7 +240,7 @@ OUT_OF_MEMORY = {
 
 
 @pytest.mark.parametrize("kind", OUT_OF_MEMORY)
-def test_out_of_memory_says_what_to_lower_and_the_run_takes_it(dataset, tmp_path, monkeypatch, kind):
+def test_out_of_memory_says_what_to_lower_and_the_run_accepts_it(dataset, tmp_path, monkeypatch, kind):
     def fails():
         raise OUT_OF_MEMORY[kind]
 
@@ -269,7 +269,7 @@ def test_other_errors_are_not_called_memory():
 
 
 @pytest.mark.parametrize("given", ["", "recipe.yaml"])
-def test_a_moved_run_is_resumed_where_it_lies(dataset, tmp_path, monkeypatch, expected, given):
+def test_a_moved_run_resumes_in_its_new_directory(dataset, tmp_path, monkeypatch, expected, given):
     interrupt_at(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped):
         train(recipe_of(dataset, tmp_path / "old"), QUIET)
@@ -299,7 +299,7 @@ def test_a_damaged_record_of_a_run_is_named(dataset, tmp_path):
 # Logs
 
 
-def test_a_damaged_line_of_a_log_takes_no_other_with_it(dataset, tmp_path, monkeypatch, caplog):
+def test_a_damaged_line_of_a_log_affects_no_other_line(dataset, tmp_path, monkeypatch, caplog):
     folder = killed_run(dataset, tmp_path / "run", monkeypatch)
     for name in ("metrics.jsonl", "audit.jsonl"):
         lines = (folder / name).read_text().splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""Two runs are compared by what they have written down."""
+"""Two runs are compared by their own records."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_a_run_does_not_differ_from_itself(runs):
     assert compare_runs(runs[0], runs[0]) == []
 
 
-def test_what_was_changed_and_what_came_of_it_are_named(runs):
+def test_changed_fields_and_their_results_are_named(runs):
     first, second, stage = runs
     found = {(d.section, d.key): (d.first, d.second) for d in compare_runs(first, second)}
     assert found["recipe", f"stages.{stage}.lr"][1] == 0.5

@@ -1,4 +1,4 @@
-"""What a plan says, against the models that are really built and the tensors that are really kept."""
+"""A plan's figures against models that are actually built and tensors that are actually saved for backward."""
 
 import json
 from dataclasses import replace
@@ -54,8 +54,8 @@ def test_gemma_2b_has_the_published_number_of_parameters(dataset, tmp_path):
 
 
 @pytest.mark.parametrize("trains", [True, False])
-def test_what_a_block_is_said_to_keep_is_what_it_keeps(trains):
-    """A real row through a real model, every kept tensor counted."""
+def test_a_blocks_estimated_activation_memory_is_what_it_saves(trains):
+    """Run a packed sequence through a model and count every saved tensor."""
     vlm = build(tiny_model_recipe(), seed=0, texts=lambda: ("a",))
     vlm.model.requires_grad_(False)
     for parameter in vlm.language.parameters():
@@ -92,7 +92,7 @@ def test_operations_by_hand(dataset, tmp_path):
     assert stage.steps == 8
 
 
-def test_memory_moves_as_the_recipe_does(dataset, tmp_path):
+def test_memory_follows_the_recipe(dataset, tmp_path):
     def memory(count=1, **more):
         return estimate(large(dataset, tmp_path, **more), "h100", count, lengths=LENGTHS).stages[0].memory
 
@@ -103,15 +103,15 @@ def test_memory_moves_as_the_recipe_does(dataset, tmp_path):
     spared = memory(optimizer={"precision": "bf16", "checkpoint_activations": True})
     assert spared["activations"] < one["activations"] / 5
     eight = memory(8, sharding={"sum_each_sequence": True})
-    assert eight["optimizer"] == pytest.approx(one["optimizer"] / 8, rel=0.03)  # the connector stays whole
+    assert eight["optimizer"] == pytest.approx(one["optimizer"] / 8, rel=0.03)  # the connector is not sharded
     assert eight["gradients"] < one["gradients"] / 7
-    assert memory(8)["gradients"] > one["gradients"], "until the last row each holds them all"
+    assert memory(8)["gradients"] > one["gradients"], "until the last sequence each process holds all of them"
     aligned = memory(stages=[{"name": "a", "train": ["connector"], "batch": 128}])
     assert aligned["optimizer"] < 1e8
     assert aligned["weights"] == pytest.approx(2 * (language + 303_507_456), rel=0.01)
 
 
-def test_what_does_not_fit_is_said_with_what_would(dataset, tmp_path):
+def test_what_does_not_fit_is_reported_with_what_would(dataset, tmp_path):
     tight = estimate(large(dataset, tmp_path), "a100-40", 8, lengths=LENGTHS).stages[0]
     assert tight.fits
     small = estimate(large(dataset, tmp_path), "l4", 8, lengths=LENGTHS).stages[0]

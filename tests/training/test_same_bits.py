@@ -1,7 +1,7 @@
-"""With several threads, training gives the same bits every time, whatever the size: no sum depends on who comes first.
+"""With several threads, training gives the same bits every time, at every size: no sum depends on the threads' order.
 
 PyTorch adds the gradient of an index with duplicates by atomic additions as soon as it moves more than 32,768 numbers
-with several threads; sizes here are beyond that, and threads are two, as `conftest` sets them.
+with several threads; sizes here are above that, with the two threads that `conftest` sets.
 """
 
 import json
@@ -27,7 +27,7 @@ THRESHOLD = 32_768
 
 @pytest.fixture(autouse=True)
 def _two_threads():
-    """Whatever other tests have left: atomic additions come with several threads."""
+    """Set two threads, whatever other tests have set: atomic additions occur only with several."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -40,8 +40,8 @@ def _shared_prefix(prefix: int, continuations: int, length: int) -> Example:
     return Example(Sample("s", (), None), tuple(parts))
 
 
-def test_the_danger_is_real():
-    """What the others hold would be needless if PyTorch gave the same bits here."""
+def test_pytorch_itself_gives_different_bits():
+    """The other tests would be needless if PyTorch gave the same bits here."""
     generator = torch.Generator().manual_seed(0)
     states, factors = torch.randn(400, 64, generator=generator), torch.randn(96, 128, 64, generator=generator)
     index = torch.randint(0, 50, (96, 128), generator=generator)
@@ -72,7 +72,7 @@ def test_gradients_of_shared_keys(dtype):
     assert different(gradients) == 1
 
 
-def test_gradients_of_images_that_several_samples_show():
+def test_gradients_of_images_shared_by_samples():
     vlm = tiny_vlm()
     objective = LanguageObjective(vlm)
     patches = torch.randn(3, vlm.image_tokens, 32, generator=torch.Generator().manual_seed(0))
@@ -162,7 +162,7 @@ def test_a_stage_beyond_the_threshold_ends_in_the_same_bits(many_questions, tmp_
 
 
 def test_hidden_states_beyond_the_threshold(vlm):
-    """What a model answers follows from them."""
+    """A model's answers are computed from them."""
     sequence = pack([_shared_prefix(64, 40, 12)], ())
     states = torch.randn(1, len(sequence.ids), 32, generator=torch.Generator().manual_seed(0))
 

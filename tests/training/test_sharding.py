@@ -21,7 +21,7 @@ from olivine.training.sharding import make_mesh
 
 STEPS = 50
 
-#: What each of two processes runs: the recipes in turn, stopped by SIGTERM to the second process at a given step.
+#: Run by each of two processes: the recipes in turn, stopped by SIGTERM to the second process at a given step.
 DRIVER = """
 import os, signal, sys
 from contextlib import contextmanager
@@ -31,6 +31,7 @@ from olivine.errors import Stopped
 from olivine.recipe import load
 from olivine.training import run, stage as stage_module
 from olivine.distributed import init_distributed
+from olivine.process_end import end_process
 from olivine.training.run import train
 
 @contextmanager
@@ -53,7 +54,8 @@ with init_distributed() as processes:  # once: a process that left the others ca
         try:
             train(load(Path(path)), Console(stderr=True))
         except Stopped as stop:
-            print("STOPPED", os.environ["RANK"], stop, flush=True)
+            Path(__file__).with_name("stopped-" + os.environ["RANK"]).write_text(str(stop))
+end_process(0)
 """
 
 
@@ -70,7 +72,7 @@ def two_processes(folder, *arguments):
 
 
 def stages(**more):
-    """The tower trains too, so that whole and cut weights, images and text alone are all there."""
+    """The tower trains too, so that whole and sharded weights, samples with images and text alone all occur."""
     base = {"validate_every": 25, "batch": 8, "lr": 1e-3}
     return [{**base, "name": "a", "train": ["vision", "connector", "language"], "steps": STEPS, **more}]
 
@@ -87,7 +89,7 @@ def losses(folder):
 
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory):
-    """One process alone; two that are stopped at step 20; and short ones of two in other settings."""
+    """Runs of one process, of two that are stopped at step 20, and short ones of two with other settings."""
     folder = tmp_path_factory.mktemp("sharded")
     train(recipe_file(folder, dataset, "one", stages=stages())[1], QUIET)
     path, _ = recipe_file(folder, dataset, "two", stages=stages())
@@ -109,10 +111,10 @@ def runs(dataset, tmp_path_factory):
     return folder, done
 
 
-def test_stopped_by_a_signal_to_one_of_them_all_save_and_exit_with_zero(runs):
-    folder, done = runs
-    assert done.stdout.count("STOPPED") == 2
-    assert "saved at step 21" in done.stdout
+def test_a_signal_to_one_process_makes_all_save_and_exit_with_zero(runs):
+    folder, _ = runs
+    said = [(folder / f"stopped-{rank}").read_text() for rank in range(2)]
+    assert all("saved at step 21" in stop for stop in said)
     assert [p.name for p in (folder / "two" / "a" / "resume").iterdir()] == ["step-00000021"]
     manifest = json.loads((folder / "two" / "a" / "resume" / "step-00000021" / "point.json").read_text())
     assert manifest["processes"] == 2
@@ -149,13 +151,13 @@ def test_from_two_to_one_and_back_the_losses_are_those_of_one(runs, monkeypatch)
     assert not (folder / "two" / "a" / "resume").exists()
 
 
-def test_only_the_first_prints_and_writes(runs):
+def test_only_the_first_process_prints_and_writes(runs):
     _, done = runs
     assert done.stderr.count("stage align: 6 steps of 6 samples") == 4, "once for each of four runs"
 
 
 @pytest.mark.parametrize("name", ["frozen", "replicas", "eager"])
-def test_frozen_parts_replicas_and_eager_sums_learn_the_same(runs, name):
+def test_frozen_modules_replicas_and_eager_sums_learn_the_same(runs, name):
     folder, _ = runs
     for stage in ("align", "instruct"):
         expected, found = losses(folder / "frozen-one" / stage), losses(folder / name / stage)
@@ -173,7 +175,7 @@ def test_bf16_learns_nearly_the_same_and_is_written_in_bf16(runs):
     assert not same(start, end)
 
 
-def test_rows_go_round_evenly():
+def test_packed_sequences_are_distributed_evenly():
     lengths = [100, 90, 60, 50, 40, 30, 20, 10]
     assert distribute(lengths, 100, 1) == balance(lengths, 100)
     for ranks in (2, 3, 4):
@@ -181,7 +183,7 @@ def test_rows_go_round_evenly():
         assert len(sequences) % ranks == 0
         assert sorted(i for sequence in sequences for i in sequence) == list(range(8))
         assert max(sum(lengths[i] for i in sequence) for sequence in sequences) <= 100
-    assert distribute([50], 100, 4) == [[0]], "one sample cannot be spread"
+    assert distribute([50], 100, 4) == [[0]], "one sample cannot be split"
     assert distribute([], 100, 2) == []
 
 

@@ -1,4 +1,4 @@
-"""What makes a step cheaper changes nothing that is learnt: checkpointed activations, attention without padding."""
+"""Savings do not change what is learnt: checkpointed activations, attention without padding."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from olivine.training.run import train
 
 @pytest.mark.parametrize("parts", [["connector"], ["vision", "connector", "language"]])
 def test_checkpointed_activations_give_the_same_bits_and_run_layers_twice(dataset, tmp_path, monkeypatch, parts):
-    """Also where the language model is frozen, and its activations are needed for the connector all the same."""
+    """Also with a frozen language model, whose activations the connector's gradient still needs."""
     from transformers.models.gemma.modeling_gemma import GemmaMLP
 
     calls = []
@@ -28,11 +28,11 @@ def test_checkpointed_activations_give_the_same_bits_and_run_layers_twice(datase
     optimizer = {"checkpoint_activations": True}
     spared = weights(train(make_recipe(dataset, tmp_path / "spared", stages=stages, optimizer=optimizer), QUIET))
     assert same(plain, spared)
-    assert len(calls) == 3 * once, "once plainly, and twice with activations given up"
+    assert len(calls) == 3 * once, "once without checkpointing, and twice with it"
 
 
 def varlen_by_hand(q, k, v, ends_q, ends_k, longest_q, longest_k, *, scale, window_size, enable_gqa):
-    """What the kernel's documentation says, span by span: causal, counted from the last query and the last key."""
+    """Compute what the kernel documents, span by span: causal, counted from the last query and the last key."""
     assert window_size == (-1, 0)
     assert enable_gqa
     spans_q, spans_k = (list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)) for ends in (ends_q, ends_k))
@@ -48,7 +48,7 @@ def varlen_by_hand(q, k, v, ends_q, ends_k, longest_q, longest_k, *, scale, wind
 
 
 @pytest.mark.parametrize("turns", ["together", "independent"])
-def test_spans_say_what_groups_say(vlm, dataset, turns):
+def test_spans_agree_with_groups(vlm, dataset, turns):
     items = read_json(dataset)
     samples = [parse_item(item, number) for number, item in enumerate(items)]
     source = DataRecipe.model_validate({"json": dataset, "images": dataset.parent / "images", "turns": turns})
@@ -64,7 +64,7 @@ def test_spans_say_what_groups_say(vlm, dataset, turns):
         torch.testing.assert_close(grouped, spans)
 
 
-def test_the_kernel_without_padding_is_not_asked_on_the_cpu(vlm):
+def test_the_kernel_without_padding_is_not_used_on_the_cpu(vlm):
     assert "cpu" in why_not_varlen(vlm.language.config, torch.device("cpu"), torch.bfloat16)
 
 

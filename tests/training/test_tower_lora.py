@@ -35,7 +35,7 @@ def features(vlm):
 
 
 @pytest.mark.parametrize("tower", [*tower_types(), FUSED])
-def test_an_adapter_changes_nothing_at_first_and_merged_computes_what_it_did_apart(tower):
+def test_an_adapter_changes_nothing_at_first_and_computes_the_same_merged(tower):
     vlm = built(tower)
     names, before = set(vlm.model.state_dict()), features(vlm)
     assert set(linear_layers(vlm.tower, "").values()) == ALL
@@ -67,7 +67,7 @@ def trained(dataset, tmp_path_factory):
     return train(recipe_of(dataset, tmp_path_factory.mktemp("lora") / "run"), QUIET)
 
 
-def test_only_the_targets_and_the_connector_move_by_the_rank_that_was_asked_for(trained):
+def test_only_the_targets_and_the_connector_move_with_the_requested_rank(trained):
     before = build(tiny_model_recipe(layer=-1), seed=0, texts=lambda: ()).model.state_dict()
     after = weights(trained)
     assert before.keys() == after.keys(), "saved as a plain model"

@@ -1,4 +1,4 @@
-"""What a bf16 stage trained reaches the next one unrounded, in one go and after a kill between the two."""
+"""A bf16 stage's weights reach the next stage unrounded, uninterrupted and after a kill between the two."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def started(monkeypatch):
     return found
 
 
-def test_the_second_stage_begins_where_the_first_ended(dataset, tmp_path, started):
+def test_the_second_stage_starts_with_the_first_ones_weights(dataset, tmp_path, started):
     train(bf16_recipe(dataset, tmp_path / "run"), QUIET)
     trained = load_file(tmp_path / "run" / "align" / TRAINED)
     assert set(trained) == set(started["instruct"])
@@ -60,7 +60,7 @@ def test_a_run_killed_between_its_stages_ends_in_the_same_bits(dataset, tmp_path
     assert same(whole, weights(train(bf16_recipe(dataset, tmp_path / "run"), QUIET)))
 
 
-def test_a_study_s_steps_end_in_the_bits_of_a_run(dataset, tmp_path):
+def test_a_studys_steps_end_in_the_bits_of_a_run(dataset, tmp_path):
     whole = weights(train(bf16_recipe(dataset, tmp_path / "run"), QUIET))
     recipe = bf16_recipe(dataset, None)
     after = train_stage(recipe, recipe.stages[0], None, tmp_path / "one", QUIET)
@@ -81,7 +81,7 @@ def test_damaged_weights_are_named_with_what_to_do(dataset, tmp_path):
         load_to_train(after)
 
 
-def test_another_model_s_weights_are_refused():
+def test_another_models_weights_are_refused():
     vlm = tiny_vlm()
     name = next(iter(vlm.part("connector")))
     with pytest.raises(DataError, match="is not a weight of the model"):
@@ -89,7 +89,7 @@ def test_another_model_s_weights_are_refused():
 
 
 @pytest.mark.parametrize("trains", [("connector",), ("connector", "language")])
-def test_a_stage_rounds_what_is_frozen_alone(dataset, trains):
+def test_a_stage_rounds_only_frozen_weights(dataset, trains):
     recipe = bf16_recipe(dataset, None)
     vlm = build(recipe.model, seed=0, texts=lambda: CORPUS)
     before = {name: p.detach().clone() for name, p in vlm.model.named_parameters()}

@@ -1,4 +1,4 @@
-"""Training a tiny model for a few steps: what trains moves, the same seed gives the same bits, a killed run resumes."""
+"""Training a tiny model for a few steps: only trained modules change, a seed fixes the bits, a killed run resumes."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def whole_run(dataset, tmp_path_factory):
     return output
 
 
-def test_only_the_stages_parts_move(whole_run):
+def test_only_the_stages_modules_change(whole_run):
     before = build(tiny_model_recipe(), seed=0, texts=lambda: ()).model.state_dict()
     align, instruct = (weights(whole_run / name / "checkpoint") for name in ("align", "instruct"))
 
@@ -65,8 +65,8 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("at", [2, 4, 5, 8])
-def test_a_killed_run_goes_on_to_the_same_bits(whole_run, dataset, tmp_path, monkeypatch, at):
-    """Killed in the middle of stage 1, just behind a training checkpoint, and twice in stage 2."""
+def test_a_killed_run_resumes_to_the_same_bits(whole_run, dataset, tmp_path, monkeypatch, at):
+    """Killed in the middle of stage 1, just after a training checkpoint, and twice in stage 2."""
     stages = [
         {"name": "align", "train": ["connector"], "steps": 3, "save_every": 1},
         {"name": "instruct", "steps": 6, "save_every": 2},
@@ -96,7 +96,7 @@ def test_a_finished_run_is_not_run_again(whole_run, dataset, monkeypatch):
     assert train(make_recipe(dataset, whole_run), QUIET) == whole_run / "instruct" / "checkpoint"
 
 
-def test_bf16_stages_go_on_from_their_checkpoints_to_the_same_bits(dataset, tmp_path, monkeypatch):
+def test_bf16_stages_resume_from_their_checkpoints_to_the_same_bits(dataset, tmp_path, monkeypatch):
     recipe = make_recipe(dataset, tmp_path / "one", optimizer={"precision": "bf16"})
     expected = weights(train(recipe, QUIET))
     assert all(w.dtype == torch.bfloat16 for w in expected.values())
@@ -145,8 +145,8 @@ def test_a_batch_without_labels_stops_and_says_why(dataset, tmp_path, monkeypatc
         train(make_recipe(dataset, tmp_path / "run"), QUIET)
 
 
-def test_how_a_batch_is_dealt_to_rows_does_not_change_the_gradient(dataset, tmp_path):
-    """One long row or many short ones: the loss is weighted by labels, not by rows."""
+def test_how_a_batch_is_packed_does_not_change_the_gradient(dataset, tmp_path):
+    """One long sequence or many short ones: the loss is weighted by labels, not by sequences."""
 
     def first_step(sequence_tokens, name):
         stages = [{"name": "a", "steps": 1, "sequence_tokens": sequence_tokens, "batch": 20, "held_out": 0}]
@@ -173,8 +173,8 @@ def test_validation_writes_loss_and_two_answers(dataset, tmp_path):
 
 def test_validating_changes_no_bit_of_the_training(dataset, tmp_path):
     plain = make_recipe(dataset, tmp_path / "a", stages=[{"name": "s", "steps": 4, "validate_every": 0}])
-    looked = make_recipe(dataset, tmp_path / "b", stages=[{"name": "s", "steps": 4, "validate_every": 1}])
-    assert same(weights(train(plain, QUIET)), weights(train(looked, QUIET)))
+    validated = make_recipe(dataset, tmp_path / "b", stages=[{"name": "s", "steps": 4, "validate_every": 1}])
+    assert same(weights(train(plain, QUIET)), weights(train(validated, QUIET)))
 
 
 def test_contrastive_trains_the_tower_and_needs_images(dataset, tmp_path):
@@ -210,7 +210,7 @@ def test_a_broken_held_out_image_does_not_stop_a_run_that_skips(tmp_path):
         train(Recipe.model_validate(values), QUIET)
 
 
-def test_a_source_that_only_the_tokenizer_saw_is_recorded_too(dataset, tmp_path):
+def test_a_source_that_only_the_tokenizer_read_is_recorded_too(dataset, tmp_path):
     values = make_recipe(dataset, tmp_path / "run", stages=[{"name": "a", "steps": 1}]).model_dump(by_alias=True)
     values["data"]["unused"] = values["data"]["all"]
     train(Recipe.model_validate(values), QUIET)
@@ -252,7 +252,7 @@ def test_schedule_by_hand():
     assert learning_rate(OptimizerRecipe(schedule="constant", warmup=0), 3.0, 99, 100) == 3.0
 
 
-def test_decay_falls_on_matrices_alone():
+def test_only_matrices_have_weight_decay():
     matrix, bias = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
     groups = make_optimizer([matrix, bias], OptimizerRecipe(weight_decay=0.1), 1e-3).param_groups
     assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.1, 1), (0.0, 1)]

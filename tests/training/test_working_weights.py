@@ -1,4 +1,4 @@
-"""bf16 copies of what trains: the same losses as autocast over fp32 weights, fewer bytes, and nothing left of them."""
+"""bf16 copies of trained weights: the losses of autocast over fp32 weights, fewer bytes, and none left at the end."""
 
 from collections import Counter
 
@@ -56,7 +56,8 @@ def test_a_training_learns_the_same(dataset, tmp_path, monkeypatch, name):
     assert len(made) == 2, "each stage had its own"
     for old, new in zip(_logged(tmp_path / "before"), _logged(tmp_path / "after"), strict=True):
         for key in {"loss", "grad_norm", "held_out_loss"} & old.keys():
-            # Head and token table add to one weight in another order: last bits, which bf16 may round apart.
+            # Head and token table add to one weight in another order: the last bits differ, which bf16 may round
+            # differently.
             assert new[key] == pytest.approx(old[key], rel=2e-4 if name != "stage 1" else 0), key
     if name != "lora":
         old, new = (load_file(tmp_path / run / "a" / TRAINED) for run in ("before", "after"))
@@ -84,7 +85,7 @@ def test_a_stopped_run_ends_in_the_same_bits(dataset, tmp_path, monkeypatch):
 
 
 class Bytes(TorchDispatchMode):
-    """Bytes read and written by what runs over tensors as large as a weight, counted by operation."""
+    """Counts by operation the bytes read and written by operations on tensors as large as a weight."""
 
     def __init__(self, sizes) -> None:
         super().__init__()
@@ -94,7 +95,8 @@ class Bytes(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name = func.name().removeprefix("aten::")
         if name in ("t", "detach", "transpose.int", "view", "_unsafe_view", "permute", "alias", "mm", "addmm"):
-            # A product moves its weight or its gradient either way; the gradient's bytes are counted below.
+            # A matrix product reads its weight or writes its gradient in both cases; the gradient's bytes are counted
+            # below.
             inputs = ()
         else:
             inputs = [a for a in args if isinstance(a, torch.Tensor) and a.layout == torch.strided]
@@ -106,7 +108,7 @@ class Bytes(TorchDispatchMode):
         return out
 
 
-def _sequence(draw, tokens=23):  # a prime: no state is as large as a weight
+def _sequence(draw, tokens=23):  # a prime, so that no hidden state is as large as a weight
     ids = torch.randint(10, 600, (tokens,), generator=draw).tolist()
     return pack([Example(Sample("s", (), None), (Tokens(ids, [False] + [True] * (tokens - 1)),))], [])
 
@@ -135,7 +137,7 @@ def _model():
 
 
 def test_bytes_moved_over_gradients():
-    """20 bytes a weight and sequence for linear layers before, 12 with copies; 16 more for token embeddings before."""
+    """20 bytes per weight and sequence for linear layers without copies, 12 with; 16 more for embeddings without."""
     moved = {}
     for copies in (False, True):
         vlm, trained = _model()
@@ -152,7 +154,7 @@ def test_bytes_moved_over_gradients():
     # A product's result 2; cast 2 + 4; added 4 + 4 + 4. Of the tied table also the embeddings' 4, and both added, 12.
     assert before == pytest.approx(20 * linear + 36 * table, rel=0.02)
     after, *_ = moved[True]
-    # A product's result 2; added 2 + 4 + 4. Of the token table the rows that were read: counted as one pass over it.
+    # A product's result 2; added 2 + 4 + 4. The rows read from the token table count as one pass over it.
     assert after == pytest.approx(12 * linear + (12 + 8) * table, rel=0.02)
 
 
@@ -209,12 +211,12 @@ def test_a_head_in_chunks_adds_its_gradients_in_fp32(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         loss = labelled_loss(states.requires_grad_(), targets, half) / 40
     loss.backward()
-    assert len(seen) == 40, "a chunk for each"
+    assert len(seen) == 40, "one chunk each"
     assert half.weight.grad.dtype == torch.bfloat16
     torch.testing.assert_close(half.weight.grad.float(), requested, rtol=3e-2, atol=1e-3)
 
 
-def test_where_they_are_kept(monkeypatch):
+def test_when_bf16_copies_are_kept(monkeypatch):
     assert not keeps_working_weights("bf16", Processes())
     monkeypatch.setattr(Processes, "device", torch.device("cuda"))
     assert keeps_working_weights("bf16", Processes())

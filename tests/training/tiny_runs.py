@@ -1,4 +1,4 @@
-"""A tiny run that several test files kill, cut, spread and compare."""
+"""A tiny run that several test files kill, truncate, distribute and compare."""
 
 import torch
 from rich.console import Console

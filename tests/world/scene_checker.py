@@ -1,7 +1,7 @@
-"""A second opinion: reads a question's words and answers it from the scene's plain values.
+"""An independent solver: parses a question's words and answers it from the scene's plain values.
 
-Shares no code with the package. Facts of the language (plurals, categories, what things are for) are written out again.
-A question that has no single right answer is an error, not a guess.
+Shares no code with the package. Facts of the language (plurals, categories, what objects are for) are written out
+again. A question that has no single right answer is an error, not a guess.
 """
 
 import re
@@ -59,11 +59,11 @@ CLEAR = 14.0
 
 
 class DoubtfulError(AssertionError):
-    """The question could rightly be answered in more than one way, or in none."""
+    """The question has more than one right answer, or none."""
 
 
 def answer(text, scene):
-    """The answer to a question about a scene (as `Scene.to_dict` gives it)."""
+    """Return the answer to a question about a scene (as `Scene.to_dict` gives it)."""
     for pattern, rule in RULES:
         found = re.fullmatch(pattern, text)
         if found:
@@ -84,7 +84,7 @@ def only(things, what):
 
 
 def resolve(scene, phrase):
-    """The one thing that `the ...` can mean, in the widest reading of its words."""
+    """Return the one object that `the ...` can mean, in the widest reading of its words."""
     found = re.fullmatch(rf"the (?:(\w+) )?(\w+)(?: {AT})?", phrase)
     if not found:
         raise DoubtfulError(f"not a reference: {phrase!r}")
@@ -101,7 +101,7 @@ def resolve(scene, phrase):
 
 
 def standing(things, place):
-    """The things that could be said to be there: what is top left is on the left as well."""
+    """Return the objects that could be said to be there: top left is also on the left."""
     return [t for t in things if place == place_of(t) or place in place_of(t).split()]
 
 
@@ -110,7 +110,7 @@ def yes(truth):
 
 
 def related(first, relation, second):
-    """Whether the relation holds; None if neither it nor its opposite clearly does."""
+    """Return whether the relation holds; None if neither it nor its opposite clearly does."""
     axis, sign = {"to the left of": ("x", 1), "to the right of": ("x", -1), "above": ("y", 1), "below": ("y", -1)}[
         relation
     ]
@@ -261,7 +261,7 @@ THING = re.compile(
 
 
 def scene_in(description):
-    """The scene that a whole description tells of; what it says of a place is taken as the middle of that ninth."""
+    """Return the scene that a full description describes; a place means the middle of its ninth of the image."""
     things = []
     setting = next(name for name in sorted(SETTINGS | {"road", "sea"}) if re.search(rf"\b{name}\b", description))
     time = "night" if re.search(r"\bat night|by night|in the dark", description) else "day"

@@ -1,4 +1,4 @@
-"""Ground truth is tested, not trusted: a second reader of the questions comes to the same answers, pixels agree too."""
+"""Ground truth is verified: an independent solver of the questions gives the same answers, and pixels agree too."""
 
 import math
 from random import Random
@@ -14,7 +14,7 @@ from olivine.world.sampling import HELD_OUT, sample_scene, sample_scenes
 SPLITS = ("train", "novel", "check")
 
 
-def test_ten_thousand_questions_with_none_wrong():
+def test_ten_thousand_questions_are_all_answered_the_same():
     asked_of = dict.fromkeys(TOPICS, 0)
     wrong = []
     for index in range(240):
@@ -30,7 +30,7 @@ def test_ten_thousand_questions_with_none_wrong():
     assert min(asked_of.values()) >= 50, asked_of
 
 
-def test_a_description_tells_enough_to_answer_everything():
+def test_a_description_is_enough_to_answer_everything():
     for shown in sample_scenes(7, "told", 120):
         rng = Random(shown.id)
         told = scene_in(language.description(shown, rng))
@@ -51,7 +51,7 @@ def test_the_full_sentence_agrees_with_the_answer():
 
 
 def unlit(shown, x, y):
-    """The colour at a pixel as it would be in even daylight."""
+    """Return the colour at a pixel as it would be in even daylight."""
     image = drawing.draw(shown).astype(float)
     angle, strength = shown.light
     across, down = (2 * part / 95 - 1 for part in (x, y))
@@ -60,7 +60,7 @@ def unlit(shown, x, y):
     return image[y, x] / light / night
 
 
-def test_every_thing_shows_its_colour_where_its_probe_is():
+def test_every_object_has_its_colour_at_its_probe():
     names = list(shapes.PALETTE)
     palette = np.array([shapes.PALETTE[name] for name in names], float)
     for split in SPLITS[1:]:
@@ -77,7 +77,7 @@ def upscaled(character):
 
 
 def read_sign(shown, obj):
-    """What template matching reads on a sign, character by character."""
+    """Return what template matching reads on a sign, character by character."""
     image = drawing.draw(shown).astype(float)
     x, y = (int(part) for part in shapes.probe(obj))
     contrast = np.pad(np.linalg.norm(image - image[y, x], axis=2), 4, constant_values=np.nan)
@@ -108,7 +108,7 @@ def test_every_sign_can_be_read_at_the_size_drawn():
     assert read >= 60
 
 
-def test_held_out_combinations_are_seen_in_novel_alone():
+def test_held_out_combinations_occur_only_in_novel():
     for shown in sample_scenes(2, "novel", 300):
         assert any((obj.class_name, obj.colour) in HELD_OUT for obj in shown.objects)
     for split in ("train", "gqa-testdev", "pope-val", "align"):
@@ -125,8 +125,8 @@ def test_a_scene_is_the_same_whenever_and_wherever_it_is_drawn(split):
     assert at_once[4] != sample_scene(10, split, 4)
 
 
-def test_what_goes_together_is_not_uniform():
-    """Adversarial negatives mean something: what is seen with a car is not what is seen with a cup."""
+def test_co_occurrences_are_not_uniform():
+    """Adversarial negatives are meaningful: what occurs with a car is not what occurs with a cup."""
     shown = list(sample_scenes(1, "statistics", 1500))
     with_car = [one for one in shown if "car" in one.classes]
     with_cup = [one for one in shown if "cup" in one.classes]

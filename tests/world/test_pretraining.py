@@ -12,6 +12,7 @@ from olivine.data.packing import pack
 from olivine.errors import RequestError, RunError
 from olivine.files import read_json, read_json_lines, sha256_of_file, write_json
 from olivine.model.towers.clip import Clip
+from olivine.model.towers.siglip import Siglip
 from olivine.records import Sample
 from olivine.world.backbones import BACKBONES, locate, shipped
 from olivine.world.conversations import conversation
@@ -23,12 +24,13 @@ from olivine.world.pretraining.dinov2 import Dinov2Pretraining
 from olivine.world.pretraining.gemma import SIZES, Size, begin_looking_back, expanded, gemma_config, scaled_init
 from olivine.world.pretraining.language import LanguagePretraining
 from olivine.world.pretraining.run import JOBS
+from olivine.world.pretraining.siglip import SiglipPretraining
 from olivine.world.pretraining.symbolic_patches import embedded, symbolic_patch_captions
 from olivine.world.pretraining.towers import SHAPE, as_pixels, covered, patches_of, probe
 from olivine.world.questions import ask
 from olivine.world.sampling import sample_scene, sample_scenes
 
-#: So many that a tower's training ends with whole scenes.
+#: Enough that a tower's training ends with whole scenes.
 STEPS = 6
 
 
@@ -39,6 +41,7 @@ def _language(steps=STEPS, vocabulary=640, size="small", smaller=None, **schedul
 
 MAKERS = {
     "clip": lambda: ClipPretraining(STEPS, 8, 0, variants=2),
+    "siglip": lambda: SiglipPretraining(STEPS, 8, 0, variants=2),
     "dinov2": lambda: Dinov2Pretraining(STEPS, 4, 0, local_crops=2),
     "language": _language,
     "restarted": lambda: _language(unplaced=3, restarted=5e-4),
@@ -48,13 +51,13 @@ MAKERS = {
 
 @pytest.fixture
 def quick_figures(monkeypatch):
-    for job in (ClipPretraining, Dinov2Pretraining, LanguagePretraining):
+    for job in (ClipPretraining, SiglipPretraining, Dinov2Pretraining, LanguagePretraining):
         monkeypatch.setattr(job, "figures", lambda self: {"seen": True})
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_goes_on_to_the_same_bits(name, tmp_path, quick_figures):
-    """A run that is cut off between two training checkpoints ends as one that was not."""
+    """A run interrupted between two training checkpoints ends with the bits of an uninterrupted one."""
     loop.pretrain(MAKERS[name](), tmp_path / "whole", save_every=2, on_step=lambda *_: None)
 
     def stop(step, _steps):
@@ -74,7 +77,7 @@ def test_goes_on_to_the_same_bits(name, tmp_path, quick_figures):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_weight_that_takes_part_is_trained(name):
+def test_every_weight_in_use_is_trained(name):
     """Products in bf16 must not keep using copies of the first step's weights."""
     job = MAKERS[name]()
     before = {n: p.detach().clone() for n, p in job.trained.named_parameters() if p.requires_grad}
@@ -86,7 +89,7 @@ def test_every_weight_that_takes_part_is_trained(name):
             job.step(index)
         loop.update(job, 1e-3)
     after = dict(job.trained.named_parameters())
-    # A class token's attention never asks the last patch states of CLIP anything, so some weights may rest.
+    # Only CLIP's class token is read from the last layer, so some weights may get no gradient.
     moved = [n for n in before if not torch.equal(before[n], after[n])]
     assert len(moved) >= 0.9 * len(before), sorted(set(before) - set(moved))
 
@@ -98,13 +101,13 @@ def test_a_language_model_learns(tmp_path, quick_figures):
 
 
 def _said(job, text):
-    """The text of an example in which what is learnt stands in brackets."""
+    """Return the text of an example with the labelled part in brackets."""
     tokens = [token for part in text.example.parts for token in zip(part.ids, part.supervised, strict=True)]
     return "".join(f"[{job.tokenizer.decode([i])}]" if learnt else job.tokenizer.decode([i]) for i, learnt in tokens)
 
 
-def test_training_goes_from_lists_over_few_things_to_everything():
-    job = _language(200, 1024)  # in which words are whole
+def test_training_proceeds_from_lists_over_few_objects_to_everything():
+    job = _language(200, 1024)  # a vocabulary in which words are single tokens
     again = []
     for listed in (text for index in range(6) for text in job.curriculum.texts(index)):
         given, said = _said(job, listed).removeprefix("<bos>").split("\n")
@@ -112,7 +115,7 @@ def test_training_goes_from_lists_over_few_things_to_everything():
         assert 5 <= len(words) <= 9
         again.append(not said.startswith(" the"))
         if again[-1]:
-            # Said again, the first word is given and the others are to be known.
+            # In a repeated list, the first word is given and the others are labelled.
             assert said.replace("[", "").replace("]", "").split() == words
             assert said.startswith(words[0] + "[")
         else:
@@ -126,11 +129,11 @@ def test_training_goes_from_lists_over_few_things_to_everything():
     assert not any(word in text for text in early for word in ("large", "small", "striped", "open", "left"))
     late = [_said(job, text) for index in range(150, 180) for text in job.curriculum.texts(index)]
     assert any("Answer with the option's letter" in text for text in late)
-    assert any(not re.search(r"[.?]", text) for text in late), "lists are not forgotten"
+    assert any(not re.search(r"[.?]", text) for text in late), "lists still occur"
 
 
-def test_what_is_learnt_of_a_statement_was_told():
-    """Of "The ball is red." the colour alone: which thing comes next cannot be known."""
+def test_only_described_facts_of_a_statement_are_labelled():
+    """In "The ball is red." only the colour is labelled: which object comes next cannot be known."""
     job = _language(200, 1024)
     texts = [_said(job, text) for index in (7, 8, 9) for text in job.curriculum.texts(index)]
     for told, said in (text.split("\n") for text in texts if "There is" in text):
@@ -141,7 +144,7 @@ def test_what_is_learnt_of_a_statement_was_told():
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", SIZES)
-def test_the_first_heads_begin_by_looking_back(size):
+def test_the_first_heads_are_initialised_to_look_back(size):
     def attention(looking_back):
         torch.manual_seed(0)
         model = GemmaForCausalLM._from_config(gemma_config(SIZES[size], 640), attn_implementation="eager")
@@ -158,8 +161,8 @@ def test_the_first_heads_begin_by_looking_back(size):
             assert least < float(there) <= most
 
 
-def test_a_grown_model_computes_what_the_smaller_one_does():
-    """Net2Net: a larger model begins where the smaller one ended, and all of it can learn."""
+def test_an_expanded_model_computes_what_the_smaller_one_does():
+    """Net2Net: a larger model starts with the smaller one's function, and all of its weights can learn."""
     torch.manual_seed(0)
     smaller = GemmaForCausalLM(gemma_config(SIZES["small"], 300))
     larger = expanded(smaller, SIZES["large"])
@@ -175,8 +178,8 @@ def test_a_grown_model_computes_what_the_smaller_one_does():
         expanded(smaller, Size(128, 6, 640, 4))
 
 
-def test_a_grown_model_goes_on_with_what_comes_next():
-    """Neither lists again, nor the scenes that the smaller one has read."""
+def test_an_expanded_model_continues_the_curriculum():
+    """It repeats neither the lists nor the scenes that the smaller model has read."""
     tokenizer = _language().tokenizer
     plan = {"tokens": 500, "questions": 3}
     whole = Curriculum(tokenizer, Schedule(20, 1e-3, **plan), 0)
@@ -184,8 +187,8 @@ def test_a_grown_model_goes_on_with_what_comes_next():
     assert [t.example.sample.id for t in rest.texts(0)] == [t.example.sample.id for t in whole.texts(15)]
 
 
-def test_what_is_grown_waits_for_what_it_is_grown_from(tmp_path, monkeypatch):
-    """In one call the small model first; alone, from the shipped one; not at all if the small one failed."""
+def test_an_expanded_model_waits_for_the_smaller_one(tmp_path, monkeypatch):
+    """In one call the small model comes first; alone, it uses the shipped one; it does not start if that fails."""
     seen = []
 
     def pretend(name, folder, seed, share, smaller, threads):
@@ -213,8 +216,8 @@ def test_what_is_grown_waits_for_what_it_is_grown_from(tmp_path, monkeypatch):
     ]
 
 
-def test_what_is_grown_goes_on_from_the_same_model_alone(tmp_path, quick_figures):
-    """Its tokenizer is read from the smaller one's folder: another's would give its weights other words."""
+def test_an_expanded_model_resumes_only_with_the_same_smaller_model(tmp_path, quick_figures):
+    """Its tokenizer is read from the smaller one's folder: another one would assign its weights to other words."""
 
     def stop(step, _steps):
         if step == 3:
@@ -230,7 +233,7 @@ def test_what_is_grown_goes_on_from_the_same_model_alone(tmp_path, quick_figures
     assert (tmp_path / loop.RESUME).is_file(), "nothing is lost by being refused"
 
 
-def test_a_share_of_a_grown_model_begins_behind_all_of_the_smaller_one():
+def test_an_expanded_models_share_starts_after_the_smaller_ones_steps():
     smaller = shipped() / "tiny-gemma-s"
     job = JOBS["tiny-gemma-l"].make(0, 0.01, smaller)
     assert job.curriculum._schedule.before == read_json(smaller / loop.FIGURES)["steps"] == 12000
@@ -248,7 +251,7 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
         loop.pretrain(job, tmp_path, save_every=2, on_step=lambda *_: None)
 
 
-def test_reading_shares_the_description_and_hides_questions_from_one_another():
+def test_questions_share_the_description_and_do_not_see_each_other():
     job = _language()
     shown, rng = sample_scene(0, "t", 0), Random(1)
     pairs = [(asked.text, asked.answer) for asked in ask(shown, rng, 3)]
@@ -260,14 +263,14 @@ def test_reading_shares_the_description_and_hides_questions_from_one_another():
         f"<bos><start_of_turn>user\n{told}\n{pairs[0][0]}<end_of_turn>\n<start_of_turn>model\n{pairs[0][1]}"
         "<end_of_turn>\n"
     )
-    # Exactly what the template writes for one question about a told scene.
+    # Exactly what the template writes for one question about a described scene.
     whole = job.curriculum.encoders["gemma"].conversation(
         conversation([(f"{told}\n{pairs[0][0]}", pairs[0][1])]), False
     )
     assert whole.ids == together.parts[0].ids + together.parts[1].ids
 
 
-def test_cells_stand_where_a_image_would():
+def test_symbolic_patches_are_placed_where_an_image_would_be():
     job = _language(200, 1024)
     shown, rng = sample_scene(0, "t", 0), Random(1)
     pairs = [(asked.text, asked.answer) for asked in ask(shown, rng, 3)]
@@ -277,7 +280,7 @@ def test_cells_stand_where_a_image_would():
     assert text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.patch_words) == SHAPE.grid**2
 
 
-def test_cells_tell_what_lies_in_them():
+def test_symbolic_patches_describe_their_contents():
     job = _language(200, 1024)
     for shown in sample_scenes(0, "t", 30):
         cells = [
@@ -291,14 +294,14 @@ def test_cells_tell_what_lies_in_them():
                 continue
             obj = nearest[place]
             assert [f"▁{word}" for word in (obj.class_name, obj.colour, obj.size)] == words[:3]
-            # Where it is and which way it faces are told apart.
+            # Position and orientation are distinguished.
             assert ("▁left" in words) == ("left" in obj.place)
             if obj.class_name in ("bird", "fish", "car"):
                 assert ("left" in words, "right" in words) == (obj.state == "left", obj.state == "right")
 
 
-def test_at_last_cells_leave_it_to_their_place_where_things_are():
-    """As image tokens do: which of them a thing lies in is all there is to know it by."""
+def test_late_symbolic_patches_give_positions_only_by_their_own():
+    """Like image tokens: an object's position is known only by which of them it lies in."""
     places = {"▁top", "▁bottom", "▁left", "▁right", "▁middle"}
     job = _language(200, 1024, unplaced=50, restarted=5e-4)
 
@@ -320,7 +323,7 @@ def test_at_last_cells_leave_it_to_their_place_where_things_are():
 
 
 @torch.no_grad()
-def test_a_cell_is_the_sum_of_its_words():
+def test_a_symbolic_patch_is_the_sum_of_its_words():
     job = _language(200, 1024)
     embedding, image = job.model.model.embed_tokens, job.curriculum.image_token
     texts = [text for text in job.curriculum.texts(150) if text.patch_words][:2]
@@ -344,13 +347,13 @@ def test_a_cell_is_the_sum_of_its_words():
     assert 0.2 < float(difference.std() / exact[~words].std()) < 0.4
 
 
-def test_cells_come_when_sentences_can_be_read():
+def test_symbolic_patches_start_once_sentences_are_learnt():
     job = _language(200, 1024)
     assert not any(text.patch_words for index in range(20) for text in job.curriculum.texts(index))
     late = [text for index in range(100, 130) for text in job.curriculum.texts(index)]
     on_patches = [text for text in late if text.patch_words]
     assert 0.5 < len(on_patches) / len(late) < 0.75
-    # What an image token stands for is told, never to be known.
+    # Symbolic patches are input only, never labelled.
     assert all(text.example.parts[0].ids.count(job.curriculum.image_token) == len(text.patch_words) for text in late)
     captions = [text for text in on_patches if len(text.example.parts) == 1]
     assert 0.1 < len(captions) / len(on_patches) < 0.35
@@ -366,7 +369,7 @@ def test_names():
 SHIPPED = sorted(folder.name for folder in shipped().iterdir() if folder.is_dir())
 
 
-def test_what_is_shipped_has_a_name():
+def test_every_shipped_backbone_has_a_name():
     assert "tiny-clip" in SHIPPED
     assert set(SHIPPED) <= set(BACKBONES)
 
@@ -383,12 +386,19 @@ def test_shipped_backbones_are_ordinary_folders(name):
     assert (folder / loop.LOG).is_file()
 
 
-def test_the_shipped_clip_shows_kinds_and_colours():
+def test_the_shipped_clip_separates_classes_and_colours():
     tower = AutoModel.from_pretrained(shipped() / "tiny-clip").eval()
     found = probe(lambda images: patches_of(tower, as_pixels(images, Clip.statistics)), 0, 400, 100)
     assert found["of_patches"]["kind"] > 95
     assert found["of_their_mean"]["kind"] > 90
     assert found["of_their_mean"]["colour"] > 97
+
+
+def test_the_shipped_siglip_shows_kinds_and_colours():
+    tower = AutoModel.from_pretrained(shipped() / "tiny-siglip").eval()
+    found = probe(lambda images: patches_of(tower, as_pixels(images, Siglip.statistics), prefix=0), 0, 400, 100)
+    assert found["of_patches"]["kind"] > 90
+    assert found["of_their_mean"]["colour"] > 95
 
 
 def test_all_backbones_together_stay_small():

@@ -8,12 +8,13 @@ from olivine.world.pretraining.curriculum import Schedule
 from olivine.world.pretraining.dinov2 import Dinov2Pretraining, koleo
 from olivine.world.pretraining.gemma import SIZES
 from olivine.world.pretraining.language import LanguagePretraining
+from olivine.world.pretraining.siglip import SiglipPretraining
 from repeated_bits import bits, different, no_shared_additions
 
 
 @pytest.fixture(autouse=True)
 def _two_threads():
-    """Whatever other tests have left: atomic additions come with several threads."""
+    """Set two threads, whatever other tests have set: atomic additions occur only with several."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -21,7 +22,7 @@ def _two_threads():
 
 
 def test_gradients_of_nearest_neighbours():
-    """A state may be the nearest of many."""
+    """One state may be the nearest neighbour of many."""
     states = 1 + torch.randn(1200, 96, generator=torch.Generator().manual_seed(0))
     states[0] = 1
 
@@ -35,6 +36,7 @@ def test_gradients_of_nearest_neighbours():
 
 BACKBONES = {
     "clip": lambda: ClipPretraining(2, 24, 0, variants=2),
+    "siglip": lambda: SiglipPretraining(2, 24, 0, variants=2),
     "dinov2": lambda: Dinov2Pretraining(2, 24, 0, local_crops=2),
     "language": lambda: LanguagePretraining(SIZES["small"], 640, Schedule(2, 1e-3, tokens=2500, questions=12), 0),
 }

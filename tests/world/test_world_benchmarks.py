@@ -1,4 +1,4 @@
-"""World benchmarks: official readers take the files as they are, gold gets full marks, guessing does not."""
+"""World benchmarks: the official readers accept the files, gold answers get full marks, constant answers do not."""
 
 import json
 from collections import Counter
@@ -55,7 +55,7 @@ FULL = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_official_readers_take_them_and_gold_gets_full_marks(world, name):
+def test_official_readers_accept_them_and_gold_answers_get_full_marks(world, name):
     reader = benchmark(name)
     questions = reader.read(world / name)
     root = reader.images(world / name)
@@ -71,7 +71,7 @@ def test_official_readers_take_them_and_gold_gets_full_marks(world, name):
     assert record["images"] == len(truths(world / name))
 
 
-#: The most that guessing may get, of the figure named. A small share of the files flatters it: it is counted on them.
+#: The highest majority-class baseline allowed, by figure. It is computed on these few files, which flatters it.
 GUESSED = {
     "gqa": ("accuracy", 36),
     "vqav2": ("accuracy", 36),
@@ -85,7 +85,7 @@ GUESSED = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_guessing_does_not_get_far(world, name):
+def test_the_majority_class_baseline_stays_low(world, name):
     metric, most = GUESSED[name]
     record = read_json(world / "world.json")["benchmarks"][name]
     assert record["majority"][metric] <= most
@@ -93,7 +93,7 @@ def test_guessing_does_not_get_far(world, name):
     assert record["majority"] == dict(majority(reader, reader.read(world / name)).metrics)
 
 
-# The second opinion on every written answer
+# The independent solver's answer to every written question
 
 
 def test_gqa_answers_and_what_they_entail(world):
@@ -128,7 +128,7 @@ def test_gqa_answers_and_what_they_entail(world):
     assert reader.score(questions, wrong).metrics["consistency"] < 70
 
 
-def test_vqav2_annotators_agree_on_what_is_so(world):
+def test_vqav2_annotators_agree_on_facts(world):
     folder = world / "vqav2"
     questions = read_json(folder / "v2_OpenEnded_mscoco_val2014_questions.json")["questions"]
     annotations = read_json(folder / "v2_mscoco_val2014_annotations.json")["annotations"]
@@ -145,7 +145,7 @@ def test_vqav2_annotators_agree_on_what_is_so(world):
     assert {row["answer_type"] for row in annotations} == {"yes/no", "number", "other"}
 
 
-def test_pope_follows_its_own_rule(world):
+def test_pope_negatives_follow_its_rule(world):
     shown = truths(world / "pope")
     frequency = Counter(kind for scene in shown.values() for kind in {t["kind"] for t in scene["things"]})
     for setting in pope.SETTINGS:
@@ -167,7 +167,7 @@ def test_pope_follows_its_own_rule(world):
 
 
 def seen_together(shown, asked, there):
-    """Whether the first absent kind is the one most often seen with the first that is there."""
+    """Return whether the first absent class is the one that occurs most often with the first present one."""
     first = asked["yes"][0]
     company = Counter(
         kind
@@ -178,7 +178,7 @@ def seen_together(shown, asked, there):
     return company[asked["no"][0]] == max(company[kind] for kind in KINDS - there)
 
 
-def test_mme_asks_two_of_each_image(world):
+def test_mme_asks_two_questions_per_image(world):
     shown = truths(world / "mme")
     for image, scene in shown.items():
         lines = [line.split("\t") for line in (world / "mme" / image).with_suffix(".txt").read_text().splitlines()]
@@ -253,7 +253,7 @@ def test_scienceqa_with_and_without_images(world):
     assert read > (len(problems) - seen) / 2
 
 
-def test_textvqa_asks_what_the_sign_says(world):
+def test_textvqa_asks_for_the_text_of_the_sign(world):
     shown = truths(world / "textvqa")
     for row in read_json(world / "textvqa" / "TextVQA_0.5.1_val.json")["data"]:
         right = answer(row["question"], shown[f"train_images/{row['image_id']}.jpg"])
@@ -270,7 +270,7 @@ def digests(folder):
     return {file.relative_to(folder).as_posix(): sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-def test_the_same_seed_gives_the_same_bytes_and_what_is_there_is_left(tmp_path, monkeypatch):
+def test_the_same_seed_gives_the_same_bytes_and_existing_folders_stay(tmp_path, monkeypatch):
     first, second = tmp_path / "first", tmp_path / "second"
     write_all(first, 3, share=0.02)
     told = []
@@ -289,7 +289,7 @@ def test_the_same_seed_gives_the_same_bytes_and_what_is_there_is_left(tmp_path, 
     assert digests(first / "gqa") != digests(second / "gqa")
 
 
-def test_a_writer_that_breaks_leaves_no_folder_and_keeps_the_others(tmp_path, monkeypatch):
+def test_a_failing_writer_leaves_no_folder_and_keeps_the_others(tmp_path, monkeypatch):
     def broken(folder, seed, images):
         (folder / "half").touch()
         raise OSError("disk full")
@@ -308,7 +308,7 @@ def test_wrong_requests(tmp_path):
         write_all(tmp_path, 1, share=0.02)
 
 
-def test_many_processes_draw_what_one_draws(tmp_path):
+def test_many_processes_draw_the_same_as_one(tmp_path):
     one, two = ({tmp_path / name / f"{s.id}.jpg": s for s in sample_scenes(1, "many", 130)} for name in ("one", "two"))
     told = []
     save_all(one, processes=1)
@@ -323,7 +323,7 @@ def test_images_are_jpeg_without_chroma_subsampling(world):
         assert {component[1:3] for component in image.layer} == {(1, 1)}
 
 
-def test_what_an_earlier_version_of_the_world_wrote_is_written_anew(tmp_path, monkeypatch):
+def test_benchmarks_of_an_earlier_version_of_the_world_are_rewritten(tmp_path, monkeypatch):
     for module in (world_benchmarks, training_data):
         monkeypatch.setattr(module, "VERSION", VERSION - 1)
     write_all(tmp_path, 3, share=0.02)

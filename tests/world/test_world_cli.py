@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,7 +20,7 @@ def test_help_has_an_example(run, command):
 
 @pytest.fixture
 def small_demo(monkeypatch, tmp_path):
-    """The demo on a few images, over parts of random weights: the way, not the scores."""
+    """The demo on a few images, with modules of random weights: tests the flow, not the scores."""
     from olivine import demo
 
     recipes = tmp_path / "recipes"
@@ -41,17 +42,20 @@ def small_demo(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--quick"], []])
-def test_the_demo_says_where_its_results_lie_and_is_not_done_twice(run, tmp_path, monkeypatch, small_demo, options):
+def test_the_demo_says_where_its_results_are_and_does_not_run_twice(run, tmp_path, monkeypatch, small_demo, options):
     code, _, err = run("demo", *options, "--output", tmp_path / "demo")
     assert code == 0, err
-    *_, before_last, last = err.strip().splitlines()
+    *_, before_last, done, last = err.strip().splitlines()
+    command, model = last.removeprefix("try it: ").rsplit(" ", 1)
+    assert command == "olivine serve"
+    assert (Path(model) / "config.json").is_file()
     if options:
-        assert last == f"done: {tmp_path / 'demo' / 'quick'}"
+        assert done == f"done: {tmp_path / 'demo' / 'quick'}"
         assert before_last.startswith("ScienceQA accuracy")
         assert "(blind: " in before_last
     else:
         page = tmp_path / "demo" / "study" / "report.html"
-        assert last == f"done: {page}"
+        assert done == f"done: {page}"
         assert "Skipping the connector" in page.read_text()
     monkeypatch.setattr("olivine.training.stage.Stage.run", lambda self: pytest.fail("trained again"))
     monkeypatch.setattr(
@@ -81,7 +85,7 @@ def test_the_world_is_written_scored_and_shown(run, tmp_path):
     assert code == 0, err
     assert json.loads(out)["judge"] == "rule: elements found"
     assert json.loads(out)["variant"] == "rule"
-    # Rules grade alike every time: asking thrice changes nothing, and is no mistake.
+    # A rule always gives the same grade: requesting three runs changes nothing, and is no error.
     assert run(*score, "--judge-model", "rule", "--judge-runs", "3")[:2] == (0, out)
     assert run(*score)[0] == 2
 

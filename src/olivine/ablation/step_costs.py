@@ -13,7 +13,7 @@ from pathlib import Path
 
 from olivine.ablation.feature_cache import lengths_of, stage_estimate
 from olivine.ablation.plan import EvaluateStep, FeatureStep, Plan, StageStep, Step
-from olivine.cost.estimate import CHARACTERS_A_TOKEN, Device, tower_operations
+from olivine.cost.estimate import CHARACTERS_PER_TOKEN, Device, tower_operations
 from olivine.errors import OlivineError
 from olivine.evaluation import benchmarks
 from olivine.model.size import model_size
@@ -88,7 +88,7 @@ def _evaluation_cost(step: EvaluateStep, on: Device) -> Cost:
     questions, images, characters = _question_counts(step.benchmark, step.settings.data)
     size = model_size(step.recipe.model)
     answers = _ANSWER_TOKENS * questions
-    text = characters / CHARACTERS_A_TOKEN + answers
+    text = characters / CHARACTERS_PER_TOKEN + answers
     image = size.patches * (0 if step.control == "blind" else images)
     operations = 2.0 * (image * (size.tower + size.connector) + (text + image) * size.blocks + answers * size.table)
     width = 2 if step.recipe.optimizer.precision == "bf16" else 4

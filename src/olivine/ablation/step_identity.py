@@ -34,9 +34,10 @@ _ONCE_COUNTED: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("stage", StageRecipe, "validate_every"),
     ("optimizer", OptimizerRecipe, "checkpoint_activations"),
 )
-#: Fields that have been renamed, with the names under which they count: a new name makes no other step.
+#: Fields that have been renamed, with the names under which they are hashed: a new name does not change a step's
+#: identity.
 _FIRST_NAMES = {"sequence_tokens": "row_tokens"}
-#: Keys of the model section that came later: where they say nothing, steps keep the names that they had without.
+#: Keys that were added later: at their defaults, steps keep the names that they had before.
 _LATER_OF_STAGE = ("loss_weights", "vision_lora")
 _LATER = {"vision": ("fused", "registers", "resample"), "connector": ("factor", "queries", "options")}
 #: The value of a later field of a data source with which steps keep their names.

@@ -16,12 +16,13 @@ from olivine import __version__
 from olivine.accelerators import choose_allocator
 from olivine.auto_classes import withdraw
 from olivine.available_cpus import limit_threads
-from olivine.cli import data, evaluation, housekeeping, last_resort, studies, world
+from olivine.cli import conversion, data, evaluation, housekeeping, last_resort, serving, studies, world
 from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, say
 from olivine.console import diagnostics_on
 from olivine.distributed import is_first_process
 from olivine.errors import OlivineError, OtherProcessError, Stopped
+from olivine.process_end import end_process
 from olivine.process_setup import ignore_known_warnings
 from olivine.stop import StopSignal
 from olivine.streams import guard_stderr, release
@@ -36,7 +37,9 @@ app = OnceTyper(
 )
 app.add_typer(evaluation.app)
 app.add_typer(studies.app)
+app.add_typer(serving.app)
 app.add_typer(housekeeping.app)
+app.add_typer(conversion.app)
 app.add_typer(data.app, name="data")
 app.add_typer(world.app, name="world")
 
@@ -54,7 +57,7 @@ def main() -> None:
         log.print("error: standard output could not be written completely", markup=False, highlight=False)
         code = 1
     release(sys.stderr)
-    sys.exit(code)
+    end_process(code)
 
 
 def _exit_code() -> int:

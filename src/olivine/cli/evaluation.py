@@ -120,8 +120,8 @@ def evaluate(
         vlm.model.to(selected_device())
         processes = stack.enter_context(init_distributed(timeout=_LONGEST_WAIT, gpu_tensors=False))
         for benchmark, target in zip(made, targets, strict=True):
-            position = data / benchmark.name if (data / benchmark.name).is_dir() else data
-            requested = Evaluation(benchmark, position, images, target, str(folder), control, prompt, variant, replace)
+            files = data / benchmark.name if (data / benchmark.name).is_dir() else data
+            requested = Evaluation(benchmark, files, images, target, str(folder), control, prompt, variant, replace)
             with Bar(benchmark.name, shown=processes.is_first) as bar:
                 score = run(vlm, folder, requested, bar, processes)
             summaries.append(score.summary())

@@ -51,7 +51,7 @@ DEVICES = {
 #: Samples whose lengths are measured.
 _MEASURED_SAMPLES = 512
 #: Characters of English text per token; no tokenizer is read.
-CHARACTERS_A_TOKEN = 4.0
+CHARACTERS_PER_TOKEN = 4.0
 #: Tokens of template around a conversation.
 _TEMPLATE_TOKENS = 12
 #: Bytes that the driver, the libraries and the allocator use.
@@ -110,12 +110,13 @@ class StageEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A whole recipe on `count` devices at `utilisation` of their stated peak."""
+    """A whole recipe on `count` devices at `utilisation` of their stated peak; what an image takes of a sequence."""
 
     device: Device
     count: int
     utilisation: float
     stages: tuple[StageEstimate, ...]
+    image_tokens: int
 
     @property
     def hours(self) -> float:
@@ -163,11 +164,11 @@ def estimate(
         for stage in recipe.stages
         if not stage.skip
     )
-    return Estimate(target, count, utilisation, stages)
+    return Estimate(target, count, utilisation, stages, shape.patches)
 
 
 def _trained(shape: ModelSize, stage: StageRecipe) -> dict[str, int]:
-    """Return the parameters that a stage trains, by module; under LoRA the adapters stand for their module."""
+    """Return the parameters that a stage trains, by module; under LoRA a module counts as its adapters."""
     sizes = {"vision": shape.tower, "connector": shape.connector, "language": shape.language}
     if stage.lora:
         sizes["language"] = stage.lora.rank * sum(
@@ -271,7 +272,7 @@ def _memory(
         "optimizer": 8 * trained,
     }
     if count > 1 and language_trains and not recipe.sharding.sum_each_sequence:
-        # Not yet summed over processes: those of the whole model wait for the last packed sequence.
+        # Not yet summed over processes: each keeps the whole model's gradients until the last packed sequence.
         parts["gradients"] += 4 * shape.language
     if stage.objective == "contrastive":
         tower_tokens = stage.batch * shape.tower_tokens
@@ -364,7 +365,7 @@ def _lengths(recipe: Recipe, stage: StageRecipe, patches: int) -> Lengths:
             f"data.{stage.data}.json: {source.json_} is missing, so its samples cannot be counted. "
             f"Give stages.{stage.name}.steps=N, or put the file there."
         )
-    assumption = f"assumed: {text} text tokens a sample, {labels} of them labelled, one image each"
+    assumption = f"assumed: {text} text tokens per sample, {labels} of them labelled, one image each"
     return Lengths(stage.steps * stage.batch, patches + text, labels, source.max_length, 1.0, assumption)
 
 
@@ -378,7 +379,7 @@ def measured_lengths(source: DataRecipe, patches: int) -> Lengths:
     selected = np.random.default_rng(0).choice(len(samples), size=min(_MEASURED_SAMPLES, len(samples)), replace=False)
     lengths = []
     for index in selected:
-        with suppress(ItemError):  # training meets it too, and applies the source's policy
+        with suppress(ItemError):  # training finds it too, and applies the source's policy
             lengths.append(_length(samples[int(index)], patches))
     if not lengths:
         raise DataError(f"{source.json_}: none of {len(selected)} samples can be read. Run: olivine data check.")
@@ -389,7 +390,8 @@ def measured_lengths(source: DataRecipe, patches: int) -> Lengths:
         labels=float(measured[:, 1].mean()),
         longest=int(measured[:, 0].max()),
         images=float(measured[:, 2].mean()),
-        source=f"{len(lengths)} of {len(samples):,} of {source.json_.name}, {CHARACTERS_A_TOKEN:g} characters a token",
+        source=f"{len(lengths)} of {len(samples):,} of {source.json_.name}, "
+        f"{CHARACTERS_PER_TOKEN:g} characters per token",
     )
 
 
@@ -398,5 +400,5 @@ def _length(sample: Sample, patches: int) -> tuple[float, float, float]:
     images = len(sample.all_images)
     characters = sum(len(turn.text) for turn in sample.conversation)
     labelled = sum(len(turn.text) for turn in sample.conversation if turn.role is Role.ASSISTANT)
-    tokens = characters / CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS + patches * images
-    return tokens, labelled / CHARACTERS_A_TOKEN + 1, float(images)
+    tokens = characters / CHARACTERS_PER_TOKEN + _TEMPLATE_TOKENS + patches * images
+    return tokens, labelled / CHARACTERS_PER_TOKEN + 1, float(images)

@@ -17,6 +17,7 @@ def lines(made: Estimate) -> Iterator[str]:
         f"{made.count} x {made.device.name} ({made.device.memory / 1e9:.0f} GB, {made.device.peak / 1e12:g} TFLOP/s)"
     )
     yield f"on {where}, at {100 * made.utilisation:.0f} % of the peak (an assumption)"
+    yield f"an image: {made.image_tokens:,} tokens of the language model's sequence"
     for stage in made.stages:
         yield ""
         yield from _stage(stage, made.device.memory)

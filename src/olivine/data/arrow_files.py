@@ -59,12 +59,12 @@ def _open(path: Path, datasets: Any) -> Any:
         raise DataError(_nothing_there(path))
     for file in files:
         open_parquet(file).close()
-    # Turned once into Arrow, which can be mapped, in the library's own cache.
+    # Converted once to Arrow, which can be memory-mapped, in the library's own cache.
     return datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
 
 
 def _nothing_there(path: Path) -> str:
-    """Return the message for a folder without rows of its own: where below it they are, if the layout is known."""
+    """Return the message for a folder without rows: which subfolders have some, if the layout is known."""
     if (path / _DICT).is_file():
         splits = sorted(file.parent.name for file in path.glob(f"*/{_STATE}"))
         return (

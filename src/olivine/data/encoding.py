@@ -131,12 +131,12 @@ class TemplateEncoder:
         return self._encode(self.template.render(conversation, image))
 
     def encode_segments(self, parts: Sequence[Sequence[Piece]]) -> tuple[Tokens, ...]:
-        """Tokenise a shared prefix and what continues it; every boundary must lie beside a marker or a newline."""
+        """Tokenise a shared prefix and what continues it; every boundary must be next to a marker or a newline."""
         shared = parts[0]
         return (self._encode(shared), *(self._encode(part, behind=shared) for part in parts[1:]))
 
     def _encode(self, pieces: Sequence[Piece], *, behind: Sequence[Piece] = ()) -> Tokens:
-        """Tokenise pieces that stand behind others."""
+        """Tokenise pieces that follow others."""
         if self._changes_pieces:
             pieces, behind = self._present(pieces), self._present(behind)
         tokens = self._encode_together(pieces, behind)
@@ -227,7 +227,7 @@ class TemplateEncoder:
         return Tokens(opening + ids, [False] * len(opening) + supervised)
 
     def _encode_apart(self, pieces: Sequence[Piece], behind: Sequence[Piece]) -> Tokens:
-        """Tokenise every run of text between markers by itself, special tokens in it as text."""
+        """Tokenise every run of text between markers separately, special tokens in it as text."""
         opens = self._opens_text(behind)
         ids: list[int] = []
         supervised: list[bool] = []
@@ -307,7 +307,7 @@ class TemplateEncoder:
         return list(self._parsed.text.encode(text, add_special_tokens=False).ids)
 
     def _continuation_ids(self, text: str) -> list[int]:
-        """Tokenise `text` as it stands inside a longer one: without the prefix space some tokenizers add."""
+        """Tokenise `text` as inside a longer one: without the prefix space some tokenizers add."""
         if not text:
             return []
         for context in (":", "\n", ".", "a"):
@@ -316,9 +316,7 @@ class TemplateEncoder:
             cut = starts[0] if starts else len(encoding.ids)
             if all(end <= 1 for _, end in encoding.offsets[:cut]):
                 return list(encoding.ids[cut:])
-        raise RunError(
-            f"the tokenizer joins {text[:20]!r} with whatever stands before it; no label border can be drawn."
-        )
+        raise RunError(f"the tokenizer joins {text[:20]!r} with the text before it; no label border can be drawn.")
 
     def _token_of(self, piece: Piece) -> int:
         """Return the id of a marker or of the image's placeholder."""

@@ -1,7 +1,7 @@
 """Images fitted to the tower's square, normalised, and (in training) flipped and shifted.
 
 Bit-identical to the saved `transformers` image processor; only images so elongated that its intermediate canvas would
-be out of proportion are fitted another way (`_CANVAS_PIXELS`).
+be disproportionately large are fitted another way (`_CANVAS_PIXELS`).
 """
 
 import math
@@ -94,9 +94,9 @@ class ImageTransform:
 def _pad(image: Image.Image, side: int, background: tuple[int, int, int], filtered: Image.Resampling) -> Image.Image:
     """Centre on a square of the background, then resize to `side`.
 
-    A canvas out of proportion is not made: Pillow resizes along the width and then along the height, and so does this,
-    each on a canvas with one side of `side` pixels. For wide images the bits are the same. Tall ones are resized along
-    the height first, which rounds in another order (off by at most 2 of 255 in the tests).
+    A disproportionately large canvas is avoided: Pillow resizes along the width and then along the height, and so does
+    this, each on a canvas with one side of `side` pixels. For wide images the bits are the same. Tall ones are resized
+    along the height first, which rounds in another order (off by at most 2 of 255 in the tests).
     """
     width, height = image.size
     longer = max(width, height)
@@ -112,8 +112,8 @@ def _pad(image: Image.Image, side: int, background: tuple[int, int, int], filter
 def _crop(image: Image.Image, side: int, filtered: Image.Resampling) -> Image.Image:
     """Resize the shorter side to `side`, then crop the centre square (the longer side rounds down, as in transformers).
 
-    If an image is so elongated that the resized one is out of proportion, only what the square shows is resized, from
-    the same coordinates (off by at most 2 of 255 in the tests).
+    If an image is so elongated that the resized one would be disproportionately large, only the visible part is
+    resized, from the same coordinates (off by at most 2 of 255 in the tests).
     """
     width, height = image.size
     size = (side, int(side * height / width)) if width <= height else (int(side * width / height), side)

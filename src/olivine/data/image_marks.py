@@ -1,6 +1,6 @@
-"""Where images stand in a text: `<image>` marks taken out of it, and put as pieces between its parts.
+"""The positions of images in a text: `<image>` marks are taken out of it and put as pieces between its parts.
 
-Which images they are is the sample's or the question's; that a single one goes to the front is `llava_json`'s rule.
+The sample or question knows which images they are; `llava_json` moves a single one to the front.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def pieces_of(turn: Turn) -> list[Piece]:
 
 
 def image_count(conversation: Conversation) -> int:
-    """Return how many images stand in the texts of a conversation."""
+    """Return how many images the texts of a conversation contain."""
     return sum(len(turn.images) for turn in conversation)
 
 

@@ -37,13 +37,13 @@ def parse_item(
     """One item as a `Sample`.
 
     A system turn may come first. As LLaVA's loader does: replies before the first human turn are ignored, and a single
-    image's mark, wherever it stands in a human turn, moves to the front (here: of the conversation) and the turn that
-    held it is stripped. The marks of several images stay where they stand.
+    image's mark, wherever it is in a human turn, moves to the front (here: of the conversation) and the turn that
+    contained it is stripped. The marks of several images keep their positions.
 
     Args:
-        item: what stands in the file.
-        index: its place there.
-        unread: counts keys that nothing reads, each once an item.
+        item: the item as the file has it.
+        index: its number in the file.
+        unread: counts keys that nothing reads, each once per item.
         name: what messages call it; by default its place and id.
         marks: where a single image's mark goes.
 
@@ -124,7 +124,7 @@ def _refuse_half_characters(text: str, where: str) -> None:
 
 
 def _check_alternation(turns: list[Turn], name: str, opening: int) -> None:
-    """Raise where turns, which stand behind `opening` others in the file, do not alternate or a reply is empty."""
+    """Raise if turns, which follow `opening` others in the file, do not alternate or a reply is empty."""
     for number, turn in enumerate(turns):
         expected = Role.ASSISTANT if number % 2 else Role.USER
         position = opening + number + 1

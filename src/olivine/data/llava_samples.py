@@ -118,12 +118,12 @@ def read_through(
     progress: Progress | None = None,
     marks: MarkRule = "front",
 ) -> tuple[LlavaSamples, int]:
-    """Read every item once; return the usable ones, and how many items there are in total.
+    """Read every item once; return the usable ones, and the total number of items.
 
     Args:
         path: the JSON file.
         images: the root of the image paths.
-        on_error: called with what is wrong with a broken item, and its number.
+        on_error: called with a broken item's error and its number.
         on_sample: called with each usable sample, what it was parsed from, and its number.
         unread: counts keys that nothing reads.
         progress: called with (bytes read, total bytes).

@@ -1,7 +1,7 @@
 """How large a Parquet file becomes when it is read, determined before it is read.
 
-A value that is stored once and named many times, zeros that were compressed, or millions of rows of nothing can make
-gigabytes of a few kilobytes. Opening is in `parquet_files`.
+A value stored once and referenced many times, compressed zeros, or millions of empty rows can turn a few kilobytes into
+gigabytes. Opening is in `parquet_files`.
 """
 
 from pathlib import Path
@@ -12,24 +12,24 @@ from olivine.errors import DataError
 #: A file may expand to this many bytes, or this many times its size, whichever is more.
 _FREE, _TIMES = 256 * 2**20, 100
 _BATCH_ROWS = 16
-#: What a row takes at least once it is a Python object, whatever it holds.
+#: The least bytes of a row as a Python object.
 _ROW_BYTES = 128
-#: What a value of a type takes in memory at least, present or not: of a text, where it ends.
+#: The least bytes of a value by type, null or not; for a text, its offset.
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "BYTE_ARRAY": 4}
 
 
 def require_bounded(path: Path, file: Any) -> None:
-    """Raise where a Parquet file would become far more than it is.
+    """Raise if a Parquet file would expand far beyond its size.
 
     The sizes in its metadata are summed; dictionary values count as often as they can be referenced, and if that is too
     much, the actual sizes are counted, a few rows at a time.
 
     Args:
-        path: where it lies.
-        file: the same, opened by pyarrow; what that raises for a damaged file is raised here too.
+        path: the file.
+        file: the same, opened by pyarrow; its errors on a damaged file are raised unchanged.
 
     Raises:
-        DataError: it would.
+        DataError: it would expand beyond the limit.
     """
     size = path.stat().st_size
     limit = max(_FREE, _TIMES * size)
@@ -41,7 +41,7 @@ def require_bounded(path: Path, file: Any) -> None:
 
 
 def _columns(path: Path, opened: Any) -> tuple[int, set[str]]:
-    """(bytes of all columns without compression, columns whose dictionary may expand beyond all bounds)."""
+    """Return (uncompressed bytes of all columns, columns whose dictionary may expand beyond the limit)."""
     metadata, schema = opened.metadata, opened.schema
     plain, expanded = metadata.num_rows * _ROW_BYTES, 0
     possible: dict[str, int] = {}

@@ -12,7 +12,7 @@ from olivine.records import Conversation, Role
 
 
 class PieceKind(Enum):
-    """What a piece of the rendered text stands for."""
+    """What a piece of the rendered text means."""
 
     MARKER = auto()
     """One special token, by its exact name in the tokenizer; `<bos>` and `<eos>` stand for its own names."""
@@ -51,7 +51,7 @@ class ChatTemplate:
 
     Attributes:
         name: its name in recipes.
-        render: pieces of a conversation (second argument: whether an image comes first, besides those that stand in
+        render: pieces of a conversation (second argument: whether an image comes first, besides those within
             its turns). A conversation that ends with a user turn is rendered up to where the model's reply begins.
         stop: the marker that ends a reply.
         jinja: the same template for `transformers`, without the beginning-of-sequence token.

@@ -11,10 +11,10 @@ TEXT = " | replace('<image>', '<image >')"
 
 
 def content_macro(image: str) -> str:
-    """Return a macro `content(message)`: the only image, written as `image`, then the text; several where they stand.
+    """Return a macro `content(message)`: the only image, written as `image`, then the text; several in place.
 
-    With several images in the conversation, `shown.images`, parts stand in their order, each on a line of its own, as
-    `layouts` reads them from a file.
+    With several images in the conversation, `shown.images`, parts keep their order, each on its own line, as `layouts`
+    reads them from a file.
     """
     return (
         "{%- set shown = namespace(images=0) -%}"

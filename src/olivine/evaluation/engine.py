@@ -75,10 +75,10 @@ class AnsweringEngine:
         self._decoder = decoder or decoder_for(vlm, vlm.stop_ids(self._encoder), max_new_tokens)
 
     def answer(self, questions: Sequence[Question], images: ImageSource | Path | None) -> Iterator[Answer]:
-        """Answers as they come, grouped by images; `images` is where those are, or the root of their paths.
+        """Yield answers as they come, grouped by images; `images` is where those are, or the root of their paths.
 
-        An image that cannot be read fails its questions and no others; what breaks while a lot of questions is run
-        (memory, say) fails that lot. So does a prompt whose marks are not as many as its images.
+        An image that cannot be read fails its questions and no others; an error while a chunk of questions is run
+        (out of memory, say) fails that chunk, as does a prompt with more or fewer marks than images.
         """
         images = image_source(images) if images is not None else None
         with reading(images, self._vlm.transform.fitted_pixels, self._readers) as reader:
@@ -106,10 +106,10 @@ class AnsweringEngine:
     def _about_several_images(
         self, questions: Sequence[Question]
     ) -> tuple[dict[tuple[int, ...], list[_Group]], list[Answer]]:
-        """Questions about several images each, by prefix and then by images; and failed answers to broken prompts.
+        """Return questions about several images by prefix and then by images, and failed answers to broken prompts.
 
-        A prefix that a question has for itself is part of its continuation, behind an empty one: such questions then
-        run together, whatever stands before their images.
+        A prefix that only one question has becomes part of its continuation, after an empty prefix: such questions then
+        run together, whatever precedes their images.
         """
         encoded: dict[tuple[tuple[int, ...], tuple[str, ...]], list[tuple[Question, list[int]]]] = {}
         failed = []
@@ -186,7 +186,7 @@ class AnsweringEngine:
         unique = list(dict.fromkeys(order)) if several else order
         pixels = torch.from_numpy(np.stack([fitted[name] for name in unique]))
         if self._vlm.device.type == "cuda":
-            pixels = pixels.pin_memory()  # the copy to the device is then waited for by nobody
+            pixels = pixels.pin_memory()  # so that nothing waits for the copy to the device
         features = self._vlm.project(self._vlm.patch_features(pixels))
         if not several:
             return features

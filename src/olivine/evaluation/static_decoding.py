@@ -115,7 +115,7 @@ class _Batch:
         self.replay: Callable[[], None] | None = None
 
     def clear(self) -> None:
-        """Make ready for tokens that nobody asked for."""
+        """Prepare for tokens that are not needed."""
         self._keys.clear()
         for state in (self._token, self._position, self._number, self._finished):
             state.zero_()
@@ -164,7 +164,7 @@ class _Batch:
 
 
 class _LaggedFlag:
-    """A yes or no of the device's, read a while after it was noted: by then it has come by itself."""
+    """A flag of the device, read some steps after it was noted: by then its copy has arrived and nothing waits."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface, AutoModel
 
-#: Two lengths give a line: bytes a token, and what does not depend on tokens.
+#: Two lengths determine a line: bytes per token, and a constant.
 _SHORT, _LONG = 1024, 2048
 
 
@@ -50,7 +50,7 @@ def _saved_bytes(config: Any, tokens: int, trains: bool, bf16: bool) -> int:
     one_block.pad_token_id = None
     dtype = torch.bfloat16 if bf16 and not trains else torch.float32
     seen: dict[int, int] = {}
-    alive: list[Tensor] = []  # a storage's address says nothing once it is free
+    alive: list[Tensor] = []  # the address of a freed storage may be reused
 
     def note(tensor: Tensor) -> Tensor:
         alive.append(tensor)

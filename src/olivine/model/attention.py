@@ -1,8 +1,9 @@
-"""Attention for packed rows, registered with transformers' attention interface under `PACKED`.
+"""Attention for packed sequences, registered with transformers' attention interface under `PACKED`.
 
-Each example attends within itself only; linear layers never see padding, and no row-by-row mask is ever built. On CUDA
-in half precision the row goes through `torch.nn.attention.varlen` as it lies; elsewhere through SDPA, group by group.
-Which of the two is decided once a run, by `choose_attention`; a row then brings what that one needs and nothing else.
+Each example attends within itself only; linear layers never see padding, and no mask per sequence is ever built. On
+CUDA in half precision the whole sequence goes through `torch.nn.attention.varlen`; elsewhere through SDPA, group
+by group. Which of the two is decided once a run, by `choose_attention`; a sequence then brings what that one needs and
+nothing else.
 """
 
 import functools
@@ -22,7 +23,8 @@ from olivine.errors import RunError
 from olivine.model.capped_attention import capped_attention, flex_attention_over_spans, why_not_flex
 from olivine.model.packed_masks import PackedMasks
 
-#: The name to give `attn_implementation`; the model's forward then needs `packed_groups` and `packed_spans` of the row.
+#: The name to give `attn_implementation`; the model's forward then needs `packed_groups` and `packed_spans` of the
+#: sequence.
 PACKED = "olivine_packed"
 
 
@@ -37,15 +39,15 @@ def _find_kernel() -> tuple[Callable[..., Any] | None, bool]:
     return (varlen_attn if "window_size" in parameters else None), "enable_gqa" in parameters
 
 
-#: Resolved here, since a question inside a compiled block would break its graph.
+#: Resolved here, since a check inside a compiled block would break its graph.
 KERNEL, KERNEL_GROUPS_HEADS = _find_kernel()
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionChoice:
-    """Which attention packed rows take, and why, in words.
+    """Which attention packed sequences take, and why, in words.
 
-    The kernel without padding (`varlen`), torch's flex_attention over the whole row (`flex`), or SDPA by groups.
+    The kernel without padding (`varlen`), torch's flex_attention over the whole sequence (`flex`), or SDPA by groups.
     """
 
     varlen: bool
@@ -54,7 +56,7 @@ class AttentionChoice:
 
     @property
     def by_spans(self) -> bool:
-        """Whether a row brings its spans alone, and no groups."""
+        """Whether a packed sequence carries its spans only, and no groups."""
         return self.varlen or self.flex
 
     def __str__(self) -> str:
@@ -68,7 +70,7 @@ def choose_attention(config: Any, device: torch.device, dtype: torch.dtype) -> A
     Args:
         config: the language model's.
         device: where it runs.
-        dtype: of its matrix products: autocast's where that is on, whatever the weights' own.
+        dtype: of its matrix products: autocast's if that is on, else the weights'.
     """
     if getattr(config, "attn_logit_softcapping", None) is not None:
         why_not_flexed = why_not_flex(config, device)
@@ -79,7 +81,7 @@ def choose_attention(config: Any, device: torch.device, dtype: torch.dtype) -> A
 
 
 def why_not_varlen(config: Any, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why torch's kernel for sequences of different lengths cannot run, in words; None where it can."""
+    """Return why torch's kernel for sequences of different lengths cannot run, in words; None if it can."""
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if device.type != "cuda":
         return f"the kernel without padding needs CUDA, and this is {device.type}"
@@ -112,16 +114,16 @@ def packed_attention(
     packed_masks: PackedMasks | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention over one packed row.
+    """Scaled dot-product attention over one packed sequence.
 
     Args:
-        query: `[1, heads, tokens, head_dim]`, rotated already; `key` and `value` likewise with key-value heads.
-        attention_mask: must be None; the groups say who sees whom.
+        query: `[1, heads, tokens, head_dim]`, rotated already; `key` and `value` the same, with key-value heads.
+        attention_mask: must be None; the groups define who sees whom.
         sliding_window: how many tokens a query sees, itself included; None for all before it.
         softcap: scores become softcap * tanh(score / softcap); None for none.
-        packed_groups: the row's groups, handed down from the model's forward; where there are none,
-        packed_spans: the row's spans, and the kernel without padding is taken (with a soft cap, flex_attention).
-        packed_masks: the row's, for windows in groups and for flex_attention.
+        packed_groups: the sequence's groups, handed down from the model's forward; where there are none,
+        packed_spans: the sequence's spans, and the kernel without padding is taken (with a soft cap, flex_attention).
+        packed_masks: the sequence's, for windows in groups and for flex_attention.
 
     Returns:
         `[1, tokens, heads, head_dim]`, and no weights.
@@ -129,7 +131,7 @@ def packed_attention(
     Raises:
         RunError: the module asks for what is not computed here (attention sinks, say).
     """
-    assert attention_mask is None, "a packed row brings no mask"
+    assert attention_mask is None, "a packed sequence brings no mask"
     refuse_unknown(others)
     if packed_groups:
         how = _How(scaling, dropout, sliding_window, softcap)
@@ -143,7 +145,7 @@ def packed_attention(
     return flex_attention_over_spans(query, key, value, packed_spans, blocks, scaling, sliding_window, softcap), None
 
 
-#: What modules hand on to every attention function, and none needs.
+#: What modules pass to every attention function, and none needs.
 _HARMLESS = frozenset(
     {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict", "is_causal",
      "position_embeddings", "past_key_values", "cache", "cache_position", "layer_idx", "num_items_in_batch"}
@@ -151,10 +153,10 @@ _HARMLESS = frozenset(
 
 
 def refuse_unknown(options: dict[str, Any]) -> None:
-    """Refuse what a module asks of attention and none of our functions computes: ignored, it would be silently wrong.
+    """Refuse attention options that none of these functions computes: ignoring them would be silently wrong.
 
     Raises:
-        RunError: an option that is given and unknown.
+        RunError: an unknown option is given.
     """
     for name, value in options.items():
         if value is not None and name not in _HARMLESS:
@@ -205,10 +207,10 @@ def _grouped_attention(
 
 
 def _gathered(by_token: Tensor, token_positions: Tensor) -> Tensor:
-    """`[tokens, heads, head_dim]` at places `[blocks, length]`: `[blocks, heads, length, head_dim]`.
+    """Return `[tokens, heads, head_dim]` at positions `[blocks, length]` as `[blocks, heads, length, head_dim]`.
 
-    Shared keys stand in many blocks. With several threads the gradient of `by_token[places]` adds them up in any order;
-    that of a lookup in a table gives each token to one thread, which adds in the order of the places.
+    Shared keys occur in many blocks. With several threads the gradient of `by_token[positions]` adds them in any order;
+    that of an embedding lookup gives each token to one thread, which adds in the order of the positions.
     """
     found = F.embedding(token_positions, by_token.flatten(1))
     return found.view(*token_positions.shape, *by_token.shape[1:]).transpose(1, 2)
@@ -244,17 +246,18 @@ def varlen_attention(
     *,
     window: int | None = None,
 ) -> Tensor:
-    """Return the same attention without padding or copies of queries; keys of a shared part are gathered once a part.
+    """Return the same attention without padding or copies of queries; keys of a shared part are gathered once per part.
 
     Args:
-        query, key, value: as for `packed_attention`. Trained weights are fp32, and so under autocast are queries and
-            keys, which the rotary embedding multiplied by fp32; the value is as its product left it, in half precision,
-            and the others are cast to that.
-        spans: the row's.
+        query, key, value: as for `packed_attention`. With fp32 weights under autocast, queries and keys are fp32,
+        because
+            the rotary embedding multiplies them by fp32; the value has its product's half precision, and the others are
+            cast to that.
+        spans: the sequence's.
         scaling: the logits' multiplier.
-        kernel: what computes it; None is torch's `varlen_attn`, `KERNEL`.
-        window: how many tokens a query sees, itself included: a span's keys lie in the order of their positions,
-            without gaps, so that places count them.
+        kernel: the function that computes it; None is torch's `varlen_attn`, `KERNEL`.
+        window: how many tokens a query sees, itself included: a span's keys are in the order of their positions,
+            without gaps, so that distances between indices are distances between positions.
 
     Returns:
         `[1, tokens, heads, head_dim]`.
@@ -263,7 +266,7 @@ def varlen_attention(
     if spans.gather is not None:
         k, v = k.index_select(0, spans.gather), v.index_select(0, spans.gather)
     run = KERNEL if kernel is None else kernel
-    assert run is not None, "choose_attention was asked before"
+    assert run is not None, "choose_attention was called before"
     grouped: dict[str, Any] = {}
     if k.shape[1] != q.shape[1]:
         if KERNEL_GROUPS_HEADS or kernel is not None:
@@ -290,10 +293,10 @@ AttentionInterface.register(PACKED, packed_attention)
 
 
 def compile_layers(layers: Sequence[nn.Module], *, varlen: bool) -> None:
-    """Compile blocks in place, one by one, for rows of any length.
+    """Compile blocks in place, one by one, for sequences of any length.
 
-    With the kernel without padding a block is one graph. Where attention goes group by group it is left as it is: their
-    number changes from row to row, and each would be compiled anew.
+    With the kernel without padding a block is one graph. Where attention goes group by group it is not compiled: the
+    number of groups differs between sequences, and each would be compiled again.
     """
     AttentionInterface.register(PACKED, packed_attention if varlen else torch.compiler.disable(packed_attention))
     for layer in layers:

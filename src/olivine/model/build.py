@@ -1,9 +1,9 @@
-"""From a recipe's model section to a `VisionLanguageModel`: parts loaded or started at random, then assembled.
+"""From a recipe's model section to a `VisionLanguageModel`: modules loaded or initialised at random, then assembled.
 
 Saving and loading whole models is in `checkpoint`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from olivine.model.companion import COMPANION, read_companion, verify_module_fil
 from olivine.model.configuration import model_config, understood
 from olivine.model.connectors.base import Shape
 from olivine.model.connectors.llava import initialise, llava_class
+from olivine.model.encoders import chat_template, template_encoder
 from olivine.model.hub import CONFIGURATION, WEIGHTS, local_folder
 from olivine.model.languages.registry import language_family
 from olivine.model.languages.traits import language_traits
@@ -29,29 +30,58 @@ from olivine.random_state import RandomState
 from olivine.recipe import ModelRecipe, Source, TokenizerRecipe, VisionRecipe
 from olivine.registry import locate
 
+#: The key of the model's own chat template, which messages advise to set.
+_TEMPLATE = "model.language.template"
+
 
 def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]]) -> VisionLanguageModel:
     """Build the model that a recipe describes, in fp32 on the CPU.
 
     Args:
         recipe: the model section.
-        seed: decides every random start.
-        texts: what a tokenizer is trained on, asked for only if the recipe has one trained.
+        seed: decides every random initialisation.
+        texts: what a tokenizer is trained on, called only if the recipe trains one.
 
     Raises:
-        RequestError: a part that cannot be found, fetched or used, with its key in the recipe.
+        RequestError: a module that cannot be found, fetched or used, with its key in the recipe.
     """
     with RandomState(seed).active():
         return _build(_with_located_parts(recipe), seed, texts)
 
 
+def check_buildable(recipe: ModelRecipe, templates: Mapping[str, str]) -> None:
+    """Refuse what `build` would, as far as configurations and the tokenizer tell; no weights and no data are read.
+
+    Args:
+        recipe: the model section.
+        templates: those that will be used besides the model's own, by their keys in the recipe.
+
+    Raises:
+        RequestError: a part that cannot be found or used, or a template that the tokenizer cannot write.
+    """
+    recipe = _with_located_parts(recipe)
+    plan, language = plan_tower(recipe.vision), _language_config(recipe.language.from_)
+    _, connector_config = llava_class(recipe.connector, _shape(plan, language))
+    # Which special tokens a trained tokenizer has does not depend on the texts.
+    tokenizer = _load_tokenizer(recipe, lambda: ("a",))
+    if _is_trained(recipe):
+        check_vocabulary_rows(tokenizer, language.vocab_size, "model.language.tokenizer")
+    own = recipe.language.template or _template_of(recipe.language.from_, language, tokenizer)
+    image = {"image_token_id": image_token(tokenizer), "image_tokens": connector_config["image_seq_length"]}
+    for key, name in {_TEMPLATE: own, **templates}.items():
+        try:
+            template_encoder(chat_template(tokenizer, name), tokenizer, **image)
+        except RequestError as error:
+            raise RequestError(f"{key}: {str(error).replace(_TEMPLATE, key)}") from None
+
+
 def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -> VisionLanguageModel:
     plan = plan_tower(recipe.vision)
+    model_class, connector_config = llava_class(recipe.connector, _shape(plan, _language_config(recipe.language.from_)))
+    tokenizer = _load_tokenizer(recipe, texts)
     tower = load_tower(plan)
     language = _load_language(recipe.language.from_)
-    tokenizer = _load_tokenizer(recipe, texts)
     image_token_id = _add_image_token(tokenizer, language, recipe)
-    model_class, connector_config = llava_class(recipe.connector, _shape(plan, language.config))
     config = model_class.config_class(
         vision_config=tower.config,
         text_config=language.config,
@@ -60,7 +90,7 @@ def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -
         vision_feature_select_strategy=plan.strategy,
         **connector_config,
     )
-    # The skeleton holds no memory; only the connector is made here, all else is already loaded.
+    # The skeleton takes no memory; only the connector is created here, everything else is already loaded.
     with torch.device("meta"):
         model = model_class(config)
     model.model.vision_tower = tower
@@ -70,7 +100,7 @@ def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -
     initialise(model.model.multi_modal_projector, recipe.connector, torch.Generator().manual_seed(seed))
     model.tie_weights()
     if language_traits(language.config).cap is not None:
-        # Newer versions of transformers take eager mode by themselves; older ones SDPA, which leaves the cap out.
+        # Newer versions of transformers choose eager mode themselves; older ones SDPA, which ignores the cap.
         model.model.language_model.set_attn_implementation("eager")
 
     template = recipe.language.template or _template_of(recipe.language.from_, language.config, tokenizer)
@@ -87,12 +117,12 @@ def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -
 def _with_located_parts(recipe: ModelRecipe) -> ModelRecipe:
     """Return the recipe with named sources (`SCHEME:NAME`) replaced by the folders that they stand for."""
 
-    def position(source: Source) -> Source:
+    def folder_or_id(source: Source) -> Source:
         return locate(source) if isinstance(source, str) else source
 
-    language = {"from_": position(recipe.language.from_)}
+    language = {"from_": folder_or_id(recipe.language.from_)}
     if isinstance(recipe.language.tokenizer, str):
-        language["tokenizer"] = position(recipe.language.tokenizer)
+        language["tokenizer"] = folder_or_id(recipe.language.tokenizer)
     return recipe.model_copy(
         update={
             "vision": _with_located_towers(recipe.vision),
@@ -122,12 +152,12 @@ def build_tower(recipe: VisionRecipe) -> tuple[Any, TowerPlan]:
 
 
 def skeleton(recipe: ModelRecipe) -> tuple[Any, TowerPlan]:
-    """Return the model that `build` would make, without memory: shapes alone, on the meta device; and its tower's plan.
+    """Return the model that `build` would make, on the meta device (shapes without memory), and its tower's plan.
 
-    No tokenizer is read: where the language model's own rows would not hold `<image>`, 64 more are taken for granted.
+    No tokenizer is read: if the language model's own rows have no space for `<image>`, 64 more are assumed.
 
     Raises:
-        RequestError: a part whose configuration cannot be found or used.
+        RequestError: a module whose configuration cannot be found or used.
     """
     recipe = _with_located_parts(recipe)
     plan, language = plan_tower(recipe.vision), _language_config(recipe.language.from_)
@@ -186,17 +216,21 @@ def _load_tokenizer(recipe: ModelRecipe, texts: Callable[[], Iterable[str]]) -> 
 def _add_image_token(tokenizer: Any, language: Any, recipe: ModelRecipe) -> int:
     """Give the language model a row for every id, `<image>` included; returns that id.
 
-    Rows are padded to a multiple of 64, as LLaVA-Gemma's conversion does (256,064 for Gemma). A trained embedding gets
-    no other row than that of `<image>`, which is never read; one that starts at random grows to its tokenizer.
+    Rows are padded to a multiple of 64, as LLaVA-Gemma's conversion does (256,064 for Gemma). A pretrained embedding
+    gets no new row but that of `<image>`, which is never read; a random one is enlarged to fit its tokenizer.
     """
     rows: int = language.get_input_embeddings().num_embeddings
-    trained = not isinstance(recipe.language.from_, dict) and not isinstance(recipe.language.tokenizer, TokenizerRecipe)
-    if trained:
+    if _is_trained(recipe):
         check_vocabulary_rows(tokenizer, rows, "model.language.tokenizer")
     token_id = image_token(tokenizer)
     if max(len(tokenizer), token_id + 1) > rows:
         language.resize_token_embeddings(max(len(tokenizer), token_id + 1), pad_to_multiple_of=64)
     return token_id
+
+
+def _is_trained(recipe: ModelRecipe) -> bool:
+    """Whether the language model comes with weights, so that its token table has a row for each id of a tokenizer."""
+    return not isinstance(recipe.language.from_, dict) and not isinstance(recipe.language.tokenizer, TokenizerRecipe)
 
 
 def _template_of(source: Source, config: Any, tokenizer: Any) -> str:
@@ -206,11 +240,11 @@ def _template_of(source: Source, config: Any, tokenizer: Any) -> str:
         if (folder / COMPANION).is_file():
             return read_companion(folder).template
     family = language_family(config.model_type)
-    return family.template(tokenizer.get_vocab().keys(), TEMPLATES.keys(), "model.language.template")
+    return family.template(tokenizer.get_vocab().keys(), TEMPLATES.keys(), _TEMPLATE)
 
 
 def _own_stop_ids(recipe: ModelRecipe, language: Any) -> list[int]:
-    """Return what ends a reply by the language model's own generation settings; none where its tokenizer is another."""
+    """Return the stop tokens of the language model's own generation settings; none if another tokenizer is used."""
     if isinstance(recipe.language.from_, dict) or recipe.language.tokenizer is not None:
         return []
     return stop_ids_of(language.generation_config)

@@ -4,6 +4,7 @@ transformers 5.24 renamed `past_key_values` to `cache`, and drops the old name i
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -52,3 +53,16 @@ def run_by_position(
         **{CACHE: DynamicCache() if cache is None else cache},
     )
     return outputs.last_hidden_state, getattr(outputs, CACHE)
+
+
+def keys_and_values(cache: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return each layer's keys and values, `[sequences, heads, tokens, head_dim]`, in a cache of full attention."""
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def cache_from(layers: Sequence[tuple[Tensor, Tensor]]) -> Any:
+    """Return a cache that holds these keys and values, one pair for each layer, as `keys_and_values` returns them."""
+    cache = DynamicCache()
+    for number, (keys, values) in enumerate(layers):
+        cache.update(keys, values, number)
+    return cache

@@ -1,6 +1,6 @@
 """Whole models to and from disk: a plain transformers LLaVA folder, with processor, chat template and stop tokens.
 
-Training state for resuming is in `train`.
+Training state for resuming is in `training`.
 """
 
 from pathlib import Path
@@ -23,6 +23,7 @@ from olivine.model.companion import COMPANION as COMPANION
 from olivine.model.companion import Companion, read_companion, verify, write_companion
 from olivine.model.configuration import folder_config, understood
 from olivine.model.connectors.llava import image_tokens
+from olivine.model.hub_names import rename_saved, state_to_save
 from olivine.model.languages.registry import language_family
 from olivine.model.processor import finish_configs, processor
 from olivine.model.tokenizers import check_vocabulary_rows, folder_tokenizer
@@ -30,7 +31,7 @@ from olivine.model.towers.assembly import shown_features
 from olivine.model.vlm import VisionLanguageModel
 from olivine.model.weights import load_weights, tensors_in, whole_naming
 
-#: What messages call a model folder.
+#: The name of a model folder in messages.
 _KEY = "checkpoint"
 
 
@@ -44,12 +45,14 @@ def save(
     """Write a folder that `LlavaForConditionalGeneration` and `AutoProcessor` load as it is.
 
     `transform` is the one to use at inference; None takes the model's own. Weights keep their dtype; `weights`
-    is the whole model's state where `vlm` holds only a part of it. The folder appears whole or not at all.
+    is the whole model's state if `vlm` holds only a shard of it. The folder appears complete or not at all.
     """
     transform = transform or vlm.transform
     saved_processor = processor(vlm, transform)  # first: it may give the model a pad token
     with atomic_folder(folder) as temporary, without_progress_bars():
-        vlm.model.save_pretrained(temporary, state_dict=weights)
+        state = vlm.model.state_dict() if weights is None else weights
+        vlm.model.save_pretrained(temporary, state_dict=state_to_save(state, vlm.model.config))
+        rename_saved(temporary, vlm.model.config)
         saved_processor.save_pretrained(temporary)
         finish_configs(temporary)
         write_companion(temporary, vlm.template, transform)
@@ -58,8 +61,8 @@ def save(
 def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
     """Read a folder that `save` wrote, with weights in the dtype they were saved in.
 
-    `to_train` reads by way of fp32: transformers makes Gemma's embedding scale in the dtype it loads, and training on
-    from bf16 weights must not go on with a rounded one.
+    `to_train` reads by way of fp32: transformers makes Gemma's embedding scale in the dtype it loads, and training
+    from bf16 weights must not continue with a rounded one.
 
     Raises:
         RequestError: no such folder, not one of Olivine's, or with weights missing, damaged or of another model.
@@ -108,7 +111,7 @@ def _load_model(folder: Path, config: Any, *, to_train: bool) -> Any:
 
 
 def _check_together(folder: Path, model: Any, tokenizer: Any, companion: Companion) -> None:
-    """Refuse parts that do not belong to one another: each is whole, but answers would be noise."""
+    """Refuse files that do not belong together: each is intact, but answers would be noise."""
     rows: int = model.get_input_embeddings().num_embeddings
     check_vocabulary_rows(tokenizer, rows, f"{_KEY}: {folder}")
     placeholder, known = model.config.image_token_id, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)

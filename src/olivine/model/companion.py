@@ -1,4 +1,4 @@
-"""What a model folder of Olivine's holds beside transformers' own files: template, image transform and checksums.
+"""What Olivine's model folders contain beside transformers' own files: template, image transform and checksums.
 
 Writing and reading the folder itself is in `checkpoint`.
 """
@@ -48,8 +48,8 @@ class Companion(BaseModel):
 
     Attributes:
         template: name of the chat template that the model was trained with.
-        image: what fits images to the tower.
-        files: checksums of the folder's files by name; None in folders that others wrote, or an older Olivine.
+        image: the transform that fits images to the tower.
+        files: checksums of the folder's files by name; None in folders of other tools or of an older Olivine.
     """
 
     olivine: str = ""
@@ -72,7 +72,7 @@ def write_companion(folder: Path, template: str, transform: ImageTransform) -> N
         "mean": list(transform.mean),
         "std": list(transform.std),
     }
-    if transform.resample != "bicubic":  # what older versions of this file stand for
+    if transform.resample != "bicubic":  # the default, which older versions of this file mean
         image["resample"] = transform.resample
     described: dict[str, Any] = {"olivine": __version__, "template": template, "image": image}
     write_json(folder / COMPANION, {**described, "files": checksums(folder)})
@@ -82,7 +82,7 @@ def read_companion(folder: Path) -> Companion:
     """Read a model folder's olivine.json.
 
     Raises:
-        DataError: a value is missing or cannot be meant; the message names it.
+        DataError: a value is missing or invalid; the message names it.
     """
     path = folder / COMPANION
     try:
@@ -115,7 +115,7 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def verify(folder: Path, companion: Companion) -> None:
-    """Compare a model folder's files with their checksums; a folder without any is used, and said to be unverified.
+    """Compare a model folder's files with their checksums; a folder without any is used and reported as unverified.
 
     Raises:
         DataError: a file is missing, shorter, damaged, edited or added; the message names it.
@@ -133,11 +133,11 @@ def verify(folder: Path, companion: Companion) -> None:
 
 
 def verify_module_files(folder: Path, names: Iterable[str]) -> None:
-    """Compare those files of a model folder that a part is read from; other folders have no checksums to compare.
+    """Compare those files of a model folder that a module is read from; other folders have no checksums to compare.
 
     Args:
-        folder: any folder; only part of it may have been fetched from the hub.
-        names: file names of the part; `*` stands for anything.
+        folder: any folder; it may have been fetched from the hub only partly.
+        names: file names of the module; `*` matches anything.
 
     Raises:
         DataError: as `verify`, but for files that are missing.

@@ -1,7 +1,7 @@
-"""Attention of one new token a sequence over keys in memory of fixed size, registered under `DECODING`.
+"""Attention of one new token per sequence over keys in memory of fixed size, registered under `DECODING`.
 
 Nothing in it depends on a value that is on the device: no wait, and the same operations for every token, which a CUDA
-graph can hold. How prompts get there and what is done with the tokens is in `evaluate.static_decoding`.
+graph can capture. How prompts get there and what is done with the tokens is in `evaluation.static_decoding`.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class FixedKeys:
 
     Attributes:
         keys, values: for each layer `[sequences, key-value heads, capacity, head_dim]`.
-        visible: `[sequences, 1, 1, capacity]` bool, what a new token sees where there is no window.
+        visible: `[sequences, 1, 1, capacity]` bool, what a new token sees without a window.
         positions: `[sequences, capacity]` int64, the keys'.
         column: `[1]` int64, where the next token's key goes, in all sequences.
     """
@@ -39,7 +39,7 @@ class FixedKeys:
         self.visible = torch.zeros(sequences, 1, 1, capacity, dtype=torch.bool, device=device)
         self.column = torch.zeros(1, dtype=torch.int64, device=device)
         self.positions = torch.zeros(sequences, capacity, dtype=torch.int64, device=device)
-        # One a window, filled anew for each token: a CUDA graph holds their addresses.
+        # One per window, refilled for each token: a CUDA graph holds their addresses.
         windows = {window for window in language_traits(config).windows if window is not None}
         self._within = {window: torch.zeros_like(self.visible) for window in windows}
         self._one = torch.ones(sequences, 1, 1, 1, dtype=torch.bool, device=device)
@@ -48,8 +48,8 @@ class FixedKeys:
         """Take the prompts' keys and values from a transformers cache.
 
         Args:
-            cache: what the model returned for the prompts; at most as many sequences as are here.
-            mask: `[prompts, tokens]`, not 0 where a token is no padding.
+            cache: what the model returned for the prompts; at most as many sequences as this object has.
+            mask: `[prompts, tokens]`, nonzero where a token is not padding.
         """
         prompts, tokens = mask.shape
         for number, layer in enumerate(cache.layers):
@@ -60,7 +60,7 @@ class FixedKeys:
         self.positions[:prompts, :tokens].copy_((mask != 0).long().cumsum(dim=1) - 1)
 
     def clear(self, column: int = 0) -> None:
-        """Show nothing but each sequence's first key (a query that sees none gives NaN), and go on at a column."""
+        """Make only each sequence's first key visible (a query that sees none gives NaN), and continue at a column."""
         self.visible.zero_()
         self.visible[..., 0] = True
         self.positions.zero_()
@@ -94,11 +94,11 @@ def decoding_attention(
     fixed_keys: FixedKeys,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Put one token's key and value in their place, and attend to all that are visible.
+    """Store one token's key and value, and attend to all that are visible.
 
     Args:
-        query: `[sequences, heads, 1, head_dim]`, rotated already; `key` and `value` likewise with key-value heads.
-        attention_mask: must be None; `fixed_keys` says what is visible.
+        query: `[sequences, heads, 1, head_dim]`, rotated already; `key` and `value` the same, with key-value heads.
+        attention_mask: must be None; `fixed_keys` defines what is visible.
         sliding_window: how many tokens a query sees, itself included; None for all before it.
         softcap: scores become softcap * tanh(score / softcap); None for none.
 
@@ -108,15 +108,15 @@ def decoding_attention(
     Raises:
         RunError: the module asks for what is not computed here.
     """
-    assert not dropout, "no answer is given in training mode"
+    assert not dropout, "answers are not given in training mode"
     refuse_unknown(others)
-    assert attention_mask is None, "what is visible is said by fixed_keys"
+    assert attention_mask is None, "fixed_keys defines what is visible"
     sequences, heads, tokens, width = query.shape
-    assert tokens == 1, "one new token a sequence"
+    assert tokens == 1, "one new token per sequence"
     layer: int = module.layer_idx  # type: ignore[assignment]  # transformers numbers its attention modules
     keys = fixed_keys.keys[layer].index_copy_(2, fixed_keys.column, key.to(fixed_keys.keys[layer].dtype))
     values = fixed_keys.values[layer].index_copy_(2, fixed_keys.column, value.to(fixed_keys.values[layer].dtype))
-    # The heads that share a key take the place of queries, which with one token is free: no key is repeated.
+    # The heads that share a key use the query dimension, which is free with one token: no key is repeated.
     grouped = query.reshape(sequences, key.shape[1], heads // key.shape[1], width).to(keys.dtype)
     mask = fixed_keys.seen(sliding_window)
     if softcap is None:

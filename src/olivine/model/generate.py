@@ -1,6 +1,6 @@
-"""One question at a time through transformers' own `generate`: the plain way, for looking in during training.
+"""One question at a time through transformers' own `generate`: for answers shown during training.
 
-It is also the reference that the answering engine in `evaluate` is tested against.
+It is also the reference that the answering engine in `evaluation` is tested against.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ def answer_one(
     system: str | None = None,
     max_new_tokens: int = 64,
 ) -> str:
-    """Greedy answer to one question about its images (or none), special tokens left out and stripped.
+    """Return the greedy answer to one question about its images (or none), without special tokens, stripped.
 
     Args:
         vlm: the model.
-        text: the question; a user's turn says where its images stand.
-        image: a file, an opened image, several of them in the order of their marks, or None. Of a question that does
-            not say where they stand, all come first.
-        system: what a system turn says; None is no such turn.
-        max_new_tokens: where the answer is cut.
+        text: the question; a user's turn may say where its images are.
+        image: a file, an opened image, several of them in the order of their marks, or None. If the question does
+            not say where they are, all come first.
+        system: the text of a system turn; None for none.
+        max_new_tokens: the longest answer, in tokens.
 
     Raises:
         DataError: an image cannot be read, or the question does not have as many marks as images.
@@ -44,7 +44,7 @@ def answer_one(
     marked = isinstance(text, Turn) and bool(text.images)
     prefix, continuation = vlm.encoder().prompt(text, bool(images) and not marked, system)
     ids = torch.tensor([prefix + continuation], device=vlm.device)
-    # Left out rather than None: transformers 5.23 encodes whatever is given.
+    # Omitted rather than None: transformers 5.23 encodes whatever is given.
     inputs = {}
     if images:
         dtype = next(vlm.tower.parameters()).dtype
@@ -60,5 +60,5 @@ def answer_one(
     )
     tokens = out[0, ids.shape[1] :].tolist()
     if tokens and tokens[-1] in stop_ids_of(vlm.model.generation_config):
-        tokens.pop()  # it need not be a special one, which decoding leaves out
+        tokens.pop()  # it may not be a special token, which decoding would skip
     return vlm.decode(tokens).strip()

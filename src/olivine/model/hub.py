@@ -82,7 +82,7 @@ def local_folder(source: str, key: str, files: tuple[str, ...]) -> Path:
     except Exception as error:  # whatever the HTTP client raises, which depends on the hub library's version
         raise RequestError(
             f"{key}: {source!r} could not be fetched from the hub ({_reason(error)}). Run the same command again, or "
-            + _by_hand(source)
+            + _by_hand(source, files)
         ) from None
 
 
@@ -111,7 +111,7 @@ def _ask(source: str, key: str) -> _Listing | None:
     except Exception as error:  # as above
         _unreachable[constants.ENDPOINT] = _reason(error)
         return None
-    assert info.sha is not None, "the hub names the commit"
+    assert info.sha is not None, "the hub's reply has the commit"
     listing = _Listing(info.sha, tuple(sibling.rfilename for sibling in info.siblings or ()))
     _listings[source] = listing
     return listing
@@ -124,7 +124,8 @@ def _fetched_earlier(source: str, key: str, files: tuple[str, ...]) -> Path:
         reason = _unreachable[constants.ENDPOINT]
         raise RequestError(
             f"{key}: {source!r} is not a local folder, could not be fetched from the hub ({constants.ENDPOINT}: "
-            f"{reason}; tried once) and was not fetched earlier. Check the name and the network, or " + _by_hand(source)
+            f"{reason}; tried once) and was not fetched earlier. Check the name and the network, or "
+            + _by_hand(source, files)
         ) from None
 
 
@@ -135,11 +136,15 @@ def _gated(source: str, key: str) -> RequestError:
     )
 
 
-def _by_hand(source: str) -> str:
-    return (
+def _by_hand(source: str, files: tuple[str, ...]) -> str:
+    whole = (
         f"download it on a machine with network access (`hf download {source} --local-dir DIR`) and give the path of "
         "that folder."
     )
+    if files != CONFIGURATION:
+        return whole
+    # Nothing but configurations is fetched for an estimate, and they are fetched first for everything else.
+    return whole + f" `olivine plan` needs config.json alone: `hf download {source} config.json --local-dir DIR`."
 
 
 def _reason(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """The training losses: next token at labelled positions only, and images against captions.
 
-No logits are ever computed where there is no label.
+Logits are computed at labelled positions only.
 """
 
 from typing import Any
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from olivine.data.packing import IGNORED
 
 #: Logits held at once, on a CPU and on a GPU: 256 MB and 1 GB in fp32 for each of the few copies that a loss makes.
-#: Every chunk adds up the head's gradient once, which costs a GPU more beside its faster products.
+#: Every chunk adds to the head's gradient once, which costs a GPU relatively more, since its products are faster.
 CHUNK_ON_CPU, CHUNK_ON_GPU = 2**26, 2**28
 
 
 def logit_rows_at_once(vocabulary: int, *, on_gpu: bool) -> int:
-    """Labelled positions whose logits are held at once."""
+    """Return the number of labelled positions whose logits are held at once."""
     return max(1, (CHUNK_ON_GPU if on_gpu else CHUNK_ON_CPU) // vocabulary)
 
 
@@ -37,11 +37,11 @@ def labelled_loss(
 
     Args:
         hidden: `[tokens, hidden]`.
-        targets: `[tokens]` int64, the token to predict from each place, `IGNORED` for none.
+        targets: `[tokens]` int64, the token to predict from each position, `IGNORED` for none.
         head: hidden states to `[*, vocabulary]`.
-        labelled: `[labels]` int64, the places with a label, where they are known; a GPU is waited for to find them.
+        labelled: `[labels]` int64, the positions with a label, if known; finding them waits for the GPU.
         cap: soft cap of the logits, cap * tanh(logit / cap), as Gemma 2 has it; None for none.
-        weights: `[labels]` fp32, what each label's loss is multiplied by; None for one.
+        weights: `[labels]` fp32, the factor of each label's loss; None for one.
 
     Returns:
         A scalar, fp32; divide by the labelled tokens of the whole batch.
@@ -58,7 +58,7 @@ def labelled_loss(
 
 
 class _LossInChunks(torch.autograd.Function):
-    """The loss with its gradients, for states and for the head's own parameters, ready before they are asked for."""
+    """The loss with its gradients, for states and for the head's own parameters, computed in the forward pass."""
 
     @staticmethod
     def forward(
@@ -91,7 +91,7 @@ class _LossInChunks(torch.autograd.Function):
                 for held, more in zip(of_head, found, strict=True):
                     held += more
             else:
-                # Several chunks' gradients of a head in half precision would lose what each adds.
+                # Accumulating several chunks' gradients of a head in half precision would lose small terms.
                 of_head = [gradient.float() for gradient in found]
         ctx.of_states, ctx.of_head = of_states, of_head
         ctx.dtypes = [parameter.dtype for parameter in trained]
@@ -116,10 +116,10 @@ class _LossInChunks(torch.autograd.Function):
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: list[str]) -> Tensor:
     """CLIP's symmetric cross-entropy (arXiv:2103.00020, figure 3), images with equal captions sharing the target.
 
-    With few distinct captions most batches hold the same one twice; counting it as a negative would teach nonsense.
+    With few distinct captions most batches hold the same one twice; counting it as a negative would be wrong.
 
     Args:
-        images, texts: `[batch, width]`, of length one each row.
+        images, texts: `[batch, width]`, each row of unit length.
         scale: scalar, the logits' multiplier.
         captions: the texts, for finding equal ones.
 

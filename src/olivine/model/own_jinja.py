@@ -1,6 +1,6 @@
-"""A tokenizer's own chat template as it is saved: its text unchanged, what is supervised marked, images in it.
+"""A tokenizer's own chat template as saved: its text unchanged, supervised parts marked, images inserted.
 
-Finding out what is supervised is `own_template`'s.
+`own_template` finds out what is supervised.
 """
 
 import json
@@ -12,7 +12,7 @@ from olivine.data.saved_templates import ROLES, content_macro
 
 _OPENS, _CLOSES = "{# the tokenizer's own template #}", "{# end of the tokenizer's own template #}"
 _MARK = "\ue000"
-#: Another's marks would be counted inside the macro, where they mean nothing.
+#: A template's own generation marks would be counted inside the macro, where they have no meaning.
 _MARKED = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
 
 
@@ -23,7 +23,7 @@ def saved_jinja(source: str, settings: Mapping[str, Any], end: str, *, drop_bos:
         source: the tokenizer's own template.
         settings: variables that it is rendered with.
         end: what it writes to end a reply.
-        drop_bos: leave out a beginning of sequence at the front, which the tokenizer adds.
+        drop_bos: omit a beginning of sequence at the front, which the tokenizer adds.
     """
     own = _MARKED.sub(lambda m: f"{{%{m[1]} {'endif' if m[2] else 'if true'} {m[3]}%}}", source)
     given = "".join(f"{{% set {name} = {json.dumps(value)} %}}\n" for name, value in settings.items())
@@ -31,7 +31,7 @@ def saved_jinja(source: str, settings: Mapping[str, Any], end: str, *, drop_bos:
     return (
         content_macro(r"<image>\n")
         + ROLES
-        # What stands between the two comments is the tokenizer's own to the letter.
+        # The text between the two comments is the tokenizer's own, unchanged.
         + "{% macro own(messages, add_generation_prompt) %}\n"
         + f"{given}{_OPENS}\n{own.removesuffix(chr(10))}{_CLOSES}{{% endmacro %}}\n"
         + "{%- set whole = namespace(messages=[], blank=[], kept=[], at=0) -%}"
@@ -63,7 +63,7 @@ _FIND = (
     "{%- endif -%}"
     "{%- endfor -%}"
 )
-#: What cannot be marked is written as it is.
+#: What cannot be marked is written unchanged.
 _WRITE = (
     "{%- if whole.at != whole.text | length or whole.kept | length != messages | length -%}{{ whole.text[skip:] }}"
     "{%- else -%}{{ parts[0][skip:] }}"
@@ -77,7 +77,7 @@ _WRITE = (
 
 
 def unwrapped(source: str) -> str:
-    """Return the tokenizer's own template out of a saved one; any other as it is."""
+    """Return the tokenizer's own template out of a saved one; any other unchanged."""
     _, opened, rest = source.partition(_OPENS + "\n")
     own, closed, _ = rest.rpartition(_CLOSES)
     return own if opened and closed else source

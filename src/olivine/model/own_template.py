@@ -1,8 +1,9 @@
 """`template: chat`: a tokenizer's own Jinja chat template, cut at the contents of the turns.
 
-It is rendered by transformers' sandbox and in no other way. Nothing is guessed: contents are found by rendering marks
-in their place, and every conversation is compared with what the template itself makes of it. How the template is saved,
-with what is supervised marked, is in `own_jinja`.
+It is rendered by transformers' sandbox only. Nothing is guessed: contents are located by rendering placeholders, and
+every conversation is compared with the template's own rendering: rendered again, or, where `template_trace` followed
+the template on contents that it cannot tell from these, as it was followed. `own_jinja` saves the template with
+supervised parts marked.
 """
 
 import re
@@ -19,15 +20,16 @@ from olivine.data.pieces import BEGINNING, IMAGE, ChatTemplate, Piece, marker
 from olivine.data.template import OWN, TEMPLATES
 from olivine.errors import DataError, RequestError
 from olivine.model.own_jinja import saved_jinja, unwrapped
+from olivine.model.template_trace import Trace, Untraceable, trace
 from olivine.records import Conversation, Role, Turn
 
-#: What stands for the contents of turn N while the template is cut: private-use characters, which no template writes.
+#: Placeholder for the contents of turn N while the template is cut: private-use characters, which no template writes.
 _MARK = "\ue000{}\ue001"
 _IMAGE_LINE = IMAGE.text + "\n"
-#: What stands for an image inside a turn's text, which may itself spell `<image>`.
+#: Placeholder for an image inside a turn's text, which may itself spell `<image>`.
 _IMAGE_INSIDE = "\ue002"
-#: Switches that published templates have, tried in turn until the prompt is what stands before a reply: thinking models
-#: answer without thinking, and a date is the one that Llama 3 falls back on.
+#: Switches that published templates have, tried in turn until the prompt equals what precedes a reply: thinking models
+#: answer without thinking, and the date is Llama 3's fallback.
 _SETTINGS: tuple[dict[str, Any], ...] = (
     {},
     {"enable_thinking": False},
@@ -38,11 +40,13 @@ _WITHOUT_DATE = (
     "{% macro strftime_now(format) %}"
     "{{ raise_exception('it writes the date of today, and no two days would train alike') }}{% endmacro %}\n"
 )
+#: For one sequence of roles; contents that answer a template's questions in yet another way are rendered.
+_MOST_TRACES = 8
 _U, _A = Role.USER, Role.ASSISTANT
 
 
 class _Unfit(Exception):  # noqa: N818
-    """What a template does to a conversation that cannot be trained on."""
+    """A template does something to a conversation that cannot be trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +61,14 @@ class OwnTemplate:
     """Renders conversations as a tokenizer's own chat template does.
 
     Raises:
-        RequestError: it has none, or one of which the supervised part cannot be told.
+        RequestError: it has none, or one whose supervised part cannot be determined.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self.source = _source_of(tokenizer)
         self._skeletons: dict[tuple[Role, ...], _Skeleton] = {}
+        self._traces: dict[tuple[Role, ...], list[Trace | None]] = {}
         self.settings: dict[str, Any] = {}
         self.end = ""
         reasons = []
@@ -83,15 +88,16 @@ class OwnTemplate:
     def __call__(self, conversation: Conversation, image: bool) -> list[Piece]:
         """Return the pieces of a conversation.
 
-        White space that the template trims off a turn's ends is gone from the pieces, too.
+        White space that the template trims from a turn's ends is also missing from the pieces.
 
         Raises:
             DataError: the template changes a turn, or has no place for one.
         """
         contents = _contents(conversation, image)
         try:
-            skeleton = self._skeleton(tuple(turn.role for turn in conversation))
-            kept = self._as_rendered(conversation, contents, skeleton)
+            roles = tuple([turn.role for turn in conversation])
+            skeleton = self._skeleton(roles)
+            kept = self._as_written(roles, contents, skeleton)
         except _Unfit as error:
             raise DataError(f"the tokenizer's own chat template {error}.") from None
         pieces = list(skeleton.pieces[0])
@@ -108,7 +114,7 @@ class OwnTemplate:
         return pieces
 
     def require_alike(self, jinja: str) -> None:
-        """Check that another template writes what this one does, but for the beginning of sequence.
+        """Check that another template writes the same as this one, except for the beginning of sequence.
 
         Raises:
             RequestError: it does not.
@@ -126,7 +132,7 @@ class OwnTemplate:
 
     @property
     def stop(self) -> str:
-        """The special token that ends a reply, or the text where there is none."""
+        """The special token that ends a reply, or text if there is none."""
         found = self._special.findall(self.end)
         return found[0] if found else self.end
 
@@ -198,9 +204,39 @@ class OwnTemplate:
             raise _Unfit(f"refuses a conversation of {', '.join(roles)}: {error}") from None
         return text
 
-    def _as_rendered(self, conversation: Conversation, contents: Sequence[str], skeleton: _Skeleton) -> Sequence[str]:
-        """Return the contents as the template writes them: unchanged, or stripped of surrounding whitespace."""
-        roles = [turn.role for turn in conversation]
+    def _as_written(self, roles: tuple[Role, ...], contents: Sequence[str], skeleton: _Skeleton) -> Sequence[str]:
+        """Return the contents as the template writes them, by what it did to such contents before where that tells."""
+        traces = self._traces.setdefault(roles, [])
+        for known in traces:
+            kept = None if known is None else known.contents(contents)
+            if kept is not None:
+                return kept
+        rendered = self._as_rendered(roles, contents, skeleton)
+        if len(traces) < _MOST_TRACES:
+            traces.append(self._trace(roles, contents, skeleton, rendered))
+        return rendered
+
+    def _trace(
+        self, roles: Sequence[Role], contents: Sequence[str], skeleton: _Skeleton, rendered: Sequence[str]
+    ) -> Trace | None:
+        """Return what the template does to such contents, None where it cannot be followed or wrote otherwise."""
+        variables = {**self._tokenizer.special_tokens_map, **self.settings}
+        try:
+            found = trace(
+                self.source,
+                [role.value for role in roles],
+                contents,
+                tools=None,
+                documents=None,
+                add_generation_prompt=roles[-1] is not _A,
+                **variables,
+            )
+        except Untraceable:
+            return None
+        return found if found.parts == skeleton.parts and found.contents(contents) == list(rendered) else None
+
+    def _as_rendered(self, roles: Sequence[Role], contents: Sequence[str], skeleton: _Skeleton) -> Sequence[str]:
+        """Return the contents as the template renders them: unchanged, or stripped of surrounding whitespace."""
         rendered = self._render(roles, contents, prompt=roles[-1] is not _A)
         parts = skeleton.parts
         joined = parts[0] + "".join(text + part for text, part in zip(contents, parts[1:], strict=True))
@@ -220,7 +256,7 @@ class OwnTemplate:
         return kept
 
     def _split(self, text: str, *, supervised: bool = False) -> list[Piece]:
-        """Template text as markers and the text between them."""
+        """Return template text as markers and the text between them."""
         pieces = []
         at = 0
         for match in self._special.finditer(text):
@@ -240,7 +276,7 @@ def own_template(tokenizer: Any) -> ChatTemplate:
     """Return a tokenizer's own chat template, or the named one that Olivine saved there.
 
     Raises:
-        RequestError: it has none, or one of which the supervised part cannot be told.
+        RequestError: it has none, or one whose supervised part cannot be determined.
     """
     source = _source_of(tokenizer)
     named = [template for template in TEMPLATES.values() if source.removeprefix("{{ bos_token }}") == template.jinja]
@@ -254,7 +290,7 @@ def own_template(tokenizer: Any) -> ChatTemplate:
 
 
 def trimmed(text: str) -> tuple[str, ...]:
-    """Return a turn's text and what templates make of the white space at its ends."""
+    """Return a turn's text and its variants with trimmed ends, as templates write them."""
     return text, text.strip(), text.lstrip(), text.rstrip(), text.lstrip("\n"), text.strip("\n")
 
 
@@ -263,7 +299,7 @@ def _stands(rendered: str, text: str, at: int, *, last: bool) -> bool:
 
 
 def _contents(conversation: Conversation, image: bool) -> list[str]:
-    """Every turn's text: behind the image's mark in the first user turn, or with marks where images stand."""
+    """Return every turn's text, with the image's mark first in the first user turn, or marks at their positions."""
     contents = [_with_image_marks(turn) if turn.images else turn.text for turn in conversation]
     if image:
         first = next(index for index, turn in enumerate(conversation) if turn.role is _U)

@@ -58,7 +58,7 @@ class PackedMasks:
 
 
 def visible(spans: Spans, positions: Tensor, window: int | None) -> Callable[..., Tensor]:
-    """Return the function of (batch, head, query, key) that tells whether a token of a sequence sees another.
+    """Return the function of (batch, head, query, key) that decides whether a token of a sequence sees another.
 
     Args:
         spans: the sequence's spans; one with more keys than queries continues the shared part before it.

@@ -1,7 +1,7 @@
 """Attention over cached keys by position, registered under `POSITIONS`: for windows and soft caps in answering.
 
 transformers' caches for sliding windows count columns, and drop the oldest; padding between a question and its answer
-would push out tokens that the answer still sees. Here all keys stay, and a mask says by their positions which are seen.
+would push out tokens that the answer still sees. Here all keys stay, and a mask by positions decides which are seen.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ POSITIONS = "olivine_positions"
 
 
 class CachedPositions:
-    """Who sees whom among new tokens and cached ones, those of one forward pass.
+    """Visibility between the new and the cached tokens of one forward pass.
 
     Args:
         queries: `[sequences, new tokens]` int64, positions.
-        mask: `[sequences, cached and new tokens]`, not 0 where a token is no padding; real tokens' positions
-            count them.
+        mask: `[sequences, cached and new tokens]`, nonzero where a token is not padding; positions
+            count real tokens.
     """
 
     def __init__(self, queries: Tensor, mask: Tensor) -> None:
@@ -42,7 +42,7 @@ class CachedPositions:
             seen = (distance >= 0) & self._real[:, None, :]
             if window is not None:
                 seen &= distance < window
-            # A padding query may see none, which would give NaN, and through its values spoil real tokens.
+            # A padding query may see no key, which would give NaN and, through its values, spoil real tokens.
             self._masks[window] = (seen | ~seen.any(dim=-1, keepdim=True))[:, None]
         return self._masks[window]
 
@@ -66,7 +66,7 @@ def position_attention(
     Args:
         query: `[sequences, heads, new tokens, head_dim]`, rotated already.
         key, value: `[sequences, key-value heads, all tokens, head_dim]`.
-        attention_mask: must be None; `cached_positions` says what is seen.
+        attention_mask: must be None; `cached_positions` defines what is seen.
         sliding_window: how many tokens a query sees, itself included; None for all before it.
         softcap: scores become softcap * tanh(score / softcap); None for none.
 
@@ -76,8 +76,8 @@ def position_attention(
     Raises:
         RunError: the module asks for what is not computed here.
     """
-    assert attention_mask is None, "what is seen is said by cached_positions"
-    assert not dropout, "no answer is given in training mode"
+    assert attention_mask is None, "cached_positions defines what is seen"
+    assert not dropout, "answers are not given in training mode"
     refuse_unknown(others)
     mask = cached_positions.mask(sliding_window)
     repeats = query.shape[1] // key.shape[1]

@@ -1,6 +1,6 @@
-"""How a tower's own files say that images become its input, checked value by value.
+"""A tower's image preprocessing as its own files describe it, checked value by value.
 
-The transform itself is `data.images.ImageTransform`.
+The transform itself is `data.image_fit.ImageTransform`.
 """
 
 import math
@@ -24,16 +24,16 @@ _FILTERS: dict[int, Resample] = {2: "bilinear", 3: "bicubic"}
 
 
 def image_transform(recipe: VisionRecipe, source: Source, config: Any, family: TowerFamily) -> ImageTransform:
-    """Return what fits images to a tower: the recipe's values, then its folder's, then its family's.
+    """Return the transform that fits images to a tower: the recipe's values, then its folder's, then its family's.
 
     Args:
         recipe: the vision section.
-        source: where this tower of it comes from.
+        source: the tower's source.
         config: the tower's own configuration.
         family: the tower's.
 
     Raises:
-        RequestError: means, standard deviations, a filter or a size that cannot be meant, with their file.
+        RequestError: means, standard deviations, a filter or a size that is invalid; the message names the file.
     """
     key = "model.vision"
     require_image_processor(recipe.image_fit)
@@ -65,7 +65,7 @@ def image_transform(recipe: VisionRecipe, source: Source, config: Any, family: T
 
 
 def statistics(values: Any, where: str, *, smallest: float | None = None) -> tuple[float, float, float]:
-    """Return three finite numbers, one a channel, each at least `smallest` if given.
+    """Return three finite numbers, one per channel, each at least `smallest` if given.
 
     Raises:
         RequestError: they are not; the message begins with `where`.
@@ -96,7 +96,7 @@ def _stored(source: Source) -> tuple[Path | None, dict[str, Any]]:
             continue
         values = read_json(path)
         if isinstance(values, dict) and name == "processor_config.json":
-            # A whole model's: the image processor's values stand inside it, if it has any there.
+            # A whole processor's file: the image processor's values are nested in it, if it has any.
             values = values.get("image_processor", {})
         if not isinstance(values, dict):
             raise RequestError(f"model.vision.from: {path}: expected an object, found a {type(values).__name__}.")
@@ -106,7 +106,7 @@ def _stored(source: Source) -> tuple[Path | None, dict[str, Any]]:
 
 
 def _check_arithmetic(stored: dict[str, Any], where: str, *, overridden: bool) -> None:
-    """Refuse steps that are not done here: another scale of pixel values, or none; no normalisation."""
+    """Refuse steps that are not implemented: another or no rescaling of pixel values; no normalisation."""
     factor = stored.get("rescale_factor", _BYTE)
     if stored.get("do_rescale", True) is not True or not isinstance(factor, int | float) or abs(factor - _BYTE) > 1e-6:
         raise RequestError(

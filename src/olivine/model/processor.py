@@ -1,4 +1,4 @@
-"""The transformers processor that is saved beside a model: it does to images and text what training did.
+"""The transformers processor saved with a model: it prepares images and text as training did.
 
 Weights and the rest of the folder are in `checkpoint`; where plain transformers cannot do the same, docs/images.md
 says so.
@@ -21,16 +21,16 @@ from olivine.files import read_json, write_json
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import ImageFit
 
-#: What transformers notes of the machine that a part was loaded on.
+#: Keys in which transformers records local paths.
 _LOCAL_KEYS = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
-#: Pillow's numbers, as transformers writes them.
+#: Pillow's numbers of filters, as transformers writes them.
 _FILTERS = {"bicubic": 3, "bilinear": 2}
 
 
 def processor(vlm: VisionLanguageModel, transform: ImageTransform) -> Any:
-    """Return the transformers processor that does what training did; the model's tokenizer gets a pad token with it."""
+    """Return the transformers processor that does what training did; give the model's tokenizer a pad token."""
     _set_pad_token(vlm)
-    if hasattr(vlm.tokenizer, "image_token"):  # Gemma 3 has one of its own, which LlavaProcessor would prefer
+    if hasattr(vlm.tokenizer, "image_token"):  # Gemma 3 has its own, which LlavaProcessor would prefer
         vlm.tokenizer.image_token = IMAGE_TOKEN
     strategy = vlm.model.config.vision_feature_select_strategy
     patch, additional = placeholders(transform.size, vlm.image_tokens, vlm.model.config.vision_config.patch_size)
@@ -47,10 +47,10 @@ def processor(vlm: VisionLanguageModel, transform: ImageTransform) -> Any:
 
 
 def placeholders(size: int, tokens: int, patch: int) -> tuple[int, int]:
-    """Return how `LlavaProcessor` comes to `tokens` for an image of `size` pixels: a patch size, and tokens besides.
+    """Return the patch size and extra tokens with which `LlavaProcessor` computes `tokens` for a `size`-pixel image.
 
-    The tower's own patches where they do; one patch as large as what a token stands for, where a connector has fewer;
-    the whole image as one patch, and all others besides, where they lie on no grid.
+    The tower's own patches if their number fits; a larger patch per token if a connector has fewer tokens; one patch of
+    the whole image plus additional tokens if they form no grid.
     """
     if tokens >= (size // patch) ** 2:
         return patch, tokens - (size // patch) ** 2
@@ -84,17 +84,17 @@ def image_processor(transform: ImageTransform) -> Any:
 
 
 def require_image_processor(fit: ImageFit) -> None:
-    """Check before a training that what it is to save can be saved.
+    """Check before training that the processor can be saved.
 
     Raises:
-        RequestError: the installed transformers has no image processor that fits images so.
+        RequestError: the installed transformers has no image processor with this fit.
     """
     if fit == "letterbox":
         _letterbox_class()
 
 
 def _letterbox_class() -> Any:
-    """DeepSeek-VL's: the one in transformers that resizes the longer side first and then pads with the mean colour."""
+    """Return DeepSeek-VL's class, the only one that resizes the longer side and then pads with the mean colour."""
     try:
         from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
     except ImportError as error:
@@ -109,7 +109,7 @@ def finish_configs(folder: Path) -> None:
     """Correct what transformers wrote into a model folder's configurations.
 
     Prompts are padded on the left, or batches of several lengths answer wrongly: transformers has a tokenizer in a
-    LLaVA folder pad on the right unless its file says otherwise. No path of this machine stays in any of them.
+    LLaVA folder pad on the right unless its file says otherwise. Local paths are removed from all of them.
     """
     for name in ("config.json", "generation_config.json", "processor_config.json", "tokenizer_config.json"):
         path = folder / name
@@ -129,7 +129,7 @@ def _without_local_keys(value: Any) -> Any:
 
 
 def _set_pad_token(vlm: VisionLanguageModel) -> None:
-    """Give a tokenizer without a pad token one: at last the end of sequence, which trainers then leave unlabelled."""
+    """Give a tokenizer without a pad token one: as the last resort the end of sequence, which trainers do not label."""
     tokenizer = vlm.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = (
@@ -141,7 +141,7 @@ def _set_pad_token(vlm: VisionLanguageModel) -> None:
 def saved_chat_template(template: ChatTemplate, tokenizer: Any) -> str:
     """Return a template's Jinja form; it opens with the beginning of sequence only if the tokenizer does not add it.
 
-    With Gemma's own chat template and a tokenizer that adds `<bos>`, the documented two-step use gives two of them.
+    With Gemma's own chat template and a tokenizer that adds `<bos>`, the documented use in two steps gives two of them.
     """
     adds = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     return template.jinja if adds or not template.begins else "{{ bos_token }}" + template.jinja

@@ -1,6 +1,6 @@
 """Everything that Olivine adds to transformers' Auto classes, registered by importing this module.
 
-`import olivine` sees to that: `auto_classes`.
+`import olivine` does so on demand: `auto_classes`.
 """
 
 from olivine.model.connectors.llava import ConnectorLlava

@@ -1,6 +1,6 @@
-"""How large a recipe's model is, from configurations alone: no weight is loaded or fetched.
+"""The size of a recipe's model, from configurations alone: no weights are loaded or fetched.
 
-What a size costs in time and memory is not here.
+Its cost in time and memory is in `cost`.
 """
 
 from collections import Counter
@@ -19,16 +19,16 @@ from olivine.recipe import ModelRecipe
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """Parameters by part and role, and the shapes that decide activations.
+    """Parameters by module and role, and the shapes that decide activations.
 
     Attributes:
         blocks: of the language model without its token table.
-        tower_tokens: of an image inside the tower, those that are not shown included.
-        features, feature_width: what leaves the tower for an image: how many tokens, and how wide.
-        patches: image tokens of an image, which the language model is shown.
-        linear: of the trunk's linear layers by their last name, inputs and outputs, summed over all blocks.
-        tower_linear: the same of the tower's blocks, by the names that language models give such layers; empty where
-            the tower's family does not say which they are.
+        tower_tokens: of an image inside the tower, including those that the language model does not see.
+        features, feature_width: the tower's output per image: number of tokens, and their width.
+        patches: image tokens of an image, which the language model sees.
+        linear: of the backbone's linear layers by their last name, inputs and outputs, summed over all blocks.
+        tower_linear: the same of the tower's blocks, by the names that language models give such layers; empty if
+            the tower's family does not name them.
     """
 
     blocks: int
@@ -52,12 +52,12 @@ class ModelSize:
 
     @property
     def table(self) -> int:
-        """Of the token table."""
+        """The parameters of the token table."""
         return self.vocabulary * self.hidden
 
     @property
     def language(self) -> int:
-        """Of the language model, its table counted once if the head is tied to it."""
+        """The parameters of the language model; its table counts once if the head is tied to it."""
         return self.blocks + self.table * (1 if self.tied else 2)
 
 
@@ -84,7 +84,7 @@ def _size(recipe: str) -> ModelSize:
         if isinstance(module, nn.Linear):
             linear[name.rpartition(".")[2]] += module.in_features + module.out_features
     tower_linear: Counter[str] = Counter()
-    with suppress(RequestError):  # refused where it is asked for: a stage's `vision_lora`
+    with suppress(RequestError):  # refused where it is requested: a stage's `vision_lora`
         for name, common in linear_layers(model.model.vision_tower, "model.vision").items():
             module = model.model.vision_tower.get_submodule(name)
             tower_linear[common] += module.in_features + module.out_features

@@ -1,4 +1,4 @@
-"""Tokenizers, read and checked: whole, without code of their own, and with a row of the embedding for every id.
+"""Tokenizers, read and checked: complete, without code of their own, and with a row of the embedding for every id.
 
 Training a new one is in `data.vocabulary`.
 """
@@ -18,12 +18,12 @@ from olivine.model.extra_tokens import extra_tokens
 from olivine.model.hub import TOKENIZER, local_folder
 
 _JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-#: Any one of these is a vocabulary; without one transformers would make up an empty tokenizer.
+#: Each of these is a vocabulary; without any, transformers would create an empty tokenizer.
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def load_tokenizer(source: str, key: str) -> Any:
-    """Return a published or saved tokenizer; `key` is what messages call it.
+    """Return a published or saved tokenizer; `key` is its name in messages.
 
     Raises:
         RequestError: it cannot be found or fetched, is damaged, or needs code of its own.
@@ -50,7 +50,7 @@ def folder_tokenizer(folder: Path, key: str) -> Any:
             lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
             f"{key}: the tokenizer in {folder} cannot be loaded",
         )
-    # A tokenizer class of some other model reads a vocabulary that is not its own as an empty one.
+    # Another model's tokenizer class reads a foreign vocabulary as an empty one.
     if not tokenizer.get_vocab():
         raise RequestError(f"{key}: the tokenizer in {folder} has no tokens.")
     return tokenizer
@@ -65,7 +65,7 @@ def image_token(tokenizer: Any) -> int:
 
 
 def check_vocabulary_rows(tokenizer: Any, rows: int, key: str) -> None:
-    """Refuse a tokenizer with ids for which a trained embedding of `rows` rows has nothing; `<image>` needs none.
+    """Refuse a tokenizer with ids beyond the `rows` rows of a pretrained embedding; `<image>` needs no row.
 
     Raises:
         RequestError: the tokenizer belongs to another language model.

@@ -1,4 +1,4 @@
-"""A vision-language model with what it needs to be used: tokenizer, image transform, template; and how it is run.
+"""A vision-language model with everything needed to use it: tokenizer, image transform, template; and how it is run.
 
 Building one from a recipe is in `build`, saving and loading in `checkpoint`.
 """
@@ -15,11 +15,9 @@ from olivine.data.encoding import TemplateEncoder
 from olivine.data.images import ImageTransform
 from olivine.data.packing import PackedSequence
 from olivine.data.pieces import ChatTemplate
-from olivine.data.template import OWN, TEMPLATES
 from olivine.errors import RunError
-from olivine.model.extra_tokens import make_markers_special
+from olivine.model.encoders import chat_template, template_encoder
 from olivine.model.languages.traits import LanguageTraits, language_traits
-from olivine.model.own_template import own_template
 from olivine.model.packed_masks import PackedMasks
 from olivine.model.pixels import normalise_on
 from olivine.model.tower_layers import hidden_state, hidden_states
@@ -31,7 +29,7 @@ class VisionLanguageModel:
     """A `LlavaForConditionalGeneration` and its companions.
 
     Image features are `hidden_states[layer]` of the tower without the class token, through the connector, and enter
-    the language model as they are. Gemma multiplies its *token* embeddings by sqrt(hidden) and image features by
+    the language model unscaled. Gemma multiplies its *token* embeddings by sqrt(hidden) and image features by
     nothing: the convention of transformers 5.4 and later, which the saved checkpoint therefore keeps to.
     (transformers before 5.4, under which LLaVA-Gemma was trained, scaled both.)
     """
@@ -44,12 +42,12 @@ class VisionLanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.model.parameters()).device
 
     @property
     def connector(self) -> nn.Module:
-        """The projector."""
+        """The connector (LLaVA's projector)."""
         connector: nn.Module = self.model.model.multi_modal_projector
         return connector
 
@@ -61,7 +59,7 @@ class VisionLanguageModel:
 
     @property
     def language(self) -> Any:
-        """The language model's trunk, without its head."""
+        """The language model's backbone, without its head."""
         return self.model.model.language_model
 
     @property
@@ -72,8 +70,8 @@ class VisionLanguageModel:
     def checkpoint_activations(self, parts: Sequence[ModuleName]) -> None:
         """Keep only each block's input for the backward pass, in the language model and, if it trains, the tower.
 
-        transformers looks at a block's own `training` for this. Only that flag is set, not those of its parts: dropout,
-        where there is any, stays as it was.
+        transformers checks a block's own `training` flag for this. Only that flag is set, not those of its submodules:
+        dropout, if there is any, stays unchanged.
         """
         options = {"use_reentrant": False}
         _enable_checkpointing(self.language, options)
@@ -85,7 +83,7 @@ class VisionLanguageModel:
             block.training = True
 
     def part(self, name: ModuleName) -> dict[str, nn.Parameter]:
-        """Return the parameters of one part by their names in the whole model; a head that is tied counts once."""
+        """Return the parameters of one module by their names in the whole model; a tied head counts once."""
         if name == "language":
             selected: tuple[str, ...] = ("model.language_model.", "lm_head.")
         else:
@@ -93,7 +91,7 @@ class VisionLanguageModel:
         return {n: p for n, p in self.model.named_parameters() if n.startswith(selected)}
 
     def cast(self, dtype: torch.dtype, parts: Sequence[ModuleName] = ("vision", "connector", "language")) -> None:
-        """Give parts another dtype: their weights alone."""
+        """Cast the weights of modules to another dtype, and nothing else."""
         for name in parts:
             cast(self.part(name).values(), dtype)
 
@@ -101,30 +99,23 @@ class VisionLanguageModel:
         """Return the model's chat template, or a named one.
 
         Raises:
-            RequestError: it is to be the tokenizer's own, which has none that can be trained on.
+            RequestError: the tokenizer's own is requested, and it has none that can be trained on.
         """
-        name = name or self.template
-        return own_template(self.tokenizer) if name == OWN else TEMPLATES[name]
+        return chat_template(self.tokenizer, name or self.template)
 
     def encoder(self, template: str | None = None) -> TemplateEncoder:
-        """Tokenises conversations for this model, in its own template or a named one.
+        """Return an encoder that tokenises conversations for this model, in its own template or a named one.
 
         The template's markers are special tokens of the model's tokenizer from then on.
 
         Raises:
             RequestError: the tokenizer cannot write the template.
         """
-        chosen = self.chat_template(template)
-        make_markers_special(self.tokenizer, chosen)
-        return TemplateEncoder(
-            chosen,
-            self.tokenizer,
-            image_token_id=self.model.config.image_token_id,
-            image_tokens=self.image_tokens,
-        )
+        chosen, image_token_id = self.chat_template(template), self.model.config.image_token_id
+        return template_encoder(chosen, self.tokenizer, image_token_id=image_token_id, image_tokens=self.image_tokens)
 
     def stop_ids(self, encoder: TemplateEncoder) -> tuple[int, ...]:
-        """Every token that ends a reply: the template's, the tokenizer's and the generation settings' together."""
+        """Return every token that ends a reply: the template's, the tokenizer's and the generation settings'."""
         return tuple(sorted({*encoder.stop_ids, *stop_ids_of(self.model.generation_config)}))
 
     @property
@@ -133,7 +124,7 @@ class VisionLanguageModel:
         return language_traits(self.language.config)
 
     def check_length(self, tokens: int) -> None:
-        """Refuse a sample of more tokens than the language model's rotary frequencies are the same for.
+        """Refuse a sample longer than the range in which the language model's rotary frequencies are constant.
 
         Raises:
             RunError: it is too long.
@@ -147,10 +138,10 @@ class VisionLanguageModel:
             )
 
     def patch_features(self, pixels: Tensor) -> Tensor:
-        """`[images, 3, size, size]` to the tower's patch features `[images, patches, tower width]`.
+        """Return the tower's patch features `[images, patches, tower width]` of images `[images, 3, size, size]`.
 
-        ImageSource are cast to the tower's dtype; gradients flow if the tower's weights take any. Fitted images as they
-        are, `[images, size, size, 3]` uint8, are sent so and normalised on the tower's device.
+        Images are cast to the tower's dtype; gradients flow if the tower's weights take any. Fitted images that are not
+        yet normalised, `[images, size, size, 3]` uint8, are sent as bytes and normalised on the tower's device.
         """
         if pixels.dtype == torch.uint8:
             first = next(self.tower.parameters())
@@ -161,25 +152,25 @@ class VisionLanguageModel:
         )
 
     def project(self, patches: Tensor) -> Tensor:
-        """`[images, patches, tower width]` through the connector: `[images, patches, hidden]`."""
+        """Return `[images, patches, tower width]` mapped through the connector, `[images, patches, hidden]`."""
         dtype = next(self.connector.parameters()).dtype
         projected: Tensor = self.connector(patches.to(dtype))
         return projected
 
     def embed(self, ids: Tensor, features: Tensor | None, token_positions: Tensor | None = None) -> Tensor:
-        """Token embeddings with image features in the placeholders' places.
+        """Return token embeddings with image features at the placeholders' positions.
 
         Args:
             ids: `[batch, tokens]` int64.
             features: `[images, patches, hidden]`, in the order of their placeholders; None without images.
-            places: `[images * patches]` int64, the placeholders' places among all `batch * tokens`, where they are
-                known; None looks for them.
+            token_positions: `[images * patches]` int64, the placeholders' indices among all `batch * tokens`, if known;
+                None looks for them.
 
         Returns:
             `[batch, tokens, hidden]`.
 
         Raises:
-            RunError: features and placeholders are not as many.
+            RunError: the numbers of features and placeholders differ.
         """
         embeddings: Tensor = self.model.get_input_embeddings()(ids)
         if features is None:
@@ -193,52 +184,52 @@ class VisionLanguageModel:
         masked = placeholders.unsqueeze(-1).expand_as(embeddings)
         return embeddings.masked_scatter(masked, features.to(embeddings.dtype))
 
-    def hidden_states(self, row: PackedSequence, features: Tensor | None) -> Tensor:
-        """Run one packed row; call inside `attention.packed(vlm.language)`.
+    def hidden_states(self, sequence: PackedSequence, features: Tensor | None) -> Tensor:
+        """Run one packed sequence; call inside `attention.packed(vlm.language)`.
 
         Args:
-            row: on the model's device.
-            features: `[images, patches, hidden]` in the order of the row's placeholders; None without images.
+            sequence: on the model's device.
+            features: `[images, patches, hidden]` in the order of the sequence's placeholders; None without images.
 
         Returns:
             `[tokens, hidden]` before the head.
         """
-        return self.run(row, self.embed(row.ids[None], features, row.image_positions))
+        return self.run(sequence, self.embed(sequence.ids[None], features, sequence.image_positions))
 
-    def run(self, row: PackedSequence, embedded: Tensor) -> Tensor:
-        """`hidden_states` from `[1, tokens, hidden]`, which `embed` made of the row's ids and images."""
+    def run(self, sequence: PackedSequence, embedded: Tensor) -> Tensor:
+        """Return `hidden_states` from `[1, tokens, hidden]`, which `embed` made of the sequence's ids and images."""
         traits = self.traits
-        self.check_length(row.spans.longest_key)
-        # A kernel without padding needs no masks, and a compiled block no object that it does not use.
-        windowed = traits.masked(bool(row.groups))
+        self.check_length(sequence.spans.longest_key)
+        # A kernel without padding needs no masks, and a compiled block must not get objects that it does not use.
+        windowed = traits.masked(bool(sequence.groups))
         outputs = self.language(
             inputs_embeds=embedded,
-            position_ids=row.positions[None],
+            position_ids=sequence.positions[None],
             attention_mask=None,
             use_cache=False,
-            packed_groups=row.groups,
-            packed_spans=row.spans,
-            **({"packed_masks": PackedMasks(row.positions)} if windowed else {}),
+            packed_groups=sequence.groups,
+            packed_spans=sequence.spans,
+            **({"packed_masks": PackedMasks(sequence.positions)} if windowed else {}),
         )
         states: Tensor = outputs.last_hidden_state
         return states[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """`[..., hidden]` through the head: `[..., vocabulary]`, as plain transformers' LLaVA gives them.
+        """Return the head's logits `[..., vocabulary]` of `[..., hidden]`, as plain transformers' LLaVA computes them.
 
-        Gemma 2's final cap is not in them: it keeps their order, and the saved model has none.
+        Gemma 2's final cap is not applied: it keeps their order, and the saved model has none.
         """
         scores: Tensor = self.model.lm_head(hidden)
         return scores
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Token ids as text, special tokens left out."""
+        """Return token ids as text, without special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
 
 def patch_features(tower: Any, layer: int | Sequence[int], pixels: Tensor, *, strategy: str = "default") -> Tensor:
-    """Hidden states of a tower that the connector is given: `[images, tokens, width]`.
+    """Return the hidden states of a tower that the connector gets: `[images, tokens, width]`.
 
     Args:
         layer: which hidden states; those of several layers are joined channel by channel.
@@ -247,7 +238,7 @@ def patch_features(tower: Any, layer: int | Sequence[int], pixels: Tensor, *, st
     """
     first = next(tower.parameters())
     sent = pixels.to(first.device, non_blocking=True).to(first.dtype)
-    # In half precision already: autocast would cast norms' weights and states to and fro in every layer.
+    # Already in half precision: autocast would cast norms' weights and states back and forth in every layer.
     half_and_frozen = first.dtype != torch.float32 and not any(p.requires_grad for p in tower.parameters())
     with torch.autocast(first.device.type, enabled=False) if half_and_frozen else nullcontext():
         features = hidden_state(tower, layer, sent) if isinstance(layer, int) else hidden_states(tower, layer, sent)
@@ -255,7 +246,7 @@ def patch_features(tower: Any, layer: int | Sequence[int], pixels: Tensor, *, st
 
 
 def _check_as_many(features: int, positions: int) -> None:
-    """Fewer features than positions would move one image's features into another's, or leave some unread."""
+    """Raise unless there are as many features as positions: features would move to other images or be dropped."""
     if features != positions:
         raise RunError(
             f"{features} image features for {positions} image-token positions: the model and what made its prompts "
@@ -272,12 +263,12 @@ def stop_ids_of(settings: Any) -> list[int]:
 
 
 def cast(parameters: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
-    """Give weights another dtype, and nothing else: rotary frequencies and scales must stay exact."""
+    """Cast weights to another dtype, and nothing else: rotary frequencies and scales must stay exact."""
     for parameter in parameters:
         parameter.data = parameter.data.to(dtype)
 
 
 def _enable_checkpointing(model: Any, options: dict[str, Any]) -> None:
-    """By the name that transformers 5.23 has for it, or the one before."""
+    """Enable checkpointing under transformers 5.23's name for it, or the earlier one."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable(options)

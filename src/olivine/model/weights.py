@@ -1,4 +1,4 @@
-"""Checked loading: a part's weights are all there, of the right shapes and finite, or the load is refused by name.
+"""Checked loading: a module's weights must be complete, of the right shapes and finite, or loading is refused by name.
 
 Only safetensors are opened, never a pickle. How folders are fetched is in `hub`; checksums are in `companion`.
 """
@@ -23,7 +23,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 #: Buffers that older versions of transformers saved and newer ones compute.
 _COMPUTED = re.compile(r"(^|\.)(position_ids|rotary_emb\.inv_freq|rotary_pos_emb\.inv_freq)$")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-#: How many names a message holds.
+#: The most names in one message.
 _NAMED = 4
 
 
@@ -38,12 +38,12 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Which tensors of a folder belong to a part, and what they are called in it.
+    """Which tensors of a folder belong to a module, and their names in it.
 
     Attributes:
         renamed: patterns of names in files to names in the model, as transformers' `key_mapping` takes them.
-        inside: names that are the part's; None for all of them.
-        spare: names of the part's folder that the part has no use for (heads of other tasks).
+        inside: names that are the module's; None for all of them.
+        spare: names of the module's folder that the module does not use (heads of other tasks).
     """
 
     renamed: Mapping[str, str]
@@ -51,7 +51,7 @@ class Naming:
     spare: re.Pattern[str] | None = None
 
     def own(self, name: str) -> bool:
-        """Whether a tensor of this name must be used."""
+        """Return whether a tensor of this name must be used."""
         if _COMPUTED.search(name) or (self.spare is not None and self.spare.search(name)):
             return False
         return self.inside is None or self.inside.search(name) is not None
@@ -61,7 +61,7 @@ class Naming:
 #: are on disks.
 CLIP_LAYERS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
 SIGLIP_LAYERS = ("embeddings", "encoder", "post_layernorm", "head")
-_INNER_LAYERS = {"clip_vision_model": CLIP_LAYERS, "siglip_vision_model": SIGLIP_LAYERS}
+INNER_LAYERS = {"clip_vision_model": CLIP_LAYERS, "siglip_vision_model": SIGLIP_LAYERS}
 IN_LLAVA = re.compile(r"^(model\.)?vision_tower\.")
 IN_LLAVA_PREFIX = r"^(model\.)?vision_tower\.(vision_model\.)?"
 
@@ -101,7 +101,7 @@ def whole_naming(config: Any, names: Iterable[str]) -> Naming:
 
     Patterns have no groups: transformers turns them round when the model is saved again.
     """
-    layers = _INNER_LAYERS.get(config.vision_config.model_type, ())
+    layers = INNER_LAYERS.get(config.vision_config.model_type, ())
     prefixes = [
         f"{tower}{layer}."
         for tower in ("vision_tower.", "model.vision_tower.")

@@ -22,7 +22,7 @@ def t_quantile(probability: float, degrees_of_freedom: float) -> float:
 
 
 def t_cumulative(t: float, degrees_of_freedom: float) -> float:
-    """Return the probability that Student's t lies below `t`."""
+    """Return the probability that Student's t is below `t`."""
     from scipy.special import stdtr
 
     return float(stdtr(degrees_of_freedom, t))

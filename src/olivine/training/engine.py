@@ -1,6 +1,6 @@
 """One stage of a recipe, run into its folder: by `olivine train` for each stage, by a study for each of its steps.
 
-The loop over batches is in `stage`; which stages there are and where they start is for `run` and a study's plan to say.
+The loop over batches is in `stage`; `run` and a study's plan decide which stages there are and where they start.
 """
 
 import platform
@@ -20,7 +20,7 @@ from olivine.data.image_record import ImageRecord
 from olivine.distributed import Processes
 from olivine.files import write_json, write_text
 from olivine.model import checkpoint
-from olivine.model.build import build
+from olivine.model.build import build, check_buildable
 from olivine.model.vlm import VisionLanguageModel
 from olivine.recipe import PROVENANCE, RECIPE, Recipe, StageRecipe
 from olivine.stop import StopSignal
@@ -70,6 +70,16 @@ def open_run(
         selected = ", ".join(f"{name} {value}" for name, value in arithmetic.items())
         console.print(selected, markup=False, highlight=False)
     return Run(recipe, data, console, processes, stop, ImageRecord(directory, processes.rank), arithmetic)
+
+
+def check_model(recipe: Recipe, stages: Sequence[StageRecipe]) -> None:
+    """Refuse a model that cannot be built or that one of `stages` cannot be trained on, before data are read.
+
+    Raises:
+        RequestError: what configurations and the tokenizer tell against it, with its key in the recipe.
+    """
+    templates = {f"stages.{stage.name}.template": stage.template for stage in stages if stage.template is not None}
+    check_buildable(recipe.model, templates)
 
 
 def start_model(
@@ -152,7 +162,7 @@ def write_record(directory: Path, run: Run, data: dict[str, Any], changed: list[
 def finish_stage(job: Stage, result: StageResult, skipped_before: str, *, followed: bool) -> None:
     """Write the stage's checkpoint, then the result that marks it as done; then delete its training checkpoints.
 
-    Where another stage may follow, the weights that trained are also written unrounded, for it to start from.
+    If another stage may follow, trained weights are also written unrounded, for it to start from.
     """
     vlm, folder, processes = job.vlm, job.folder, job.processes
     job.release()

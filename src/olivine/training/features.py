@@ -23,7 +23,7 @@ from olivine.model.vlm import cast, patch_features
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Sample
 
-#: Images encoded at once; the last bits of features depend on it, so it is the same whoever computes them.
+#: Images encoded at once; the last bits of features depend on it, so it is the same everywhere.
 CHUNK = 64
 
 

@@ -18,7 +18,7 @@ from olivine.locks import exclusive_lock
 from olivine.model import checkpoint
 from olivine.recipe import PROVENANCE, RECIPE, Recipe, StageRecipe, TokenizerRecipe, read_values
 from olivine.stop import StopSignal
-from olivine.training.engine import open_run, run_stage, start_model, write_record
+from olivine.training.engine import check_model, open_run, run_stage, start_model, write_record
 from olivine.training.identity import CHECKPOINT, RESULT, check_same_data, check_same_recipe, recorded
 from olivine.training.recipe_data import RecipeData
 
@@ -49,13 +49,15 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
     if not stages:
         raise RequestError("stages: every stage is skipped; nothing would train.")
     changed = check_same_recipe(directory, recipe)
+    finished = [stage for stage in stages if (directory / stage.name / RESULT).is_file()]
+    if not finished:
+        check_model(recipe, stages)
     data = RecipeData(recipe, console)
     # A trained tokenizer has seen every source, whether or not a stage trains on it.
     trains_tokenizer = isinstance(recipe.model.language.tokenizer, TokenizerRecipe)
     provenance = data.provenance(set(recipe.data) if trains_tokenizer else {stage.data for stage in stages})
     check_same_data(directory, provenance)
 
-    finished = [stage for stage in stages if (directory / stage.name / RESULT).is_file()]
     left = stages[len(finished) :]
     if finished:
         console.print(f"stages already done: {', '.join(stage.name for stage in finished)}")
@@ -122,6 +124,8 @@ def train_stage(
         return folder / CHECKPOINT
     data, alone = RecipeData(recipe, console), Processes()
     coming = [later for later in recipe.stages[[s.name for s in recipe.stages].index(stage.name) :] if not later.skip]
+    if after is None:
+        check_model(recipe, coming)
     vlm = start_model(recipe, data, after, coming, alone)
     with StopSignal() as stop:
         run = open_run(recipe, data, console, alone, stop, folder)

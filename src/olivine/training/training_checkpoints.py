@@ -100,7 +100,7 @@ class TrainingCheckpoints:
         self._folder = folder / CHECKPOINTS
         self._keep = keep
         self._processes = processes
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="resume-point") if background else None
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="training-checkpoint") if background else None
         self._staging = Staging()
         self._pending: Future[None] | None = None
         self._begun: Path | None = None
@@ -234,9 +234,9 @@ class TrainingCheckpoints:
 
 @contextmanager
 def _single_process_is_meant() -> Iterator[None]:
-    """Keep torch from warning that a single process writes or reads by itself.
+    """Keep torch from warning that a single process writes or reads alone.
 
-    In the background it warns from a thread, out of reach of this: the processes of Olivine's own have a filter.
+    In the background it warns from a thread, which this does not reach: Olivine's own processes have a filter.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)

@@ -13,6 +13,7 @@ SCHEME = "world:"
 #: Every backbone and what it is.
 BACKBONES = {
     "tiny-clip": "a CLIP vision tower, trained on images with captions",
+    "tiny-siglip": "a SigLIP vision tower of the same shape, trained as tiny-clip for a quarter of the steps",
     "tiny-dinov2": "a DINOv2 tower of the same shape and budget, trained on images alone",
     "tiny-gemma-s": "a small Gemma with a large vocabulary",
     "tiny-gemma-l": "a larger Gemma with the same vocabulary",

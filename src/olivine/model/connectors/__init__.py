@@ -1,1 +1,1 @@
-"""Connectors, one kind a file, behind the registry `olivine.connectors`; and the LLaVA classes that hold them."""
+"""Connectors, one kind per file, behind the registry `olivine.connectors`; and the LLaVA classes that hold them."""

@@ -1,6 +1,6 @@
-"""What a kind of connector must say of itself.
+"""The interface of a kind of connector.
 
-The kinds are in the other files of this package, one each; which there are is in `registry`.
+The kinds are in the other files of this package, one each; `registry` lists them.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from olivine.errors import RequestError
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a connector stands between.
+    """The shapes that a connector connects.
 
     Attributes:
         side: patches along a side of the tower's grid.
-        extra: other tokens in front of them (registers).
+        extra: other tokens before them (registers).
         width: of the tower's features.
         hidden: of the language model.
     """
@@ -31,11 +31,11 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """How many tokens of an image arrive."""
+        """The number of input tokens per image."""
         return self.side * self.side + self.extra
 
     def reduced(self, kind: str, factor: int) -> int:
-        """Return the side of the grid that is left where `factor` x `factor` patches become one token.
+        """Return the side of the remaining grid if `factor` x `factor` patches become one token.
 
         Raises:
             RequestError: there are tokens outside the grid, or the factor does not divide it.
@@ -75,7 +75,7 @@ class Connector(nn.Module):
         """Return how many tokens an image takes in the language model.
 
         Raises:
-            RequestError: an option that the kind does not have, or a shape that it cannot take.
+            RequestError: an option that the kind does not have, or a shape that it does not support.
         """
         raise NotImplementedError
 
@@ -85,7 +85,7 @@ class Connector(nn.Module):
 
     @torch.no_grad()
     def start(self, generator: torch.Generator) -> None:
-        """Give every weight its random start: linear layers as PyTorch's own; derived classes add theirs."""
+        """Initialise every weight at random: linear layers as in PyTorch; derived classes add theirs."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 start_linear(layer, generator)
@@ -95,7 +95,7 @@ class Connector(nn.Module):
 
 @torch.no_grad()
 def start_linear(layer: nn.Linear, generator: torch.Generator) -> None:
-    """Draw a linear layer's weights as PyTorch does (what LLaVA's projector starts with)."""
+    """Draw a linear layer's weights as PyTorch does (and LLaVA for its projector)."""
     bound = layer.in_features**-0.5
     layer.weight.uniform_(-bound, bound, generator=generator)
     if layer.bias is not None:

@@ -1,4 +1,4 @@
-"""LLaVA with any connector: plain transformers where its projector can hold it, a registered class where not.
+"""LLaVA with any connector: plain transformers if its projector can represent it, otherwise a registered class.
 
 Loading a folder of the registered class needs `import olivine` first. The kinds of connectors are in `registry`.
 """
@@ -21,8 +21,8 @@ class ConnectorLlavaConfig(LlavaConfig):  # type: ignore[misc]  # transformers i
     """A LLaVA configuration with another connector.
 
     Attributes:
-        projector_depth: of an MLP, where `connector` is None.
-        connector: its `kind`, its options, and the `side` and `extra` tokens of what it is given.
+        projector_depth: of an MLP, if `connector` is None.
+        connector: its `kind`, its options, and the `side` and `extra` tokens of its input.
     """
 
     model_type = "olivine_llava"
@@ -31,7 +31,7 @@ class ConnectorLlavaConfig(LlavaConfig):  # type: ignore[misc]  # transformers i
 
 
 class ConnectorLlava(LlavaForConditionalGeneration):  # type: ignore[misc]
-    """`LlavaForConditionalGeneration` with another connector in the connector's place; `forward` is untouched."""
+    """`LlavaForConditionalGeneration` with another connector; `forward` is untouched."""
 
     config_class = ConnectorLlavaConfig
 
@@ -60,11 +60,11 @@ AutoModelForImageTextToText.register(ConnectorLlavaConfig, ConnectorLlava)
 def llava_class(recipe: ConnectorRecipe, shape: Shape) -> tuple[type[Any], dict[str, Any]]:
     """Return the model class for a connector, and what to add to its configuration, `image_seq_length` included.
 
-    One layer is two with no activation between, of which the second is the identity and stays so: plain
-    transformers computes exactly the single layer.
+    A single layer is saved as two without activation, of which the second is the identity and stays so: plain
+    transformers then computes exactly the single layer.
 
     Raises:
-        RequestError: transformers knows no such activation; the connector cannot take what the tower gives.
+        RequestError: transformers has no such activation; the connector does not support the tower's features.
     """
     if recipe.activation is not None and recipe.activation not in ACT2FN:
         raise RequestError(f"model.connector.activation: transformers knows no {recipe.activation!r}; try gelu.")
@@ -82,10 +82,10 @@ def llava_class(recipe: ConnectorRecipe, shape: Shape) -> tuple[type[Any], dict[
 
 
 def image_tokens(config: Any, side: int, extra: int, width: int) -> int:
-    """Return how many image tokens a LLaVA configuration's connector makes of what its tower gives.
+    """Return how many image tokens a LLaVA configuration's connector makes of its tower's features.
 
     Raises:
-        RequestError: it cannot take it.
+        RequestError: it does not support them.
     """
     described: Mapping[str, Any] | None = getattr(config, "connector", None)
     shape = Shape(side, extra, width, config.text_config.hidden_size)
@@ -101,12 +101,12 @@ def image_tokens(config: Any, side: int, extra: int, width: int) -> int:
 
 
 def is_single_layer(recipe: ConnectorRecipe) -> bool:
-    """Whether a connector is one linear layer, which transformers' projector holds beside an identity."""
+    """Return whether a connector is one linear layer, which transformers' projector represents with an identity."""
     return recipe.kind == "linear" or (recipe.kind == "mlp" and recipe.depth == 1)
 
 
 def initialise(connector: nn.Module, recipe: ConnectorRecipe, generator: torch.Generator) -> None:
-    """Start a connector at random, as PyTorch starts linear layers (what LLaVA's projector does)."""
+    """Initialise a connector at random, as PyTorch initialises linear layers (and LLaVA its projector)."""
     if isinstance(connector, Connector):
         connector.start(generator)
         return
@@ -120,7 +120,7 @@ def initialise(connector: nn.Module, recipe: ConnectorRecipe, generator: torch.G
 
 
 def trainable(connector: nn.Module, recipe: ConnectorRecipe) -> list[nn.Parameter]:
-    """Return the connector's parameters that may train: all, but for the identity layer beside a single one."""
+    """Return the connector's parameters that may train: all except the identity layer beside a single one."""
     if not is_single_layer(recipe):
         return list(connector.parameters())
     first: nn.Module = connector.linear_1  # type: ignore[assignment]

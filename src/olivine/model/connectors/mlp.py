@@ -1,6 +1,6 @@
 """The MLP of LLaVA-1.5 (arXiv:2310.03744) in any depth: linear layers with activations between, token by token.
 
-Depths 1 and 2 are held by transformers' own projector: `llava`.
+Depths 1 and 2 are represented by transformers' own projector: `llava`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from olivine.model.connectors.base import Connector, Shape
 
 
 class Mlp(Connector):
-    """`depth` linear layers with `activation` between them; every token stays one."""
+    """`depth` linear layers with `activation` between them, applied token by token."""
 
     kind = "mlp"
     tiny = {"depth": 3, "activation": "gelu"}  # noqa: RUF012
@@ -26,7 +26,7 @@ class Mlp(Connector):
 
     @classmethod
     def image_tokens(cls, shape: Shape, options: Mapping[str, Any]) -> int:  # noqa: ARG003
-        """Return as many as arrive."""
+        """Return the number of input tokens."""
         return shape.tokens
 
     def forward(self, features: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def stack(width: int, hidden: int, depth: int) -> nn.ModuleList:
 
 
 def run(layers: nn.ModuleList, activation: nn.Module, features: Tensor) -> Tensor:
-    """Apply linear layers with an activation between, none behind the last."""
+    """Apply linear layers with an activation between, none after the last."""
     for layer in layers[:-1]:
         features = activation(layer(features))
     projected: Tensor = layers[-1](features)

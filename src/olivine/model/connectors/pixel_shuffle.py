@@ -14,7 +14,7 @@ from olivine.model.connectors.mlp import run, stack
 
 
 class PixelShuffle(Connector):
-    """`factor` x `factor` patches laid channel by channel into one token, then `depth` linear layers."""
+    """`factor` x `factor` patches concatenated by channel into one token, then `depth` linear layers."""
 
     kind = "pixel-shuffle"
     tiny = {"factor": 2, "depth": 1, "activation": "gelu"}  # noqa: RUF012
@@ -35,8 +35,9 @@ class PixelShuffle(Connector):
 
 
 def shuffled(features: Tensor, side: int, factor: int) -> Tensor:
-    """Lay `[images, side * side, width]` into `[images, (side / factor)**2, width * factor**2]`, in Idefics3's order:
-    within a token row by row, as within the image.
+    """Rearrange `[images, side * side, width]` into `[images, (side / factor)**2, width * factor**2]`.
+
+    In Idefics3's order: row by row within a token, as within the image.
     """
     images, _, width = features.shape
     left = side // factor

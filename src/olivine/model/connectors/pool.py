@@ -1,6 +1,6 @@
 """Gemma 3's projector (arXiv:2503.19786): patches averaged over squares, a norm, one linear layer.
 
-Its language model's attention within an image is no part of it.
+Its language model's bidirectional attention within an image is not included.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """Which kinds of connectors there are: the package's own, and those of installed packages.
 
-What a kind says of itself is in `base`; the recipe's schema of the package's own is `recipe.CONNECTORS`.
+The interface of a kind is in `base`; the recipe's schema for the package's own is `recipe.CONNECTORS`.
 """
 
 from olivine.errors import RequestError, unknown_name
@@ -24,7 +24,7 @@ def connector_class(kind: str) -> type[Connector]:
     """Return the class of a kind.
 
     Raises:
-        RequestError: there is none, with the nearest.
+        RequestError: there is none; the message suggests the nearest.
     """
     if kind in _OWN:
         return _OWN[kind]

@@ -1,6 +1,6 @@
 """A resampler: learnt queries read an image's features in one cross-attention (Qwen-VL, arXiv:2308.12966).
 
-Positions of the features are learnt here, where Qwen-VL has fixed waves.
+Position embeddings of the features are learnt here; Qwen-VL has fixed sinusoids.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from olivine.model.connectors.base import Connector, Shape
 
-#: Width of an attention head, where the language model's is a multiple of it.
+#: Width of an attention head, if the language model's width is a multiple of it.
 _HEAD = 128
 _START = 0.02
 
 
 class Resampler(Connector):
-    """`queries` learnt vectors, each of which gathers what it needs of the features: one image token each."""
+    """`queries` learnt vectors that attend to the features; each becomes one image token."""
 
     kind = "resampler"
     tiny = {"queries": 3}  # noqa: RUF012
@@ -50,7 +50,7 @@ class Resampler(Connector):
             weight.normal_(0.0, _START, generator=generator)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Let the queries read the features."""
+        """Attend from the queries to the features."""
         seen = self.norm_features(self.enter(features))
         queries = self.norm_queries(self.queries).expand(len(features), -1, -1)
         q, k, v = (

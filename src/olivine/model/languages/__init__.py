@@ -1,1 +1,1 @@
-"""Language models by family: what each says of itself, and which there are."""
+"""Language models by family: what is particular to each, and their registry."""

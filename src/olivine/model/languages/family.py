@@ -1,6 +1,6 @@
-"""What a family of language models says of itself; one subclass a family, in a file of its own.
+"""The interface of a family of language models; one subclass per family, each in its own file.
 
-Which families there are is in `registry`; how a window or a soft cap is computed is in `model/attention.py` and
+`registry` lists the families; how a window or a soft cap is computed is in `model/attention.py` and
 `model/position_attention.py`.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from olivine.errors import RequestError, unknown_name
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-#: Options of transformers' configurations that none of our attention paths computes, and the values that ask for none.
+#: Options of transformers' configurations that no attention path here computes, and the values that turn them off.
 _NOT_COMPUTED: Mapping[str, tuple[Any, ...]] = {
     "attention_chunk_size": (None,),
     "use_bidirectional_attention": (None, False),
@@ -19,13 +19,13 @@ _NOT_COMPUTED: Mapping[str, tuple[Any, ...]] = {
     "num_kv_shared_layers": (None, 0),
     "use_mamba": (None, False),
 }
-#: Rotary frequencies that hang on the longest sequence of a batch: one sample would change another's.
+#: Rotary frequencies that depend on the longest sequence of a batch: one sample would change another's.
 _BY_BATCH = ("dynamic",)
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A chat template that a family's models were tuned with, known by tokens that their tokenizers then have."""
+    """A chat template that a family's models were tuned with, recognised by tokens that their tokenizers then have."""
 
     name: str
     tokens: tuple[str, ...] = ()
@@ -34,11 +34,11 @@ class Template:
 class LanguageFamily:
     """A family of decoder-only language models.
 
-    A subclass states what is particular. The layout is transformers' own for all of them: a trunk under `model` with
+    A subclass states what is particular. The layout is transformers' own for all of them: a backbone under `model` with
     `embed_tokens`, `layers` and `norm`, and a head `lm_head`.
 
     Attributes:
-        name: what people call it.
+        name: what it is commonly called.
         model_types: transformers' `model_type` of its configurations.
         templates: those its models were tuned with, by preference; the first whose tokens the tokenizer has is taken.
         scales_embeddings: whether token embeddings (not image features) are multiplied by sqrt(hidden).
@@ -70,7 +70,7 @@ class LanguageFamily:
         return getattr(config, "final_logit_softcapping", None)
 
     def longest(self, config: Any) -> int | None:
-        """Return the most tokens of a sample for which rotary frequencies do not depend on its length; None: any."""
+        """Return the longest sample, in tokens, whose rotary frequencies do not depend on its length; None for any."""
         rope = getattr(config, "rope_parameters", None) or {}
         if rope.get("rope_type") != "longrope":
             return None
@@ -118,7 +118,7 @@ class LanguageFamily:
         Args:
             vocabulary: the tokenizer's tokens.
             known: names of templates.
-            key: what messages call it.
+            key: its name in messages.
 
         Raises:
             RequestError: none of the family's templates fits.
@@ -135,7 +135,7 @@ class LanguageFamily:
         """Return the names of linear layers as this family has them.
 
         Where one layer holds several of the usual ones (Phi-3: q, k and v in `qkv_proj`) and all of these are named,
-        it stands for them; a name with no such layer stays, for whoever checks it.
+        it replaces them; a name without such a layer is kept, and the caller checks it.
         """
         found = list(dict.fromkeys(names))
         for joined, parts in self.joined_layers.items():

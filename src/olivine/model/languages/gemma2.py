@@ -1,4 +1,4 @@
-"""Gemma 2: every other layer looks back a window only; scores and logits are softly capped."""
+"""Gemma 2: every other layer has a sliding window; scores and logits are softly capped."""
 
 from olivine.model.languages.family import LanguageFamily, Template
 
@@ -6,8 +6,8 @@ from olivine.model.languages.family import LanguageFamily, Template
 class Gemma2(LanguageFamily):
     """Gemma 2 (arXiv:2408.00118, section 2).
 
-    Its final cap is part of its own loss, and so of ours. Plain transformers' LLaVA does not apply it: greedy answers
-    are the same, since the cap keeps the order of logits; probabilities are not.
+    Its final cap is part of its own loss, and so of the loss here. Plain transformers' LLaVA does not apply it: greedy
+    answers are the same, since the cap keeps the order of logits; probabilities are not.
     """
 
     name = "Gemma 2"

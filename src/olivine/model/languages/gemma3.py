@@ -4,7 +4,7 @@ from olivine.model.languages.family import LanguageFamily, Template
 
 
 class Gemma3(LanguageFamily):
-    """Gemma 3 (arXiv:2503.19786), text alone; out of a folder with a tower of its own, the language model is taken."""
+    """Gemma 3 (arXiv:2503.19786), text only; from a folder with a vision tower, only the language model is taken."""
 
     name = "Gemma 3"
     model_types = ("gemma3_text",)

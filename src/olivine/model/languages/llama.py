@@ -1,4 +1,4 @@
-"""Llama 2 and 3, Vicuna, SmolLM2, and whatever else has their layout; no window, no cap."""
+"""Llama 2 and 3, Vicuna, SmolLM2, and other models of their layout; no window, no cap."""
 
 from olivine.model.languages.family import LanguageFamily, Template
 

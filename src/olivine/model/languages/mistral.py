@@ -6,7 +6,7 @@ from olivine.model.languages.family import LanguageFamily, Template, one_window
 
 
 class Mistral(LanguageFamily):
-    """Mistral 7B (arXiv:2310.06825); it has no template of its own here: Zephyr's and others' differ by model."""
+    """Mistral 7B (arXiv:2310.06825); no template is registered for it: Zephyr's and others' differ by model."""
 
     name = "Mistral"
     model_types = ("mistral",)

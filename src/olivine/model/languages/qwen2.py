@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: biases on queries, keys and values; windows only where `use_sliding_window` asks for them."""
+"""Qwen2 and Qwen2.5: biases on queries, keys and values; windows only with `use_sliding_window`."""
 
 from olivine.model.languages.family import LanguageFamily, Template
 

@@ -1,4 +1,4 @@
-"""Qwen3: normalised queries and keys, heads of a width of their own; windows only where asked for."""
+"""Qwen3: normalised queries and keys, a configured head width; windows only with `use_sliding_window`."""
 
 from olivine.model.languages.family import LanguageFamily, Template
 

@@ -1,6 +1,6 @@
 """Which families of language models there are: the package's own, and those of installed packages.
 
-What a family says of itself is in `family`.
+The interface of a family is in `family`.
 """
 
 from functools import cache
@@ -23,7 +23,7 @@ LANGUAGES = "olivine.languages"
 _FAMILIES = (Gemma, Gemma2, Gemma3, Llama, Mistral, Phi3, Qwen2, Qwen3, SmolLM3)
 _OWN = {model_type: family for family in _FAMILIES for model_type in family.model_types}
 _LAYOUT = "its modules are laid out otherwise than Llama's, which training and answering go by"
-#: Known, and why not taken.
+#: Model types that are known but unsupported, with the reason.
 _REFUSED = {
     **dict.fromkeys(("gpt_neox", "opt", "gpt2", "gpt_neo", "gptj", "bloom", "phi", "mpt", "falcon"), _LAYOUT),
     "gpt_oss": "its attention has sinks",

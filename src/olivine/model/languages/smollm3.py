@@ -1,4 +1,4 @@
-"""SmolLM3: every fourth layer has no rotary positions; windows only where asked for."""
+"""SmolLM3: every fourth layer has no rotary positions; windows only with `use_sliding_window`."""
 
 from olivine.model.languages.family import LanguageFamily, Template
 

@@ -1,4 +1,4 @@
-"""What is particular in a language model's attention and head, read off its configuration."""
+"""What is particular in a language model's attention and head, read from its configuration."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ class LanguageTraits:
         return self.cap is None and not any(self.windows)
 
     def masked(self, grouped: bool) -> bool:
-        """Whether a packed sequence must bring `PackedMasks`; `grouped`: it goes by groups, not by spans."""
+        """Return whether a packed sequence must carry `PackedMasks`; `grouped`: attention by groups, not by spans."""
         return self.cap is not None or (grouped and any(self.windows))
 
 

@@ -1,1 +1,1 @@
-"""Families of vision towers, one a file, behind the registry `olivine.towers`; and how one is loaded and read."""
+"""Families of vision towers, one per file, behind the registry `olivine.towers`; and how one is loaded and read."""

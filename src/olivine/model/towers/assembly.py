@@ -1,6 +1,6 @@
-"""From a recipe's vision section to a tower: which, of what size, which of its tokens are shown; then its weights.
+"""From a recipe's vision section to a tower: its type and size, which of its tokens are used; then its weights.
 
-What families there are is in `registry`; what the language model gets of the features is the connector's to say.
+`registry` lists the families; the connector decides what the language model gets of the features.
 """
 
 import copy
@@ -34,13 +34,13 @@ class Features:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the connector is given for an image."""
+        """The number of tokens per image that the connector gets."""
         return self.side * self.side + self.extra
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One tower: where it comes from, its configuration there and at the size asked for, and what fits its images."""
+    """One tower: where it comes from, its configuration there and at the requested size, and its image transform."""
 
     source: Source
     stored: Any
@@ -58,8 +58,8 @@ class TowerPlan:
         layer: which hidden states are features, as a LLaVA configuration has it under `vision_feature_layer`.
         strategy: "default" drops the first token, "full" none: `vision_feature_select_strategy`.
         features: what leaves the tower.
-        positions: tokens inside the tower, those that are not shown included; of fused towers all together.
-        transform: what fits images to it.
+        positions: tokens inside the tower, including unused ones; summed over fused towers.
+        transform: fits images to it.
     """
 
     config: Any
@@ -72,7 +72,7 @@ class TowerPlan:
 
 
 def plan_tower(recipe: VisionRecipe) -> TowerPlan:
-    """Read the configurations of a vision section and check that it can be meant; sources must be located.
+    """Read the configurations of a vision section and check that it is consistent; sources must be located.
 
     Raises:
         RequestError: an unsupported family; a layer, size, option or pair of towers that do not go together.
@@ -98,7 +98,7 @@ def plan_tower(recipe: VisionRecipe) -> TowerPlan:
 
 
 def load_tower(plan: TowerPlan) -> Any:
-    """Load the tower of a plan in fp32 on the CPU; a configuration for a source starts at random.
+    """Load the tower of a plan in fp32 on the CPU; with a configuration as its source it is initialised at random.
 
     Raises:
         RequestError: weights that cannot be found, fetched or used.
@@ -158,7 +158,7 @@ def _load_module(part: _Part) -> Any:
 
 
 def class_of(make: Callable[[Any], Any], config: Any, key: str) -> type[Any]:
-    """Return the model class that stands for a configuration; nothing is allocated to find out."""
+    """Return the model class of a configuration, without allocating memory."""
 
     def on_meta() -> Any:
         with torch.device("meta"):
@@ -168,8 +168,8 @@ def class_of(make: Callable[[Any], Any], config: Any, key: str) -> type[Any]:
 
 
 def _resized(tower: Any, part: _Part) -> Any:
-    """Return the same tower for images of another size: learnt positions resampled, all other weights as they are."""
-    with torch.random.fork_rng(devices=[]):  # what is drawn for the new one is overwritten, and nobody's business
+    """Return the same tower for images of another size: position embeddings resampled, other weights unchanged."""
+    with torch.random.fork_rng(devices=[]):  # its random weights are overwritten; the caller's random state stays
         resized = type(tower)(part.config)
     resized.load_state_dict(part.family.resized_state(tower.state_dict(), part.config, part.transform.size))
     return resized
@@ -211,7 +211,7 @@ def _check_registers(recipe: VisionRecipe, parts: tuple[_Part, ...]) -> None:
 
 
 def _check_fused(recipe: VisionRecipe, parts: tuple[_Part, ...], grids: list[int]) -> None:
-    """Refuse towers that cannot look at the same square, or see it cut into the same patches."""
+    """Refuse towers that do not take the same image size, or divide it into different grids."""
     key = "model.vision.fused"
     types = [part.config.model_type for part in parts]
     sizes = [part.transform.size for part in parts]

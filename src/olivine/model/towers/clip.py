@@ -1,6 +1,6 @@
 """CLIP's vision transformer (arXiv:2103.00020): one class token, learnt positions.
 
-Which other families there are is in `registry`.
+`registry` lists the other families.
 """
 
 import re

@@ -11,11 +11,11 @@ from olivine.model.weights import IN_LLAVA, IN_LLAVA_PREFIX, Naming
 
 
 class Dinov2(TowerFamily):
-    """DINOv2 of any size. Its configuration says 518 pixels; 224 is what its published processor makes."""
+    """DINOv2 of any size. Its configuration says 518 pixels; its published processor makes 224."""
 
     model_type = "dinov2"
     statistics = IMAGENET_STATISTICS
-    #: Older versions of transformers and newer ones; `weights_in` and `weights_out` are those of the largest size.
+    #: Names in older and newer versions of transformers; `weights_in` and `weights_out` are the largest size's.
     linear_names = {  # noqa: RUF012
         "q_proj": ("q_proj", "query"),
         "k_proj": ("k_proj", "key"),

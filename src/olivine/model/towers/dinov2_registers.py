@@ -1,6 +1,6 @@
 """DINOv2 with registers (arXiv:2309.16588): a class token, then registers, then patches.
 
-Where registers are not shown to the language model, the tower is wrapped: `joined`.
+If the language model does not get the registers, the tower is wrapped: `joined`.
 """
 
 from typing import Any

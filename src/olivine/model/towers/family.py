@@ -1,6 +1,6 @@
-"""What a family of vision towers must say of itself.
+"""The interface of a family of vision towers.
 
-The families are in the other files of this package, one each; which there are is in `registry`.
+The families are in the other files of this package, one each; `registry` lists them.
 """
 
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ class TowerFamily:
 
     Attributes:
         model_type: of the tower's own configuration, as transformers has it.
-        statistics: (mean, standard deviation) of each channel where the tower's folder says none.
-        resample: the filter that fits images to the tower's square where its folder says none.
+        statistics: (mean, standard deviation) of each channel, if the tower's folder has none.
+        resample: the filter that fits images to the tower's square, if its folder names none.
         class_tokens: how many tokens come before registers and patches.
-        position_table: name of the learnt position embeddings in the tower's state, where they fit one `image_size`
-            alone; None where the tower itself takes any multiple of its patch size.
-        linear_names: how the linear layers of its blocks are called, in any supported version of transformers, by the
-            names that language models give theirs; empty where low-rank updates are not supported.
+        position_table: name of the learnt position embeddings in the tower's state, if they fit only one
+            `image_size`; None if the tower itself supports any multiple of its patch size.
+        linear_names: names of its blocks' linear layers, in all supported versions of transformers, by the names of the
+            corresponding layers of language models; empty if low-rank updates are not supported.
         inner: module that holds the layers in some versions of transformers and not in others, or None.
         tiny: configuration of a tiny random tower with 8-pixel patches, for conformance tests.
     """
@@ -56,19 +56,19 @@ class TowerFamily:
     tiny: ClassVar[dict[str, Any]]
 
     def unusable(self) -> str | None:
-        """Return why the installed transformers cannot do with this family; None where it can."""
+        """Return why the installed transformers does not support this family; None if it does."""
         return None
 
     def registers(self, config: Any) -> int:  # noqa: ARG002  # most families have none
-        """Return how many register tokens stand between class token and patches."""
+        """Return how many register tokens are between class token and patches."""
         return 0
 
     def prefix(self, config: Any) -> int:
-        """Return how many tokens stand before the patches."""
+        """Return how many tokens are before the patches."""
         return self.class_tokens + self.registers(config)
 
     def default_size(self, config: Any) -> int:
-        """Return the side of the square, in pixels, that the tower takes where neither recipe nor folder says."""
+        """Return the side of the square, in pixels, that the tower takes if neither recipe nor folder says."""
         size: int = config.image_size
         return size
 
@@ -78,9 +78,11 @@ class TowerFamily:
         Raises:
             RequestError: the patches do not divide the side.
         """
-        if size % config.patch_size:
-            raise RequestError(f"model.vision.image_size: {size} is no multiple of the patch size {config.patch_size}.")
-        side: int = size // config.patch_size
+        patch: int = config.patch_size
+        side = size // patch
+        if side * patch != size:
+            near = f"nearest are {side * patch} and {(side + 1) * patch}" if side else f"nearest is {patch}"
+            raise RequestError(f"model.vision.image_size: {size} is no multiple of the patch size {patch}; the {near}.")
         return side
 
     def naming(self, of_folder: Any) -> Naming:

@@ -1,6 +1,6 @@
 """A tower made of towers: features of several joined channel by channel, or of one without its registers.
 
-For what transformers' LLaVA cannot take from a tower alone, which it cuts the first token off or none. Loading such a
+Needed because transformers' LLaVA can only drop a tower's first token, or none. Loading such a
 folder needs `import olivine` first, which registers the classes here.
 """
 
@@ -19,12 +19,12 @@ class JoinedTowerConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers
     """A joined tower.
 
     Attributes:
-        parts: for each tower its `config`, the number of tokens in front of its patches (`prefix`), the hidden states
-            that are taken (`layers`), and the `mean` and `std` of its pixels.
-        pixel_mean, pixel_std: what the images that arrive were normalised with.
+        parts: for each tower its `config`, the number of tokens before its patches (`prefix`), the hidden states
+            used (`layers`), and the `mean` and `std` of its pixels.
+        pixel_mean, pixel_std: the normalisation of the incoming images.
         hidden_size: of all features together.
         image_size, patch_size: of the one grid, in pixels.
-        num_hidden_layers: of the deepest tower; what comes out is one hidden state all the same, of index -1.
+        num_hidden_layers: of the deepest tower; the output is still one hidden state, of index -1.
     """
 
     model_type = JOINED
@@ -57,7 +57,7 @@ class JoinedTower(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave random starts to the towers, whose own classes have made them."""
+        """Do nothing: the towers' own classes have initialised their weights."""
 
     def forward(self, pixel_values: Tensor, **_options: Any) -> BaseModelOutputWithPooling:
         """Turn images `[images, 3, size, size]` into features `[images, patches, hidden_size]`."""

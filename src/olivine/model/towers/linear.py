@@ -1,6 +1,6 @@
 """The linear layers inside a tower's blocks, under the names that language models give theirs.
 
-What is done with them (low-rank updates) is in `training/tower_lora`.
+Low-rank updates of them are in `training/tower_lora`.
 """
 
 import re
@@ -22,10 +22,10 @@ def linear_layers(tower: Any, where: str) -> dict[str, str]:
 
     Args:
         tower: of a registered family, or several joined.
-        where: begins the message: `stages.align.vision_lora`.
+        where: the start of the message, such as `stages.align.vision_lora`.
 
     Raises:
-        RequestError: the family does not say how its linear layers are called.
+        RequestError: the family does not name its linear layers.
     """
     if isinstance(tower, JoinedTower):
         return {

@@ -1,6 +1,6 @@
 """Which families of towers there are: the package's own, and those of installed packages.
 
-What a family says of itself is in `family`.
+The interface of a family is in `family`.
 """
 
 from olivine.errors import RequestError, unknown_name
@@ -15,7 +15,7 @@ from olivine.registry import load, offered
 #: Entry points of this group are named by their family's model type.
 TOWERS = "olivine.towers"
 _OWN = {family.model_type: family for family in (Clip, Siglip, Dinov2, Dinov2WithRegisters, Dinov3)}
-#: Known, and why not taken.
+#: Model types that are known but unsupported, with the reason.
 _REFUSED = {
     "siglip2": "SigLIP2-NaFlex takes patches and their shapes in place of a square image",
     "siglip2_vision_model": "SigLIP2-NaFlex takes patches and their shapes in place of a square image",

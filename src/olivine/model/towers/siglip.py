@@ -1,7 +1,7 @@
 """SigLIP's vision transformer (arXiv:2303.15343) and SigLIP2's of fixed resolution (arXiv:2502.14786): no class token.
 
 Published SigLIP2 models of fixed resolution have the model type `siglip`; those of several aspect ratios (NaFlex) have
-`siglip2`, take patches and their shapes in place of images, and are refused in `registry`.
+`siglip2`, take patches and their shapes instead of images, and are refused in `registry`.
 """
 
 from typing import Any

@@ -24,6 +24,7 @@ from olivine.world.pretraining.dinov2 import Dinov2Pretraining
 from olivine.world.pretraining.gemma import SIZES
 from olivine.world.pretraining.language import LanguagePretraining
 from olivine.world.pretraining.loop import FIGURES, LOG, Pretraining, pretrain
+from olivine.world.pretraining.siglip import SiglipPretraining
 
 LARGE_VOCABULARY, SMALL_VOCABULARY = 1024, 640
 _SAVE_EVERY = 100
@@ -54,9 +55,11 @@ def _language(size: str, vocabulary: int, schedule: Schedule, expanded_from: str
 
 _SMALL = Schedule(12000, 5e-3, unplaced=2000, restarted=2.5e-3)
 _LARGE = Schedule(1600, 2e-3, unplaced=1600)
-#: The towers' steps are set so that both take the same CPU time; `figures.json` says how much they took.
+#: The steps of tiny-CLIP and tiny-DINOv2 are set so that both take the same CPU time; `figures.json` says how much they
+#: took. tiny-SigLIP has a quarter of tiny-CLIP's.
 JOBS: dict[str, Job] = {
     "tiny-clip": Job(lambda seed, share, _: ClipPretraining(max(1, round(12000 * share)), 80, seed, variants=2)),
+    "tiny-siglip": Job(lambda seed, share, _: SiglipPretraining(max(1, round(3000 * share)), 80, seed, variants=2)),
     "tiny-dinov2": Job(lambda seed, share, _: Dinov2Pretraining(max(1, round(12000 * share)), 80, seed)),
     "tiny-gemma-s": _language("small", LARGE_VOCABULARY, _SMALL),
     "tiny-gemma-l": _language("large", LARGE_VOCABULARY, _LARGE, "tiny-gemma-s"),

@@ -1,6 +1,6 @@
-"""What both towers share: their common shape, images as tensors, and the linear probe that measures their patches.
+"""What the towers share: their common shape, images as tensors, and the linear probe that measures their patches.
 
-How each learns is in `clip` and `dinov2`.
+How each learns is in `clip`, `siglip` and `dinov2`.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from olivine.world.scene import CLASSES, COLOURS, SIDE, Scene, SceneObject
 
 @dataclass(frozen=True, slots=True)
 class TowerShape:
-    """A vision transformer's shape; CLIP and DINOv2 have the same."""
+    """A vision transformer's shape; all towers have the same."""
 
     hidden: int = 96
     layers: int = 4
@@ -57,11 +57,11 @@ def close_up(
     return image[top : top + side, left : left + side]
 
 
-def patches_of(tower: nn.Module, pixels: Tensor, layer: int = LAYER) -> Tensor:
-    """`[images, patches, hidden]`: one hidden state without its class token."""
+def patches_of(tower: nn.Module, pixels: Tensor, layer: int = LAYER, *, prefix: int = 1) -> Tensor:
+    """`[images, patches, hidden]`: one hidden state without the `prefix` tokens before its patches."""
     device = next(tower.parameters()).device
     states: Tensor = tower(pixels.to(device), output_hidden_states=True).hidden_states[layer]
-    return states[:, 1:]
+    return states[:, prefix:]
 
 
 def covered(obj: SceneObject, shape: TowerShape = SHAPE) -> list[int]:
