@@ -76,7 +76,7 @@ def planned_tensors(published: Published, rows: int, dtype: torch.dtype | None) 
 
 
 def _common_dtype(published: Published) -> torch.dtype:
-    """A checkpoint has one dtype: the language model's."""
+    """Return the one dtype of a checkpoint: the language model's."""
     stored = _embedding(published).dtype
     return torch.float32 if stored == torch.float64 else stored
 
@@ -155,12 +155,13 @@ def _merged(planned: PlannedTensor, adapter: Adapter) -> PlannedTensor:
 
 
 def _check_tied(published: Published, head: RawTensor) -> None:
-    """A stored copy of a tied head is dropped, after a look that it is one."""
+    """Require a stored copy of a tied head, which is dropped, to be one."""
     table = _embedding(published)
     step = 4096
     same = head.shape == table.shape and all(
-        torch.equal(head.rows(start, min(start + step, head.shape[0])), table.rows(start, min(start + step, head.shape[0])))
+        torch.equal(head.rows(start, stop), table.rows(start, stop))
         for start in range(0, head.shape[0], step)
+        for stop in [min(start + step, head.shape[0])]
     )
     if not same:
         raise RequestError(
@@ -181,7 +182,8 @@ def check_shapes(planned: Sequence[PlannedTensor], expected: dict[str, tuple[int
         raise RequestError(f"{where}: {len(missing)} weights are missing ({missing[0]}, ...). Fetch the folder again.")
     if unknown:
         raise RequestError(
-            f"{where}: {len(unknown)} weights have no place in the model that config.json describes ({unknown[0]}, ...)."
+            f"{where}: {len(unknown)} weights have no place in the model that config.json describes "
+            f"({unknown[0]}, ...). Give the configuration that belongs to these files."
         )
     for name, shape in found.items():
         if shape != expected[name]:

@@ -69,6 +69,7 @@ class Published:
         layout: its name in messages.
         folder: where it is.
         text, vision: configuration values of language model and tower, complete, `model_type` included.
+        text_as_written, vision_as_written: the same as the files have them, for the reference.
         language: tensors as `embed_tokens.weight`, `layers.0...`, `norm.weight`, and `lm_head.weight` if stored.
         tower: tensors as the tower's module has them without `vision_model.`.
         projector: tensors of `linear_1` and, unless it is one layer, `linear_2`.
@@ -82,6 +83,7 @@ class Published:
         image_scale, activation: what its own time did; see `ImportOptions`.
         fit: how images were made square in training, as far as the folder says.
         template: the chat template of training, or None if the folder does not say.
+        today: whether transformers of today computes the folder as training did, so that it can prove itself.
         repairs: what today's transformers would do otherwise.
         unknown: what the folder does not say, and what was taken instead.
     """
@@ -90,6 +92,8 @@ class Published:
     folder: Path
     text: dict[str, Any]
     vision: dict[str, Any]
+    text_as_written: Mapping[str, Any]
+    vision_as_written: Mapping[str, Any]
     language: Mapping[str, RawTensor]
     tower: Mapping[str, RawTensor]
     projector: Mapping[str, RawTensor]
@@ -99,11 +103,12 @@ class Published:
     fit: ImageFit
     template: str | None = None
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
-    layer: int = -2
+    layer: int | list[int] = -2
     strategy: str = "default"
     projector_activation: str = "gelu"
     preprocessor: dict[str, Any] = field(default_factory=dict)
     image_token_id: int | None = None
     stop_ids: tuple[int, ...] = ()
+    today: bool = False
     repairs: list[Repair] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)

@@ -50,12 +50,12 @@ def model_tensors(folder: Path, key: str) -> dict[str, RawTensor]:
         RequestError: there are none; files are missing, damaged, or hold more than tensors.
     """
     where = f"{key}: {folder}"
-    for single in _WHOLE_MODEL:
+    for single in _WHOLE_MODEL:  # a single file before an index, as transformers looks for them
         index = folder / f"{single}.index.json"
-        if index.is_file():
-            return _together([tensors_in_file(file, key) for file in indexed_files(folder, index, where)], where)
         if (folder / single).is_file():
             return tensors_in_file(folder / single, key)
+        if index.is_file():
+            return _together([tensors_in_file(file, key) for file in indexed_files(folder, index, where)], where)
     parts = sorted([*folder.glob("model-*-of-*.safetensors"), *folder.glob("pytorch_model-*-of-*.bin")])
     if parts:
         raise RequestError(f"{where}: holds {parts[0].name}, but not the index of its files. Fetch the folder again.")

@@ -1,6 +1,7 @@
 """A vision tower from beside a model: its configuration, its tensors and its image processor's values."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,17 @@ def tower_folder(source: str, key: str) -> SourceFolder:
     return SourceFolder(local_folder(locate(source), key, (*WEIGHTS, "pytorch_model.bin")), key)
 
 
-def tower_values(source: str | None, asked: str | None, stored: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a tower's configuration and its image processor's values.
+@dataclass(frozen=True, slots=True)
+class TowerValues:
+    """A tower's configuration, complete and as the file has it, and its image processor's values."""
+
+    complete: dict[str, Any]
+    as_written: Mapping[str, Any]
+    preprocessor: dict[str, Any]
+
+
+def tower_values(source: str | None, asked: str | None, stored: bool) -> TowerValues:
+    """Return how a tower is configured.
 
     Args:
         source: what the model's configuration names.
@@ -53,11 +63,13 @@ def tower_values(source: str | None, asked: str | None, stored: bool) -> tuple[d
     if name is None:
         raise RequestError("--tower: the folder does not say which vision tower it needs. Give --tower FOLDER.")
     if asked is None and stored and name in _KNOWN and not Path(name).is_dir():
-        return complete(_KNOWN[name], name), {"crop_size": _CLIP_SIZE}
+        return TowerValues(complete(_KNOWN[name], name), _KNOWN[name], {"crop_size": _CLIP_SIZE})
     folder = tower_folder(name, "--tower")
     config = model_config(str(folder.path), "--tower")
     values = getattr(config, "vision_config", config).to_dict()
-    return values, folder.json("preprocessor_config.json")
+    return TowerValues(
+        values, folder.values.get("vision_config", folder.values), folder.json("preprocessor_config.json")
+    )
 
 
 def tower_tensors(source: str | None, asked: str | None, model_type: str) -> dict[str, RawTensor]:

@@ -3,7 +3,6 @@
 Whole models are saved by `checkpoint`.
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGener
 from olivine.data.images import ImageTransform
 from olivine.model import without_progress_bars
 from olivine.model.configuration import model_config, understood
+from olivine.model.hub_names import hub_name
 from olivine.model.processor import finish_configs, processor
+from olivine.model.streamed_weights import without_weights
 from olivine.model.towers.assembly import shown_features
 from olivine.model.vlm import VisionLanguageModel
-
-_INNER = re.compile(r"^vision_tower\.(?!vision_model\.)")
 
 
 def outline(
@@ -35,7 +34,7 @@ def outline(
     stop_ids: Iterable[int],
     key: str,
 ) -> VisionLanguageModel:
-    """Return a plain LLaVA without memory (on the meta device), with its companions.
+    """Return a plain LLaVA without weights (parameters on the meta device), with its companions.
 
     Args:
         text, vision: configuration values, with their `model_type`.
@@ -65,7 +64,7 @@ def outline(
     config.architectures = ["LlavaForConditionalGeneration"]
 
     def skeleton() -> Any:
-        with torch.device("meta"):
+        with without_weights():
             return LlavaForConditionalGeneration(config)
 
     model = understood(skeleton, key)
@@ -82,14 +81,8 @@ def outline(
 
 def expected_tensors(vlm: VisionLanguageModel) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor that a folder of this model must hold, under the hub's names."""
-    inner = vlm.model.config.vision_config.model_type in ("clip_vision_model", "siglip_vision_model")
-    found = {}
-    for name, parameter in vlm.model.named_parameters():
-        short = name.removeprefix("model.")
-        short = re.sub(r"^language_model\.(?!model\.)", "language_model.model.", short)
-        short = f"language_model.{short}" if short.startswith("lm_head.") else short
-        found[_INNER.sub("vision_tower.vision_model.", short) if inner else short] = tuple(parameter.shape)
-    return found
+    config = vlm.model.config
+    return {hub_name(name, config): tuple(weight.shape) for name, weight in vlm.model.named_parameters()}
 
 
 def write_settings(folder: Path, vlm: VisionLanguageModel, dtype: torch.dtype) -> None:

@@ -46,6 +46,8 @@ class LlavaHf(Layout):
             folder=folder.path,
             text=text,
             vision=vision,
+            text_as_written=values["text_config"],
+            vision_as_written=values["vision_config"],
             language={**beginning_with(_without_head(folder), *_LANGUAGE), **_head(folder)},
             tower=own_names(beginning_with(folder.tensors, *_VISION), vision["model_type"]),
             projector=beginning_with(folder.tensors, *_PROJECTOR),
@@ -61,15 +63,14 @@ class LlavaHf(Layout):
             image_token_id=values.get("image_token_index", values.get("image_token_id")),
             stop_ids=_stop_ids(folder, text),
         )
-        if text["model_type"] == "gemma":
+        if text["model_type"] in SCALED:
             _as_gemma(published, folder, options, where)
         elif options.fit is None and not _says_padding(processor):
             published.unknown.append(
                 f"how images were made square in training: its image processor's {published.fit} is taken; LLaVA-1.5 "
                 "was trained with pad (--fit)"
             )
-        if published.template is None:
-            published.unknown.append("the chat template of training: its language model's own is taken (--template)")
+        published.today = text["model_type"] not in SCALED or published.image_scale == "one"
         _mend_processor(published, folder)
         return published
 

@@ -86,7 +86,7 @@ def read_original(
     options: ImportOptions,
     name: str,
     language: Mapping[str, RawTensor] | None = None,
-    text: dict[str, Any] | None = None,
+    text: Mapping[str, Any] | None = None,
 ) -> Published:
     """Return a model of the original layout, whose language model may come from elsewhere.
 
@@ -97,7 +97,7 @@ def read_original(
         options: what the user says.
         name: of the layout.
         language: the language model's tensors; None takes them from `tensors`.
-        text: its configuration; None takes it from `values`.
+        text: its config.json's values, if they are not among `values`.
 
     Raises:
         RequestError: something is missing, or of another kind than LLaVA-1.5 has it.
@@ -106,16 +106,18 @@ def read_original(
     _check(values, where)
     stored = beginning_with(tensors, *TOWER)
     source = values.get("mm_vision_tower")
-    vision, preprocessor = tower_values(source, options.tower, bool(stored))
+    described = tower_values(source, options.tower, bool(stored))
     tower = beginning_with(stored, "vision_model.") or stored
     if not tower:
-        tower = tower_tensors(source, options.tower, vision["model_type"])
+        tower = tower_tensors(source, options.tower, described.complete["model_type"])
     fit: ImageFit = options.fit or ("pad" if values.get("image_aspect_ratio") == "pad" else "crop")
     published = Published(
         layout=name,
         folder=folder.path,
-        text=text or language_values(values, where),
-        vision=vision,
+        text=language_values(values if text is None else text, where),
+        vision=described.complete,
+        text_as_written=values if text is None else text,
+        vision_as_written=described.as_written,
         language=language_tensors(tensors) if language is None else language,
         tower=tower,
         projector=projector_tensors(tensors, values, where),
@@ -125,7 +127,8 @@ def read_original(
         fit=fit,
         template=options.template,
         layer=int(values.get("mm_vision_select_layer", -2)),
-        preprocessor=preprocessor,
+        projector_activation="linear" if values.get("mm_projector_type", "linear") == "linear" else "gelu",
+        preprocessor=described.preprocessor,
         stop_ids=_stop_ids(folder),
     )
     published.activation = options.activation or published.text["hidden_act"]
@@ -141,8 +144,6 @@ def read_original(
         published.repairs.append(
             Repair(f"vision tower taken from {options.tower or source}", "the folder holds the name of it alone")
         )
-    if options.template is None:
-        published.unknown.append("the chat template of training: its language model's own is taken (--template)")
     return published
 
 

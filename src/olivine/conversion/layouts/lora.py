@@ -5,7 +5,7 @@ from typing import Any
 
 from olivine.conversion.layouts.base import Layout, SourceFolder
 from olivine.conversion.layouts.llava_gemma import as_gemma
-from olivine.conversion.layouts.llava_original import language_tensors, language_values, read_original
+from olivine.conversion.layouts.llava_original import language_tensors, read_original
 from olivine.conversion.layouts.projector import FILE, base_folder
 from olivine.conversion.published import Adapter, ImportOptions, Published, Repair
 from olivine.conversion.raw_tensors import RawTensor, tensors_in_file
@@ -49,7 +49,6 @@ class Lora(Layout):
             options,
             self.name,
             language={**language_tensors(base.tensors), **language_tensors(trained)},
-            text=language_values(values, f"{folder.key}: {folder.path / 'config.json'}"),
         )
         published.tokenizer = options.tokenizer or str(folder.path if folder.has(*_VOCABULARY) else base.path)
         published.adapters = _adapters(folder, settings, published.language)
@@ -81,9 +80,7 @@ def _adapters(folder: SourceFolder, settings: dict[str, Any], language: dict[str
     if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
         raise RequestError(f"{where}: r is {rank!r} and lora_alpha {alpha!r}; expected two numbers.")
     scale = alpha / (rank**0.5 if settings.get("use_rslora") else rank)
-    file = next(
-        (folder.path / n for n in ("adapter_model.safetensors", "adapter_model.bin") if folder.has(n)), None
-    )
+    file = next((folder.path / n for n in ("adapter_model.safetensors", "adapter_model.bin") if folder.has(n)), None)
     if file is None:
         raise RequestError(f"{folder.key}: {folder.path}: has no adapter_model.safetensors or .bin. Fetch it again.")
     sides: dict[str, dict[str, RawTensor]] = {}

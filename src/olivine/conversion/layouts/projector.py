@@ -2,7 +2,7 @@
 
 from olivine.conversion.layouts.base import Layout, SourceFolder
 from olivine.conversion.layouts.llava_gemma import as_gemma
-from olivine.conversion.layouts.llava_original import language_tensors, language_values, read_original
+from olivine.conversion.layouts.llava_original import language_tensors, read_original
 from olivine.conversion.published import ImportOptions, Published
 from olivine.conversion.raw_tensors import tensors_in_file
 from olivine.errors import RequestError
@@ -37,16 +37,11 @@ class Projector(Layout):
             options,
             self.name,
             language=language_tensors(base.tensors),
-            text=language_values(base.values, f"--base: {base.path}"),
+            text=base.values,
         )
         published.tokenizer = options.tokenizer or str(base.path)
         if published.text["model_type"] == "gemma":
             as_gemma(published, folder, options)
-        if options.template is None:
-            published.unknown[:] = [
-                "the chat template of stage 1: the language model's own is taken (LLaVA-Gemma's); LLaVA-1.5 aligns "
-                "with --template plain"
-            ]
         return published
 
 
