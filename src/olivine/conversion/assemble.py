@@ -29,9 +29,12 @@ def text_values(published: Published, rows: int) -> dict[str, Any]:
         rows: of the embedding.
     """
     values = {**published.text, "vocab_size": rows}
+    if published.text["model_type"] != "gemma":
+        values["hidden_activation" if "hidden_act" not in values else "hidden_act"] = published.activation
+        return values
     values.pop("hidden_activation", None)
-    if published.text["model_type"] == "gemma" and published.activation == "gelu":
-        values["hidden_act"] = EXACT_GELU
+    values["hidden_act"] = EXACT_GELU if published.activation == "gelu" else published.activation
+    if published.activation == "gelu" and published.text_as_written.get("hidden_act") != EXACT_GELU:
         published.repairs.append(
             Repair(
                 f"language model's activation written as {EXACT_GELU} (exact GELU)",
@@ -39,14 +42,12 @@ def text_values(published: Published, rows: int) -> dict[str, Any]:
                 "into the tanh approximation",
             )
         )
-    else:
-        values["hidden_act"] = published.activation
     return values
 
 
 def embedding_rows(published: Published, tokens: int) -> int:
     """Return how many rows the embedding needs for a tokenizer of `tokens` ids; a larger one stays as it is."""
-    stored = _embedding(published).shape[0]
+    stored = embedding(published).shape[0]
     if tokens <= stored:
         return stored
     rows = -(-tokens // _MULTIPLE) * _MULTIPLE
@@ -77,11 +78,16 @@ def planned_tensors(published: Published, rows: int, dtype: torch.dtype | None) 
 
 def _common_dtype(published: Published) -> torch.dtype:
     """Return the one dtype of a checkpoint: the language model's."""
-    stored = _embedding(published).dtype
+    stored = embedding(published).dtype
     return torch.float32 if stored == torch.float64 else stored
 
 
-def _embedding(published: Published) -> RawTensor:
+def embedding(published: Published) -> RawTensor:
+    """Return the language model's embedding.
+
+    Raises:
+        RequestError: it is missing.
+    """
     name = "embed_tokens.weight"
     if name not in published.language:
         raise RequestError(f"FOLDER: {published.folder}: the language model's {name} is missing. Fetch it again.")
@@ -156,7 +162,7 @@ def _merged(planned: PlannedTensor, adapter: Adapter) -> PlannedTensor:
 
 def _check_tied(published: Published, head: RawTensor) -> None:
     """Require a stored copy of a tied head, which is dropped, to be one."""
-    table = _embedding(published)
+    table = embedding(published)
     step = 4096
     same = head.shape == table.shape and all(
         torch.equal(head.rows(start, stop), table.rows(start, stop))

@@ -12,6 +12,8 @@ from olivine.errors import RequestError
 
 #: Since this version token embeddings alone are multiplied by sqrt(hidden), image features by nothing.
 SCALES_TOKENS_ALONE = Version("5.4.0")
+#: Model types whose whole input was multiplied by it before.
+SCALED = ("gemma", "gemma2")
 EXACT, TANH = "gelu", "gelu_pytorch_tanh"
 
 

@@ -73,6 +73,7 @@ class Published:
         language: tensors as `embed_tokens.weight`, `layers.0...`, `norm.weight`, and `lm_head.weight` if stored.
         tower: tensors as the tower's module has them without `vision_model.`.
         projector: tensors of `linear_1` and, unless it is one layer, `linear_2`.
+        connector: configuration values of a connector that plain transformers lacks.
         adapters: updates of the language model's linear layers, by the name of their weight.
         layer, strategy: which hidden states of the tower are features, and whether the first token is dropped.
         projector_activation: between the two layers.
@@ -84,6 +85,8 @@ class Published:
         fit: how images were made square in training, as far as the folder says.
         template: the chat template of training, or None if the folder does not say.
         today: whether transformers of today computes the folder as training did, so that it can prove itself.
+        taken: options for other folders ("base", "tower") that the layout uses.
+        template_advice: what to say besides where the template is unknown.
         repairs: what today's transformers would do otherwise.
         unknown: what the folder does not say, and what was taken instead.
     """
@@ -103,6 +106,7 @@ class Published:
     fit: ImageFit
     template: str | None = None
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    connector: dict[str, Any] | None = None
     layer: int | list[int] = -2
     strategy: str = "default"
     projector_activation: str = "gelu"
@@ -110,5 +114,7 @@ class Published:
     image_token_id: int | None = None
     stop_ids: tuple[int, ...] = ()
     today: bool = False
+    taken: tuple[str, ...] = ()
+    template_advice: str = ""
     repairs: list[Repair] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)

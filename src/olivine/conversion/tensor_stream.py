@@ -28,9 +28,14 @@ class PlannedTensor:
     rows: Callable[[int, int], Tensor]
 
     @property
+    def count(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+    @property
     def bytes(self) -> int:
         """Its size in the file."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.count * self.dtype.itemsize
 
 
 def as_stored(name: str, raw: RawTensor, dtype: torch.dtype) -> PlannedTensor:

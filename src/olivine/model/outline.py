@@ -28,7 +28,7 @@ def outline(
     transform: ImageTransform,
     *,
     image_token_id: int,
-    layer: int,
+    layer: int | list[int],
     strategy: str,
     activation: str,
     stop_ids: Iterable[int],

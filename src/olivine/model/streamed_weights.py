@@ -20,7 +20,8 @@ def without_weights() -> Iterator[None]:
             return None
         return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
 
-    handle = register_module_parameter_registration_hook(to_meta)
+    # torch's annotation leaves out what its documentation has the hook return.
+    handle = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
     try:
         yield
     finally:

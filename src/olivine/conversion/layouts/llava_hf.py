@@ -6,7 +6,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from olivine.conversion.gemma_time import activation, image_scale, version_of
+from olivine.conversion.gemma_time import SCALED, activation, image_scale, version_of
 from olivine.conversion.layouts.base import Layout, SourceFolder
 from olivine.conversion.published import ImportOptions, Published, Repair
 from olivine.conversion.raw_tensors import beginning_with
@@ -53,7 +53,7 @@ class LlavaHf(Layout):
             projector=beginning_with(folder.tensors, *_PROJECTOR),
             tokenizer=options.tokenizer or str(folder.path),
             image_scale=options.image_scale or "one",
-            activation=options.activation or text["hidden_act"],
+            activation=options.activation or text.get("hidden_act") or text["hidden_activation"],
             fit=options.fit or _fit(processor),
             template=options.template or _template(folder),
             layer=_layer(values, where),
@@ -78,7 +78,8 @@ class LlavaHf(Layout):
 def _as_gemma(published: Published, folder: SourceFolder, options: ImportOptions, where: str) -> None:
     version = version_of(folder.values, where)
     published.image_scale = image_scale(version, options.image_scale, where)
-    # The tower's file names show what Intel's conversion wrote whatever its version says.
+    if published.text["model_type"] != "gemma":
+        return
     found, sure = activation(folder.values["text_config"], _trained_under(folder.values, version))
     published.activation = options.activation or found
     if not sure and options.activation is None:
@@ -116,10 +117,10 @@ def _head(folder: SourceFolder) -> dict[str, Any]:
     return {f"lm_head.{name}": tensor for name, tensor in beginning_with(folder.tensors, *_HEAD).items()}
 
 
-def _layer(values: Mapping[str, Any], where: str) -> int:
-    layer = values.get("vision_feature_layer", -2)
-    if not isinstance(layer, int):
-        raise RequestError(f"{where}: vision_feature_layer is {layer!r}; importing knows one layer alone.")
+def _layer(values: Mapping[str, Any], where: str) -> int | list[int]:
+    layer: int | list[int] = values.get("vision_feature_layer", -2)
+    if not all(isinstance(each, int) for each in (layer if isinstance(layer, list) else [layer])):
+        raise RequestError(f"{where}: vision_feature_layer is {layer!r}; expected a whole number, or several.")
     return layer
 
 

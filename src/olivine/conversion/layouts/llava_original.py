@@ -130,6 +130,7 @@ def read_original(
         projector_activation="linear" if values.get("mm_projector_type", "linear") == "linear" else "gelu",
         preprocessor=described.preprocessor,
         stop_ids=_stop_ids(folder),
+        taken=("tower",),
     )
     published.activation = options.activation or published.text["hidden_act"]
     published.repairs.append(

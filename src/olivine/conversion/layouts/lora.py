@@ -50,6 +50,7 @@ class Lora(Layout):
             self.name,
             language={**language_tensors(base.tensors), **language_tensors(trained)},
         )
+        published.taken = ("base", "tower")
         published.tokenizer = options.tokenizer or str(folder.path if folder.has(*_VOCABULARY) else base.path)
         published.adapters = _adapters(folder, settings, published.language)
         published.repairs.append(

@@ -39,6 +39,8 @@ class Projector(Layout):
             language=language_tensors(base.tensors),
             text=base.values,
         )
+        published.taken = ("base", "tower")
+        published.template_advice = "LLaVA-1.5 aligned with --template plain, LLaVA-Gemma with its own"
         published.tokenizer = options.tokenizer or str(base.path)
         if published.text["model_type"] == "gemma":
             as_gemma(published, folder, options)

@@ -64,10 +64,17 @@ class ReferenceLanguage:
         object.__setattr__(self, "_settings", settings)
 
     def logits(self, prompts: Sequence[Prompt]) -> list[Tensor]:
-        """Return the logits `[vocabulary]` of the token behind each prompt."""
+        """Return the logits `[vocabulary]` of the token behind each prompt.
+
+        Raises:
+            RunError: tensors are not found; a prompt is longer than an attention window.
+        """
+        longest, window = max(len(prompt.ids) for prompt in prompts), self.values.get("sliding_window")
+        if window is not None and self.model_type != "qwen2" and longest > window:
+            raise RunError(f"proof: a prompt of {longest} tokens is longer than the window ({window}).")
         at = self.weights.prefix("embed_tokens.weight")
         states = [self._embedded(f"{at}embed_tokens.weight", prompt) for prompt in prompts]
-        layers = sum(name.endswith(".input_layernorm.weight") for name in self.weights.names)
+        layers = sum(name.endswith(".input_layernorm.weight") for name in self.weights)
         for number in range(layers):
             block = _Block(self, f"{at}layers.{number}.")
             states = [block(each) for each in states]
@@ -75,7 +82,7 @@ class ReferenceLanguage:
         return list(times_rows(last, self.weights, self._head(f"{at}embed_tokens.weight")))
 
     def _head(self, table: str) -> str:
-        stored = [name for name in self.weights.names if f".{name}".endswith(".lm_head.weight")]
+        stored = [name for name in self.weights if f".{name}".endswith(".lm_head.weight")]
         tied = self.values.get("tie_word_embeddings", _DEFAULTS[self.model_type]["tied"])
         if tied or not stored:
             return table
@@ -111,7 +118,7 @@ class ReferenceLanguage:
             inner = name.removesuffix(".weight").rpartition("layers.")[2]
             for side in ("A", "B"):
                 endings = (f"layers.{inner}.lora_{side}.weight", f"layers.{inner}.lora_{side}.default.weight")
-                found += [self.updates.get(each) for each in self.updates.names if each.endswith(endings)]
+                found += [self.updates.get(each) for each in self.updates if each.endswith(endings)]
         return found
 
 

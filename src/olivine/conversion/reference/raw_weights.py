@@ -1,6 +1,6 @@
 """Tensors of files by the names that they have there, each read when it is asked for, in fp32."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -34,12 +34,10 @@ class RawWeights:
                 self._pickled[file] = pickled_tensors(file)
                 names = list(self._pickled[file])
             self._files |= {name.removeprefix("base_model.model."): file for name in names}
-            self._peft = any(name.startswith("base_model.model.") for name in names)
 
-    @property
-    def names(self) -> list[str]:
-        """Names of all tensors, without peft's prefix."""
-        return list(self._files)
+    def __iter__(self) -> Iterator[str]:
+        """Return the names of all tensors, without peft's prefix."""
+        return iter(self._files)
 
     def prefix(self, ending: str) -> str:
         """Return what precedes an ending in the one name that has it.

@@ -18,9 +18,9 @@ TOWERS = tuple(_DEFAULTS)
 
 
 def tower_features(
-    weights: RawWeights, model_type: str, values: Mapping[str, Any], layer: int, strategy: str, pixels: list[Tensor]
-) -> list[Tensor]:
-    """Return what the projector gets of each image, `[tokens, width]`.
+    weights: RawWeights, model_type: str, values: Mapping[str, Any], layer: int, strategy: str, pixels: Tensor
+) -> Tensor:
+    """Return what the projector gets of each image, `[images, tokens, width]`.
 
     Args:
         weights: hold the tower.
@@ -28,31 +28,28 @@ def tower_features(
         values: its configuration as written.
         layer: which hidden state.
         strategy: "default" drops the first token.
-        pixels: `[3, size, size]` each.
+        pixels: `[images, 3, size, size]`.
     """
     settings = {**_DEFAULTS[model_type], **values}
     at = weights.prefix("embeddings.patch_embedding.weight")
-    states = [_embedded(weights, at, each) for each in pixels]
-    eps = settings["layer_norm_eps"]
+    states = _embedded(weights, at, pixels)
     if f"{at}pre_layrnorm.weight" in weights:
-        states = [_norm(weights, f"{at}pre_layrnorm", each, eps) for each in states]
-    blocks = sum(
-        name.startswith(f"{at}encoder.layers.") and name.endswith("layer_norm1.weight") for name in weights.names
-    )
+        states = _norm(weights, f"{at}pre_layrnorm", states, settings["layer_norm_eps"])
+    blocks = sum(name.startswith(f"{at}encoder.layers.") and name.endswith(".layer_norm1.weight") for name in weights)
     for number in range(layer if layer >= 0 else blocks + 1 + layer):
         states = _block(weights, f"{at}encoder.layers.{number}.", states, settings)
-    return [each[1:] if strategy == "default" else each for each in states]
+    return states[:, 1:] if strategy == "default" else states
 
 
-def project(weights: RawWeights, features: list[Tensor], activation: str) -> list[Tensor]:
-    """Return features `[tokens, width]` in the language model's width: one linear layer, or two with a GELU."""
-    if "model.mm_projector.weight" in weights:
-        return [_linear(weights, "model.mm_projector", each) for each in features]
-    named = any(name.endswith("mm_projector.0.weight") for name in weights.names)
-    first, second = ("mm_projector.0", "mm_projector.2") if named else ("projector.linear_1", "projector.linear_2")
-    opening, closing = (next(n for n in weights.names if n.endswith(f"{x}.weight"))[:-7] for x in (first, second))
-    inner = [_linear(weights, opening, each) for each in features]
-    return [_linear(weights, closing, activate(each, activation)) for each in inner]
+def project(weights: RawWeights, features: Tensor, activation: str) -> Tensor:
+    """Return features `[images, tokens, width]` in the language model's width, by one linear layer or two."""
+    single = [name for name in weights if name.endswith("mm_projector.weight")]
+    if single:
+        return _linear(weights, single[0].removesuffix(".weight"), features)
+    named = any(name.endswith("mm_projector.0.weight") for name in weights)
+    endings = ("mm_projector.0", "mm_projector.2") if named else ("projector.linear_1", "projector.linear_2")
+    first, second = (next(n for n in weights if n.endswith(f"{x}.weight")).removesuffix(".weight") for x in endings)
+    return _linear(weights, second, activate(_linear(weights, first, features), activation))
 
 
 def activate(states: Tensor, name: str) -> Tensor:
@@ -71,29 +68,30 @@ def activate(states: Tensor, name: str) -> Tensor:
 
 def _embedded(weights: RawWeights, at: str, pixels: Tensor) -> Tensor:
     kernel, bias = weights.get(f"{at}embeddings.patch_embedding.weight"), f"{at}embeddings.patch_embedding.bias"
-    side = kernel.shape[-1]
-    made = F.conv2d(pixels[None], kernel, weights.get(bias) if bias in weights else None, stride=side)[0]
-    states = made.flatten(1).T
+    made = F.conv2d(pixels, kernel, weights.get(bias) if bias in weights else None, stride=kernel.shape[-1])
+    states = made.flatten(2).transpose(1, 2)
     if f"{at}embeddings.class_embedding" in weights:
-        states = torch.cat([weights.get(f"{at}embeddings.class_embedding")[None], states])
+        first = weights.get(f"{at}embeddings.class_embedding").expand(len(states), 1, -1)
+        states = torch.cat([first, states], dim=1)
     return states + weights.get(f"{at}embeddings.position_embedding.weight")
 
 
-def _block(weights: RawWeights, at: str, states: list[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
+def _block(weights: RawWeights, at: str, states: Tensor, settings: Mapping[str, Any]) -> Tensor:
     heads, eps = settings["num_attention_heads"], settings["layer_norm_eps"]
-    made = []
-    for each in states:
-        normed = _norm(weights, f"{at}layer_norm1", each, eps)
-        query, key, value = (
-            _linear(weights, f"{at}self_attn.{name}_proj", normed).unflatten(-1, (heads, -1)).transpose(0, 1)
-            for name in ("q", "k", "v")
-        )
-        scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
-        mixed = (scores.softmax(-1) @ value).transpose(0, 1).flatten(1)
-        after = each + _linear(weights, f"{at}self_attn.out_proj", mixed)
-        inner = _linear(weights, f"{at}mlp.fc1", _norm(weights, f"{at}layer_norm2", after, eps))
-        made.append(after + _linear(weights, f"{at}mlp.fc2", activate(inner, settings["hidden_act"])))
-    return made
+    normed = _norm(weights, f"{at}layer_norm1", states, eps)
+    query, key, value = (
+        _linear(weights, f"{at}self_attn.{name}_proj", normed).unflatten(-1, (heads, -1)).transpose(1, 2)
+        for name in ("q", "k", "v")
+    )
+    mixed = []
+    for q, k, v in zip(query, key, value, strict=True):  # image by image: scores take memory
+        scores = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
+        mixed.append((scores.softmax(-1) @ v).transpose(0, 1).flatten(1))
+    states = states + _linear(weights, f"{at}self_attn.out_proj", torch.stack(mixed))
+    inner = activate(
+        _linear(weights, f"{at}mlp.fc1", _norm(weights, f"{at}layer_norm2", states, eps)), settings["hidden_act"]
+    )
+    return states + _linear(weights, f"{at}mlp.fc2", inner)
 
 
 def _linear(weights: RawWeights, name: str, states: Tensor) -> Tensor:
