@@ -203,7 +203,7 @@ def _say_tokens(published: Published, vlm: VisionLanguageModel, own_beginning: b
         published.repairs.append(
             Repair(
                 "a chat template that leaves the beginning of sequence to the tokenizer",
-                "the folder's own writes it, and the tokenizer adds another: prompts then begin twice, unlike in training",
+                "the folder's own writes it, and the tokenizer adds another: prompts then begin twice",
             )
         )
     stops = vlm.model.generation_config.eos_token_id
