@@ -5,6 +5,7 @@ The references use transformers' modules piece by piece, with what has changed s
 
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,7 @@ class Parts:
                 config |= {"num_key_value_heads": 2, "rms_norm_eps": 1e-5}
                 self.model = LlamaForCausalLM(LlamaConfig(**config)).eval()
             widths = [WIDTH, HIDDEN, HIDDEN][: self.depth + 1]
-            self.linears = [torch.nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+            self.linears = [torch.nn.Linear(a, b) for a, b in pairwise(widths)]
             self._loosen()
 
     def _loosen(self):
@@ -130,7 +131,9 @@ class Parts:
         nothing that comes in as embeddings.
         """
         features = self.features(preprocess(image, fit)) if features is None else features
-        before, after = (self.tokenizer()(chunk).input_ids for chunk in prompt(self.language, question).split("<image>"))
+        before, after = (
+            self.tokenizer()(chunk).input_ids for chunk in prompt(self.language, question).split("<image>")
+        )
         table = self.model.get_input_embeddings().weight
         pieces = [table[before], features[0], table[after[1:]]]  # the second beginning of sequence is dropped
         if self.language == "gemma" and pre_5_4:
@@ -174,7 +177,9 @@ def write_weights(folder, tensors, dtype, *, pickled=False, shards=1, name="mode
     ending, stem = ("bin", "pytorch_model") if pickled else ("safetensors", name)
     names = list(tensors)
     groups = [names[number::shards] for number in range(shards)]
-    files = [f"{stem}-{n + 1:05}-of-{shards:05}.{ending}" for n in range(shards)] if shards > 1 else [f"{stem}.{ending}"]
+    files = (
+        [f"{stem}-{n + 1:05}-of-{shards:05}.{ending}" for n in range(shards)] if shards > 1 else [f"{stem}.{ending}"]
+    )
     for file, group in zip(files, groups, strict=True):
         part = {name: tensors[name] for name in group}
         torch.save(part, folder / file) if pickled else save_file(part, folder / file, metadata={"format": "pt"})

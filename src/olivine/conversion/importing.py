@@ -17,6 +17,7 @@ from olivine.conversion.layouts.registry import recognise
 from olivine.conversion.proof import Proof
 from olivine.conversion.published import ImportOptions, Published, Repair
 from olivine.conversion.tensor_stream import PlannedTensor, write_tensors
+from olivine.conversion.reference.prompts import TEXTS, spliced
 from olivine.data.image_fit import ImageTransform
 from olivine.data.template import TEMPLATE_NAMES, TEMPLATES
 from olivine.data.vocabulary import IMAGE_TOKEN
@@ -24,6 +25,7 @@ from olivine.errors import RequestError, RunError, unknown_name
 from olivine.files import atomic_folder, full_disk_reported, write_json
 from olivine.model.companion import write_companion
 from olivine.model.configuration import model_config
+from olivine.model.encoders import template_encoder
 from olivine.model.languages.registry import language_family
 from olivine.model.outline import expected_tensors, outline, write_settings
 from olivine.model.preprocessor import described_transform
@@ -34,6 +36,7 @@ from olivine.model.vlm import VisionLanguageModel
 RECORD = "import.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _KEY = "FOLDER"
+_ASKED = "What is in the image?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,7 @@ def _planned(published: Published, request: Import) -> _Plan:
         text_values(published, rows),
         published.vision,
         tokenizer,
-        _template(published, tokenizer),
+        _template(published, tokenizer, image_id),
         _transform(published, vision, where),
         image_token_id=image_id,
         layer=published.layer,
@@ -178,17 +181,32 @@ def _transform(published: Published, vision: Any, where: str) -> ImageTransform:
     return described_transform(published.preprocessor, published.fit, vision, family, f"{where}: image processor")
 
 
-def _template(published: Published, tokenizer: Any) -> str:
+def _template(published: Published, tokenizer: Any, image_id: int) -> str:
     """Return the template of training, or the language model's own, which is then said."""
     if published.template is not None:
         return published.template
     family = language_family(published.text["model_type"])
     name = family.template(tokenizer.get_vocab().keys(), TEMPLATES.keys(), "--template")
+    if name == "vicuna" and not _as_llava(published, tokenizer, name, image_id):
+        name = "llava-v1"
+        published.repairs.append(
+            Repair(
+                "chat template llava-v1: a space behind the image",
+                "LLaVA's own code tokenises what follows an image separately, and this tokenizer then puts a space "
+                "before it; transformers' processor does not",
+            )
+        )
     advice = f"; {published.template_advice}" if published.template_advice else ""
-    published.unknown.append(
-        f"the chat template of training: {name} is taken, its language model's (--template){advice}"
-    )
+    published.unknown.append(f"the chat template of training: {name} is taken (--template){advice}")
     return name
+
+
+def _as_llava(published: Published, tokenizer: Any, name: str, image_id: int) -> bool:
+    """Return whether prompts in a template have the ids that LLaVA's own code gives them."""
+    encoder = template_encoder(TEMPLATES[name], tokenizer, image_token_id=image_id, image_tokens=1)
+    prefix, continuation = encoder.prompt(_ASKED, True, None)
+    plain = load_tokenizer(published.tokenizer, "--tokenizer")
+    return [*prefix, *continuation] == spliced(plain, TEXTS[name], _ASKED, [image_id])
 
 
 def _writes_beginning(tokenizer: Any) -> bool:
