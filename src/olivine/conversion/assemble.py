@@ -4,7 +4,8 @@ What a folder holds is for `layouts` to say; writing is in `importing`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def planned_tensors(published: Published, rows: int, dtype: torch.dtype | None) 
     """
     planned = [*_tower(published), *_projector(published), *_language(published, rows)]
     kept = dtype or _common_dtype(published)
-    return [PlannedTensor(each.name, each.shape, kept, each.rows) for each in planned]
+    return [replace(each, dtype=kept) for each in planned]
 
 
 def _common_dtype(published: Published) -> torch.dtype:
@@ -105,6 +106,8 @@ def _tower(published: Published) -> list[PlannedTensor]:
 
 def _projector(published: Published) -> list[PlannedTensor]:
     planned = {name: as_stored(name, tensor, tensor.dtype) for name, tensor in published.projector.items()}
+    if published.connector is not None:
+        return _named(planned)
     last = "linear_2" if "linear_2.weight" in planned else "linear_1"
     if published.image_scale == "sqrt-hidden":
         width = int(published.text["hidden_size"])
@@ -123,10 +126,11 @@ def _projector(published: Published) -> list[PlannedTensor]:
         width = planned["linear_1.weight"].shape[0]
         planned["linear_2.weight"] = _computed("linear_2.weight", torch.eye(width))
         planned["linear_2.bias"] = _computed("linear_2.bias", torch.zeros(width))
-    return [
-        PlannedTensor(f"multi_modal_projector.{name}", each.shape, each.dtype, each.rows)
-        for name, each in sorted(planned.items())
-    ]
+    return _named(planned)
+
+
+def _named(planned: Mapping[str, PlannedTensor]) -> list[PlannedTensor]:
+    return [replace(each, name=f"multi_modal_projector.{name}") for name, each in sorted(planned.items())]
 
 
 def _computed(name: str, tensor: torch.Tensor) -> PlannedTensor:
@@ -176,8 +180,15 @@ def _check_tied(published: Published, head: RawTensor) -> None:
         )
 
 
-def check_shapes(planned: Sequence[PlannedTensor], expected: dict[str, tuple[int, ...]], where: str) -> None:
-    """Compare what will be written with what the model of the configuration has.
+def under_file_names(
+    planned: Sequence[PlannedTensor], expected: Mapping[str, tuple[str, tuple[int, ...]]], where: str
+) -> list[PlannedTensor]:
+    """Compare what will be written with what the model of the configuration has, and name it as files have it.
+
+    Args:
+        planned: under the hub's names.
+        expected: name in the file and shape by the hub's name.
+        where: begins messages.
 
     Raises:
         RequestError: tensors are missing, unknown or of another shape; the message names one.
@@ -192,8 +203,9 @@ def check_shapes(planned: Sequence[PlannedTensor], expected: dict[str, tuple[int
             f"({unknown[0]}, ...). Give the configuration that belongs to these files."
         )
     for name, shape in found.items():
-        if shape != expected[name]:
+        if shape != expected[name][1]:
             raise RequestError(
-                f"{where}: {name} is {list(shape)}, but config.json describes {list(expected[name])}. Give the "
+                f"{where}: {name} is {list(shape)}, but config.json describes {list(expected[name][1])}. Give the "
                 "configuration that belongs to these files."
             )
+    return [replace(each, name=expected[each.name][0]) for each in planned]

@@ -14,11 +14,13 @@ from olivine.conversion.export_samples import COUNT, ProofSample, drawn_samples
 from olivine.conversion.proof import Proof, Side, compare
 from olivine.conversion.published import Published
 from olivine.conversion.raw_tensors import model_tensors
+from olivine.conversion.reference.prompts import TEXTS, spliced
 from olivine.conversion.reference.run import not_written_out, reference_logits
 from olivine.errors import RunError
 from olivine.model.hub_names import hub_name
-from olivine.model.plain_llava import plain_logits
+from olivine.model.plain_llava import checked_logits, plain_logits
 from olivine.model.streamed_weights import streamed
+from olivine.model.tokenizers import load_tokenizer
 from olivine.model.vlm import VisionLanguageModel
 
 #: Models with more weights than `LARGE` are asked fewer questions.
@@ -33,7 +35,13 @@ def samples_for(weights: int, asked: int | None) -> list[ProofSample]:
 
 
 def prove(
-    published: Published, vlm: VisionLanguageModel, folder: Path, samples: Sequence[ProofSample], *, rounded: bool
+    published: Published,
+    vlm: VisionLanguageModel,
+    folder: Path,
+    samples: Sequence[ProofSample],
+    *,
+    rounded: bool,
+    as_it_is: bool,
 ) -> Proof:
     """Run both sides, one after the other, in fp32 over the stored weights, and compare.
 
@@ -43,31 +51,38 @@ def prove(
         folder: holds its weights.
         samples: images and questions.
         rounded: weights were computed and then rounded to 16 bits, so that they are not the source's.
+        as_it_is: tensors have the source's names, which transformers alone knows how to read, with the whole model in
+            memory.
 
     Raises:
+        RequestError: the folder cannot be read.
         RunError: there is nothing to compare with.
     """
     prompts = [_prompt(vlm, sample) for sample in samples]
+    their_prompts = _their_prompts(published, vlm, samples) or prompts
     missing = not_written_out(published)
     images = [sample.image for sample in samples]
     pixels = [torch.from_numpy(vlm.transform(image)[None]) for image in images]
     if missing is None:
         config = vlm.model.config
         theirs = reference_logits(
-            published, vlm.transform, images, prompts, config.image_token_id, written=config.dtype
+            published, vlm.transform, images, their_prompts, config.image_token_id, written=config.dtype
         )
         runtime = f"{published.layout}, written out"
-    elif published.today:
-        theirs, runtime = plain_logits(published.folder, prompts, pixels)
+    elif published.today is not None:
+        theirs, runtime = plain_logits(published.folder, their_prompts, pixels)
     else:
         raise RunError(
             f"there is nothing to compare with: {missing} is not written out in the proof. Give --force to import "
             "without it."
         )
     gc.collect()
-    ours = imported_logits(vlm, folder, prompts, pixels)
+    if as_it_is:
+        ours = checked_logits(folder, prompts, pixels, f"FOLDER: {published.folder}")
+    else:
+        ours = imported_logits(vlm, folder, prompts, pixels)
     dtype = str(vlm.model.config.dtype).removeprefix("torch.")
-    proof = compare(_side("Olivine", vlm, ours, prompts), _side(runtime, vlm, theirs, prompts), dtype, exact=True)
+    proof = compare(_side("Olivine", vlm, ours, prompts), _side(runtime, vlm, theirs, their_prompts), dtype, exact=True)
     bound = ROUNDED_AGREE[dtype] if rounded else proof.required_difference
     notes = ("An answer is the most probable first token.", "Both sides compute in fp32 with the stored weights.")
     return replace(proof, required_difference=bound, notes=notes)
@@ -121,6 +136,17 @@ def _table(name: str, stored: Any) -> str:
 def _prompt(vlm: VisionLanguageModel, sample: ProofSample) -> list[int]:
     prefix, continuation = vlm.encoder().prompt(sample.question, True, None)
     return [*prefix, *continuation]
+
+
+def _their_prompts(
+    published: Published, vlm: VisionLanguageModel, samples: Sequence[ProofSample]
+) -> list[list[int]] | None:
+    """Return prompts as LLaVA's own code makes them; None if neither folder nor template is LLaVA's."""
+    if published.template is not None or vlm.template not in TEXTS:
+        return None
+    tokenizer = load_tokenizer(published.tokenizer, "--tokenizer")
+    image = [vlm.model.config.image_token_id] * vlm.image_tokens
+    return [spliced(tokenizer, TEXTS[vlm.template], sample.question, image) for sample in samples]
 
 
 def _side(runtime: str, vlm: VisionLanguageModel, logits: Sequence[Tensor], prompts: Sequence[Sequence[int]]) -> Side:

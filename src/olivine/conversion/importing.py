@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from olivine.conversion.assemble import check_shapes, embedding, embedding_rows, planned_tensors, text_values
+from olivine.conversion.assemble import embedding, embedding_rows, planned_tensors, text_values, under_file_names
 from olivine.conversion.gemma_time import SCALED
 from olivine.conversion.import_proof import prove, samples_for
 from olivine.conversion.layouts.registry import recognise
 from olivine.conversion.proof import Proof
 from olivine.conversion.published import ImportOptions, Published, Repair
-from olivine.conversion.tensor_stream import PlannedTensor, write_tensors
 from olivine.conversion.reference.prompts import TEXTS, spliced
+from olivine.conversion.tensor_stream import PlannedTensor, as_stored, write_tensors
 from olivine.data.image_fit import ImageTransform
 from olivine.data.template import TEMPLATE_NAMES, TEMPLATES
 from olivine.data.vocabulary import IMAGE_TOKEN
@@ -88,6 +88,7 @@ class _Plan:
     tensors: list[PlannedTensor]
     dtype: torch.dtype
     rounded: bool
+    as_it_is: bool
 
     @property
     def weights(self) -> int:
@@ -164,16 +165,23 @@ def _planned(published: Published, request: Import) -> _Plan:
         layer=published.layer,
         strategy=published.strategy,
         activation=published.projector_activation,
+        connector=published.connector,
         stop_ids=published.stop_ids,
         key=where,
     )
     _say_tokens(published, vlm, own_beginning)
-    tensors = planned_tensors(published, rows, DTYPES[request.dtype] if request.dtype else None)
-    check_shapes(tensors, expected_tensors(vlm), where)
+    planned = planned_tensors(published, rows, DTYPES[request.dtype] if request.dtype else None)
+    expected = expected_tensors(vlm)
+    # Some towers' modules have other names than files have in any version; transformers alone knows which.
+    as_it_is = published.today is not None and {each.name for each in planned} != expected.keys()
+    if as_it_is and published.today is not None and rows == embedding(published).shape[0]:
+        tensors = [as_stored(name, raw, planned[0].dtype) for name, raw in published.today.items()]
+    else:
+        tensors = under_file_names(planned, expected, where)
     dtype = tensors[0].dtype
     computed = published.image_scale == "sqrt-hidden" or bool(published.adapters)
     rounded = dtype != torch.float32 and (computed or dtype != embedding(published).dtype)
-    return _Plan(vlm, tensors, dtype, rounded)
+    return _Plan(vlm, tensors, dtype, rounded, as_it_is)
 
 
 def _transform(published: Published, vision: Any, where: str) -> ImageTransform:
@@ -249,7 +257,7 @@ def _proven(published: Published, plan: _Plan, folder: Path, request: Import) ->
     proof, unproven = None, ""
     samples = samples_for(plan.weights, request.samples)
     try:
-        proof = prove(published, plan.vlm, folder, samples, rounded=plan.rounded)
+        proof = prove(published, plan.vlm, folder, samples, rounded=plan.rounded, as_it_is=plan.as_it_is)
     except RunError as error:
         if not request.force:
             raise RunError(f"{request.output}: nothing was written: {error}") from None

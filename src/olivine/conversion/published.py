@@ -84,7 +84,7 @@ class Published:
         image_scale, activation: what its own time did; see `ImportOptions`.
         fit: how images were made square in training, as far as the folder says.
         template: the chat template of training, or None if the folder does not say.
-        today: whether transformers of today computes the folder as training did, so that it can prove itself.
+        today: every tensor by its own name, where transformers of today computes the folder as training did.
         taken: options for other folders ("base", "tower") that the layout uses.
         template_advice: what to say besides where the template is unknown.
         repairs: what today's transformers would do otherwise.
@@ -113,7 +113,7 @@ class Published:
     preprocessor: dict[str, Any] = field(default_factory=dict)
     image_token_id: int | None = None
     stop_ids: tuple[int, ...] = ()
-    today: bool = False
+    today: Mapping[str, RawTensor] | None = None
     taken: tuple[str, ...] = ()
     template_advice: str = ""
     repairs: list[Repair] = field(default_factory=list)

@@ -5,14 +5,16 @@ Whole models are saved by `checkpoint`.
 
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import GenerationConfig, LlavaForConditionalGeneration
 
 from olivine.data.images import ImageTransform
 from olivine.model import without_progress_bars
 from olivine.model.configuration import model_config, understood
+from olivine.model.connectors.llava import ConnectorLlava, image_tokens
 from olivine.model.hub_names import hub_name
 from olivine.model.processor import finish_configs, processor
 from olivine.model.streamed_weights import without_weights
@@ -31,10 +33,11 @@ def outline(
     layer: int | list[int],
     strategy: str,
     activation: str,
+    connector: dict[str, Any] | None,
     stop_ids: Iterable[int],
     key: str,
 ) -> VisionLanguageModel:
-    """Return a plain LLaVA without weights (parameters on the meta device), with its companions.
+    """Return a LLaVA without weights (parameters on the meta device), with its companions.
 
     Args:
         text, vision: configuration values, with their `model_type`.
@@ -43,6 +46,7 @@ def outline(
         transform: what fits images to the tower.
         layer, strategy: which hidden states are features.
         activation: between the projector's two layers.
+        connector: configuration values of one that plain transformers lacks; None for its projector.
         stop_ids: that end a reply besides those of the template.
         key: what messages call the model.
 
@@ -51,25 +55,29 @@ def outline(
     """
     text_config, vision_config = model_config(text, key), model_config(vision, key)
     features = shown_features(vision_config, strategy, layer, transform.size)
-    config = LlavaConfig(
+    model_class = LlavaForConditionalGeneration if connector is None else ConnectorLlava
+    config = model_class.config_class(
         vision_config=vision_config,
         text_config=text_config,
         image_token_index=image_token_id,
         vision_feature_layer=layer,
         vision_feature_select_strategy=strategy,
         projector_hidden_act=activation,
-        image_seq_length=features.tokens,
+        **(connector or {}),
         tie_word_embeddings=bool(getattr(text_config, "tie_word_embeddings", False)),
     )
-    config.architectures = ["LlavaForConditionalGeneration"]
+    config.architectures = [model_class.__name__]
+    config.image_seq_length = understood(
+        lambda: image_tokens(config, features.side, features.extra, features.width), key
+    )
 
     def skeleton() -> Any:
         with without_weights():
-            return LlavaForConditionalGeneration(config)
+            return model_class(config)
 
     model = understood(skeleton, key)
     model.tie_weights()
-    vlm = VisionLanguageModel(model.eval(), tokenizer, transform, template, features.tokens)
+    vlm = VisionLanguageModel(model.eval(), tokenizer, transform, template, config.image_seq_length)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=sorted({*vlm.encoder().stop_ids, *stop_ids}),
@@ -79,10 +87,17 @@ def outline(
     return vlm
 
 
-def expected_tensors(vlm: VisionLanguageModel) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor that a folder of this model must hold, under the hub's names."""
+def expected_tensors(vlm: VisionLanguageModel) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return name in a file and shape of every tensor that a folder of this model must hold.
+
+    The keys are the names that a plain LLaVA's would have on the hub.
+    """
     config = vlm.model.config
-    return {hub_name(name, config): tuple(weight.shape) for name, weight in vlm.model.named_parameters()}
+    plain = SimpleNamespace(model_type="llava", vision_config=config.vision_config)
+    return {
+        hub_name(name, plain): (hub_name(name, config), tuple(weight.shape))
+        for name, weight in vlm.model.named_parameters()
+    }
 
 
 def write_settings(folder: Path, vlm: VisionLanguageModel, dtype: torch.dtype) -> None:

@@ -13,6 +13,7 @@ from olivine.conversion.raw_tensors import beginning_with
 from olivine.conversion.tower_source import complete, own_names
 from olivine.data.template import TEMPLATES
 from olivine.errors import RequestError
+from olivine.model.connectors.llava import OWN_TYPE
 from olivine.recipe import ImageFit
 
 _VISION = ("vision_tower.", "model.vision_tower.")
@@ -33,10 +34,10 @@ class LlavaHf(Layout):
     def read(self, folder: SourceFolder, options: ImportOptions) -> Published:
         """Return what the folder holds."""
         values, where = folder.values, f"{folder.key}: {folder.path / 'config.json'}"
-        if values.get("model_type") != "llava":
+        if values.get("model_type") not in ("llava", OWN_TYPE):
             raise RequestError(
-                f"{where}: model_type is {values.get('model_type')!r}; importing knows 'llava' alone among those with "
-                "text_config and vision_config."
+                f"{where}: model_type is {values.get('model_type')!r}; among models with text_config and vision_config "
+                f"importing knows 'llava' and Olivine's own {OWN_TYPE!r}."
             )
         vision = complete({"model_type": "clip_vision_model", **values["vision_config"]}, where)
         text = complete({"model_type": "llama", **values["text_config"]}, where)
@@ -51,6 +52,7 @@ class LlavaHf(Layout):
             language={**beginning_with(_without_head(folder), *_LANGUAGE), **_head(folder)},
             tower=own_names(beginning_with(folder.tensors, *_VISION), vision["model_type"]),
             projector=beginning_with(folder.tensors, *_PROJECTOR),
+            connector=_connector(values),
             tokenizer=options.tokenizer or str(folder.path),
             image_scale=options.image_scale or "one",
             activation=options.activation or text.get("hidden_act") or text["hidden_activation"],
@@ -70,7 +72,8 @@ class LlavaHf(Layout):
                 f"how images were made square in training: its image processor's {published.fit} is taken; LLaVA-1.5 "
                 "was trained with pad (--fit)"
             )
-        published.today = text["model_type"] not in SCALED or published.image_scale == "one"
+        if text["model_type"] not in SCALED or published.image_scale == "one":
+            published.today = folder.tensors
         _mend_processor(published, folder)
         return published
 
@@ -103,6 +106,12 @@ def _trained_under(values: Mapping[str, Any], version: Version | None) -> Versio
     """
     converted = values["text_config"].get("hidden_activation") == "gelu"
     return Version("4.41") if converted and (version is None or version < Version("5.4")) else version
+
+
+def _connector(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    if values["model_type"] == "llava":
+        return None
+    return {name: values[name] for name in ("connector", "projector_depth") if name in values}
 
 
 def _without_head(folder: SourceFolder) -> dict[str, Any]:
