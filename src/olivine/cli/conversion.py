@@ -105,16 +105,18 @@ def import_(
     from olivine.conversion.importing import Import, import_model
     from olivine.conversion.published import ImportOptions
 
+    def say(line: str) -> None:
+        log.print(line, markup=False, highlight=False)
+
     options = ImportOptions(base, tower, tokenizer, fit, template, image_scale, activation)
-    made = import_model(Import(folder, output, options, dtype, samples, force))
+    made = import_model(Import(folder, output, options, dtype, samples, force), say)
     if as_json:
         echo(json.dumps({"folder": str(made.folder), **made.as_json()}))
-    lines = [f"layout: {made.layout}"]
-    lines += [f"repaired: {each.what} ({each.reason})" for each in made.repairs]
+    lines = [f"repaired: {each.what} ({each.reason})" for each in made.repairs]
     lines += [f"not known: {each}" for each in made.unknown]
     lines.append(made.proof.summary() if made.proof else f"unproven: {made.unproven}")
     for line in [*lines, f"done: {made.folder}"]:
-        log.print(line, markup=False, highlight=False)
+        say(line)
 
 
 def _questions(benchmark: str, data: Path) -> list[tuple[Path, str]]:

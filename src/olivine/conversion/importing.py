@@ -4,6 +4,7 @@ What a folder holds is for `layouts` to say, what becomes of its tensors for `as
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,12 @@ class _Plan:
         return sum(each.count for each in self.tensors)
 
 
-def import_model(request: Import) -> Imported:
+def import_model(request: Import, say: Callable[[str], None] = lambda _line: None) -> Imported:
     """Write the model, prove it, and leave the folder only if the proof holds, or if `force` is set.
+
+    Args:
+        request: what is imported, and how.
+        say: told what is under way.
 
     Raises:
         RequestError: the folder holds nothing that is known, or damaged files; the request is wrong; something must
@@ -109,10 +114,11 @@ def import_model(request: Import) -> Imported:
     _check_options(request.options, published)
     plan = _planned(published, request)
     _check_space(request.output, plan)
+    say(f"layout: {published.layout}; writing {plan.weights * plan.dtype.itemsize / 1e9:.2g} GB")
     with atomic_folder(request.output) as folder, full_disk_reported(request.output):
         write_settings(folder, plan.vlm, plan.dtype)
         write_tensors(folder, plan.tensors)
-        made = _proven(published, plan, folder, request)
+        made = _proven(published, plan, folder, request, say)
         write_json(folder / RECORD, made.as_json())
         write_companion(folder, plan.vlm.template, plan.vlm.transform)
     return made
@@ -253,9 +259,10 @@ def _check_space(output: Path, plan: _Plan) -> None:
         )
 
 
-def _proven(published: Published, plan: _Plan, folder: Path, request: Import) -> Imported:
+def _proven(published: Published, plan: _Plan, folder: Path, request: Import, say: Callable[[str], None]) -> Imported:
     proof, unproven = None, ""
     samples = samples_for(plan.weights, request.samples)
+    say(f"proof: {len(samples)} questions to the source as it was, then to what was written")
     try:
         proof = prove(published, plan.vlm, folder, samples, rounded=plan.rounded, as_it_is=plan.as_it_is)
     except RunError as error:
