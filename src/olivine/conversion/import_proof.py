@@ -1,6 +1,5 @@
 """The proof of an import: what was written, run by today's transformers, against the source as its own time ran it."""
 
-import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +57,7 @@ def prove(
         RequestError: the folder cannot be read.
         RunError: there is nothing to compare with.
     """
-    prompts = [_prompt(vlm, sample) for sample in samples]
+    prompts = _prompts(vlm, samples)
     their_prompts = _their_prompts(published, vlm, samples) or prompts
     missing = not_written_out(published)
     images = [sample.image for sample in samples]
@@ -76,7 +75,6 @@ def prove(
             f"there is nothing to compare with: {missing} is not written out in the proof. Give --force to import "
             "without it."
         )
-    gc.collect()
     if as_it_is:
         ours = checked_logits(folder, prompts, pixels, f"FOLDER: {published.folder}")
     else:
@@ -133,9 +131,10 @@ def _table(name: str, stored: Any) -> str:
     return next(each for each in stored if each.endswith("embed_tokens.weight"))
 
 
-def _prompt(vlm: VisionLanguageModel, sample: ProofSample) -> list[int]:
-    prefix, continuation = vlm.encoder().prompt(sample.question, True, None)
-    return [*prefix, *continuation]
+def _prompts(vlm: VisionLanguageModel, samples: Sequence[ProofSample]) -> list[list[int]]:
+    encoder = vlm.encoder()
+    asked = [encoder.prompt(sample.question, True, None) for sample in samples]
+    return [[*prefix, *continuation] for prefix, continuation in asked]
 
 
 def _their_prompts(
