@@ -25,7 +25,7 @@ from olivine.model.vlm import VisionLanguageModel
 #: Models with more weights than `LARGE` are asked fewer questions.
 LARGE, COUNT_OF_LARGE = 10**9, 4
 #: Largest difference of logits, as a share of the largest, where weights were computed and then rounded to 16 bits.
-ROUNDED_AGREE = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.05}
+ROUNDED_AGREE = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.02}
 
 
 def samples_for(weights: int, asked: int | None) -> list[ProofSample]:

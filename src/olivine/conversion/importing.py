@@ -31,6 +31,7 @@ from olivine.model.languages.registry import language_family
 from olivine.model.outline import expected_tensors, outline, write_settings
 from olivine.model.preprocessor import described_transform
 from olivine.model.tokenizers import check_vocabulary_rows, image_token, load_tokenizer
+from olivine.model.towers.joined import JOINED
 from olivine.model.towers.registry import tower_family
 from olivine.model.vlm import VisionLanguageModel
 
@@ -191,6 +192,8 @@ def _planned(published: Published, request: Import) -> _Plan:
 
 
 def _transform(published: Published, vision: Any, where: str) -> ImageTransform:
+    if vision.model_type == JOINED:  # of several towers, which all take the first one's images
+        vision = model_config(vision.parts[0]["config"], where)
     family = tower_family(vision.model_type, where)
     return described_transform(published.preprocessor, published.fit, vision, family, f"{where}: image processor")
 

@@ -38,21 +38,44 @@ def streamed(model: nn.Module, read: Callable[[str], Tensor]) -> Iterator[None]:
     """
     handles = []
     for name, module in model.named_modules():
-        own = {key: each for key, each in module._parameters.items() if each is not None}
-        if not own:
-            continue
-
-        def load(module: nn.Module, _given: object, name: str = name, own: dict[str, nn.Parameter] = own) -> None:
-            for key in own:
-                weight = read(f"{name}.{key}" if name else key)
-                module._parameters[key] = nn.Parameter(weight, requires_grad=False)
-
-        def drop(module: nn.Module, _given: object, _made: object, own: dict[str, nn.Parameter] = own) -> None:
-            module._parameters.update(own)
-
-        handles += [module.register_forward_pre_hook(load), module.register_forward_hook(drop, always_call=True)]
+        weights = _Weights(name, module, read)
+        if weights.names:
+            handles += [
+                module.register_forward_pre_hook(weights.load),
+                module.register_forward_hook(weights.drop, always_call=True),
+            ]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Weights:
+    """The parameters that a module uses itself, and how they come and go."""
+
+    def __init__(self, name: str, module: nn.Module, read: Callable[[str], Tensor]) -> None:
+        self._read = read
+        self._empty: list[tuple[nn.Module, str, str, nn.Parameter]] = []
+        # Attention of torch's own uses its output layer's weights without calling that layer.
+        users = module.named_modules() if isinstance(module, nn.MultiheadAttention) else [("", module)]
+        for inner, user in users:
+            at = ".".join(part for part in (name, inner) if part)
+            for key, empty in user._parameters.items():
+                if empty is not None:
+                    self._empty.append((user, key, f"{at}.{key}" if at else key, empty))
+
+    @property
+    def names(self) -> list[str]:
+        """Their names in the model."""
+        return [name for _user, _key, name, _empty in self._empty]
+
+    def load(self, _module: nn.Module, _given: object) -> None:
+        """Read them."""
+        for user, key, name, _empty in self._empty:
+            user._parameters[key] = nn.Parameter(self._read(name), requires_grad=False)
+
+    def drop(self, _module: nn.Module, _given: object, _made: object) -> None:
+        """Put the empty ones back."""
+        for user, key, _name, empty in self._empty:
+            user._parameters[key] = empty

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from olivine.conversion.reference.raw_weights import RawWeights, times_rows
 from olivine.conversion.reference.towers import activate
-from olivine.errors import RunError
 
 #: What each type's configuration means where it leaves something out (transformers 4.36 to 4.57).
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -19,6 +18,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": {"heads": 32, "shared": 32, "eps": 1e-6, "tied": False, "head_dim": None},
 }
 LANGUAGES = tuple(_DEFAULTS)
+#: No prompt of a proof has more tokens; attention windows at least this wide change nothing.
+LONGEST = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +68,8 @@ class ReferenceLanguage:
         """Return the logits `[vocabulary]` of the token behind each prompt.
 
         Raises:
-            RunError: tensors are not found; a prompt is longer than an attention window.
+            RunError: tensors are not found.
         """
-        longest, window = max(len(prompt.ids) for prompt in prompts), self.values.get("sliding_window")
-        if window is not None and self.model_type != "qwen2" and longest > window:
-            raise RunError(f"proof: a prompt of {longest} tokens is longer than the window ({window}).")
         at = self.weights.prefix("embed_tokens.weight")
         states = [self._embedded(f"{at}embed_tokens.weight", prompt) for prompt in prompts]
         layers = sum(name.endswith(".input_layernorm.weight") for name in self.weights)
@@ -172,14 +170,21 @@ def _rotated(states: Tensor, theta: float) -> Tensor:
     return states * angles.cos() + turned * angles.sin()
 
 
-def _theta(values: Mapping[str, Any]) -> float:
-    """Return the base of the rotary frequencies.
-
-    Raises:
-        RunError: they are scaled, which is not written out here.
-    """
-    newer = values.get("rope_parameters") or {}
-    kind = newer.get("rope_type", "default")
+def language_not_written_out(model_type: str, values: Mapping[str, Any]) -> str | None:
+    """Return what of a language model's configuration as written is not written out here; None if all is."""
+    if model_type not in LANGUAGES:
+        return f"the language model {model_type!r}"
+    kind = (values.get("rope_parameters") or {}).get("rope_type", "default")
     if values.get("rope_scaling") is not None or kind != "default":
-        raise RunError("proof: scaled rotary frequencies (rope_scaling) are not written out in it.")
+        return "scaled rotary frequencies (rope_scaling)"
+    window = values.get("sliding_window")
+    windowed = values.get("use_sliding_window", False) if model_type == "qwen2" else window is not None
+    if windowed and (window or 0) < LONGEST:
+        return f"an attention window of {window}"
+    return None
+
+
+def _theta(values: Mapping[str, Any]) -> float:
+    """Return the base of the rotary frequencies."""
+    newer = values.get("rope_parameters") or {}
     return float(newer.get("rope_theta") or values.get("rope_theta") or 10000.0)

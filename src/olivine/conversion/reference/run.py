@@ -10,7 +10,7 @@ from torch import Tensor
 from olivine.conversion.published import Published
 from olivine.conversion.raw_tensors import RawTensor
 from olivine.conversion.reference.images import FITS, pixels
-from olivine.conversion.reference.languages import LANGUAGES, Prompt, ReferenceLanguage
+from olivine.conversion.reference.languages import Prompt, ReferenceLanguage, language_not_written_out
 from olivine.conversion.reference.raw_weights import RawWeights
 from olivine.conversion.reference.towers import TOWERS, project, tower_features
 from olivine.data.images import ImageTransform
@@ -20,11 +20,11 @@ def not_written_out(published: Published) -> str | None:
     """Return what of a model is not written out here; None if all is."""
     if published.vision["model_type"] not in TOWERS:
         return f"the tower {published.vision['model_type']!r}"
-    if published.text["model_type"] not in LANGUAGES:
-        return f"the language model {published.text['model_type']!r}"
     if not isinstance(published.layer, int):
         return "features of several layers"
-    return None if published.connector is None else "this connector"
+    if published.connector is not None:
+        return "this connector"
+    return language_not_written_out(published.text["model_type"], published.text_as_written)
 
 
 @torch.no_grad()
