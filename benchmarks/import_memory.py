@@ -100,7 +100,7 @@ def write_tokenizer(folder: Path) -> None:
     """Gemma's layout of ids with as many tokens, most of them unused; `<image>` is 256,000."""
     model = json.loads(train_tokenizer(["what is in the image?"], 640).backend_tokenizer.to_str())["model"]
     vocabulary = dict(model["vocab"])
-    vocabulary |= {f"<filler{number}>": number for number in range(len(vocabulary), TOKENS)}
+    vocabulary |= {f"<unused-id{number}>": number for number in range(len(vocabulary), TOKENS)}
     merges = [tuple(pair) for pair in model["merges"]]
     extra = ["<start_of_turn>", "<end_of_turn>", "<image>"]
     GemmaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=True, extra_special_tokens=extra).save_pretrained(

@@ -164,6 +164,12 @@ CASES = {
     ),
     "an unsupported language model": ("v1.5", lambda f: edited(f, model_type="llava_mpt"), {}, "mpt"),
     "scaled pixels": ("hf", lambda f: edited(f, "preprocessor_config.json", rescale_factor=1.0), {}, "only 1/255"),
+    "a crop of another size": (
+        "hf",
+        lambda f: edited(f, "preprocessor_config.json", size={"shortest_edge": 40}),
+        {},
+        "Say how images were made square in training: --fit",
+    ),
     "a base where none is used": ("v1.5", None, {"base": "base"}, "--base: this folder"),
     "a tower where none is used": ("hf", None, {"tower": "clip"}, "--tower: this folder"),
     "an image scale for a Llama": ("v1.5", None, {"image_scale": "sqrt-hidden"}, "only Gemma"),

@@ -100,9 +100,9 @@ def write_tensors(folder: Path, tensors: Sequence[PlannedTensor]) -> None:
     names = [f"model-{number:05}-of-{len(groups):05}.safetensors" for number in range(1, len(groups) + 1)]
     for name, group in zip(names, groups, strict=True):
         _write_file(folder / name, group)
-    places = {tensor.name: name for name, group in zip(names, groups, strict=True) for tensor in group}
+    weight_map = {tensor.name: name for name, group in zip(names, groups, strict=True) for tensor in group}
     total = sum(tensor.bytes for tensor in tensors)
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))})
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
 
 
 def _check_finite(block: Tensor, tensor: PlannedTensor) -> None:

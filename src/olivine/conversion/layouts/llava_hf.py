@@ -56,7 +56,7 @@ class LlavaHf(Layout):
             tokenizer=options.tokenizer or str(folder.path),
             image_scale=options.image_scale or "one",
             activation=options.activation or text.get("hidden_act") or text["hidden_activation"],
-            fit=options.fit or _fit(processor),
+            fit=options.fit or _fit(processor, folder),
             template=options.template or _template(folder),
             layer=_layer(values, where),
             strategy=values.get("vision_feature_select_strategy") or "default",
@@ -142,14 +142,33 @@ def _says_padding(processor: Mapping[str, Any]) -> bool:
     return bool(processor.get("do_pad")) or str(processor.get("image_processor_type", "")).startswith("DeepseekVL")
 
 
-def _fit(processor: Mapping[str, Any]) -> ImageFit:
-    """Return how an image processor makes images square."""
+def _fit(processor: Mapping[str, Any], folder: SourceFolder) -> ImageFit:
+    """Return how an image processor makes images square.
+
+    Raises:
+        RequestError: it does so in a way that no fit has.
+    """
     if str(processor.get("image_processor_type", "")).startswith("DeepseekVL"):
         return "letterbox"
     if processor.get("do_pad"):
         return "pad"
     size = processor.get("size")
-    return "squash" if isinstance(size, dict) and "height" in size and not processor.get("do_center_crop") else "crop"
+    if isinstance(size, dict) and "height" in size and not processor.get("do_center_crop"):
+        return "squash"
+    shortest = size.get("shortest_edge") if isinstance(size, dict) else size
+    crop = processor.get("crop_size", shortest)
+    side = crop.get("height") if isinstance(crop, dict) else crop
+    if (
+        shortest != side
+        or processor.get("do_center_crop", True) is not True
+        or processor.get("do_resize", True) is not True
+    ):
+        raise RequestError(
+            f"{folder.key}: {folder.path}: its image processor resizes to {size!r}, then crops to {crop!r} "
+            f"(do_center_crop {processor.get('do_center_crop', True)!r}, do_resize {processor.get('do_resize', True)!r}), "
+            "which is none of pad, crop, squash and letterbox. Say how images were made square in training: --fit."
+        )
+    return "crop"
 
 
 def _template(folder: SourceFolder) -> str | None:
