@@ -165,7 +165,7 @@ def _fit(processor: Mapping[str, Any], folder: SourceFolder) -> ImageFit:
     ):
         raise RequestError(
             f"{folder.key}: {folder.path}: its image processor resizes to {size!r}, then crops to {crop!r} "
-            f"(do_center_crop {processor.get('do_center_crop', True)!r}, do_resize {processor.get('do_resize', True)!r}), "
+            f"(do_center_crop {processor.get('do_center_crop')!r}, do_resize {processor.get('do_resize')!r}), "
             "which is none of pad, crop, squash and letterbox. Say how images were made square in training: --fit."
         )
     return "crop"
