@@ -25,7 +25,7 @@ ImageFit = Literal["pad", "crop", "squash", "letterbox"]
 Resample = Literal["bicubic", "bilinear"]
 Registers = Literal["keep", "drop"]
 #: Templates that a stage may name; the tokenizer's own ("chat") can only be set for the model.
-StageTemplateName = Literal["gemma", "vicuna", "plain", "chatml", "llama3", "phi3", "prismatic-base"]
+StageTemplateName = Literal["gemma", "vicuna", "llava-v1", "plain", "chatml", "llama3", "phi3", "prismatic-base"]
 TemplateName = Literal[StageTemplateName, "chat"]
 OnError = Literal["stop", "skip"]
 LossWeights = Literal["token", "sample", "sqrt"]

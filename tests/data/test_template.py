@@ -41,6 +41,7 @@ ENCODERS = {
     ("gemma", "gemma"): encoder("gemma", "gemma"),
     ("vicuna", "llama"): encoder("vicuna", "llama"),
     ("vicuna", "llama-legacy"): encoder("vicuna", "llama-legacy"),
+    ("llava-v1", "llama"): encoder("llava-v1", "llama"),
     ("prismatic-base", "llama"): encoder("prismatic-base", "llama"),
     ("llama3", "llama3"): encoder("llama3", "llama3"),
     ("chatml", "chatml"): encoder("chatml", "chatml"),
@@ -49,6 +50,7 @@ ENCODERS = {
 ENDS = {
     "gemma": ("<end_of_turn>", "", 2),
     "vicuna": ("</s>", " ", 1),
+    "llava-v1": ("</s>", " ", 1),
     "prismatic-base": ("</s>", " ", 1),
     "llama3": ("<|eot_id|>", "", 2),
     "chatml": ("<|im_end|>", "", 2),

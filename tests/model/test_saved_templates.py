@@ -49,6 +49,7 @@ KINDS = [
     ("gemma", "plain"),
     ("gemma", OWN),
     ("llama", "vicuna"),
+    ("llama", "llava-v1"),
     ("llama", "prismatic-base"),
     ("llama-legacy", "vicuna"),
     ("llama-legacy", "prismatic-base"),

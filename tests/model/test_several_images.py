@@ -131,10 +131,10 @@ CHATS = {
 }
 
 
-@pytest.fixture(scope="module", params=["gemma", "vicuna", "prismatic-base", "chat"])
+@pytest.fixture(scope="module", params=["gemma", "vicuna", "llava-v1", "prismatic-base", "chat"])
 def saved(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    language = "llama" if request.param == "vicuna" else "gemma"
+    language = "llama" if request.param in ("vicuna", "llava-v1") else "gemma"
     vlm = replace(tiny_vlm(language=language, folder=folder / "tokenizer"), template=request.param)
     if language == "llama":
         vlm.tokenizer.pad_token = None  # as Llama's own has none

@@ -1,4 +1,4 @@
-"""`olivine export`; what it writes is decided in the conversion package."""
+"""`olivine import` and `olivine export`; what they write is decided in the conversion package."""
 
 import json
 from pathlib import Path
@@ -61,6 +61,62 @@ def export(
         echo(json.dumps({"folder": str(made.folder), "proof": proof, "skipped": made.skipped or None}))
     log.print(agreement, markup=False, highlight=False)
     log.print(f"done: {made.folder}", markup=False, highlight=False)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A published model, downloaded.")],
+    output: Annotated[Path, typer.Option(help="The model folder to write.")],
+    base: Annotated[
+        str | None, typer.Option(help="The language model that an adapter or a projector belongs to: folder or hub id.")
+    ] = None,
+    tower: Annotated[
+        str | None, typer.Option(help="The vision tower, where FOLDER holds only its name: folder or hub id.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="The tokenizer, if not FOLDER's: folder or hub id.")] = None,
+    fit: Annotated[
+        Literal["pad", "crop", "squash", "letterbox"] | None,
+        typer.Option(help="How images were made square in training."),
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="The chat template of training: gemma, vicuna, ...")] = None,
+    image_scale: Annotated[
+        Literal["sqrt-hidden", "one"] | None,
+        typer.Option(help="What Gemma multiplied image features by in training: sqrt-hidden before transformers 5.4."),
+    ] = None,
+    activation: Annotated[
+        Literal["gelu", "gelu_pytorch_tanh"] | None, typer.Option(help="Gemma's activation in training.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float16 or bfloat16. Default: the language model's.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Questions of the proof. Default: 20, or 4 above a billion weights.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Keep an import whose proof fails or cannot be had.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn a published LLaVA model into a checkpoint, repair what today's transformers breaks, and prove it.
+
+    FOLDER is recognised by its content: LLaVA-1.5 (whole, LoRA, stage-1 projector), LLaVA-Gemma, llava-hf. The proof
+    compares logits with the source computed as its own time did.
+
+    Example: olivine import llava-gemma-2b --output imported
+    """
+    from olivine.conversion.importing import Import, import_model
+    from olivine.conversion.published import ImportOptions
+
+    def say(line: str) -> None:
+        log.print(line, markup=False, highlight=False)
+
+    options = ImportOptions(base, tower, tokenizer, fit, template, image_scale, activation)
+    made = import_model(Import(folder, output, options, dtype, samples, force), say)
+    if as_json:
+        echo(json.dumps({"folder": str(made.folder), **made.as_json()}))
+    lines = [f"repaired: {each.what} ({each.reason})" for each in made.repairs]
+    lines += [f"not known: {each}" for each in made.unknown]
+    lines.append(made.proof.summary() if made.proof else f"unproven: {made.unproven}")
+    for line in [*lines, f"done: {made.folder}"]:
+        say(line)
 
 
 def _questions(benchmark: str, data: Path) -> list[tuple[Path, str]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from olivine.conversion.gemma_time import SCALED
 from olivine.data.vocabulary import IMAGE_TOKEN
 from olivine.errors import RequestError
 from olivine.files import read_json, write_json
@@ -12,10 +13,10 @@ from olivine.model import checkpoint
 from olivine.model.companion import COMPANION
 from olivine.model.vlm import VisionLanguageModel
 
-#: Language models whose whole input, image features included, transformers before 5.4 multiplies by sqrt(hidden).
-_SCALED_BEFORE_5_4 = ("gemma", "gemma2")
 #: What vLLM's LLaVA has.
 _VLLM_TOWERS = ("clip_vision_model", "siglip_vision_model")
+#: A version before 5.4.
+_WRITTEN_FOR = "4.57.6"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -71,7 +72,7 @@ def cast(vlm: VisionLanguageModel, dtype: str) -> None:
 def divide_last_layer(vlm: VisionLanguageModel) -> None:
     """Divide the connector's last layer by what transformers before 5.4 multiplies image features by."""
     config = vlm.language.config
-    if config.model_type not in _SCALED_BEFORE_5_4:
+    if config.model_type not in SCALED:
         return
     with torch.no_grad():
         for weight in vlm.connector.linear_2.parameters():  # type: ignore[union-attr]
@@ -91,13 +92,14 @@ def _older_configurations(folder: Path) -> None:
     config = read_json(folder / "config.json")
     config["torch_dtype"] = config["dtype"]
     config["image_token_id"] = config["image_token_index"]
+    config["transformers_version"] = _WRITTEN_FOR  # whoever reads it must know what image features are multiplied by
     text = config["text_config"]
     rope = text.get("rope_parameters") or {}
     if "rope_theta" in rope:
         text["rope_theta"] = rope["rope_theta"]
         kind = rope.get("rope_type", "default")
         text["rope_scaling"] = None if kind == "default" else {k: v for k, v in rope.items() if k != "rope_theta"}
-    if text["model_type"] in _SCALED_BEFORE_5_4:
+    if text["model_type"] in SCALED:
         text["hidden_activation"] = text["hidden_act"] = text.get("hidden_activation") or text.get("hidden_act")
     write_json(folder / "config.json", config)
     tokenizer = read_json(folder / "tokenizer_config.json")

@@ -4,7 +4,7 @@ Their Jinja forms, for plain transformers, are in `saved_templates`.
 """
 
 from olivine.data.image_marks import image_count, pieces_of
-from olivine.data.pieces import BEGINNING, BOS, EOS, IMAGE, Piece, marker, without_system
+from olivine.data.pieces import BEGINNING, BOS, EOS, IMAGE, Piece, PieceKind, marker, without_system
 from olivine.errors import DataError
 from olivine.records import Conversation, Role
 
@@ -51,6 +51,19 @@ def vicuna(conversation: Conversation, image: bool) -> list[Piece]:
         else:
             pieces += [Piece(" " + turn.text, supervised=True), marker("</s>", supervised=True)]
     return pieces
+
+
+def llava_v1(conversation: Conversation, image: bool) -> list[Piece]:
+    """Render LLaVA-1.5's `v1` as its own code tokenises it (mm_utils.py, tokenizer_image_token).
+
+    The text behind an image is tokenised on its own there, and Llama's tokenizer puts a space before it.
+    """
+    pieces = vicuna(conversation, image)
+    behind = [False, *(piece == IMAGE for piece in pieces[:-1])]
+    return [
+        Piece(" " + piece.text) if image_before and piece.kind is PieceKind.TEXT else piece
+        for piece, image_before in zip(pieces, behind, strict=True)
+    ]
 
 
 def plain(conversation: Conversation, image: bool) -> list[Piece]:

@@ -10,11 +10,11 @@ from olivine.data.named_templates import VICUNA_SYSTEM
 TEXT = " | replace('<image>', '<image >')"
 
 
-def content_macro(image: str) -> str:
+def content_macro(image: str, inside: str = "<image>") -> str:
     """Return a macro `content(message)`: the only image, written as `image`, then the text; several in place.
 
-    With several images in the conversation, `shown.images`, parts keep their order, each on its own line, as `layouts`
-    reads them from a file.
+    With several images in the conversation, `shown.images`, each is written as `inside`: parts keep their order, each
+    on its own line, as `layouts` reads them from a file.
     """
     return (
         "{%- set shown = namespace(images=0) -%}"
@@ -25,7 +25,9 @@ def content_macro(image: str) -> str:
         + TEXT
         + " }}{%- elif shown.images > 1 -%}"
         "{%- for part in message['content'] if part['type'] in ['image', 'text'] -%}"
-        "{{ '' if loop.first else '\\n' }}{{ '<image>' if part['type'] == 'image' else part['text']"
+        "{{ '' if loop.first else '\\n' }}{{ '"
+        + inside
+        + "' if part['type'] == 'image' else part['text']"
         + TEXT
         + " }}{%- endfor -%}"
         "{%- else -%}"
@@ -64,14 +66,17 @@ GEMMA = (
     "{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}"
 )
 
-VICUNA = (
-    _CONTENT + ROLES + "{%- if messages[0]['role'] == 'system' -%}{{ content(messages[0]) + ' ' }}"
+_VICUNA = (
+    ROLES + "{%- if messages[0]['role'] == 'system' -%}{{ content(messages[0]) + ' ' }}"
     "{%- else -%}{{ '" + VICUNA_SYSTEM.replace("'", "\\'") + " ' }}{%- endif -%}"
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'user' -%}{{ 'USER: ' + content(message) + ' ASSISTANT:' }}"
     "{%- elif message['role'] == 'assistant' -%}" + _generation("' ' + content(message) + '</s>'") + "{%- endif -%}"
     "{%- endfor -%}"
 )
+VICUNA = _CONTENT + _VICUNA
+#: Behind an image a space, as LLaVA's own code has it.
+LLAVA_V1 = content_macro(r"<image> \n", "<image> ") + _VICUNA
 
 #: The image alone, without the newline: what the user said, and the system, are left out.
 PLAIN = (

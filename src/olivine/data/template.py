@@ -23,6 +23,7 @@ TEMPLATES: dict[str, ChatTemplate] = {
     for template in (
         ChatTemplate("gemma", named_templates.gemma, "<end_of_turn>", saved_templates.GEMMA),
         ChatTemplate("vicuna", named_templates.vicuna, "</s>", saved_templates.VICUNA, first="<s>"),
+        ChatTemplate("llava-v1", named_templates.llava_v1, "</s>", saved_templates.LLAVA_V1, first="<s>"),
         ChatTemplate("plain", named_templates.plain, "\n", saved_templates.PLAIN),
         ChatTemplate("chatml", named_templates.chatml, "<|im_end|>", saved_templates.CHATML, begins=False),
         ChatTemplate("llama3", named_templates.llama3, "<|eot_id|>", saved_templates.LLAMA3, first="<|begin_of_text|>"),

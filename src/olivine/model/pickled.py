@@ -5,6 +5,7 @@ The only module that opens a pickle, on request and for tensors only (`weights_o
 
 import argparse
 import shutil
+import zipfile
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ def convert(source: str, output: Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for name in _pickles(folder):
         # Tensors may share memory in a pickle, and may not in safetensors.
-        tensors |= {key: tensor.clone().contiguous() for key, tensor in _tensors(folder / name).items()}
+        tensors |= {key: tensor.clone().contiguous() for key, tensor in pickled_tensors(folder / name).items()}
     with atomic_folder(output) as temporary:
         for file in folder.iterdir():
             if file.is_file() and file.suffix in (".json", ".txt", ".model", ".jinja") and file.name != _PICKLE_INDEX:
@@ -55,9 +56,15 @@ def _pickles(folder: Path) -> list[str]:
     return names
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
+def pickled_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a pickle, mapped into memory where its format allows.
+
+    Raises:
+        RequestError: it contains more than tensors (nothing of it has then run), or is damaged.
+    """
     try:
-        read = torch.load(path, weights_only=True, map_location="cpu")
+        mapped = zipfile.is_zipfile(path)  # torch's format since 1.6; older ones are read whole
+        read = torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
     except Exception as error:  # unpickling may raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RequestError(

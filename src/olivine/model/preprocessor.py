@@ -13,7 +13,7 @@ from olivine.files import read_json
 from olivine.model.hub import CONFIGURATION, local_folder
 from olivine.model.processor import require_image_processor
 from olivine.model.towers.family import TowerFamily
-from olivine.recipe import Resample, Source, VisionRecipe
+from olivine.recipe import ImageFit, Resample, Source, VisionRecipe
 
 #: A smaller standard deviation turns the difference of two neighbouring byte values into more than a unit of 100.
 _SMALLEST_STD = 1e-5
@@ -61,6 +61,37 @@ def image_transform(recipe: VisionRecipe, source: Source, config: Any, family: T
         statistics(recipe.mean, f"{key}.mean") if recipe.mean else mean,
         statistics(recipe.std, f"{key}.std", smallest=_SMALLEST_STD) if recipe.std else std,
         resample,
+    )
+
+
+def described_transform(
+    stored: dict[str, Any], fit: ImageFit, config: Any, family: TowerFamily, where: str
+) -> ImageTransform:
+    """Return the transform that an image processor's values describe, with a given fit.
+
+    Args:
+        stored: the values; what is missing is the family's.
+        fit: how images are made square.
+        config: the tower's configuration.
+        family: the tower's.
+        where: begins messages.
+
+    Raises:
+        RequestError: values that are invalid, or a size that the tower does not take.
+    """
+    require_image_processor(fit)
+    _check_arithmetic(stored, where, overridden=False)
+    mean, std = family.statistics
+    size = _stored_side(stored, f"{where}: crop_size") or family.default_size(config)
+    if family.position_table is not None and size != config.image_size:
+        raise RequestError(f"{where}: crop_size is {size}, but the tower takes {config.image_size} alone.")
+    family.grid(config, size)
+    return ImageTransform(
+        size,
+        fit,
+        statistics(stored.get("image_mean", mean), f"{where}: image_mean"),
+        statistics(stored.get("image_std", std), f"{where}: image_std", smallest=_SMALLEST_STD),
+        _stored_filter(stored, f"{where}: resample") or family.resample,
     )
 
 

@@ -178,7 +178,7 @@ def tensors_in(folder: Path, key: str) -> dict[str, StoredTensor]:
         )
     tensors: dict[str, StoredTensor] = {}
     for file in _weight_files(folder, where):
-        for name, held in _header(file, key).items():
+        for name, held in tensors_of_file(file, key).items():
             if name in tensors:
                 raise RequestError(f"{where}: tensor {name!r} is in {tensors[name].file.name} and in {file.name}.")
             tensors[name] = held
@@ -190,7 +190,7 @@ def _weight_files(folder: Path, where: str) -> list[Path]:
         return [folder / SINGLE]
     index = folder / INDEX
     if index.is_file():
-        return _indexed(folder, index, where)
+        return indexed_files(folder, index, where)
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise RequestError(
@@ -200,7 +200,12 @@ def _weight_files(folder: Path, where: str) -> list[Path]:
     raise RequestError(f"{where}: no weights there; expected {SINGLE}, or {INDEX} and its files.")
 
 
-def _indexed(folder: Path, index: Path, where: str) -> list[Path]:
+def indexed_files(folder: Path, index: Path, where: str) -> list[Path]:
+    """Return the files that an index of weights names.
+
+    Raises:
+        RequestError: it cannot be read, or names files that are not there or not in the folder.
+    """
     values = read_json(index)
     positions = values.get("weight_map") if isinstance(values, dict) else None
     if (
@@ -208,21 +213,21 @@ def _indexed(folder: Path, index: Path, where: str) -> list[Path]:
         or not positions
         or not all(isinstance(name, str) for name in positions.values())
     ):
-        raise RequestError(f"{where}: {INDEX} has no weight_map from tensors to files.")
+        raise RequestError(f"{where}: {index.name} has no weight_map from tensors to files.")
     names = sorted(set(positions.values()))
     for name in names:
         if "/" in name or "\\" in name or name in ("", ".", ".."):
-            raise RequestError(f"{where}: {INDEX} names {name!r}, which is no file of the folder.")
+            raise RequestError(f"{where}: {index.name} names {name!r}, which is no file of the folder.")
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise RequestError(
-            f"{where}: {INDEX} names {_list(absent)}, which {'is' if len(absent) == 1 else 'are'} not there "
+            f"{where}: {index.name} names {_list(absent)}, which {'is' if len(absent) == 1 else 'are'} not there "
             f"({len(absent)} of {len(names)} files). Fetch the folder again."
         )
     return [folder / name for name in names]
 
 
-def _header(file: Path, key: str) -> dict[str, StoredTensor]:
+def tensors_of_file(file: Path, key: str) -> dict[str, StoredTensor]:
     """Return the tensors of a file; safetensors checks its header, and that tensors neither overlap nor leave gaps."""
     try:
         with safe_open(file, framework="pt") as opened:

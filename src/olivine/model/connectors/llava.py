@@ -16,6 +16,9 @@ from olivine.model.connectors.base import Connector, Shape, start_linear
 from olivine.model.connectors.registry import connector_class
 from olivine.recipe import ConnectorRecipe
 
+#: The model type of a LLaVA with a connector that plain transformers lacks.
+OWN_TYPE = "olivine_llava"
+
 
 class ConnectorLlavaConfig(LlavaConfig):  # type: ignore[misc]  # transformers is untyped here
     """A LLaVA configuration with another connector.
@@ -25,7 +28,7 @@ class ConnectorLlavaConfig(LlavaConfig):  # type: ignore[misc]  # transformers i
         connector: its `kind`, its options, and the `side` and `extra` tokens of its input.
     """
 
-    model_type = "olivine_llava"
+    model_type = OWN_TYPE
     projector_depth: int = 3
     connector: dict[str, Any] | None = None
 
@@ -53,7 +56,7 @@ def _deep_mlp(config: ConnectorLlavaConfig) -> dict[str, Any]:
     return {"kind": "mlp", "side": 0, "extra": 0, **options}
 
 
-AutoConfig.register("olivine_llava", ConnectorLlavaConfig)
+AutoConfig.register(OWN_TYPE, ConnectorLlavaConfig)
 AutoModelForImageTextToText.register(ConnectorLlavaConfig, ConnectorLlava)
 
 

@@ -1,0 +1,1 @@
+"""Layouts of published models, one a file; which there are is in `registry`."""
