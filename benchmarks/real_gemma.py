@@ -36,10 +36,10 @@ from olivine.training.stage import Stage
 from olivine.world import training_data
 from olivine.world.benchmarks import WRITERS
 
-ALIGN = {"train": ["connector", "language"], "lora": {"rank": 16, "alpha": 32}, "validate_every": 0, "save_every": 10}
+ALIGN = {"train": ["connector", "language"], "lora": {"rank": 16, "alpha": 32}, "validate_every": 0, "save_every": 8}
 RATES = {"lr": {"connector": 2.0e-3, "language": 5.0e-4}}
 QUICK = {"images": 40, "asked": 4, "align": 2, "round": 2, "rounds": 1}
-FULL = {"images": 4000, "asked": 100, "align": 100, "round": 24, "rounds": 16}
+FULL = {"images": 4000, "asked": 100, "align": 40, "round": 16, "rounds": 30}
 
 
 def recipe_of(work: Path, size: Mapping[str, int]) -> Recipe:
@@ -48,8 +48,8 @@ def recipe_of(work: Path, size: Mapping[str, int]) -> Recipe:
         for name in ("captions", "instructions")
     }
     data["instructions"]["turns"] = "independent"
-    align = {"name": "align", "data": "captions", "template": "plain", "batch": 4, "steps": size["align"]}
-    asked = {"data": "instructions", "batch": 3, "steps": size["round"], "held_out": 16}
+    align = {"name": "align", "data": "captions", "template": "plain", "batch": 8, "steps": size["align"]}
+    asked = {"data": "instructions", "batch": 4, "steps": size["round"], "held_out": 16}
     names = [f"instruct-{number + 1}" for number in range(size["rounds"])]
     return from_values(
         {

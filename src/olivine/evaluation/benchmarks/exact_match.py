@@ -85,7 +85,9 @@ def _several(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     if row.get("image") is not None:
         raise DataError(f"{where}: has image and images; expected one of them.")
     if not isinstance(images, list) or len(images) < 2 or not all(isinstance(image, str) and image for image in images):
-        raise DataError(f"{where}: images is {shortened(images)}; expected a list of two or more paths (one is `image`).")
+        raise DataError(
+            f"{where}: images is {shortened(images)}; expected a list of two or more paths (one is `image`)."
+        )
     return tuple(images)
 
 
