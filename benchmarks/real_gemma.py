@@ -20,15 +20,13 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 from report import arguments, show
+from sighted_and_blind import sighted_and_blind
 
-import olivine
 from olivine.console import stderr_console
 from olivine.files import atomic_folder, read_json, read_json_lines, write_json, write_text
 from olivine.model.checkpoint import load
 from olivine.recipe import Recipe, from_values
-from olivine.statistics import cluster_intervals, ratio_values
 from olivine.training.identity import CHECKPOINT, RESULT
 from olivine.training.recipe_data import RecipeData
 from olivine.training.run import start_model, train_stage
@@ -159,38 +157,6 @@ def row_of(name: str, batch: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def judged(checkpoint: Path, work: Path) -> dict[str, Any]:
-    """Return world-GQA's accuracy with and without images, and the interval of their difference."""
-    model = None
-    correct: dict[str, dict[str, float]] = {}
-    cluster: dict[str, str] = {}
-    for name, control in (("sighted", None), ("blind", "blind")):
-        folder = work / "gqa-answers" / checkpoint.parent.name / name
-        if not (folder / "scores.json").is_file():
-            model = model or olivine.load(checkpoint)
-            olivine.evaluate(model, "gqa", work / "gqa", output=folder, control=control)
-        items = read_json_lines(folder / "items.jsonl")
-        correct[name] = {row["question_id"]: row["correct"] for row in items}
-        cluster |= {row["question_id"]: row["cluster"] for row in items}
-    names = sorted(set(cluster.values()))
-    position = {name: number for number, name in enumerate(names)}
-    sums, counts = np.zeros((len(names), 3)), np.zeros((len(names), 3))
-    for key, of in cluster.items():
-        sighted, blind = correct["sighted"][key], correct["blind"][key]
-        sums[position[of]] += (sighted, blind, sighted - blind)
-        counts[position[of]] += 1
-    values = 100 * ratio_values(sums, counts)
-    low, high = cluster_intervals(values, np.random.default_rng(0))
-    return {"questions": len(cluster), "images": len(names)} | {
-        name: {
-            "mean": round(float(values[:, n].mean()), 2),
-            "low": round(float(low[n]), 2),
-            "high": round(float(high[n]), 2),
-        }
-        for n, name in enumerate(("sighted", "blind", "difference"))
-    }
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/real-gemma"), help="where everything is kept")
@@ -216,9 +182,17 @@ def main() -> None:
         for name, loss in before.items()
         if loss
     }
+    answers = work / "gqa-answers" / rows[-1]["stage"]
     stages = json.loads(recipe.model_dump_json(by_alias=True))["stages"]
     about = {key: stages[1][key] for key in ("train", "lora", "lr")}
-    show(requested, ratios, rows, held_out_loss=losses, gqa=judged(checkpoint, work), recipe=about)
+    show(
+        requested,
+        ratios,
+        rows,
+        held_out_loss=losses,
+        gqa=sighted_and_blind(checkpoint, "gqa", work / "gqa", answers),
+        recipe=about,
+    )
 
 
 if __name__ == "__main__":
