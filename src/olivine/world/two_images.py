@@ -113,7 +113,7 @@ def _write_training(folder: Path, seed: int, pairs: int) -> None:
         rng = Random(f"{seed}/two-images/{number}/words")
         names = [f"{number:06d}-{which}.jpg" for which in ORDERS]
         scenes |= {folder / "images" / name: scene for name, scene in zip(names, pair, strict=True)}
-        turns = []
+        turns: list[dict[str, str]] = []
         for found in list(differences(pair, rng))[:_QUESTIONS]:
             mark = "" if turns else "<image>\n<image>\n"
             turns += [
