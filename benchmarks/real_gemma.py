@@ -36,8 +36,8 @@ from olivine.world.benchmarks import WRITERS
 
 ALIGN = {"train": ["connector", "language"], "lora": {"rank": 16, "alpha": 32}, "validate_every": 0, "save_every": 8}
 RATES = {"lr": {"connector": 2.0e-3, "language": 5.0e-4}}
-QUICK = {"images": 40, "asked": 4, "align": 2, "round": 2, "rounds": 1}
-FULL = {"images": 4000, "asked": 100, "align": 40, "round": 16, "rounds": 30}
+QUICK = {"images": 200, "asked": 4, "align": 2, "round": 2, "rounds": 1}
+FULL = {"images": 4000, "asked": 100, "align": 200, "round": 40, "rounds": 8}
 
 
 def recipe_of(work: Path, size: Mapping[str, int]) -> Recipe:
