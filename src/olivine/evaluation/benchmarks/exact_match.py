@@ -9,22 +9,43 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, short_text
+from olivine.evaluation.benchmarks.parsing import is_reply, item_of
 from olivine.evaluation.benchmarks.types import require_types, shortened
+from olivine.evaluation.benchmarks.vqa_normaliser import normalise
 from olivine.files import read_json_lines
-from olivine.records import Answer, Item, Question, Score
+from olivine.records import Answer, Question, Score
 
 
 class ExactMatch(Benchmark):
     """Share of answers that equal a reference, letter case, outer white space and final periods aside.
 
     The same conversion that LLaVA applies before GQA's exact match. One cluster is one image, or several whatever their
-    order. The file's `category`
-    (if any) gives `accuracy/CATEGORY` beside the total. An unanswered question counts as wrong.
+    order. The file's `category` (if any) gives `accuracy/CATEGORY` beside the total. An unanswered question counts as
+    wrong.
+
+    Variants, none of them another tool's: `official`, the rule above; `lenient`, the short answer in the reply, or the
+    yes or no that it says where only these are right, both sides normalised, as the module `lenient` reads it (POPE's
+    variant of that name reads a yes or no alike).
     """
 
     name = "exact-match"
+    variants = ("official", LENIENT)
+    declares = Declaration(
+        title="exact match",
+        metrics=(
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("accuracy/*", "accuracy by category"),
+        ),
+        cluster="image",
+        reply="short text",
+        files=(
+            "LLaVA's question lines with an `answer` (a text or a list of texts), or a folder with questions.jsonl; "
+            "several images of a question are a list, `images`",
+        ),
+    )
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read lines of `{"question_id", "image", "text", "answer": str | [str], "category"?}`.
@@ -63,18 +84,24 @@ class ExactMatch(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in percent, in total and per category."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         by_category: dict[str, list[float]] = defaultdict(list)
         items = []
         for question in questions:
-            references = {_plain(reference) for reference in question.references}
-            correct = float(question.id in texts and _plain(texts[question.id]) in references)
-            items.append(Item(question.id, question.cluster, correct))
+            text = texts.get(question.id, "")
+            if selected == LENIENT:
+                references = {normalise(reference) for reference in question.references}
+                said = short_text(text, yes_or_no=references <= {"yes", "no"}, question=question.prompt)
+            else:
+                references = {_plain(reference) for reference in question.references}
+                said = _plain(text)
+            correct = float(question.id in texts and said in references)
+            items.append(item_of(question, texts, correct, read=is_reply(said, references)))
             if "category" in question.details:
                 by_category[question.details["category"]].append(correct)
         metrics = {"accuracy": _percent([item.correct for item in items])}
         metrics |= {f"accuracy/{name}": _percent(values) for name, values in sorted(by_category.items())}
-        return Score(self.name, selected, metrics, tuple(items), missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _several(row: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, yes_no
 from olivine.evaluation.benchmarks.parsing import (
     answers_from,
     find_file,
+    item_of,
     percent,
     read_rows,
     require_keys,
@@ -52,10 +54,26 @@ class HallusionBench(JudgedBenchmark):
       always wrong, and the groups of VD and VS that share a subcategory and number taken as one.
     - `judge`: the official grading, and the default where a judge is named. A verdict that holds "incorrect" is
       wrong, else one that holds "correct" is right, else the answer is unclear. Our own wording; temperature 0.
+    - `lenient`, ours: as `rule`, but yes or no as the answer says in whatever words, as `lenient.yes_no` reads it.
     """
 
     name = "hallusionbench"
-    variants = ("rule", "vlmevalkit", "judge")
+    declares = Declaration(
+        title="HallusionBench",
+        metrics=(
+            Metric("aAcc", "questions right", mean_of_items=True, reported=True),
+            Metric("qAcc", "questions right over all figures", reported=True),
+            Metric("fAcc", "figures with all their questions right"),
+            Metric("easy", "questions about original figures right over all figures"),
+            Metric("hard", "questions about edited figures right over all figures"),
+            Metric("V[DS]/*", "the same by category: depends on the figure (VD) or is supplemented by it (VS)"),
+        ),
+        cluster="set of figures",
+        reply="yes-no",
+        files=("HallusionBench.json, or its folder",),
+        answers=("official result rows: the questions with `model_prediction`",),
+    )
+    variants = ("rule", "vlmevalkit", "judge", LENIENT)
     prompts = ("llava-1.5", "original")
     judge_wording = JUDGE_PROMPT
 
@@ -80,14 +98,15 @@ class HallusionBench(JudgedBenchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy over questions, over questions with all their figures, and over figures."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         verdicts = self.verdicts(questions, texts) if selected == JUDGED else None
         scored = [q for q in questions if q.image is not None or selected != "vlmevalkit"]
         items = []
         for question in scored:
-            label = _label(question, texts[question.id], verdicts) if question.id in texts else _WRONG
+            label = _label(question, texts[question.id], verdicts, selected) if question.id in texts else _WRONG
             spared = label == _UNCLEAR and question.details["unseen"] and selected != "vlmevalkit"
-            items.append(Item(question.id, question.cluster, float(label == _RIGHT or spared)))
+            read = label != _UNCLEAR or verdicts is not None
+            items.append(item_of(question, texts, float(label == _RIGHT or spared), read=read))
         pairs = list(zip(scored, items, strict=True))
         metrics = _accuracies(pairs, across=selected == "vlmevalkit")
         for name, edited in (("easy", False), ("hard", True)):
@@ -95,7 +114,7 @@ class HallusionBench(JudgedBenchmark):
         for category in sorted({question.details["category"] for question in scored}):
             of_category = [pair for pair in pairs if pair[0].details["category"] == category]
             metrics |= {f"{category}/{name}": value for name, value in _accuracies(of_category).items()}
-        return Score(self.name, selected, metrics, tuple(items), missing)
+        return self.result(selected, metrics, items, missing)
 
     def judge_input(self, question: Question, text: str) -> str:
         """Return the question as published, the full reference answer, and the response."""
@@ -103,9 +122,9 @@ class HallusionBench(JudgedBenchmark):
         return f"Question: {asked}\nReference answer: {answer}\nResponse: {text}\nVerdict:"
 
 
-def _label(question: Question, text: str, verdicts: Mapping[str, str] | None) -> int:
+def _label(question: Question, text: str, verdicts: Mapping[str, str] | None, variant: str) -> int:
     if verdicts is None:
-        said = vlmevalkit_yes_no(text)
+        said = yes_no(text, question.details["asked"]) if variant == LENIENT else vlmevalkit_yes_no(text)
         return _UNCLEAR if said is None else int(said == question.references[0])
     verdict = verdicts[question.id].lower()
     return _WRONG if "incorrect" in verdict else _RIGHT if "correct" in verdict else _UNCLEAR

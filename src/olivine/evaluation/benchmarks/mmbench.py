@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT
+from olivine.evaluation.benchmarks.lenient_option import option
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
+    agrees,
     answers_from,
     by_detail,
     graded,
@@ -51,10 +54,25 @@ class MMBench(Benchmark):
     - `original`: the older evaluator (kept in lmms-eval's mmbench_evals.py). Exactly one letter A to E occurs alone
       between spaces (but a lone `A` among more than three words is an article), or occurs so with one of twelve
       kinds of marks around it, or else exactly one option's text occurs.
+    - `lenient`, ours: the option that the answer chooses in whatever words, as `lenient_option` says.
     """
 
     name = "mmbench"
-    variants = ("official", "original")
+    declares = Declaration(
+        title="MMBench",
+        metrics=(
+            Metric("accuracy", "accuracy over all rotations", reported=True),
+            Metric("vanilla", "accuracy on questions as first asked"),
+            Metric("split/*", "accuracy over all rotations by split"),
+            Metric("category/*", "accuracy over all rotations by category"),
+            Metric("l2-category/*", "accuracy over all rotations by upper category"),
+        ),
+        cluster="question with its rotations",
+        reply="choice",
+        files=("the TSV with index, question, hint, A to D, answer",),
+        answers=("a TSV or CSV with `index`, `prediction`",),
+    )
+    variants = ("official", "original", LENIENT)
     max_new_tokens = 1024
     parquet = ParquetLayout(
         splits=("dev", "test"), image=lambda row: f"{int(row.values['index']) % _ROTATION}.jpg", configs=("en",)
@@ -84,12 +102,12 @@ class MMBench(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute circular and vanilla accuracy."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         hidden = [question.id for question in questions if not question.references]
         if hidden:
             raise DataError(f"{self.name}: row {hidden[0]} has no answer (a test file?); it cannot be scored here.")
         parse = _PARSERS[selected]
-        items = graded(questions, texts, lambda text, q: parse(text, q.details["options"]) == q.references[0])
+        items = graded(questions, texts, lambda text, q: _agrees(parse, text, q))
         rotations: dict[str, list[float]] = {}
         for item in items:
             rotations.setdefault(item.cluster, []).append(item.correct)
@@ -101,7 +119,12 @@ class MMBench(Benchmark):
         }
         for name in ("split", "category", "l2-category"):
             metrics |= by_detail(name, asked, circular)
-        return Score(self.name, selected, metrics, items, missing)
+        return self.result(selected, metrics, items, missing)
+
+
+def _agrees(parse: Callable[[str, Mapping[str, str]], str | None], text: str, question: Question) -> bool | None:
+    options: Mapping[str, str] = question.details["options"]
+    return agrees(parse(text, options), question.references[0], options)
 
 
 def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
@@ -149,4 +172,5 @@ def _original(text: str, options: Mapping[str, str]) -> str | None:
 _PARSERS: dict[str, Callable[[str, Mapping[str, str]], str | None]] = {
     "official": vlmevalkit_option,
     "original": _original,
+    LENIENT: option,
 }

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import cast
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
+from olivine.evaluation.benchmarks.declaration import CORRECT, Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT
+from olivine.evaluation.benchmarks.lenient_option import option
 from olivine.evaluation.benchmarks.parsing import (
+    agrees,
     answers_from,
     find_file,
     graded,
@@ -52,6 +55,7 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
       "option", or at the end of any word (so `Banana` names A), or else the first character; always
       with corrected labels.
     - `vlmevalkit`: exactly one letter, or else one option's text, occurs in the answer.
+    - `lenient`, ours: the option that the answer chooses in whatever words, as `lenient_option` says.
     - `judge`: the official grader, and the default where a judge is named. A verdict of exactly yes (case ignored) is
       right, all else is wrong. The judge is asked at temperature 0.2 as there, in our own wording.
 
@@ -59,6 +63,18 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
     """
 
     name = "mmvp"
+    declares = Declaration(
+        title="MMVP",
+        metrics=(
+            Metric("pair", "pairs right", scale=100.0, reported=True),
+            CORRECT,
+            Metric("single", "questions right", scale=100.0, mean_of_items=True),
+        ),
+        cluster="pair of images",
+        reply="choice",
+        files=("Questions.csv, or its folder",),
+        answers=("MMVP's own answer lines: `question_id`, `prompt`, `answer`, `response`",),
+    )
     variants = (
         "letter",
         "letter-corrected",
@@ -69,6 +85,8 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
         "lmms-eval",
         "vlmevalkit",
         "vlmevalkit-corrected",
+        LENIENT,
+        f"{LENIENT}-corrected",
         "judge",
     )
     prompts = ("llava-1.5", "letters")
@@ -99,7 +117,7 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Pair and single accuracy."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         return self.graded_score(questions, texts, selected, missing)
 
     def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
@@ -131,12 +149,12 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
         return f"Question: {asked}\nCorrect option: {answer}\nResponse: {text}\nIs the response right?"
 
 
-def _right(question: Question, text: str, grader: str, corrected: bool) -> bool:
+def _right(question: Question, text: str, grader: str, corrected: bool) -> bool | None:
     options: Mapping[str, str] = question.details["options"]
     gold = question.references[0]
     if corrected and question.id in _SWAPPED:
         gold = next(letter for letter in options if letter != gold)
-    return _GRADERS[grader](text, options) == gold
+    return agrees(_GRADERS[grader](text, options), gold, options)
 
 
 def _question(file: Path, number: int, row: Mapping[str, str], lettering: bool) -> Question:
@@ -207,4 +225,5 @@ _GRADERS: dict[str, Callable[[str, Mapping[str, str]], str | None]] = {
     "s-vco": _s_vco,
     "lmms-eval": _lmms_eval,
     "vlmevalkit": vlmevalkit_option,
+    LENIENT: option,
 }

@@ -3,19 +3,22 @@
 Building new POPE questions is not here, nor Prismatic's scoring: it compares probabilities, which is no answer.
 """
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, yes_no
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
     answers_from,
     fraction,
+    item_of,
     read_rows,
     require_keys,
     rows_have,
@@ -27,6 +30,10 @@ from olivine.wording import SHORT_ANSWER
 
 #: LLaVA's combined file numbers the questions of a setting from here on; our ids are the same.
 _FIRST_ID = {"random": 10_000_000, "popular": 20_000_000, "adversarial": 0}
+
+
+#: Variants whose overall figures are means over the settings; the others pool the answers.
+_AVERAGED = ("official", LENIENT)
 
 
 class POPE(CountedBenchmark):
@@ -43,6 +50,8 @@ class POPE(CountedBenchmark):
     - `lmms-eval`: yes or no only if that is the whole answer (case and outer white space aside); another answer is
       wrong, but no false negative; `yes_ratio` is taken from the labels, as there; `pooled/...` instead of the mean.
     - `vlmevalkit`: whole words, yes or no but not both, else not a yes, and wrong; percent; `pooled/...`.
+    - `lenient`, ours: yes or no as the answer says in whatever words, as `lenient.yes_no` reads it; else not a yes, and
+      wrong.
 
     The official tool pairs answers with labels by position and leaves out the labels beyond the last answer. So an
     unanswered question is excluded from the official metrics and the items, and reported as missing (in the other
@@ -58,7 +67,43 @@ class POPE(CountedBenchmark):
     """
 
     name = "pope"
-    variants = ("official", "lmms-eval", "vlmevalkit")
+    declares = Declaration(
+        title="POPE",
+        metrics=(
+            Metric("mean/accuracy", "accuracy", scale=100.0, reported=True, variants=_AVERAGED),
+            Metric("mean/f1", "F1", scale=100.0, reported=True, variants=_AVERAGED),
+            Metric(
+                "pooled/accuracy",
+                "accuracy",
+                scale=100.0,
+                mean_of_items=True,
+                reported=True,
+                variants=("lmms-eval",),
+            ),
+            Metric("pooled/f1", "F1", scale=100.0, reported=True, variants=("lmms-eval",)),
+            Metric("pooled/accuracy", "accuracy", mean_of_items=True, reported=True, variants=("vlmevalkit",)),
+            Metric("pooled/f1", "F1", reported=True, variants=("vlmevalkit",)),
+            *(
+                Metric(f"*/{name}", label, scale=scale, variants=variants)
+                for variants, scale in (((*_AVERAGED, "lmms-eval"), 100.0), (("vlmevalkit",), 1.0))
+                for name, label in (
+                    ("accuracy", "accuracy of a setting, or of all"),
+                    ("f1", "F1 of a setting, or of all"),
+                    ("precision", "precision of a setting, or of all"),
+                    ("recall", "recall of a setting, or of all"),
+                    ("yes_ratio", "answers taken as yes"),
+                )
+                if (name, variants) != ("yes_ratio", ("vlmevalkit",))
+            ),
+        ),
+        cluster="image",
+        reply="yes-no",
+        kind="setting",
+        files=("one label file (`coco_pope_random.json`), or the folder of the three",),
+        answers=("official lines of `question`, `answer` in label order, or a folder of such files",),
+        missing={"official": "excluded"},
+    )
+    variants = ("official", "lmms-eval", "vlmevalkit", LENIENT)
 
     parquet = ParquetLayout(
         splits=("test", *_FIRST_ID),
@@ -110,7 +155,7 @@ class POPE(CountedBenchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """F1, accuracy, precision, recall and yes-ratio of each setting."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         if not texts:
             raise DataError(f"{self.name}: no answer to any of the {len(questions)} questions. Is this the right file?")
         return self.graded_score(questions, texts, selected, missing)
@@ -120,15 +165,16 @@ class POPE(CountedBenchmark):
 
         The official tool skips questions without an answer.
         """
-        parse = _PARSERS[variant]
         items: list[Item] = []
         counted: list[tuple[str, Hashable]] = []
         for question in questions:
-            if question.id not in texts and variant == "official":
+            if question.id not in texts and self.missing_rule(variant) == "excluded":
                 continue
-            gold = question.references[0]
-            said = parse(texts[question.id]) if question.id in texts else None
-            items.append(Item(question.id, question.cluster, float(gold == said)))
+            gold, text = question.references[0], texts.get(question.id)
+            said = None if text is None else _parsed(text, question, variant)
+            # The official rule takes everything without a no for a yes.
+            read = text is not None and (_said(text) if variant == "official" else said) is not None
+            items.append(item_of(question, texts, float(gold == said), read=read))
             counted.append((question.cluster, (question.details["setting"], gold, said)))
         return Graded(tuple(items), counted)
 
@@ -139,6 +185,10 @@ class POPE(CountedBenchmark):
             setting, gold, said = cast("tuple[str, str, str | None]", key)
             by_setting.setdefault(setting, {})[gold, said] = count
         return _summary(by_setting, variant)
+
+
+def _parsed(text: str, question: Question, variant: str) -> str | None:
+    return yes_no(text, question.details["question"]) if variant == LENIENT else _PARSERS[variant](text)
 
 
 def _setting(path: Path) -> str | None:
@@ -281,6 +331,12 @@ def _official(text: str) -> str:
     return "no" if {"No", "not", "no"}.intersection(words) else "yes"
 
 
+def _said(text: str) -> str | None:
+    """Return the yes or no that the official rule looks for, None where it finds neither."""
+    words = {word.lower() for word in re.findall(r"[A-Za-z']+", text)}
+    return "no" if _official(text) == "no" else "yes" if "yes" in words else None
+
+
 def _exact(text: str) -> str | None:
     plain = text.lower().strip()
     return plain if plain in ("yes", "no") else None
@@ -296,7 +352,7 @@ def _figures(counts: Mapping[tuple[str, str | None], int], variant: str) -> dict
     positives = sum(
         count
         for (gold, said), count in counts.items()
-        if gold == "yes" and (said is not None or variant == "vlmevalkit")
+        if gold == "yes" and (said is not None or variant != "lmms-eval")
     )
     precision = hits / yeses if yeses else 0.0
     recall = hits / positives if positives else 0.0
@@ -308,8 +364,8 @@ def _figures(counts: Mapping[tuple[str, str | None], int], variant: str) -> dict
         "precision": scale * precision,
         "recall": scale * recall,
     }
-    if variant == "official":
-        figures["yes_ratio"] = yeses / answered
+    if variant in _AVERAGED:
+        figures["yes_ratio"] = yeses / answered if answered else 0.0
     if variant == "lmms-eval":
         labelled = sum(count for (gold, _), count in counts.items() if gold == "yes")
         figures["yes_ratio"] = labelled / answered if answered else 0.0
@@ -318,7 +374,7 @@ def _figures(counts: Mapping[tuple[str, str | None], int], variant: str) -> dict
 
 def _summary(by_setting: Mapping[str, Mapping[tuple[str, str | None], int]], variant: str) -> dict[str, float]:
     figures = {setting: _figures(counts, variant) for setting, counts in by_setting.items()}
-    if variant == "official":
+    if variant in _AVERAGED:
         names = next(iter(figures.values()), {})
         overall = {f"mean/{name}": fraction([each[name] for each in figures.values()]) for name in names}
     else:

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import from_row, match_answers
+from olivine.evaluation.answers import from_row
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT
+from olivine.evaluation.benchmarks.lenient_option import option
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
     LETTERS,
+    agrees,
     find_file,
     graded,
     read_rows,
@@ -49,6 +53,7 @@ class ScienceQA(CountedBenchmark):
       mark in the answer's own prompt).
     - `lmms-eval`: the answer is the letter, or begins with it and a period.
     - `vlmevalkit`: exactly one letter, or else one choice's text, occurs in the answer.
+    - `lenient`, ours: the option that the answer chooses in whatever words, as `lenient_option` says.
 
     In LLaVA's answer lines a missing answer is wrong, as in its tool. An official results file must hold every
     question and no other, as the official tool asserts (4,241 for the test split).
@@ -59,7 +64,23 @@ class ScienceQA(CountedBenchmark):
     """
 
     name = "scienceqa"
-    variants = ("official", "llava", "lmms-eval", "vlmevalkit")
+    declares = Declaration(
+        title="ScienceQA",
+        metrics=(
+            Metric("img", "accuracy with image", reported=True),
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("subject/*", "accuracy by subject"),
+            Metric("context/*", "accuracy by context"),
+            Metric("grade/*", "accuracy by grade"),
+            Metric("topic/*", "accuracy by topic"),
+        ),
+        cluster="question",
+        reply="choice",
+        missing={"llava": "partly excluded"},
+        files=("problems.json, or its folder", "LLaVA's llava_test_CQM-A.json"),
+        answers=('the official `{"results": {ID: index}}`',),
+    )
+    variants = ("official", "llava", "lmms-eval", "vlmevalkit", LENIENT)
     max_new_tokens = 1024
 
     parquet = ParquetLayout(
@@ -121,17 +142,17 @@ class ScienceQA(CountedBenchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in total and by the official groups."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         return self.graded_score(questions, texts, selected, missing)
 
     def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
         """Return whether each answer names the right option; count it for every group that the question belongs to."""
         parse = _PARSERS[variant]
-        items = graded(questions, texts, lambda text, question: parse(text, question) == question.references[0])
+        items = graded(questions, texts, lambda text, q: agrees(parse(text, q), q.references[0], _letters(q)))
         counted: list[tuple[str, Hashable]] = []
         for question, item in zip(questions, items, strict=True):
             groups = [("", "accuracy")]
-            if question.image and (question.id in texts or variant != "llava"):
+            if question.image and (question.id in texts or self.missing_rule(variant) != "partly excluded"):
                 groups.append(("", "img"))
             groups += [(kind, group) for kind, group in question.details["groups"] if kind in _GROUPS]
             counted += [(question.cluster, (*group, item.correct)) for group in groups]
@@ -241,6 +262,10 @@ def _answer_of_index(key: str, index: Any, path: Path) -> Answer:
     return from_row({"question_id": key, "text": text})
 
 
+def _letters(question: Question) -> str:
+    return LETTERS[: len(question.details["choices"])]
+
+
 def _llava_letter(text: str) -> str | None:
     if text in tuple(_OPTIONS):
         return text
@@ -268,4 +293,5 @@ _PARSERS: dict[str, Callable[[str, Question], str | None]] = {
     "llava": _llava,
     "lmms-eval": _lmms_eval,
     "vlmevalkit": _vlmevalkit,
+    LENIENT: lambda text, question: option(text, dict(zip(LETTERS, question.details["choices"], strict=False))),
 }

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT
+from olivine.evaluation.benchmarks.lenient_option import option
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
+    LETTERS,
+    agrees,
     answers_from,
     by_detail,
     find_file,
@@ -36,11 +40,24 @@ class SEEDBench(Benchmark):
     or video. A missing answer is wrong.
 
     Variants: `llava`, the answer equals the letter exactly (scripts/convert_seed_for_submission.py of LLaVA);
-    `lmms-eval`, its first character does, outer white space aside (lmms_eval/tasks/seedbench/utils.py).
+    `lmms-eval`, its first character does, outer white space aside (lmms_eval/tasks/seedbench/utils.py);
+    `lenient`, ours: the option that the answer chooses in whatever words, as `lenient_option` says.
     """
 
     name = "seed"
-    variants = ("llava", "lmms-eval")
+    declares = Declaration(
+        title="SEED-Bench",
+        metrics=(
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("data/*", "accuracy on images, on videos"),
+            Metric("type/*", "accuracy by question type"),
+        ),
+        cluster="image or video",
+        reply="choice",
+        files=("SEED-Bench.json, or its folder",),
+        answers=("the leaderboard's lines of `question_id`, `prediction`",),
+    )
+    variants = ("llava", "lmms-eval", LENIENT)
 
     parquet = ParquetLayout(splits=("test",), image=lambda row: _image(row.values))
 
@@ -73,14 +90,17 @@ class SEEDBench(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in total, for images and videos, and per type."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         if selected == "lmms-eval":
             texts = {key: text.strip()[:1] for key, text in texts.items()}
-        items = graded(questions, texts, lambda text, question: text == question.references[0])
+        if selected == LENIENT:
+            choices = {question.id: question.details["choices"] for question in questions}
+            texts = {key: option(text, choices[key]) or "" for key, text in texts.items()}
+        items = graded(questions, texts, lambda text, question: agrees(text, question.references[0], "ABCD"))
         metrics = {"accuracy": percent([item.correct for item in items])}
         for name in ("data", "type"):
             metrics |= by_detail(name, questions, items)
-        return Score(self.name, selected, metrics, items, missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _image(row: Mapping[str, Any]) -> str:
@@ -100,5 +120,9 @@ def _question(row: Any, names: Mapping[Any, str], where: str) -> Question:
         image=_image(row),
         cluster=str(row["data_id"]),
         references=(row["answer"],),
-        details={"data": row["data_type"], "type": names[row["question_type_id"]]},
+        details={
+            "data": row["data_type"],
+            "type": names[row["question_type_id"]],
+            "choices": {letter: row[choice] for letter, choice in zip(LETTERS, _CHOICES, strict=False)},
+        },
     )

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, short_text
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
     Prediction,
     answers_from,
     by_detail,
+    is_reply,
+    item_of,
     read_rows,
-    require_all_answered,
     require_human_answers,
     require_keys,
     rows_have,
@@ -31,7 +33,7 @@ from olivine.evaluation.benchmarks.vqa_normaliser import (
     strip_punctuation,
 )
 from olivine.files import read_json
-from olivine.records import Answer, Item, Question, Score
+from olivine.records import Answer, Question, Score
 from olivine.wording import SHORT_ANSWER
 
 #: Splits of the Hugging Face copy as the official files name them.
@@ -53,10 +55,11 @@ class VQAv2(Benchmark):
     - `2017`: the release of that year (a4f1afd), which LAVIS copied. The answer is always normalised; human answers
       lose their punctuation, and that only where they are not all identical; their numbers and articles stay.
     - `normalised`: both sides are always normalised, as peers do.
+    - `lenient`, ours: the same for the short answer in the reply, as the module `lenient` reads it.
 
-    2021 and 2017 refuse a file that does not answer every question, as the tool asserts; under `normalised` a missing
-    answer is wrong. Answers to unknown questions, and two to one question, are refused by all (the tool asserts
-    against the former and keeps the last of the latter).
+    2021 and 2017 refuse a file that does not answer every question, as the tool asserts; under `normalised` and
+    `lenient` a missing answer is wrong. Answers to unknown questions, and two to one question, are refused by all (the
+    tool asserts against the former and keeps the last of the latter).
 
     Args:
         questions: the questions file, by default the one beside the annotations, named as the official files are.
@@ -64,7 +67,21 @@ class VQAv2(Benchmark):
     """
 
     name = "vqav2"
-    variants = ("2021", "2017", "normalised")
+    declares = Declaration(
+        title="VQAv2",
+        metrics=(
+            Metric("accuracy", "accuracy", mean_of_items=True, reported=True),
+            Metric("answer_type/*", "accuracy by answer type"),
+            Metric("question_type/*", "accuracy by question type"),
+        ),
+        cluster="image",
+        reply="short text",
+        kind="question_type",
+        files=("the annotations, the questions (the other beside them), or their folder",),
+        answers=("the official list of `question_id`, `answer`",),
+        missing={"2021": "refused", "2017": "refused"},
+    )
+    variants = ("2021", "2017", "normalised", LENIENT)
     where_texts_are = (
         "Annotations alone do not hold them: put the questions file (v2_OpenEnded_mscoco_val2014_questions.json) "
         "beside the annotations, or name it (--questions FILE)."
@@ -95,10 +112,12 @@ class VQAv2(Benchmark):
         header = _read_header(path)
         if "annotations" in header:
             asked = self._questions or path.with_name(_questions_name(path.name))
-            texts = _texts(asked, _read_header(asked)) if self._questions or asked.is_file() else None
+            texts = (
+                _texts(asked, _read_header(asked)) if self._questions or (asked != path and asked.is_file()) else None
+            )
             return _annotated(path, header, texts)
         beside = path.with_name(_annotations_name(path.name))
-        if beside.is_file():
+        if beside != path and beside.is_file():
             return _annotated(beside, _read_header(beside), _texts(path, header))
         return _unannotated(path, header)
 
@@ -113,20 +132,21 @@ class VQAv2(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy over all questions, per answer type and per question type."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         require_human_answers(self.name, questions)
-        if selected != "normalised":
-            require_all_answered(self.name, len(questions), missing, instead="normalised")
         final = {answer.question_id for answer in answers if isinstance(answer, Prediction)}
         items = []
         for question in questions:
             text = texts.get(question.id)
+            if text is not None and selected == LENIENT:
+                text = short_text(text, yes_or_no=set(question.references) <= {"yes", "no"}, question=question.prompt)
             correct = 0.0 if text is None else _soft(question, text, selected, final=question.id in final)
-            items.append(Item(question.id, question.cluster, correct))
+            read = is_reply(normalise(text or ""), question.references)
+            items.append(item_of(question, texts, correct, read=read))
         metrics = {"accuracy": rounded_percent([item.correct for item in items])}
         for name in ("answer_type", "question_type"):
             metrics |= by_detail(name, questions, items, rounded_percent)
-        return Score(self.name, selected, metrics, tuple(items), missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _file_in(folder: Path) -> Path:
@@ -224,7 +244,7 @@ def _soft(question: Question, text: str, variant: str, *, final: bool) -> float:
 
 def _compared(text: str, references: Sequence[str], variant: str, *, final: bool) -> tuple[str, list[str]]:
     """Return both sides as the variant compares them."""
-    if variant == "normalised":
+    if variant in ("normalised", LENIENT):
         return normalise(text), [normalise(reference) for reference in references]
     if variant == "2017":
         unanimous = len(set(references)) == 1

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, yes_no
 from olivine.evaluation.benchmarks.parsing import (
+    agrees,
     by_detail,
     find_file,
     fraction,
@@ -35,13 +37,26 @@ class VSR(Benchmark):
     - `official`: the predicted label 0 or 1; for a model's words, true or yes against false or no, whole words in
       any case, only one of the two kinds, else wrong.
     - `vlmevalkit`: whole words yes or no, but not both, else wrong.
+    - `lenient`, ours: yes or no as the answer says in whatever words, as `lenient.yes_no` reads it; else wrong.
 
     Args:
         categories: that file; by default the one beside the split file, if any.
     """
 
     name = "vsr"
-    variants = ("official", "vlmevalkit")
+    declares = Declaration(
+        title="VSR",
+        metrics=(
+            Metric("accuracy", "accuracy", scale=100.0, mean_of_items=True, reported=True),
+            Metric("relation/*", "accuracy by relation", scale=100.0),
+            Metric("category/*", "accuracy by category of relations", scale=100.0),
+        ),
+        cluster="image",
+        reply="yes-no",
+        files=("a split's JSON lines, or the folder with test.jsonl or zeroshot/test.jsonl",),
+        answers=("the official predictions: a 0 or 1 a line",),
+    )
+    variants = ("official", "vlmevalkit", LENIENT)
 
     def __init__(self, categories: Path | None = None) -> None:
         self._categories = categories
@@ -83,13 +98,13 @@ class VSR(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in total, per relation and per category."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         parse = _PARSERS[selected]
-        items = graded(questions, texts, lambda text, question: parse(text) == question.references[0])
+        items = graded(questions, texts, lambda text, question: agrees(parse(text), question.references[0]))
         metrics = {"accuracy": fraction([item.correct for item in items])}
         for name in ("relation", "category"):
             metrics |= by_detail(name, questions, items, fraction)
-        return Score(self.name, selected, metrics, items, missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _read_categories(path: Path) -> Mapping[str, str]:
@@ -110,8 +125,15 @@ def _official(text: str) -> str | None:
 
 
 def _vlmevalkit(text: str) -> str | None:
-    said = vlmevalkit_yes_no(text)
+    return _label(vlmevalkit_yes_no(text))
+
+
+def _lenient(text: str) -> str | None:
+    return _label(yes_no(text))
+
+
+def _label(said: str | None) -> str | None:
     return None if said is None else str(int(said == "yes"))
 
 
-_PARSERS: dict[str, Callable[[str], str | None]] = {"official": _official, "vlmevalkit": _vlmevalkit}
+_PARSERS: dict[str, Callable[[str], str | None]] = {"official": _official, "vlmevalkit": _vlmevalkit, LENIENT: _lenient}
