@@ -56,6 +56,23 @@ def world_write(
     log.print(f"done: {folder}", highlight=False)
 
 
+@app.command("two-images")
+def world_two_images(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")] = Path("data/two-images"),
+    seed: Annotated[int, typer.Option(help="Random seed; another seed gives other scenes of the same kind.")] = 1,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of images to train on.")] = 2000,
+    asked: Annotated[int, typer.Option(min=1, help="Pairs of images in the benchmark.")] = 250,
+) -> None:
+    """Write questions about two images (which shows it, the first or the second?): training data and a benchmark.
+
+    Example: olivine world two-images data/two-images
+    """
+    from olivine.world import two_images
+
+    two_images.write(folder, seed, pairs, asked)
+    log.print(f"done: {folder}", highlight=False)
+
+
 @app.command("pretrain")
 def world_pretrain(
     only: Annotated[str | None, typer.Option(help="Comma-separated backbone names. Default: all five.")] = None,

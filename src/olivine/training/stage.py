@@ -172,7 +172,7 @@ class Stage:
                 f"Run: olivine data check {self.recipe.data[self.stage.data].json_}"
             )
         self.checkpoints.finish()
-        held_out = self._held_out_loss()
+        held_out = self.held_out_loss()
         if held_out is not None:
             log.metrics(self.order.steps, {"held_out_loss": held_out})
         self.vlm.model.eval()
@@ -277,7 +277,7 @@ class Stage:
         """Log the held-out loss and two sampled answers, every `validate_every` steps."""
         if not (self.stage.validate_every and self._held_out_count) or step % self.stage.validate_every:
             return
-        held_out = self._held_out_loss()
+        held_out = self.held_out_loss()
         if held_out is None:
             return  # all their images are broken, which the source's policy counts
         log.metrics(step - 1, {"held_out_loss": held_out})
@@ -291,7 +291,8 @@ class Stage:
         self._set_modes()
 
     @torch.no_grad()
-    def _held_out_loss(self) -> float | None:
+    def held_out_loss(self) -> float | None:
+        """Return the mean loss over the labelled tokens of the held-out samples, None if there are none."""
         if not self._held_out_count:
             return None
         self.vlm.model.eval()

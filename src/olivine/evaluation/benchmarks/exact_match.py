@@ -4,8 +4,9 @@ For data sets without a published scorer (easy-VQA); not one of the paper's benc
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
@@ -21,8 +22,9 @@ from olivine.records import Answer, Question, Score
 class ExactMatch(Benchmark):
     """Share of answers that equal a reference, letter case, outer white space and final periods aside.
 
-    The same conversion that LLaVA applies before GQA's exact match. One cluster is one image. The file's `category`
-    (if any) gives `accuracy/CATEGORY` beside the total. An unanswered question counts as wrong.
+    The same conversion that LLaVA applies before GQA's exact match. One cluster is one image, or several whatever their
+    order. The file's `category` (if any) gives `accuracy/CATEGORY` beside the total. An unanswered question counts as
+    wrong.
 
     Variants, none of them another tool's: `official`, the rule above; `lenient`, the short answer in the reply, or the
     yes or no that it says where only these are right, both sides normalised, as the module `lenient` reads it (POPE's
@@ -40,12 +42,15 @@ class ExactMatch(Benchmark):
         cluster="image",
         reply="short text",
         files=(
-            "LLaVA's question lines with an `answer` (a text or a list of texts), or a folder with questions.jsonl",
+            "LLaVA's question lines with an `answer` (a text or a list of texts), or a folder with questions.jsonl; "
+            "several images of a question are a list, `images`",
         ),
     )
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read lines of `{"question_id", "image", "text", "answer": str | [str], "category"?}`.
+
+        Several images are a list, `"images"`, in place of `"image"`.
 
         `path` is the file, or a folder that holds it as `questions.jsonl`.
         """
@@ -62,14 +67,16 @@ class ExactMatch(Benchmark):
                 raise DataError(f"{where}: answer is {shortened(row['answer'])}; expected text, or a list of texts.")
             image = row.get("image")
             require_types(row, where, text=("text",), text_or_nothing=("image", "category"), ids=("question_id",))
+            images = _several(row, where)
             questions.append(
                 Question(
                     id=str(row["question_id"]),
                     prompt=row["text"],
                     image=image,
-                    cluster=image or str(row["question_id"]),
+                    cluster=" + ".join(sorted(images)) or image or str(row["question_id"]),
                     references=tuple(references),
                     details={"category": row["category"]} if "category" in row else {},
+                    images=images,
                 )
             )
         return questions
@@ -95,6 +102,20 @@ class ExactMatch(Benchmark):
         metrics = {"accuracy": _percent([item.correct for item in items])}
         metrics |= {f"accuracy/{name}": _percent(values) for name, values in sorted(by_category.items())}
         return self.result(selected, metrics, items, missing)
+
+
+def _several(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Return the images of a row that has several; empty if it has one or none."""
+    images = row.get("images")
+    if images is None:
+        return ()
+    if row.get("image") is not None:
+        raise DataError(f"{where}: has image and images; expected one of them.")
+    if not isinstance(images, list) or len(images) < 2 or not all(isinstance(image, str) and image for image in images):
+        raise DataError(
+            f"{where}: images is {shortened(images)}; expected a list of two or more paths (one is `image`)."
+        )
+    return tuple(images)
 
 
 def _plain(text: str) -> str:
