@@ -35,7 +35,7 @@ def convert(source: str, output: Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     for name in _pickles(folder):
         # Tensors may share memory in a pickle, and may not in safetensors.
-        tensors |= {key: tensor.clone().contiguous() for key, tensor in _tensors(folder / name).items()}
+        tensors |= {key: tensor.clone().contiguous() for key, tensor in read_tensors(folder / name).items()}
     with atomic_folder(output) as temporary:
         for file in folder.iterdir():
             if file.is_file() and file.suffix in (".json", ".txt", ".model", ".jinja") and file.name != _PICKLE_INDEX:
@@ -55,7 +55,12 @@ def _pickles(folder: Path) -> list[str]:
     return names
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a pickled file by name; nothing else in it is ever run.
+
+    Raises:
+        RequestError: it contains anything but tensors, or is damaged.
+    """
     try:
         read = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # unpickling may raise anything
