@@ -2,10 +2,10 @@
 
     python benchmarks/own_data.py --base RUN --world DIR --work DIR [--quick] [--json] [--out FILE]
 
-240 drawn images of one object each, sorted into three bins by a rule of one's own that no training set has, as a CSV:
-`olivine data csv` holds 60 out by image, 180 train; 600 further images measure the same more finely. Trained on the 180:
-one stage from the world's modules with a fresh connector, the shipped `own-data` recipe, and `fine-tune` from a finished
-world run (whole, and low-rank), whose other benchmarks are compared before and after, paired by question.
+240 drawn images of one object each, sorted into three bins by a rule that no training set has, as a CSV: 60 held out by
+image, 180 to train on; 600 further images measure the same more finely. Trained on the 180: one stage from the world's
+modules with a fresh connector, the shipped `own-data` recipe, and `fine-tune` from a finished world run (whole, and
+low-rank), whose other benchmarks are compared before and after, paired by question.
 
 RUN: `olivine train world/clip-s-aligned output=RUN`; DIR: `olivine world write DIR`. What is finished is not repeated.
 """
@@ -25,7 +25,7 @@ from report import arguments, show
 
 import olivine
 from olivine.data.csv_questions import QUESTIONS, TRAINING, convert
-from olivine.files import read_json
+from olivine.files import read_json, read_json_lines
 from olivine.recipe import RESULT
 from olivine.records import Score
 from olivine.statistics import cluster_intervals, generator, ratio_values
@@ -156,8 +156,6 @@ def main() -> None:
 
 
 def _majority(questions: Path) -> float:
-    from olivine.files import read_json_lines
-
     answers = [row["answer"] for row in read_json_lines(questions)]
     return round(100 * max(answers.count(answer) for answer in set(answers)) / len(answers), 1)
 
