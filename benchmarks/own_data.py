@@ -1,4 +1,4 @@
-"""A few samples of one's own: the obvious recipe, an aligned connector, and a whole model as a start.
+"""A few samples of a user's: the obvious recipe, an aligned connector, and a whole model as a start.
 
     python benchmarks/own_data.py --base RUN --world DIR --work DIR [--quick] [--json] [--out FILE]
 
@@ -43,7 +43,7 @@ RATE = 8e-4
 
 
 def draw(work: Path, split: str, count: int) -> Path:
-    """Write a table of one's own with its images, and return it."""
+    """Write a user's table with its images, and return it."""
     table = work / f"{split}.csv"
     if not table.exists():
         (work / "images").mkdir(parents=True, exist_ok=True)

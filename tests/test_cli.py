@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from olivine.data.easy_vqa import convert
+from olivine.evaluation import benchmarks
 from olivine.testing import llava_item, tiny_model_recipe, write_dataset, write_images
 
 
@@ -53,7 +54,7 @@ def test_train_evaluate_and_score(run, experiment, tmp_path):
     code, out, err = run(*command)
     assert code == 0, err
     summary = json.loads(out)
-    assert summary.keys() == {"benchmark", "variant", "metrics", "items", "missing"}
+    assert summary.keys() == {"benchmark", "variant", "metrics", "items", "missing", "missing_rule", "unread"}
     answers = output / "instruct" / "evaluation" / "exact-match" / "answers.jsonl"
     code, again, err = run("score", "exact-match", "--annotations", questions, "--answers", answers, "--json")
     assert code == 0, err
@@ -298,13 +299,14 @@ def test_help_of_a_benchmark_lists_its_options_and_variants(run):
     code, out, err = run("score", "refcoco", "--help")
     assert code == 0
     assert "boxes (text, default xyxy)" in out + err
-    assert "variants (the first is official)" in out + err
+    assert "variants (the first is the default)" in out + err
 
 
 def test_benchmarks_are_listed(run):
     code, out, _ = run("benchmarks")
     assert code == 0
-    assert "pope: POPE" in out
+    assert "pope: POPE; yes-no; accuracy (%), F1 (%); cluster: image; variants: official, lmms-eval" in out
+    assert len(out.splitlines()) == len(benchmarks.names())
     code, out, _ = run("benchmarks", "--json")
     assert {row["name"] for row in json.loads(out)} >= {"gqa", "pope", "mme"}
 

@@ -4,7 +4,7 @@ It does only what a user could type: write the world, run the study, report; wit
 """
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.resources import files
 from pathlib import Path
@@ -14,12 +14,12 @@ import yaml
 from rich.console import Console
 
 from olivine.ablation.launch import Failure
-from olivine.ablation.measures import measures, title
 from olivine.ablation.plan import Plan
 from olivine.ablation.run import carry_out, plan_study, report
 from olivine.ablation.terminal_lines import StepLines
 from olivine.available_cpus import available_cpus
 from olivine.evaluation import benchmarks
+from olivine.evaluation.benchmarks.declaration import Metric
 from olivine.evaluation.run import SCORES, Evaluation, evaluate
 from olivine.files import read_json, write_text
 from olivine.model.checkpoint import load as load_checkpoint
@@ -106,7 +106,7 @@ def _best(plan: Plan) -> Path | None:
         path = plan.steps[key].folder / SCORES
         if control is None and path.is_file():
             metrics = read_json(path)["metrics"]
-            score = metrics[measures(name, [metrics.keys()])[0].metric]
+            score = metrics[_headline(name, [metrics]).name]
             by_benchmark.setdefault(name, {})[configuration, seed] = score
     ranks: dict[tuple[Configuration, int], list[int]] = {}
     for scores in by_benchmark.values():
@@ -137,15 +137,19 @@ def _one_configuration(world: Path, folder: Path, console: Console, bar: Bar) ->
             requested = Evaluation(benchmarks.get(name), world / name, None, target, str(checkpoint), control)
             with bar(f"{name} {control or ''}") as on_answer:
                 scores[control] = evaluate(vlm, checkpoint, requested, on_answer).metrics
-        measure = measures(name, [metrics.keys() for metrics in scores.values()])[0]
-        seen, blind = (measure.scale * scores[control][measure.metric] for control in controls)
+        metric = _headline(name, list(scores.values()))
+        seen, blind = (metric.shown(scores[control][metric.name]) for control in controls)
         console.print(
-            f"{title(name)} {measure.label}: {seen:.1f} {measure.unit} (blind: {blind:.1f})",
+            f"{benchmarks.find(name).declares.title} {metric.label}: {seen:.1f} {metric.unit} (blind: {blind:.1f})",
             markup=False,
             highlight=False,
         )
     console.print(f"done: {folder}", highlight=False)
     _say_how_to_try(checkpoint, console)
+
+
+def _headline(name: str, scores: Sequence[Mapping[str, float]]) -> Metric:
+    return benchmarks.find(name).declares.reported(None, scores)[0]
 
 
 def _say_how_to_try(model: Path, console: Console) -> None:

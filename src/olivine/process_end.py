@@ -17,7 +17,7 @@ def end_process(code: int) -> NoReturn:
     mesh of sharded parameters is in a cache of torch's). Releasing a tensor that Python has seen takes the lock of the
     interpreter; once finalization has begun, Python before 3.14 unwinds a thread that asks for it, through C++ code
     that does not allow that: "terminate called without an active exception", and exit code 134 for a run that had
-    finished. A script of one's own that trains in several processes had better end with this function as well.
+    finished. A script that trains in several processes through the Python interface should end with it as well.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         sys.exit(code)

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from olivine.ablation.measures import CORRECT, FinishedEvaluation, Measure, QuestionSource, grouped, measures
+from olivine.ablation.measures import FinishedEvaluation, QuestionSource, grouped, reported
 from olivine.errors import DataError
 from olivine.evaluation import benchmarks
 from olivine.evaluation.answers import to_row
+from olivine.evaluation.benchmarks.declaration import CORRECT, Metric
 from olivine.evaluation.run import ANSWERS, write_score
 from olivine.files import write_json_lines
 from olivine.records import Answer
@@ -54,7 +55,7 @@ def evaluated(folder, name, data, *, right=0.7, seed=0):
 def test_f1_agrees_with_a_bootstrap_through_the_benchmark_itself(tmp_path):
     data = write_pope(tmp_path, 60)
     run, questions, answers = evaluated(tmp_path / "run", "pope", data)
-    measure = Measure("mean/f1", "F1", 100.0)
+    measure = Metric("mean/f1", "F1", scale=100.0)
     names, values = run.values(measure)
     assert len(names) == 60
     assert values.mean() == pytest.approx(run.value(measure))
@@ -83,8 +84,8 @@ def test_f1_agrees_with_a_bootstrap_through_the_benchmark_itself(tmp_path):
 def test_a_linear_metric_needs_no_scoring_and_equals_it(tmp_path):
     data = write_pope(tmp_path, 20)
     run, *_ = evaluated(tmp_path / "run", "pope", data)
-    linear = run.values(Measure(CORRECT, "right", linear=True))[1]
-    scored = run.values(Measure("mean/accuracy", "accuracy", 100.0))[1]
+    linear = run.values(CORRECT)[1]
+    scored = run.values(Metric("mean/accuracy", "accuracy", scale=100.0))[1]
     assert linear == pytest.approx(scored)
 
 
@@ -94,9 +95,8 @@ def test_the_order_of_values_depends_on_names_alone(tmp_path):
     rows = (tmp_path / "run" / "items.jsonl").read_text().splitlines()
     (tmp_path / "run" / "items.jsonl").write_text("\n".join(reversed(rows)) + "\n")
     other = FinishedEvaluation(tmp_path / "run", QuestionSource(benchmarks.get("pope"), data))
-    measure = Measure(CORRECT, "right", linear=True)
-    assert run.values(measure)[0] == other.values(measure)[0]
-    assert run.values(measure)[1] == pytest.approx(other.values(measure)[1])
+    assert run.values(CORRECT)[0] == other.values(CORRECT)[0]
+    assert run.values(CORRECT)[1] == pytest.approx(other.values(CORRECT)[1])
 
 
 def test_mme_points_are_measured_over_images(tmp_path):
@@ -106,13 +106,13 @@ def test_mme_points_are_measured_over_images(tmp_path):
         lines = [f"{n}.jpg\tIs there one {n} {q}?\t{gold}" for n in range(9) for q, gold in ((1, "Yes"), (2, "No"))]
         (data / f"{task}.txt").write_text("\n".join(lines) + "\n")
     run, *_ = evaluated(tmp_path / "run", "mme", data)
-    reported = measures("mme", [run.scores["metrics"]])
-    assert [m.metric for m in reported] == ["total", CORRECT]
-    names, values = run.values(reported[0])
+    total, correct = reported([run])
+    assert (total.name, correct) == ("total", CORRECT)
+    names, values = run.values(total)
     assert len(names) == 18
-    assert values.mean() == pytest.approx(run.value(reported[0]))
+    assert values.mean() == pytest.approx(run.value(total))
     low, high = cluster_intervals(values[:, None], np.random.default_rng(0))
-    assert low[0] < run.value(reported[0]) < high[0]
+    assert low[0] < run.value(total) < high[0]
 
 
 def test_many_clusters_are_grouped_the_same_way_in_every_run():
@@ -124,8 +124,8 @@ def test_many_clusters_are_grouped_the_same_way_in_every_run():
     assert grouped(["b", "a"]) == [["a"], ["b"]]
 
 
-def test_an_unknown_benchmark_shows_the_share_of_right_answers():
-    assert [m.metric for m in measures("tomorrow's", [{"another"}])] == [CORRECT]
+def test_a_score_without_any_reported_metric_shows_the_share_of_right_answers():
+    assert benchmarks.find("gqa").declares.reported(None, [{"another"}]) == (CORRECT,)
 
 
 def test_images_are_weighted_by_their_number_of_questions():

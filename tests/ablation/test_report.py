@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
 
 def test_simulated_effects_are_found(finished):
     _, _, results = finished
-    pope = next(o for o in results.outcomes if o.measure.metric == "mean/accuracy")
+    pope = next(o for o in results.outcomes if o.measure.name == "mean/accuracy")
     found = {effect.contrast.name: effect for effect in pope.effects}
     assert len(found) == 7
     assert found["align=no"].estimate.interval.holds(-15)

@@ -127,7 +127,7 @@ def test_of_many_bad_lines_the_first_twenty_are_named(run, tmp_path, images):
 
 
 REFUSED = {
-    "another header": ({"header": "picture,question,answer"}, "expected the columns image, question, answer"),
+    "another header": ({"header": "photo,question,answer"}, "expected the columns image, question, answer"),
     "semicolons": ({"header": "image;question;answer"}, "Separate columns with commas"),
     "a further column": ({"header": "image,question,answer,context"}, "'context'"),
     "another encoding": ({"encoding": "latin-1"}, "is not UTF-8"),

@@ -30,9 +30,23 @@ def llava_lines(path: Path, texts: Mapping[str, str], prompts: Mapping[str, str]
 def scored(
     benchmark: Benchmark, questions: Sequence[Question], texts: Sequence[str], variant: str | None = None
 ) -> Score:
-    """Return the score of one text per question."""
+    """Return the score of one text per question; what it says must be as the benchmark declares."""
     answers = [Answer(question.id, text) for question, text in zip(questions, texts, strict=True)]
-    return benchmark.score(questions, answers, variant)
+    score = benchmark.score(questions, answers, variant)
+    require_as_declared(benchmark, score)
+    return score
+
+
+def require_as_declared(benchmark: Benchmark, score: Score) -> None:
+    """Fail unless every metric is declared, in its range, and the mean of the items if it is declared so."""
+    for name, official in score.metrics.items():
+        metric = benchmark.declares.metric(name, score.variant)
+        assert metric is not None, f"{score.benchmark} ({score.variant}) does not declare {name}"
+        low, high = metric.range
+        assert low - 1e-9 <= metric.shown(official) <= (float("inf") if high is None else high) + 1e-9, name
+        if metric.mean_of_items and score.items:
+            mean = 100 * sum(item.correct for item in score.items) / len(score.items)
+            assert metric.shown(official) == pytest.approx(mean, abs=0.051), name  # MM-Vet rounds to one decimal
 
 
 def corrects(score: Score) -> list[float]:

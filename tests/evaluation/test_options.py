@@ -7,7 +7,8 @@ import pytest
 
 from olivine.errors import RequestError
 from olivine.evaluation import benchmarks
-from olivine.evaluation.benchmarks.options import checked_options, describe, options_of, parse_options
+from olivine.evaluation.benchmarks.described import describe
+from olivine.evaluation.benchmarks.options import checked_options, options_of, parse_options
 
 #: What is no text, number or path: made elsewhere (judges), or for callers in Python alone.
 _OTHER = {"judge", "verdicts"}

@@ -1,5 +1,5 @@
 """One server of tiny models for all tests that do not need limits of their own."""
 
-from tests_serving import served, tiny
+from serving_model import served, tiny
 
 __all__ = ["served", "tiny"]

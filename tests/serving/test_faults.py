@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from tests_serving import serving, user
+from serving_model import serving, user
 
 from olivine.serving.limits import Limits
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from tests_serving import data_url, user
+from serving_model import data_url, user
 
 from olivine.errors import RunError
 from olivine.evaluation.engine import AnsweringEngine

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests_serving import serving
+from serving_model import serving
 
 from olivine.model.generate import answer_one
 from olivine.printable import printable
-from olivine.serving.app import Access
+from olivine.serving.access import Access
 from olivine.serving.limits import Limits
 from olivine.testing import tiny_vlm, write_images
 

@@ -7,10 +7,10 @@ import json
 import httpx2
 import pytest
 from PIL import Image
-from tests_serving import LOCAL, serving, user
+from serving_model import LOCAL, serving, user
 
 from olivine.serving import image_urls
-from olivine.serving.app import Access
+from olivine.serving.access import Access
 from olivine.serving.limits import Limits
 
 

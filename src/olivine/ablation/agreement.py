@@ -62,7 +62,7 @@ def compare(results: Results, table: PublishedTable) -> list[Agreement]:
     for metric in table.metrics:
         published = {contrast.levels: effect for contrast, effect in table.effects(metric)}
         for outcome in results.outcomes:
-            if (outcome.benchmark, outcome.measure.metric) != (metric.benchmark, metric.metric):
+            if (outcome.benchmark, outcome.measure.name) != (metric.benchmark, metric.metric):
                 continue
             for effect in outcome.effects:
                 theirs = level_of.get(effect.contrast.levels[0])

@@ -8,95 +8,37 @@ twice, and metrics added to a benchmark later are covered too.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from olivine.errors import DataError, RunError
+from olivine.evaluation import benchmarks
 from olivine.evaluation.answer_log import ANSWERS
 from olivine.evaluation.answers import read_answers
 from olivine.evaluation.benchmarks import Benchmark
+from olivine.evaluation.benchmarks.declaration import CORRECT, Metric
 from olivine.evaluation.run import ITEMS, SCORES
 from olivine.files import read_json, read_json_lines
 from olivine.records import Answer, Question
 from olivine.statistics import Array, pseudo_values, ratio_values
 
-#: The share of questions answered correctly, in percent: the paper's Pr(correct). Every benchmark has it.
-CORRECT = "correct"
 #: More clusters than this are omitted in groups, so that thousands of images are not rescored thousands of times.
 GROUPS = 250
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A metric as reports show it: multiplied by `scale`, in `unit`, with `label` after the benchmark's name.
-
-    `linear`: it is a hundred times the mean of the items, so that nothing needs rescoring.
-    """
-
-    metric: str
-    label: str
-    scale: float = 1.0
-    linear: bool = False
-    unit: str = "%"
-
-
-_ACCURACY = (Measure("accuracy", "accuracy", linear=True),)
-_FRACTION = (Measure("accuracy", "accuracy", 100.0, linear=True),)
-_CORRECT = Measure(CORRECT, "questions right", linear=True)
-#: The measures reported for each benchmark, the headline first. Metrics that a run lacks are skipped.
-_MEASURES: dict[str, tuple[Measure, ...]] = {
-    **dict.fromkeys(("ai2d", "exact-match", "gqa", "seed", "tallyqa", "textvqa", "vizwiz", "vqav2"), _ACCURACY),
-    **dict.fromkeys(("mmmu", "mmstar", "ocid-ref", "refcoco", "vsr"), _FRACTION),
-    "hallusionbench": (
-        Measure("aAcc", "questions right", linear=True),
-        Measure("qAcc", "questions right over all figures"),
-    ),
-    "mmbench": (Measure("accuracy", "accuracy over all rotations"),),
-    "mme": (
-        Measure("perception", "perception", unit="of 2000"),
-        Measure("cognition", "cognition", unit="of 800"),
-        Measure("total", "all tasks", unit="points"),
-        _CORRECT,
-    ),
-    "mmvet": (Measure("total", "total", linear=True, unit="of 100"),),
-    "mmvp": (Measure("pair", "pairs right", 100.0), _CORRECT),
-    "pope": (Measure("mean/accuracy", "accuracy", 100.0), Measure("mean/f1", "F1", 100.0)),
-    "scienceqa": (Measure("img", "accuracy with image"), Measure("accuracy", "accuracy", linear=True)),
-}
-
-#: Benchmark names as their authors write them, where that is not the name in capitals.
-_TITLES = {
-    "exact-match": "exact match",
-    "hallusionbench": "HallusionBench",
-    "mmbench": "MMBench",
-    "mmstar": "MMStar",
-    "mmvet": "MM-Vet",
-    "ocid-ref": "OCID-Ref",
-    "refcoco": "RefCOCO",
-    "scienceqa": "ScienceQA",
-    "seed": "SEED-Bench",
-    "tallyqa": "TallyQA",
-    "textvqa": "TextVQA",
-    "vizwiz": "VizWiz",
-    "vqav2": "VQAv2",
-}
-
-
 def title(benchmark: str) -> str:
     """Return a benchmark's name as its authors write it."""
-    return _TITLES.get(benchmark, benchmark.upper())
+    return benchmarks.find(benchmark).declares.title if benchmark in benchmarks.names() else benchmark
 
 
-def measures(benchmark: str, metrics: Sequence[Iterable[str]]) -> tuple[Measure, ...]:
-    """Return the measures reported for a benchmark: those that every evaluation has, given each one's `metrics`."""
-    known = _MEASURES.get(benchmark, (_CORRECT,))
-    available = [{*names, CORRECT} for names in metrics]
-    reported = tuple(m for m in known if all(m.metric in names for names in available))
-    return reported or (_CORRECT,)
+def reported(evaluations: Sequence["FinishedEvaluation"]) -> tuple[Metric, ...]:
+    """Return the metrics reported of evaluations of one benchmark, at least one: those that all of them have."""
+    first = evaluations[0]
+    declared = first.source.benchmark.declares
+    return declared.reported(first.scores.get("variant"), [run.scores["metrics"] for run in evaluations])
 
 
 class QuestionSource:
@@ -167,18 +109,30 @@ class FinishedEvaluation:
         """How correct each answer is, from 0 to 1, by question id."""
         return dict(zip(self.questions, self._correct.tolist(), strict=True))
 
-    def value(self, measure: Measure) -> float:
-        """Return the score itself: the benchmark's official metric, scaled."""
-        if measure.metric == CORRECT:
+    def value(self, metric: Metric) -> float:
+        """Return the score itself: the benchmark's official metric, in the unit that people read."""
+        if metric.name == CORRECT.name:
             return 100 * float(self._correct.mean())
-        return float(self.scores["metrics"][measure.metric]) * measure.scale
+        return metric.shown(float(self.scores["metrics"][metric.name]))
 
-    def values(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
+    def shown(self, name: str) -> list[tuple[float, str]]:
+        """Return a metric of the score, in the unit that people read, with that unit; nothing if the score lacks it."""
+        metrics = {key: value for key, value in self.scores["metrics"].items() if key == name}
+        declared = self.source.benchmark.declares
+        return [(value, unit) for _, value, unit in declared.shown(metrics, self.scores.get("variant"))]
+
+    @property
+    def unread(self) -> float | None:
+        """The share of answers that the scoring could not read, in percent; None where the score does not say."""
+        unread = self.scores.get("unread")
+        return None if unread is None else 100 * len(unread) / len(self.questions)
+
+    def values(self, metric: Metric) -> tuple[tuple[str, ...], Array]:
         """Return (names of the clusters or groups of clusters, their values), in an order that depends on names alone.
 
         The mean of the values is the score (before rounding, where the official tool rounds).
         """
-        return self._of_items() if measure.linear else self._of_groups(measure)
+        return self._of_items() if metric.mean_of_items else self._of_groups(metric)
 
     def _of_items(self) -> tuple[tuple[str, ...], Array]:
         position = {cluster: number for number, cluster in enumerate(sorted(self.clusters))}
@@ -187,16 +141,16 @@ class FinishedEvaluation:
         counts = np.bincount(positions).astype(float)
         return tuple(position), 100 * ratio_values(sums, counts)
 
-    def _of_groups(self, measure: Measure) -> tuple[tuple[str, ...], Array]:
+    def _of_groups(self, metric: Metric) -> tuple[tuple[str, ...], Array]:
         names, sizes, metrics = self._groups
         try:
-            without = np.array([values[measure.metric] for values in metrics]) * measure.scale
+            without = np.array([values[metric.name] for values in metrics]) * metric.scale
         except KeyError:
             raise RunError(
-                f"{self.folder}: {measure.metric} cannot be computed without one of its clusters; there are too few of "
+                f"{self.folder}: {metric.name} cannot be computed without one of its clusters; there are too few of "
                 "some kind for an interval. Give the benchmark more questions."
             ) from None
-        whole = self.value(measure)
+        whole = self.value(metric)
         if len(names) == 1:
             return tuple(names), np.array([whole])
         return tuple(names), pseudo_values(whole, without, sizes)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from olivine.ablation.measures import FinishedEvaluation, Measure, QuestionSource, measures, title
+from olivine.ablation.measures import FinishedEvaluation, QuestionSource, reported, title
 from olivine.ablation.plan import Plan
 from olivine.errors import RunError
+from olivine.evaluation.benchmarks.declaration import Metric
 from olivine.files import atomic_file, write_text
 from olivine.printable import csv_cell
 from olivine.records import Control
@@ -40,7 +41,7 @@ class Outcome:
     """
 
     benchmark: str
-    measure: Measure
+    measure: Metric
     headline: bool
     scores: Mapping[Configuration, Estimate]
     by_seed: Mapping[Configuration, Mapping[int, float]]
@@ -125,11 +126,11 @@ def _benchmark(plan: Plan, evaluations: Evaluations, name: str) -> list[Outcome]
     runs = evaluations.of(name)
     if not runs:
         return []
-    reported = measures(name, [run.scores["metrics"] for run in runs.values()])
-    return [_outcome(plan, evaluations, name, measure, position == 0) for position, measure in enumerate(reported)]
+    shown = reported(list(runs.values()))
+    return [_outcome(plan, evaluations, name, measure, position == 0) for position, measure in enumerate(shown)]
 
 
-def _outcome(plan: Plan, evaluations: Evaluations, name: str, measure: Measure, headline: bool) -> Outcome:
+def _outcome(plan: Plan, evaluations: Evaluations, name: str, measure: Metric, headline: bool) -> Outcome:
     study, runs = plan.study, evaluations.of(name)
     clusters: tuple[str, ...] | None = None
     values: dict[tuple[Configuration, int], Array] = {}
@@ -141,7 +142,7 @@ def _outcome(plan: Plan, evaluations: Evaluations, name: str, measure: Measure, 
             )
         clusters = names
     # The seed comes from the content: the same answers give the same intervals, wherever and whenever computed.
-    random = generator(name, measure.metric, "\n".join(clusters or ()), *(v.tobytes() for v in values.values()))
+    random = generator(name, measure.name, "\n".join(clusters or ()), *(v.tobytes() for v in values.values()))
     configurations = [
         configuration
         for configuration in study.configurations
@@ -184,7 +185,7 @@ def _outcome(plan: Plan, evaluations: Evaluations, name: str, measure: Measure, 
 
 
 def _control_values(
-    plan: Plan, evaluations: Evaluations, name: str, measure: Measure
+    plan: Plan, evaluations: Evaluations, name: str, measure: Metric
 ) -> dict[tuple[Configuration, Control], float]:
     found: dict[tuple[Configuration, Control], list[float]] = {}
     for control in plan.study.recipe.controls:
@@ -250,7 +251,7 @@ def effects_csv(results: Results) -> str:
             tests = [effect.p_questions, effect.p, effect.p_holm, effect.detectable]
             rows.append(
                 [
-                    *(outcome.benchmark, outcome.measure.metric, outcome.measure.unit),
+                    *(outcome.benchmark, outcome.measure.name, outcome.measure.unit),
                     *(effect.contrast.name, effect.contrast.order),
                     *map(_number, numbers),
                     "" if e.standard_errors.seeds is None else _number(e.standard_errors.seeds),

@@ -1,4 +1,4 @@
-"""A table of one's own questions (CSV: image, question, answer) as training data and held-out questions.
+"""A user's table of questions (CSV: image, question, answer) as training data and held-out questions.
 
 What is written is LLaVA JSON and the question file of the benchmark `exact-match`; images stay where they are.
 """
@@ -55,7 +55,7 @@ def convert(table: Path, images: Path, target: Path, *, held_out: int, seed: int
 
     Raises:
         DataError: the table cannot be read, or lines of it are bad; the message names them, and nothing is written.
-        RequestError: the target exists, or so many questions are held out that none is left to train on.
+        RequestError: the target exists, or holding out that many questions would leave none to train on.
     """
     if target.exists():
         raise RequestError(f"{target}: already exists. Give the name of a new folder, or remove it.")

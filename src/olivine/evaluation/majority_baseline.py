@@ -9,41 +9,34 @@ from pathlib import Path
 
 from olivine.evaluation import benchmarks
 from olivine.evaluation.benchmarks import Benchmark
-from olivine.evaluation.rule_judge import RuleJudge
 from olivine.records import Answer, Question, Score
-
-#: The details that define a question's kind, by the benchmarks' names; the first one that a question has counts.
-_KINDS = ("detailed", "question_type", "setting", "task", "capabilities")
 
 
 def majority(benchmark: Benchmark, questions: Sequence[Question]) -> Score:
     """Return the benchmark's own score of the most frequent reference of each kind of question.
 
-    The kind is GQA's detailed type, VQAv2's question type, POPE's setting, MME's sub-task or MM-Vet's capabilities;
-    elsewhere all questions are of one kind. References are counted on the scored questions themselves, so it is what
-    the best constant answers get, not an estimate.
+    The kind is what the benchmark declares: GQA's detailed type, VQAv2's question type, POPE's setting, MME's sub-task
+    or MM-Vet's capabilities; elsewhere all questions are of one kind. References are counted on the scored questions
+    themselves, so it is what the best constant answers get, not an estimate.
 
     Raises:
         DataError: a question has no reference, or the benchmark cannot be scored (as its `score` says).
     """
+    name = benchmark.declares.kind
+    kinds: list[Hashable] = [None if name is None else question.details.get(name) for question in questions]
     counts: dict[Hashable, Counter[str]] = defaultdict(Counter)
-    for question in questions:
-        counts[_kind(question)].update(question.references)
+    for question, kind in zip(questions, kinds, strict=True):
+        counts[kind].update(question.references)
     guesses = {kind: references.most_common(1)[0][0] for kind, references in counts.items() if references}
-    answers = [Answer(question.id, guesses[_kind(question)]) for question in questions]
+    answers = [Answer(question.id, guesses[kind]) for question, kind in zip(questions, kinds, strict=True)]
     return benchmark.score(questions, answers)
 
 
 def majority_baseline_answers(name: str, folder: Path) -> dict[str, dict[str, float]]:
-    """Return `{"majority": metrics}` of the benchmark whose files are in `folder`; MM-Vet's answers are graded by rule.
+    """Return `{"majority": metrics}` of the benchmark whose files are in `folder`, asking no judge.
 
     Raises:
         RequestError, DataError: as the benchmark's `read` and `score`.
     """
-    benchmark = benchmarks.get(name, judge=RuleJudge() if name == "mmvet" else None)
+    benchmark = benchmarks.find(name).asking_nobody()
     return {"majority": dict(majority(benchmark, benchmark.read(folder)).metrics)}
-
-
-def _kind(question: Question) -> Hashable:
-    name = next((name for name in _KINDS if name in question.details), None)
-    return None if name is None else (name, str(sorted(question.details[name], key=str)))

@@ -6,7 +6,7 @@ The judge's transport, cache and retries are in `judge`; MM-Vet v2 is not here.
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from olivine.errors import DataError, RequestError, RunError
 from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
-from olivine.evaluation.benchmarks.parsing import answers_from, find_file, read_rows, require_all_answered, require_keys
+from olivine.evaluation.benchmarks.parsing import answers_from, find_file, read_rows, require_keys
 from olivine.evaluation.judge import Judge, JudgeReply, JudgeRequest, read_wording
 from olivine.evaluation.rule_judge import RuleJudge
 from olivine.files import read_json
-from olivine.records import Answer, Item, Question, Score
+from olivine.records import Answer, Item, ItemState, Question, Score
 
 #: The official protocol in our own words: an instruction, a table's header, worked rows.
 JUDGE_PROMPT = """\
@@ -52,6 +53,10 @@ _MORE_HEAT = 0.5
 Grades = dict[str, dict[str, list[Any]]]
 
 
+#: What a question without an answer gets, where such are not refused.
+_UNGRADED: dict[str, list[Any]] = {"model": [""], "content": [""], "score": [0.0]}
+
+
 class MMVet(Benchmark):
     """MM-Vet (`yuweihao/MM-Vet:mm-vet_evaluator.py`).
 
@@ -80,6 +85,22 @@ class MMVet(Benchmark):
     """
 
     name = "mmvet"
+    declares = Declaration(
+        title="MM-Vet",
+        metrics=(
+            Metric("total", "total", unit="of 100", mean_of_items=True, reported=True),
+            Metric("std", "standard deviation over the judge's runs", unit="of 100", range=(0.0, 50.0)),
+            Metric("capability/*", "questions that need a capability", unit="of 100"),
+            Metric("integration/*", "questions that need exactly these capabilities", unit="of 100"),
+            Metric("run/*", "total of one of the judge's runs", unit="of 100"),
+        ),
+        cluster="image",
+        reply="free text",
+        kind="capabilities",
+        files=("mm-vet.json, or its folder",),
+        answers=("the official object `{ID: text}`", "stored grades (`grades`), which need no judge"),
+        missing={"official": "refused", "rule": "refused"},
+    )
     variants = ("official", "rule")
     max_new_tokens = 1024
     parquet = ParquetLayout(splits=("test",), image=lambda row: _image_name(row.values))
@@ -100,6 +121,11 @@ class MMVet(Benchmark):
         self._prompt = JUDGE_PROMPT if judge_prompt is None else read_wording(judge_prompt)
         self._runs = judge_runs
         self._subset = subset
+
+    @classmethod
+    def asking_nobody(cls) -> Self:
+        """Return the benchmark with answers graded by rule."""
+        return cls(judge=RuleJudge())
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
         """Read mm-vet.json, the folder that holds it, or `lmms-lab/MMVet`. The prompt is the bare question."""
@@ -138,15 +164,25 @@ class MMVet(Benchmark):
             RunError: the judge could not be asked.
         """
         selected = self._selected(variant)
-        _, missing = match_answers(questions, answers, what=self.name)
         if self._grades is None:
+            _, missing = self.matched(questions, answers, selected)
             grades = self.grade(questions, answers)
         else:
+            _, missing = match_answers(questions, answers, what=self.name)
             grades = _read_grades(self._grades, questions, others_allowed=self._subset is not None)
         # A file that was broken off in its second run still holds a whole first one.
         runs = min(len(grade["score"]) for grade in grades.values())
-        items = tuple(Item(q.id, q.cluster, float(np.mean(grades[q.id]["score"][:runs]))) for q in questions)
-        return Score(self.name, selected, _metrics(questions, grades, runs), items, missing)
+        unanswered = frozenset(missing) if self._grades is None else frozenset[str]()
+        items = [
+            Item(
+                question.id,
+                question.cluster,
+                float(np.mean(grades[question.id]["score"][:runs])),
+                ItemState.MISSING if question.id in unanswered else ItemState.READ,
+            )
+            for question in questions
+        ]
+        return self.result(selected, _metrics(questions, grades, runs), items, missing)
 
     def grade(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Grades:
         """Have the judge grade every answer, in as many runs as asked for; the result can be stored and replayed.
@@ -162,15 +198,18 @@ class MMVet(Benchmark):
                 "judge."
             )
         texts, missing = match_answers(questions, answers, what=self.name)
-        require_all_answered(self.name, len(questions), missing)
+        answered = [question for question in questions if question.id in texts]
         if isinstance(judge, RuleJudge):
-            return {q.id: _columns(*judge.grade(q.references[0], texts[q.id])) for q in questions}
-        asked = [(question, run) for run in range(self._runs) for question in questions]
+            by_rule = {q.id: _columns(*judge.grade(q.references[0], texts[q.id])) for q in answered}
+            return by_rule | dict.fromkeys(missing, _UNGRADED)
+        asked = [(question, run) for run in range(self._runs) for question in answered]
         rated = judge.each(lambda pair: _grade(judge, self._prompt, pair[0], texts[pair[0].id], pair[1]), asked)
         grades: Grades = {question.id: {"model": [], "content": [], "score": []} for question in questions}
         for (question, _), (reply, grade) in zip(asked, rated, strict=True):
             for name, value in (("model", reply.model), ("content", reply.text), ("score", grade)):
                 grades[question.id][name].append(value)
+        for key in missing:
+            grades[key] = {name: values * self._runs for name, values in _UNGRADED.items()}
         return grades
 
     def judged_by(self, variant: str) -> dict[str, str]:  # noqa: ARG002 - there is but one

@@ -78,20 +78,6 @@ def checked_options(benchmark: type[Benchmark], given: Mapping[str, Any], where:
     return values
 
 
-def describe(benchmark: type[Benchmark]) -> list[str]:
-    """Return lines that say what a benchmark is: its first docstring line, variants, prompts and options."""
-    about = inspect.getdoc(benchmark) or ""
-    lines = [
-        f"{benchmark.name}: {about.partition(chr(10))[0]}",
-        f"variants (the first is official): {', '.join(benchmark.variants)}",
-        f"prompts: {', '.join(benchmark.prompts)}",
-        f"options (--set KEY=VALUE): {_listed(benchmark)}",
-    ]
-    if benchmark.parquet is not None:
-        lines.append("formats: the official files, or a folder of Hugging Face parquet shards")
-    return lines
-
-
 def _listed(benchmark: type[Benchmark]) -> str:
     return ", ".join(option.describe() for option in options_of(benchmark).values()) or "none"
 

@@ -3,19 +3,21 @@
 Building new POPE questions is not here, nor Prismatic's scoring: it compares probabilities, which is no answer.
 """
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
     answers_from,
     fraction,
+    item_of,
     read_rows,
     require_keys,
     rows_have,
@@ -27,6 +29,10 @@ from olivine.wording import SHORT_ANSWER
 
 #: LLaVA's combined file numbers the questions of a setting from here on; our ids are the same.
 _FIRST_ID = {"random": 10_000_000, "popular": 20_000_000, "adversarial": 0}
+
+
+#: Variants whose overall figures are means over the settings; the others pool the answers.
+_AVERAGED = ("official",)
 
 
 class POPE(CountedBenchmark):
@@ -58,6 +64,42 @@ class POPE(CountedBenchmark):
     """
 
     name = "pope"
+    declares = Declaration(
+        title="POPE",
+        metrics=(
+            Metric("mean/accuracy", "accuracy", scale=100.0, reported=True, variants=_AVERAGED),
+            Metric("mean/f1", "F1", scale=100.0, reported=True, variants=_AVERAGED),
+            Metric(
+                "pooled/accuracy",
+                "accuracy",
+                scale=100.0,
+                mean_of_items=True,
+                reported=True,
+                variants=("lmms-eval",),
+            ),
+            Metric("pooled/f1", "F1", scale=100.0, reported=True, variants=("lmms-eval",)),
+            Metric("pooled/accuracy", "accuracy", mean_of_items=True, reported=True, variants=("vlmevalkit",)),
+            Metric("pooled/f1", "F1", reported=True, variants=("vlmevalkit",)),
+            *(
+                Metric(f"*/{name}", label, scale=scale, variants=variants)
+                for variants, scale in (((*_AVERAGED, "lmms-eval"), 100.0), (("vlmevalkit",), 1.0))
+                for name, label in (
+                    ("accuracy", "accuracy of a setting, or of all"),
+                    ("f1", "F1 of a setting, or of all"),
+                    ("precision", "precision of a setting, or of all"),
+                    ("recall", "recall of a setting, or of all"),
+                    ("yes_ratio", "answers taken as yes"),
+                )
+                if (name, variants) != ("yes_ratio", ("vlmevalkit",))
+            ),
+        ),
+        cluster="image",
+        reply="yes-no",
+        kind="setting",
+        files=("one label file (`coco_pope_random.json`), or the folder of the three",),
+        answers=("official lines of `question`, `answer` in label order, or a folder of such files",),
+        missing={"official": "excluded"},
+    )
     variants = ("official", "lmms-eval", "vlmevalkit")
 
     parquet = ParquetLayout(
@@ -110,7 +152,7 @@ class POPE(CountedBenchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """F1, accuracy, precision, recall and yes-ratio of each setting."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         if not texts:
             raise DataError(f"{self.name}: no answer to any of the {len(questions)} questions. Is this the right file?")
         return self.graded_score(questions, texts, selected, missing)
@@ -124,11 +166,13 @@ class POPE(CountedBenchmark):
         items: list[Item] = []
         counted: list[tuple[str, Hashable]] = []
         for question in questions:
-            if question.id not in texts and variant == "official":
+            if question.id not in texts and self.missing_rule(variant) == "excluded":
                 continue
-            gold = question.references[0]
-            said = parse(texts[question.id]) if question.id in texts else None
-            items.append(Item(question.id, question.cluster, float(gold == said)))
+            gold, text = question.references[0], texts.get(question.id)
+            said = None if text is None else parse(text)
+            # The official rule takes everything without a no for a yes.
+            read = text is not None and (_said(text) if variant == "official" else said) is not None
+            items.append(item_of(question, texts, float(gold == said), read=read))
             counted.append((question.cluster, (question.details["setting"], gold, said)))
         return Graded(tuple(items), counted)
 
@@ -281,6 +325,12 @@ def _official(text: str) -> str:
     return "no" if {"No", "not", "no"}.intersection(words) else "yes"
 
 
+def _said(text: str) -> str | None:
+    """Return the yes or no that the official rule looks for, None where it finds neither."""
+    words = {word.lower() for word in re.findall(r"[A-Za-z']+", text)}
+    return "no" if _official(text) == "no" else "yes" if "yes" in words else None
+
+
 def _exact(text: str) -> str | None:
     plain = text.lower().strip()
     return plain if plain in ("yes", "no") else None
@@ -296,7 +346,7 @@ def _figures(counts: Mapping[tuple[str, str | None], int], variant: str) -> dict
     positives = sum(
         count
         for (gold, said), count in counts.items()
-        if gold == "yes" and (said is not None or variant == "vlmevalkit")
+        if gold == "yes" and (said is not None or variant != "lmms-eval")
     )
     precision = hits / yeses if yeses else 0.0
     recall = hits / positives if positives else 0.0
@@ -309,7 +359,7 @@ def _figures(counts: Mapping[tuple[str, str | None], int], variant: str) -> dict
         "recall": scale * recall,
     }
     if variant == "official":
-        figures["yes_ratio"] = yeses / answered
+        figures["yes_ratio"] = yeses / answered if answered else 0.0
     if variant == "lmms-eval":
         labelled = sum(count for (gold, _), count in counts.items() if gold == "yes")
         figures["yes_ratio"] = labelled / answered if answered else 0.0

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
+from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parsing import (
+    agrees,
     by_detail,
     find_file,
     fraction,
@@ -41,6 +42,18 @@ class VSR(Benchmark):
     """
 
     name = "vsr"
+    declares = Declaration(
+        title="VSR",
+        metrics=(
+            Metric("accuracy", "accuracy", scale=100.0, mean_of_items=True, reported=True),
+            Metric("relation/*", "accuracy by relation", scale=100.0),
+            Metric("category/*", "accuracy by category of relations", scale=100.0),
+        ),
+        cluster="image",
+        reply="yes-no",
+        files=("a split's JSON lines, or the folder with test.jsonl or zeroshot/test.jsonl",),
+        answers=("the official predictions: a 0 or 1 a line",),
+    )
     variants = ("official", "vlmevalkit")
 
     def __init__(self, categories: Path | None = None) -> None:
@@ -83,13 +96,13 @@ class VSR(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in total, per relation and per category."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         parse = _PARSERS[selected]
-        items = graded(questions, texts, lambda text, question: parse(text) == question.references[0])
+        items = graded(questions, texts, lambda text, question: agrees(parse(text), question.references[0]))
         metrics = {"accuracy": fraction([item.correct for item in items])}
         for name in ("relation", "category"):
             metrics |= by_detail(name, questions, items, fraction)
-        return Score(self.name, selected, metrics, items, missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _read_categories(path: Path) -> Mapping[str, str]:
