@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from olivine.files import read_json, sha256_of_file, write_json
-from olivine.training.run import CHECKPOINT, PROVENANCE, RECIPE, RESULT, find_checkpoint
+from olivine.recipe import CHECKPOINT, PROVENANCE, RECIPE, RESULT
+from olivine.training.run import find_checkpoint
 
 
 def collect(run: Path) -> dict[str, Any]:

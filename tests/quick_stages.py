@@ -17,7 +17,7 @@ def write_both_kinds(folder):
 def quick(recipe, dataset):
     """Overrides for two steps of each stage on a small data set."""
     files = {"captions": dataset.with_name("captions.json"), "instructions": dataset}
-    data = [f"data.{name}.json={files[name]}" for name in recipe.data]
+    data = [f"data.{name}.json={files.get(name, dataset)}" for name in recipe.data]
     data += [f"data.{name}.images={dataset.parent / 'images'}" for name in recipe.data]
     small = ("steps=2", "batch=2", "held_out=2", "validate_every=0")
     return [*data, *(f"stages.{stage.name}.{key}" for stage in recipe.stages for key in small)]

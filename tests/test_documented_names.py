@@ -59,7 +59,7 @@ def test_files_that_a_page_names_exist(page):
 def test_commands_that_a_page_names_exist(page):
     known = commands(app)
     if not WORLD:
-        known |= {"world": {"write", "two-images", "page", "pretrain"}, "demo": set()}
+        known |= {"world": {"write", "two-images", "page", "pretrain", "align"}, "demo": set()}
     unknown = [
         f"olivine {name} {sub}".strip()
         for name, sub in names_in(_COMMAND, page)

@@ -19,6 +19,8 @@ from olivine.strict_yaml import parse_yaml, read_yaml
 
 #: In a run directory: the recipe with all defaults, and what it was run with. In a study's step: what it is.
 RECIPE, PROVENANCE, STEP = "recipe.yaml", "provenance.json", "step.json"
+#: In a stage's directory: the model folder that it left, and the record that marks the stage as finished.
+CHECKPOINT, RESULT = "checkpoint", "result.json"
 
 ModuleName = Literal["vision", "connector", "language"]
 ImageFit = Literal["pad", "crop", "squash", "letterbox"]
@@ -120,6 +122,7 @@ CONNECTORS: dict[str, dict[str, Any]] = {
     "pool": {"factor": 2},
     "resampler": {"queries": 64},
 }
+_MODEL_SECTIONS = ("vision", "language", "connector")
 _CONNECTOR_KEYS = ("depth", "activation", "factor", "queries")
 
 
@@ -133,6 +136,9 @@ class ConnectorRecipe(_Section):
     """
 
     kind: Annotated[str, another_output("the connector")] = "mlp"
+    #: A trained connector to start from: a model folder, whose connector is taken, or a file of one connector's tensors
+    #: (LLaVA's mm_projector.bin, safetensors). The other keys must describe it. None starts at random.
+    from_: Annotated[str | None, Field(alias="from"), another_output("the connector's first weights")] = None
     #: Linear layers (default: 2 for mlp, 1 for pixel-shuffle).
     depth: Annotated[Annotated[int, Field(ge=1, le=8)] | None, another_output("the connector")] = None
     #: A name from transformers' activations; "gelu" is the exact one that LLaVA trains with.
@@ -176,11 +182,62 @@ class ConnectorRecipe(_Section):
 
 
 class ModelRecipe(_Section):
-    """Tower, language model and connector."""
+    """Tower, language model and connector; or `from`, a whole model of which training continues.
 
-    vision: VisionRecipe
-    language: LanguageRecipe
-    connector: ConnectorRecipe = ConnectorRecipe()
+    With `from`, everything is the folder's (modules, template, image transform), and no section may be given: there is
+    nothing that they could decide. The properties of the same names are those of a recipe without `from`.
+    """
+
+    #: A folder that Olivine wrote or imported, the directory of a run or of a stage, or a hub id of such a folder.
+    from_: Annotated[str | None, Field(alias="from"), another_output("the model that training starts from")] = None
+    vision_: Annotated[VisionRecipe | None, Field(alias="vision"), another_output("the tower")] = None
+    language_: Annotated[LanguageRecipe | None, Field(alias="language"), another_output("the language model")] = None
+    connector_: Annotated[ConnectorRecipe | None, Field(alias="connector"), another_output("the connector")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_or_sections(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if values.get("from") is None:
+            # A section that is missing is read as an empty one, which says what it needs.
+            return values | {name: {} for name in _MODEL_SECTIONS if values.get(name) is None}
+        given = [
+            f"{name}.{key}"
+            for name in _MODEL_SECTIONS
+            if values.get(name) is not None
+            for key in (values[name] if isinstance(values[name], dict) else ("from",))
+        ]
+        if given:
+            raise ValueError(
+                f"{', '.join(given)}: comes from the folder of model.from, as do all settings of the model. Remove "
+                "what is listed, or model.from. Over a base recipe, set the whole section: 'model={from: FOLDER}'. A "
+                "stage may have its own template and image_fit."
+            )
+        return values
+
+    @property
+    def vision(self) -> VisionRecipe:
+        """The vision tower's section, in a recipe without `from`."""
+        assert self.vision_ is not None, "a whole model has no sections"
+        return self.vision_
+
+    @property
+    def language(self) -> LanguageRecipe:
+        """The language model's section, in a recipe without `from`."""
+        assert self.language_ is not None, "a whole model has no sections"
+        return self.language_
+
+    @property
+    def connector(self) -> ConnectorRecipe:
+        """The connector's section, in a recipe without `from`."""
+        assert self.connector_ is not None, "a whole model has no sections"
+        return self.connector_
+
+    @property
+    def trains_tokenizer(self) -> bool:
+        """Whether a tokenizer is trained, on the texts of every data source."""
+        return self.from_ is None and isinstance(self.language.tokenizer, TokenizerRecipe)
 
 
 class AugmentRecipe(_Section):

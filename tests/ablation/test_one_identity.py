@@ -20,6 +20,7 @@ from olivine.training.log import METRICS, MODULE_NAMES
 #: Another valid value of every field of a recipe; `*` is the source `all` or the stage `b`.
 OTHER = {
     "name": "other",
+    "model.from": "elsewhere/model",
     "model.vision.from": "elsewhere/tower",
     "model.vision.fused": ["elsewhere/tower", "elsewhere/other"],
     "model.vision.layer": -1,
@@ -34,6 +35,7 @@ OTHER = {
     "model.language.tokenizer.vocab_size": 600,
     "model.language.template": "vicuna",
     "model.connector.kind": "pixel-shuffle",
+    "model.connector.from": "elsewhere/connector",
     "model.connector.factor": 3,
     "model.connector.queries": 3,
     "model.connector.depth": 3,
@@ -90,8 +92,9 @@ OTHER = {
     "seed": 5,
     "output": "elsewhere",
 }
-#: Collections, whose entries are in the table individually; and options that only connectors of other packages have.
-NOT_CHANGED = {"data", "stages", "model.connector.options"}
+#: Collections and sections, whose entries are in the table individually; options that only connectors of other packages
+#: have.
+NOT_CHANGED = {"data", "stages", "model.vision", "model.language", "model.connector", "model.connector.options"}
 #: Sections in which a field can have another value.
 BEFORE = {
     "model.language.tokenizer.vocab_size": ("model.language.tokenizer", {"vocab_size": 1024}),
@@ -124,6 +127,8 @@ def changed(values, key, tmp_path):
     other = copy.deepcopy(values)
     if key == "stages.*.objective":  # it trains the tower alone
         other["stages"][1] |= {"train": ["vision"], "lora": None}
+    if key == "model.from":  # in place of all sections
+        other["model"] = {}
     if key == "model.vision.fused":  # in place of the one tower
         other["model"]["vision"]["from"] = None
     change(other, full(key), there.get(key, OTHER[key]), key)

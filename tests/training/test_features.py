@@ -31,7 +31,7 @@ def recipe(tmp_path):
         update={"from_": str(save_tower(tmp_path / "tower")), "image_size": None, "layer": -2}
     )
     dataset = write_dataset(tmp_path / "data", items=2 * SHOWN)
-    return make_recipe(dataset, tmp_path / "run", model=model.model_copy(update={"vision": vision}))
+    return make_recipe(dataset, tmp_path / "run", model=model.model_copy(update={"vision_": vision}))
 
 
 def kept(recipe, folder, stage=0):

@@ -8,7 +8,11 @@ from olivine.recipe import load
 from olivine.shipped_recipes import shipped
 from quick_stages import quick, write_both_kinds
 
-RECIPES = {recipe.name: load(recipe.path) for recipe in shipped() if recipe.name.startswith("world/")}
+RECIPES = {
+    recipe.name: load(recipe.path)
+    for recipe in shipped()
+    if recipe.name.startswith("world/") or recipe.name == "own-data"
+}
 
 
 @pytest.fixture(scope="module")

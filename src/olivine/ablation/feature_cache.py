@@ -46,8 +46,8 @@ class CacheBenefit:
 def cacheable(recipe: Recipe, stage: StageRecipe) -> bool:
     """Return whether a stage reads unaugmented images through a pretrained tower that is never trained."""
     before = [s for s in recipe.stages[: recipe.stages.index(stage)] if not s.skip]
-    return (
-        all(isinstance(source, str) for source in recipe.model.vision.sources)
+    return bool(
+        (recipe.model.from_ or all(isinstance(source, str) for source in recipe.model.vision.sources))
         and stage.objective == "language"
         and not any("vision" in s.train for s in (*before, stage))
         and recipe.data[stage.data].augment == AugmentRecipe()
@@ -77,9 +77,16 @@ def estimate_benefit(
     pays = disk_bytes is not None and saved is not None and disk_bytes <= limit and saved >= BENEFIT_FACTOR
     kept = decided.get(key, pays) if keep == "auto" else keep == "always"
     recipe, stage = trainings[0]
-    fit = stage.image_fit or recipe.model.vision.image_fit
-    towers = " + ".join(str(source) for source in recipe.model.vision.sources)
-    return CacheBenefit(key, f"{towers} over {stage.data}, {fit}", len(trainings), disk_bytes, saved, kept)
+    return CacheBenefit(key, _described(recipe, stage), len(trainings), disk_bytes, saved, kept)
+
+
+def _described(recipe: Recipe, stage: StageRecipe) -> str:
+    if recipe.model.from_ is not None:
+        towers, fit = f"tower of {recipe.model.from_}", stage.image_fit or "its own fit"
+    else:
+        towers = " + ".join(str(source) for source in recipe.model.vision.sources)
+        fit = stage.image_fit or recipe.model.vision.image_fit
+    return f"{towers} over {stage.data}, {fit}"
 
 
 def decisions(directory: Path) -> dict[str, bool]:

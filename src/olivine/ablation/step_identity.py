@@ -11,13 +11,13 @@ from pydantic import BaseModel
 from olivine.ablation.fingerprint import Fingerprints
 from olivine.ablation.study import BenchmarkRecipe
 from olivine.field_identity import decisive
+from olivine.model.model_folder import find_checkpoint, is_run
 from olivine.recipe import (
     DataRecipe,
     ModelRecipe,
     OptimizerRecipe,
     Recipe,
     StageRecipe,
-    TokenizerRecipe,
     without_overruled,
 )
 from olivine.records import Control
@@ -39,7 +39,7 @@ _ONCE_COUNTED: tuple[tuple[str, type[BaseModel], str], ...] = (
 _FIRST_NAMES = {"sequence_tokens": "row_tokens"}
 #: Keys that were added later: at their defaults, steps keep the names that they had before.
 _LATER_OF_STAGE = ("loss_weights", "vision_lora")
-_LATER = {"vision": ("fused", "registers", "resample"), "connector": ("factor", "queries", "options")}
+_LATER = {"vision": ("fused", "registers", "resample"), "connector": ("factor", "queries", "options", "from")}
 #: The value of a later field of a data source with which steps keep their names.
 _LATER_OF_DATA, _NEVER = {"marks": "front"}, object()
 
@@ -50,8 +50,7 @@ def feature_identity(recipe: Recipe, stage: StageRecipe, prints: Fingerprints) -
     return {
         "format": FORMAT,
         "kind": "features",
-        "vision": _model_values(recipe.model, prints)["vision"]
-        | {"image_fit": stage.image_fit or recipe.model.vision.image_fit},
+        "vision": _tower_values(recipe.model, prints) | ({"image_fit": stage.image_fit} if stage.image_fit else {}),
         "precision": recipe.optimizer.precision,
         "data": {"format": source.format, "on_error": source.on_error, **_content(source, prints)},
     }
@@ -132,7 +131,7 @@ def _content(source: DataRecipe, prints: Fingerprints) -> dict[str, Any]:
 def _start(recipe: Recipe, prints: Fingerprints) -> dict[str, Any]:
     """Return what decides the model that the first stage starts from."""
     start: dict[str, Any] = {"model": _model_values(recipe.model, prints)}
-    if isinstance(recipe.model.language.tokenizer, TokenizerRecipe):
+    if recipe.model.trains_tokenizer:
         # A trained tokenizer has read the texts of every source, in order.
         start["texts"] = [
             {"json": prints.of_source(source), "format": source.format, "on_error": source.on_error}
@@ -141,9 +140,18 @@ def _start(recipe: Recipe, prints: Fingerprints) -> dict[str, Any]:
     return start
 
 
+def _tower_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
+    values = _model_values(model, prints)
+    return values if model.from_ is not None else values["vision"]
+
+
 def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
     """Return the model section, with the content hashes of local folders in place of their paths."""
+    if model.from_ is not None:
+        return {"from": _of_content(_model_folder(model.from_), prints)}
     values = decisive(model)
+    del values["from"]
+    values["connector"]["from"] = _of_content(_model_folder(values["connector"]["from"]), prints)
     for section, key in (("vision", "from"), ("language", "from"), ("language", "tokenizer")):
         values[section][key] = _of_content(values[section][key], prints)
     for section, names in _LATER.items():
@@ -155,10 +163,16 @@ def _model_values(model: ModelRecipe, prints: Fingerprints) -> dict[str, Any]:
     return values
 
 
+def _model_folder(source: str | None) -> str | None:
+    """Return the model folder that the directory of a run or a stage means; any other source unchanged."""
+    path = Path(locate(source)).expanduser() if source is not None else None
+    return str(find_checkpoint(path)) if path is not None and is_run(path) else source
+
+
 def _of_content(source: Any, prints: Fingerprints) -> Any:
-    """Return the hash of a local folder in place of its path; any other source unchanged."""
+    """Return the hash of a local folder or file in place of its path; any other source unchanged."""
     if not isinstance(source, str):
         return source
     folder = locate(source)
-    local = folder.startswith((".", "/", "~")) or Path(folder).is_dir()
+    local = folder.startswith((".", "/", "~")) or Path(folder).exists()
     return prints.of(Path(folder).expanduser()) if local else source

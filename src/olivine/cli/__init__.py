@@ -126,6 +126,8 @@ def train(
     second Ctrl-C exits immediately. Other exit codes: 0 done, 1 failed, 2 invalid request.
 
     Example: olivine train recipes/easy-vqa.yaml output=runs/try stages.instruct.lr=1e-3
+
+    Fine-tuning: olivine train fine-tune model.from=runs/try data.own.images=my/images stages.tune.lora.rank=16
     """
     from olivine.recipe import load
     from olivine.shipped_recipes import resolve

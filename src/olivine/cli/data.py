@@ -1,4 +1,4 @@
-"""`olivine data`: inspect and check training data, convert easy-VQA.
+"""`olivine data`: inspect and check training data, convert a table of questions and easy-VQA.
 
 Readers and templates are in `data`.
 """
@@ -19,7 +19,7 @@ from olivine.records import MarkRule
 
 app = OnceTyper(
     no_args_is_help=True,
-    help="Inspect and check training data; convert easy-VQA.\n\n"
+    help="Inspect and check training data; convert a table of questions, or easy-VQA.\n\n"
     "Example: olivine data check data/easy-vqa/instructions.json --images data/easy-vqa/images",
 )
 
@@ -108,6 +108,35 @@ def data_show(
     console = PlainConsole(soft_wrap=True, highlight=False)
     encoder = _encoder(tokenizer, template, image_tokens)
     show(dataset, item, encoder, turns, console, marks=cast(MarkRule, marks))
+
+
+@app.command("csv")
+def data_csv(
+    table: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CSV (UTF-8, commas) with the columns image, question, answer.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="New folder to write.")],
+    images: Annotated[Path, typer.Option(help="Root of the image paths in the table.")],
+    held_out: Annotated[
+        int, typer.Option(min=0, help="Hold out whole images with at least this many questions; 0 holds out none.")
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of held-out images.")] = 0,
+) -> None:
+    """Write a table of questions as training data and held-out questions; bad lines are named, and nothing is written.
+
+    OUT gets train.json for recipes, and questions.jsonl for: olivine evaluate --benchmarks exact-match --data OUT.
+
+    Example: olivine data csv my.csv --images photos --held-out 60 data/own
+    """
+    from olivine.data.csv_questions import convert
+
+    found = convert(table, images, target, held_out=held_out, seed=seed)
+    log.print(
+        f"train: {found.training:,} questions on {found.training_images:,} images; held out: {found.held_out:,} on "
+        f"{found.held_out_images:,}",
+        highlight=False,
+    )
+    log.print(f"done: {target}", highlight=False)
 
 
 @app.command("easy-vqa")

@@ -102,6 +102,29 @@ def world_pretrain(
     log.print(f"done: {target}", highlight=False)
 
 
+@app.command("align")
+def world_align(
+    work: Annotated[Path, typer.Option(help="Folder for the captions and the runs.")] = Path("runs/world-align"),
+    only: Annotated[str | None, typer.Option(help="Comma-separated connector names. Default: all.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Output directory. Default: the installed package.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the scenes and of the initial weights.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of eight captions.")] = 400,
+) -> None:
+    """Train the aligned connectors that recipes name as world:tiny-connector-...; resume if stopped.
+
+    Example: olivine world align --output runs/connectors
+    """
+    from olivine.world.backbones import CONNECTORS, shipped
+    from olivine.world.pretraining.connector import align
+
+    names = [name for name in (only or ",".join(CONNECTORS)).split(",") if name]
+    for name in names:
+        if name not in CONNECTORS:
+            raise RequestError(f"--only: no connector {name!r}. Valid: {', '.join(CONNECTORS)}.")
+    for name in names:
+        log.print(f"done: {align(name, output or shipped(), work, log, seed=seed, steps=steps)}", highlight=False)
+
+
 @app.command("page")
 def world_page(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="Markdown file to write.")] = Path("docs/world.md"),

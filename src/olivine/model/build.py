@@ -16,6 +16,7 @@ from olivine.model.companion import COMPANION, read_companion, verify_module_fil
 from olivine.model.configuration import model_config, understood
 from olivine.model.connectors.base import Shape
 from olivine.model.connectors.llava import initialise, llava_class
+from olivine.model.connectors.stored import check_connector, copy_connector, read_connector
 from olivine.model.encoders import chat_template, template_encoder
 from olivine.model.hub import CONFIGURATION, WEIGHTS, local_folder
 from olivine.model.languages.registry import language_family
@@ -26,6 +27,7 @@ from olivine.model.tokenizers import load_tokenizer as load_tokenizer
 from olivine.model.towers.assembly import TowerPlan, class_of, load_tower, plan_tower
 from olivine.model.vlm import VisionLanguageModel, stop_ids_of
 from olivine.model.weights import language_naming, load_weights
+from olivine.model.whole_start import check_start, load_start, start_skeleton
 from olivine.random_state import RandomState
 from olivine.recipe import ModelRecipe, Source, TokenizerRecipe, VisionRecipe
 from olivine.registry import locate
@@ -45,6 +47,8 @@ def build(recipe: ModelRecipe, *, seed: int, texts: Callable[[], Iterable[str]])
     Raises:
         RequestError: a module that cannot be found, fetched or used, with its key in the recipe.
     """
+    if recipe.from_ is not None:
+        return load_start(recipe.from_)
     with RandomState(seed).active():
         return _build(_with_located_parts(recipe), seed, texts)
 
@@ -59,9 +63,15 @@ def check_buildable(recipe: ModelRecipe, templates: Mapping[str, str]) -> None:
     Raises:
         RequestError: a part that cannot be found or used, or a template that the tokenizer cannot write.
     """
+    if recipe.from_ is not None:
+        check_start(recipe.from_, templates)
+        return
     recipe = _with_located_parts(recipe)
     plan, language = plan_tower(recipe.vision), _language_config(recipe.language.from_)
-    _, connector_config = llava_class(recipe.connector, _shape(plan, language))
+    model_class, connector_config = llava_class(recipe.connector, _shape(plan, language))
+    if recipe.connector.from_ is not None:
+        model = _on_meta(model_class, plan, language, connector_config)
+        check_connector(read_connector(recipe.connector.from_), recipe.connector, model)
     # Which special tokens a trained tokenizer has does not depend on the texts.
     tokenizer = _load_tokenizer(recipe, lambda: ("a",))
     if _is_trained(recipe):
@@ -98,6 +108,10 @@ def _build(recipe: ModelRecipe, seed: int, texts: Callable[[], Iterable[str]]) -
     model.lm_head = language.lm_head
     model.model.multi_modal_projector.to_empty(device="cpu")
     initialise(model.model.multi_modal_projector, recipe.connector, torch.Generator().manual_seed(seed))
+    if recipe.connector.from_ is not None:
+        stored = read_connector(recipe.connector.from_, verified=True)
+        check_connector(stored, recipe.connector, model)
+        copy_connector(stored, model.model.multi_modal_projector)
     model.tie_weights()
     if language_traits(language.config).cap is not None:
         # Newer versions of transformers choose eager mode themselves; older ones SDPA, which ignores the cap.
@@ -125,8 +139,8 @@ def _with_located_parts(recipe: ModelRecipe) -> ModelRecipe:
         language["tokenizer"] = folder_or_id(recipe.language.tokenizer)
     return recipe.model_copy(
         update={
-            "vision": _with_located_towers(recipe.vision),
-            "language": recipe.language.model_copy(update=language),
+            "vision_": _with_located_towers(recipe.vision),
+            "language_": recipe.language.model_copy(update=language),
         }
     )
 
@@ -159,6 +173,8 @@ def skeleton(recipe: ModelRecipe) -> tuple[Any, TowerPlan]:
     Raises:
         RequestError: a module whose configuration cannot be found or used.
     """
+    if recipe.from_ is not None:
+        return start_skeleton(recipe.from_)
     recipe = _with_located_parts(recipe)
     plan, language = plan_tower(recipe.vision), _language_config(recipe.language.from_)
     requested = recipe.language.tokenizer
@@ -166,6 +182,12 @@ def skeleton(recipe: ModelRecipe) -> tuple[Any, TowerPlan]:
         rows = requested.vocab_size if isinstance(requested, TokenizerRecipe) else language.vocab_size + 1
         language.vocab_size = -(-rows // 64) * 64
     model_class, connector_config = llava_class(recipe.connector, _shape(plan, language))
+    model = _on_meta(model_class, plan, language, connector_config)
+    model.tie_weights()
+    return model, plan
+
+
+def _on_meta(model_class: type[Any], plan: TowerPlan, language: Any, connector_config: Mapping[str, Any]) -> Any:
     config = model_class.config_class(
         vision_config=plan.config,
         text_config=language,
@@ -174,9 +196,7 @@ def skeleton(recipe: ModelRecipe) -> tuple[Any, TowerPlan]:
         **connector_config,
     )
     with torch.device("meta"):
-        model = model_class(config)
-    model.tie_weights()
-    return model, plan
+        return model_class(config)
 
 
 def _language_config(source: Source) -> Any:

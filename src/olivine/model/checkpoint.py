@@ -75,7 +75,7 @@ def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
         )
     companion = read_companion(folder)
     verify(folder, companion)
-    config = folder_config(folder, _KEY)
+    config = whole_config(folder)
     model = _load_model(folder, config, to_train=to_train)
     tokenizer = folder_tokenizer(folder, _KEY)
     _check_together(folder, model, tokenizer, companion)
@@ -91,12 +91,23 @@ def load(folder: Path, *, to_train: bool = False) -> VisionLanguageModel:
     return vlm
 
 
-def _load_model(folder: Path, config: Any, *, to_train: bool) -> Any:
+def whole_config(folder: Path) -> Any:
+    """Return the configuration of a folder that holds a whole model.
+
+    Raises:
+        RequestError: it cannot be read, or its language model is not supported.
+        DataError: it is not of the LLaVA type.
+    """
+    config = folder_config(folder, _KEY)
     if getattr(config, "vision_config", None) is None or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise DataError(f"{folder}: config.json describes a {config.model_type!r}, no model of the LLaVA type.")
     language_family(config.text_config.model_type, f"{folder}: config.json: text_config").check(
         config.text_config, f"{folder}: config.json: text_config"
     )
+    return config
+
+
+def _load_model(folder: Path, config: Any, *, to_train: bool) -> Any:
     model = load_weights(
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)],
         folder,

@@ -30,6 +30,7 @@ from olivine.training.out_of_memory import out_of_memory_reported
 from olivine.training.recipe_data import RecipeData
 from olivine.training.sharding import whole_weights
 from olivine.training.stage import Stage, StageResult, check_objective
+from olivine.training.starts import start_record
 from olivine.training.trained_weights import load_to_train, put_trained, trained_weights, write_trained
 
 _PACKAGES = ("olivine", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
@@ -154,7 +155,8 @@ def write_record(directory: Path, run: Run, data: dict[str, Any], changed: list[
         data: provenance of the sources.
         changed: the changes affecting the last bits with which the run was resumed, one entry per resumption.
     """
-    about = {**_environment(run), "data": data}
+    start = start_record(run.recipe.model)
+    about = {**_environment(run), **({"start": start} if start else {}), "data": data}
     write_text(directory / RECIPE, run.recipe.to_yaml())
     write_json(directory / PROVENANCE, {**about, **({"changes": changed} if changed else {})})
 

@@ -20,6 +20,7 @@ from olivine.errors import DataError, RunError
 from olivine.model.build import build_tower
 from olivine.model.pixels import normalise_on
 from olivine.model.vlm import cast, patch_features
+from olivine.model.whole_start import start_tower
 from olivine.recipe import DataRecipe, Recipe, StageRecipe
 from olivine.records import Sample
 
@@ -46,10 +47,10 @@ def compute_features(recipe: Recipe, stage: StageRecipe, folder: Path, on_images
     samples_by_image = _samples_by_image(source)
     if not samples_by_image:
         raise RunError(f"{source.json_}: no sample has an image, so there are no features to compute.")
-    vision = recipe.model.vision
     bf16 = recipe.optimizer.precision == "bf16"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tower, plan = build_tower(vision)
+    start = recipe.model.from_
+    tower, plan = build_tower(recipe.model.vision) if start is None else start_tower(start)
     transform = plan.transform.with_fit(stage.image_fit)
     cast(tower.parameters(), torch.bfloat16 if bf16 else torch.float32)
     tower.to(device)

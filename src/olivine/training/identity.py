@@ -10,12 +10,12 @@ from typing import Any
 from olivine.errors import RequestError
 from olivine.field_identity import Change, Identity, changes
 from olivine.files import read_json
+from olivine.recipe import CHECKPOINT as CHECKPOINT
 from olivine.recipe import PROVENANCE, RECIPE, Recipe, read_values, without_overruled
+from olivine.recipe import RESULT as RESULT
 from olivine.strict_yaml import parse_yaml
 from olivine.training.log import METRICS
 from olivine.training.training_checkpoints import CHECKPOINTS
-
-CHECKPOINT, RESULT = "checkpoint", "result.json"
 
 
 def check_same_recipe(directory: Path, recipe: Recipe) -> list[Change]:
@@ -54,7 +54,7 @@ def check_same_data(directory: Path, now: Mapping[str, Any]) -> None:
     Raises:
         RequestError: a source has changed since.
     """
-    if not (directory / RECIPE).is_file() or not _begun(directory, read_values(directory / RECIPE)):
+    if not has_begun(directory):
         return
     for name, before in recorded(directory).get("data", {}).items():
         found = now.get(name)
@@ -63,6 +63,11 @@ def check_same_data(directory: Path, now: Mapping[str, Any]) -> None:
                 f"data.{name}: {found['json']} has changed since this run began, so resuming would mix two data sets. "
                 "Put the old file back, or give another output=DIR."
             )
+
+
+def has_begun(directory: Path) -> bool:
+    """Return whether any stage of the run in a directory has written anything."""
+    return (directory / RECIPE).is_file() and bool(_begun(directory, read_values(directory / RECIPE)))
 
 
 def recorded(directory: Path) -> dict[str, Any]:
@@ -74,10 +79,10 @@ def recorded(directory: Path) -> dict[str, Any]:
 def _begun(directory: Path, values: Mapping[str, Any]) -> int:
     """Return the number of the recorded recipe's stages up to the last that has written anything."""
     names = [stage["name"] for stage in values["stages"]]
-    return max((number for number, name in enumerate(names, start=1) if _has_begun(directory / name)), default=0)
+    return max((number for number, name in enumerate(names, start=1) if _stage_has_begun(directory / name)), default=0)
 
 
-def _has_begun(folder: Path) -> bool:
+def _stage_has_begun(folder: Path) -> bool:
     metrics = folder / METRICS
     return (
         (folder / RESULT).is_file()
@@ -90,7 +95,7 @@ def _up_to(begun: int, *recipes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what decides the first stages of two recipes: those stages, and the sources that either recipe reads."""
     stages = [[without_overruled(stage) for stage in recipe["stages"][:begun]] for recipe in recipes]
     read = {stage["data"] for some in stages for stage in some}
-    if any(isinstance(recipe["model"]["language"]["tokenizer"], dict) for recipe in recipes):
+    if any(isinstance((recipe["model"]["language"] or {}).get("tokenizer"), dict) for recipe in recipes):
         read |= {name for recipe in recipes for name in recipe["data"]}  # a trained tokenizer has read them all
     return [
         {**recipe, "stages": some, "data": {name: source for name, source in recipe["data"].items() if name in read}}

@@ -15,12 +15,14 @@ from olivine.errors import RequestError
 from olivine.field_identity import Change
 from olivine.files import full_disk_reported
 from olivine.locks import exclusive_lock
-from olivine.model import checkpoint
-from olivine.recipe import PROVENANCE, RECIPE, Recipe, StageRecipe, TokenizerRecipe, read_values
+from olivine.model.model_folder import find_checkpoint as find_checkpoint
+from olivine.model.model_folder import recorded_benchmarks as recorded_benchmarks
+from olivine.recipe import PROVENANCE, Recipe, StageRecipe
 from olivine.stop import StopSignal
 from olivine.training.engine import check_model, open_run, run_stage, start_model, write_record
 from olivine.training.identity import CHECKPOINT, RESULT, check_same_data, check_same_recipe, recorded
 from olivine.training.recipe_data import RecipeData
+from olivine.training.starts import check_same_start, start_record
 
 
 def train(recipe: Recipe, console: Console) -> Path:
@@ -54,9 +56,10 @@ def _train(recipe: Recipe, console: Console, processes: Processes, stop: StopSig
         check_model(recipe, stages)
     data = RecipeData(recipe, console)
     # A trained tokenizer has seen every source, whether or not a stage trains on it.
-    trains_tokenizer = isinstance(recipe.model.language.tokenizer, TokenizerRecipe)
-    provenance = data.provenance(set(recipe.data) if trains_tokenizer else {stage.data for stage in stages})
+    read = set(recipe.data) if recipe.model.trains_tokenizer else {stage.data for stage in stages}
+    provenance = data.provenance(read)
     check_same_data(directory, provenance)
+    check_same_start(directory, start_record(recipe.model))
 
     left = stages[len(finished) :]
     if finished:
@@ -140,41 +143,3 @@ def train_stage(
             begin=lambda: write_record(folder, run, data.provenance([stage.data])),
         )
     return folder / CHECKPOINT
-
-
-def find_checkpoint(path: Path) -> Path:
-    """Return a checkpoint folder: `path` itself, that of a stage's directory, or the last stage's of a run directory.
-
-    Raises:
-        RequestError: none of these, or the run is not finished.
-    """
-    if (path / checkpoint.COMPANION).is_file():
-        return path
-    if (path / CHECKPOINT / checkpoint.COMPANION).is_file():
-        return path / CHECKPOINT
-    if (path / PROVENANCE).is_file():
-        names = [stage["name"] for stage in _recorded_recipe(path)["stages"] if not stage["skip"]]
-        if (path / names[-1] / RESULT).is_file():
-            return path / names[-1] / CHECKPOINT
-        raise RequestError(
-            f"{path}: the run is not finished (stage {names[-1]} has no checkpoint). Train it to the end."
-        )
-    raise RequestError(f"{path}: neither a checkpoint nor a run directory. Expected what `olivine train` wrote.")
-
-
-def recorded_benchmarks(path: Path) -> list[str]:
-    """Return the benchmarks that a run's recipe names; none for a bare checkpoint."""
-    return list(_recorded_recipe(path)["evaluate"]) if (path / RECIPE).is_file() else []
-
-
-def _recorded_recipe(directory: Path) -> dict[str, Any]:
-    values = read_values(directory / RECIPE)
-    stages = values.get("stages")
-    named = (
-        isinstance(stages, list)
-        and stages
-        and all(isinstance(s, dict) and {"name", "skip"} <= s.keys() for s in stages)
-    )
-    if not named or not isinstance(values.get("evaluate"), list):
-        raise RequestError(f"{directory / RECIPE}: not a run's record (stages or evaluate are missing); it is damaged.")
-    return values

@@ -27,7 +27,7 @@ from olivine.distributed import Processes
 from olivine.errors import DataError, RequestError, RunError, Stopped
 from olivine.files import write_json
 from olivine.model.attention import choose_attention, compile_layers
-from olivine.model.connectors.llava import trainable
+from olivine.model.connectors.llava import connector_recipe, trainable
 from olivine.model.generate import answer_one
 from olivine.model.vlm import VisionLanguageModel
 from olivine.random_state import RandomState
@@ -114,7 +114,8 @@ class Stage:
             with self._random.active():
                 tower_lora.insert(vlm.tower, stage.vision_lora, f"stages.{stage.name}.vision_lora")
         _to_device(vlm, processes)
-        self.weights = choose_trainable(vlm, stage, recipe.model.connector)
+        connector = recipe.model.connector_ or connector_recipe(vlm.model.config, vlm.connector)
+        self.weights = choose_trainable(vlm, stage, connector)
         with self._random.active():
             self.objective = self._make_objective()
         named = dict(vlm.model.named_parameters())

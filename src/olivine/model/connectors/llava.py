@@ -108,6 +108,29 @@ def is_single_layer(recipe: ConnectorRecipe) -> bool:
     return recipe.kind == "linear" or (recipe.kind == "mlp" and recipe.depth == 1)
 
 
+def connector_recipe(config: Any, connector: nn.Module) -> ConnectorRecipe:
+    """Return the recipe section that describes the connector of a LLaVA model."""
+    described = dict(getattr(config, "connector", None) or {})
+    if described:
+        own = {key: value for key, value in described.items() if key not in ("side", "extra")}
+        known = {key: own.pop(key) for key in ConnectorRecipe.model_fields if key in own}
+        return ConnectorRecipe.model_validate({**known, **({"options": own} if own else {})})
+    if isinstance(config, ConnectorLlavaConfig):
+        values = {key: value for key, value in _deep_mlp(config).items() if key not in ("side", "extra")}
+        return ConnectorRecipe.model_validate(values)
+    if config.projector_hidden_act == "linear" and _is_identity(getattr(connector, "linear_2", None)):
+        return ConnectorRecipe(kind="linear")
+    return ConnectorRecipe(kind="mlp", depth=2, activation=config.projector_hidden_act)
+
+
+def _is_identity(layer: Any) -> bool:
+    if layer is None:
+        return False
+    weight, square = layer.weight.detach(), layer.in_features == layer.out_features
+    same = square and torch.equal(weight, torch.eye(layer.in_features, dtype=weight.dtype, device=weight.device))
+    return bool(same and (layer.bias is None or not layer.bias.detach().any()))
+
+
 def initialise(connector: nn.Module, recipe: ConnectorRecipe, generator: torch.Generator) -> None:
     """Initialise a connector at random, as PyTorch initialises linear layers (and LLaVA its projector)."""
     if isinstance(connector, Connector):
