@@ -32,9 +32,9 @@ def averages(
 ) -> list[Average] | None:
     """Return every model's average over the benchmarks, with its interval.
 
-    Benchmarks are sampled independently, so each side of the interval is the root of the summed squares of their own sides.
-    A z-score's mean and standard deviation over the models are taken as given: its interval says how far the model's own
-    scores might lie elsewhere.
+    Benchmarks are sampled independently, so each side of the interval is the root of the summed squares of their own
+    sides. A z-score's mean and standard deviation over the models are taken as given: its interval says how far the
+    model's own scores might lie elsewhere.
 
     Args:
         scores: benchmark -> the scores of all models, in one order.
@@ -42,8 +42,8 @@ def averages(
         scales: benchmark -> (score of chance, highest score), for `normalised`.
 
     Returns:
-        One average a model; None where there is none: no benchmark, or z-scores of fewer than two models or of models that
-        are all alike.
+        One average a model; None where there is none: no benchmark, or z-scores of fewer than two models or of models
+        that are all alike.
     """
     shifted = {name: _shift_and_scale(name, found, kind, scales or {}) for name, found in scores.items()}
     used = {name: moved for name, moved in shifted.items() if moved is not None}

@@ -33,10 +33,10 @@ class PairedItems:
 class Comparison:
     """Model `second` minus model `first` on one benchmark.
 
-    `effect.p_holm` is corrected over all comparisons made together. `won` counts the items on which `second` does better,
-    `lost` those on which it does worse. `tied` says whether two one-sided tests at 5 % show the two to be equal within the
-    margin, None without a margin; `p_equivalence` is their p-value. `power` is the probability that a test of this size finds
-    a true difference as large as the margin; None without one.
+    `effect.p_holm` is corrected over all comparisons made together. `won` counts the items on which `second` does
+    better, `lost` those on which it does worse. `tied` says whether two one-sided tests at 5 % show the two to be
+    equal within the margin, None without a margin; `p_equivalence` is their p-value. `power` is the probability that a
+    test of this size finds a true difference as large as the margin; None without one.
     """
 
     benchmark: str

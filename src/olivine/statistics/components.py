@@ -11,8 +11,8 @@ class StandardErrors:
     """Where the uncertainty of an estimate comes from: standard errors, in the units of the score.
 
     `questions`: other questions, the same trained models. `seeds`: other training runs, the same questions (None with
-    a single seed: then it is unknown, not zero). `total` and its `degrees_of_freedom` cover both. `clusters` and `runs` are
-    how many of each there are.
+    a single seed: then it is unknown, not zero). `total` and its `degrees_of_freedom` cover both. `clusters` and
+    `runs` are how many of each there are.
     """
 
     questions: float

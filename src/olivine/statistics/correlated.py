@@ -3,18 +3,20 @@
 Everything is vectorised over columns, so that simulations use the same code as reports. Which items make up a score or
 an effect is decided in `scores`.
 
-A cluster bootstrap or a Student interval fails where clusters are few or unequal, and where nearly every answer is right: a
-sample without any error has no variance to estimate. Here the mean is treated as the proportion of an *effective* number of
-independent answers (Korn & Graubard 1998, Survey Methodology 24, 193-201), with beta quantiles (Jeffreys'; Brown, Cai &
-DasGupta 2001, doi 10.1214/ss/1009213286). The effective number follows from the intraclass correlation, which a few
-errors hardly reveal: its estimate is shrunk towards a prior, and raised by a share of its own uncertainty.
+A cluster bootstrap or a Student interval fails where clusters are few or unequal, and where nearly every answer is
+right: a sample without any error has no variance to estimate. Here the mean is treated as the proportion of an
+*effective* number of independent answers (Korn & Graubard 1998, Survey Methodology 24, 193-201), with beta quantiles
+(Jeffreys'; Brown, Cai & DasGupta 2001, doi 10.1214/ss/1009213286). The effective number follows from the intraclass
+correlation, which a few errors hardly reveal: its estimate is shrunk towards a prior, and raised by a share of its own
+uncertainty.
 """
 
 import numpy as np
 
 from olivine.statistics.clusters import Array
 
-#: The prior correlation of a cluster's items: PRIOR / sqrt(size - 1), at most PRIOR_MOST; larger clusters are less alike.
+#: The prior correlation of a cluster's items: PRIOR / sqrt(size - 1), at most PRIOR_MOST; larger clusters are less
+#: alike.
 PRIOR, PRIOR_MOST = 1.2, 0.5
 #: The prior counts as much as this many clusters that tell something about the correlation.
 PRIOR_CLUSTERS = 2.0

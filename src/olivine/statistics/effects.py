@@ -26,8 +26,8 @@ _TIE_LEVEL = 0.90
 class Estimate:
     """A figure with its uncertainty, in the units of the score.
 
-    `over_questions` is the interval for the given trained models; `interval` also covers other training runs if there was
-    more than one seed, and is the same otherwise.
+    `over_questions` is the interval for the given trained models; `interval` also covers other training runs if there
+    was more than one seed, and is the same otherwise.
     """
 
     value: float
@@ -42,11 +42,11 @@ class Estimate:
 class Effect:
     """One contrast on one score.
 
-    `p_questions` is the paired permutation test over clusters, and `p_mid` its mid-p, which is less conservative where few
-    clusters differ. `p` is the one to decide by: with several seeds a test that treats seeds as random too, otherwise
-    `p_questions`. `p_holm` is `p` corrected over the family. `detectable` is the smallest true effect that a study of this
-    size would find significant at 5 % four times out of five. `tied_within` is the smallest margin within which two
-    one-sided tests at 5 % show the two sides to be equal.
+    `p_questions` is the paired permutation test over clusters, and `p_mid` its mid-p, which is less conservative where
+    few clusters differ. `p` is the one to decide by: with several seeds a test that treats seeds as random too,
+    otherwise `p_questions`. `p_holm` is `p` corrected over the family. `detectable` is the smallest true effect that a
+    study of this size would find significant at 5 % four times out of five. `tied_within` is the smallest margin
+    within which two one-sided tests at 5 % show the two sides to be equal.
     """
 
     contrast: Contrast
@@ -85,17 +85,12 @@ def effects(scores: ClusteredScores, contrasts: Sequence[Contrast], random: np.r
     tested = np.array(sign_flip(contributions, random)).T.tolist()
     found = [difference(scores, contrast.weights) for contrast in contrasts]
     ties = [difference(scores, contrast.weights, level=_TIE_LEVEL).interval for contrast in contrasts]
+    p_values = [_p(estimate, p) for estimate, (p, _) in zip(found, tested, strict=True)]
     return corrected(
-        Effect(
-            contrast,
-            estimate,
-            p,
-            mid,
-            *(2 * (_p(estimate, p),)),
-            detectable_effect(estimate.standard_errors),
-            _reach(tie),
+        Effect(contrast, estimate, of_questions, mid, p, p, detectable_effect(estimate.standard_errors), _reach(tie))
+        for contrast, estimate, (of_questions, mid), p, tie in zip(
+            contrasts, found, tested, p_values, ties, strict=True
         )
-        for contrast, estimate, (p, mid), tie in zip(contrasts, found, tested, ties, strict=True)
     )
 
 
@@ -144,7 +139,7 @@ def _reach(interval: Interval) -> float:
 
 
 def _p(estimate: Estimate, over_questions: float) -> float:
-    """Return the smallest level at which the interval over questions and seeds leaves out 0; one seed: the permutation p."""
+    """Return the smallest level at which both uncertainties leave out 0; the permutation p with one seed."""
     if estimate.seeds == 1:
         return over_questions
     if estimate.value == 0 or not math.isfinite(estimate.standard_errors.questions):

@@ -1,6 +1,7 @@
 """Permutation tests over clusters, and the correction for testing several effects."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,13 +17,14 @@ _CHUNK = 4_000_000
 def sign_flip(contributions: Array, random: np.random.Generator, *, flips: int = FLIPS) -> tuple[Array, Array]:
     """Return two-sided p-values of "the difference is 0" by flipping the signs of whole clusters, and their mid-p.
 
-    Where the null hypothesis is that a cluster's answers could as well have been the other configuration's, what the cluster
-    adds to the difference is equally likely to have either sign: the test is exact whatever the sizes of clusters. Where few
-    clusters differ, many patterns tie with the observed one and the test is conservative; mid-p counts ties by half
-    (Lancaster 1961, doi 10.1080/01621459.1961.10482105), so that it is less conservative, and no longer guaranteed.
+    Where the null hypothesis is that a cluster's answers could as well have been the other configuration's, what the
+    cluster adds to the difference is equally likely to have either sign: the test is exact whatever the sizes of
+    clusters. Where few clusters differ, many patterns tie with the observed one and the test is conservative; mid-p
+    counts ties by half (Lancaster 1961, doi 10.1080/01621459.1961.10482105), so that it is less conservative, and no
+    longer guaranteed.
 
-    Clusters without a difference are left out. Where few differ every sign pattern is tried; otherwise random ones, counting
-    the observed one (Phipson & Smyth 2010, so that p is never 0).
+    Clusters without a difference are left out. Where few differ every sign pattern is tried; otherwise random ones,
+    counting the observed one (Phipson & Smyth 2010, so that p is never 0).
 
     Args:
         contributions: `[clusters, columns]`, what a cluster adds to each difference.
@@ -42,11 +44,17 @@ def sign_flip(contributions: Array, random: np.random.Generator, *, flips: int =
 def _exact(values: Array) -> tuple[float, float]:
     if not len(values):
         return 1.0, 1.0
-    patterns = np.array(list(np.ndindex(*(2,) * len(values))), dtype=float).reshape(-1, len(values)) * 2 - 1
-    sums, observed = np.abs(patterns @ values), abs(float(values.sum()))
+    sums, observed = np.abs(_patterns(len(values)) @ values), abs(float(values.sum()))
     slack = 1e-9 * float(np.abs(values).sum())  # equal sums may differ in their last bits
     reached, beyond = float((sums >= observed - slack).mean()), float((sums > observed + slack).mean())
     return reached, (reached + beyond) / 2
+
+
+@lru_cache(maxsize=_EXACT)
+def _patterns(clusters: int) -> Array:
+    """Return every pattern of signs with the first one positive: the others mirror them, with the same absolute sum."""
+    numbers = np.arange(2 ** (clusters - 1))[:, None]
+    return (numbers >> np.arange(clusters) & 1) * -2.0 + 1
 
 
 def _sampled(values: Array, random: np.random.Generator, flips: int) -> Array:

@@ -12,8 +12,8 @@ from olivine.statistics.intervals import t_cumulative, t_quantile
 def detectable_effect(about: StandardErrors, *, level: float = 0.95, power: float = 0.8) -> float:
     """Return the true effect whose test at `1 - level` is significant with probability `power`.
 
-    With one seed it is exact for the t-test (noncentral t). With several, the half-widths of both uncertainties are combined as
-    `half_width` does.
+    With one seed it is exact for the t-test (noncentral t). With several, the half-widths of both uncertainties are
+    combined as `half_width` does.
     """
     if not math.isfinite(about.total):
         return math.inf
@@ -26,7 +26,7 @@ def detectable_effect(about: StandardErrors, *, level: float = 0.95, power: floa
 
 
 def power_of(effect: float, about: StandardErrors, *, level: float = 0.95) -> float:
-    """Return the probability that a two-sided t-test at `1 - level` finds a true `effect` (one seed: over questions)."""
+    """Return the probability that a two-sided t-test at `1 - level` finds a true `effect`, over questions."""
     from scipy.special import nctdtr
 
     if about.questions == 0:
@@ -39,8 +39,8 @@ def power_of(effect: float, about: StandardErrors, *, level: float = 0.95) -> fl
 def equivalence(value: float, about: StandardErrors, margin: float) -> float:
     """Return the p-value of "the difference is `margin` or more, in either direction": two one-sided t-tests.
 
-    A small one says that two are tied within the margin (Schuirmann 1987, doi 10.1007/BF01068419); a large p-value of the
-    usual test says nothing of the kind.
+    A small one says that two are tied within the margin (Schuirmann 1987, doi 10.1007/BF01068419); a large p-value of
+    the usual test says nothing of the kind.
     """
     if margin <= 0:
         raise ValueError(f"margin {margin}: expected more than 0, in the units of the score")
@@ -52,8 +52,9 @@ def equivalence(value: float, about: StandardErrors, margin: float) -> float:
 def half_width(about: StandardErrors, probability: float) -> float:
     """Return the distance from an estimate to the `probability` quantile of both uncertainties together.
 
-    Each variance keeps the degrees of freedom that it has, so that two seeds are paid for with Student's 12.7, and not with
-    a quantile pooled with that of hundreds of clusters, which the variance between two seeds happens to be small enough for.
+    Each variance keeps the degrees of freedom that it has, so that two seeds are paid for with Student's 12.7, and not
+    with a quantile pooled with that of hundreds of clusters, which the variance between two seeds happens to be small
+    enough for.
     """
     from_questions = t_quantile(probability, about.clusters - 1) * about.questions
     if about.seeds is None or about.runs < 2:

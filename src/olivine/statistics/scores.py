@@ -18,7 +18,8 @@ class ClusteredScores:
     """One metric of several configurations and seeds on the same questions.
 
     Attributes:
-        values: `[configurations, seeds, clusters]`; their mean over clusters is the score, their variance the jackknife's.
+        values: `[configurations, seeds, clusters]`; their mean over clusters is the score, and their variance
+            the jackknife's.
         contributions: the same shape; what a cluster adds to the score, so that their sum is the score.
         sizes: `[clusters]`, the questions of a cluster.
         limits: the lowest and highest possible score; None where there is no bound.
