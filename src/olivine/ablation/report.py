@@ -16,8 +16,9 @@ from olivine.ablation.agreement import Agreement, compare
 from olivine.ablation.curves import Curves, training_curves
 from olivine.ablation.disagreements import disagreements
 from olivine.ablation.measures import title
+from olivine.ablation.outcomes import Outcome
 from olivine.ablation.published import PublishedTable
-from olivine.ablation.results import Outcome, Results, write_tables
+from olivine.ablation.results import Results, write_tables
 from olivine.ablation.spent import Spent, spent
 from olivine.files import read_json, write_text
 from olivine.printable import printable
@@ -64,6 +65,7 @@ def report_context(results: Results, against: PublishedTable | None = None) -> d
         "provenance": _provenance(results),
         "version": __version__,
         "one_seed": len(study.recipe.seeds) == 1,
+        "two_seeds": len(study.recipe.seeds) == 2,
         "significant": SIGNIFICANT,
     }
 

@@ -54,7 +54,8 @@ def _exact(values: Array) -> tuple[float, float]:
 def _patterns(clusters: int) -> Array:
     """Return every pattern of signs with the first one positive: the others mirror them, with the same absolute sum."""
     numbers = np.arange(2 ** (clusters - 1))[:, None]
-    return (numbers >> np.arange(clusters) & 1) * -2.0 + 1
+    signs: Array = 1.0 - 2.0 * (numbers >> np.arange(clusters) & 1).astype(np.float64)
+    return signs
 
 
 def _sampled(values: Array, random: np.random.Generator, flips: int) -> Array:

@@ -3,6 +3,7 @@
 How a benchmark's answers become items, values and contributions is decided elsewhere.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +115,7 @@ class ClusteredScores:
     def _reach(self, values: Array, level: float) -> float:
         """Return the half-width of Student's interval; few or unequal clusters have fewer degrees of freedom."""
         worth = float(self.sizes.sum() ** 2 / (self.sizes**2).sum())
-        return t_quantile((1 + level) / 2, max(worth - 1, 1.0)) * float(values.std(ddof=1)) / len(values) ** 0.5
+        return t_quantile((1 + level) / 2, max(worth - 1, 1.0)) * float(values.std(ddof=1)) / math.sqrt(len(values))
 
     def _of_values(self, values: Array, level: float, limits: tuple[float, float | None]) -> Interval:
         """Return Student's interval over clusters, within limits.
