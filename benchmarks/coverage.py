@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 
 from olivine.files import write_json
-from olivine.statistics import Array, difference_interval, mean_interval, ratio_values, sign_flip, t_quantile
+from olivine.statistics import (
+    Array,
+    correlated,
+    difference_interval,
+    mean_interval,
+    ratio_values,
+    sign_flip,
+    t_quantile,
+)
 
 CLUSTERS, SIZES, RATES = (15, 30, 60, 100), ("equal", "lognormal", "one holds 40 %"), (0.5, 0.97, 0.02)
 #: The share of the variance of an answer that all answers of a cluster have in common.
@@ -196,9 +204,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=4000)
     parser.add_argument("--quick", action="store_true", help="200 simulations of 15 and 60 clusters")
+    parser.add_argument("--prior", type=float, default=correlated.PRIOR, help="another prior correlation")
+    parser.add_argument("--raised", type=float, default=correlated.RAISED, help="another share of its uncertainty")
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
     parser.add_argument("--out", type=Path, help="write the JSON there")
     given = parser.parse_args()
+    correlated.PRIOR, correlated.RAISED = given.prior, given.raised
     simulations = 200 if given.quick else given.simulations
     rows = []
     for clusters in (15, 60) if given.quick else CLUSTERS:
@@ -211,7 +222,8 @@ def main() -> None:
                     rows.append(row)
                     if not given.json:
                         print(json.dumps(row), flush=True)
-    found = {"simulations": simulations, "ratios": summary(rows), "rows": rows, "device": "cpu"}
+    parameters = {"prior": given.prior, "raised": given.raised}
+    found = {"simulations": simulations, **parameters, "ratios": summary(rows), "rows": rows, "device": "cpu"}
     if given.out:
         write_json(given.out, found)
     print(json.dumps(found if given.json else found["ratios"], indent=None if given.json else 1))

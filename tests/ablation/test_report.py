@@ -11,7 +11,9 @@ import pytest
 from fabricated import AXES, read_csv, write_finished
 
 from olivine.ablation.agreement import compare
+from olivine.ablation.averaged import average_columns
 from olivine.ablation.disagreements import disagreements
+from olivine.ablation.latex import escaped as latex_escaped
 from olivine.ablation.published import table
 from olivine.ablation.report import _markdown_cell, headlines, plain, report_context, signed, write_report
 from olivine.ablation.results import collect, effects_csv, results_csv
@@ -219,6 +221,47 @@ def test_two_seeds_get_a_sentence(tmp_path):
     _, plan = write_finished(tmp_path, seeds=(0, 1), images=6)
     page = write_report(collect(plan), tmp_path / "out").read_text()
     assert "Two seeds say little about training runs" in page
+
+
+def test_averages_cover_the_benchmarks_and_say_how_many(finished, tmp_path):
+    results = finished[2]
+    columns = {column.label: column for column in average_columns(results)}
+    outcomes = {outcome.benchmark: outcome for outcome in results.headlines}
+    assert {label: column.benchmarks for label, column in columns.items()} == {
+        "mean": 2,
+        "mean percentage of the range": 3,
+        "mean z-score": 3,
+    }
+    for configuration, average in columns["mean"].values.items():
+        pair = [outcomes[name].scores[configuration].value for name in ("pope", "exact-match")]
+        assert average.value == pytest.approx(sum(pair) / 2)
+        assert average.interval.low < average.value < average.interval.high
+    assert sum(average.value for average in columns["mean z-score"].values.values()) == pytest.approx(0, abs=1e-9)
+    assert "Averages over benchmarks" in write_report(results, tmp_path).read_text()
+
+
+def test_latex_tables_hold_the_reports_figures(finished, tmp_path):
+    results = finished[2]
+    write_report(results, tmp_path, latex=True)
+    text = (tmp_path / "tables.tex").read_text()
+    score = results.headlines[0].scores["small", "clip", "yes"]
+    low, high = score.interval.low, score.interval.high
+    assert f"${score.value:.1f}$" in text
+    assert f"$[{low:.1f}, {high:.1f}]$" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    rows = [line for line in text.splitlines() if line.startswith("small & clip & yes &")]
+    assert len(rows) == 1
+    assert rows[0].count(" & ") == 2 + len(results.headlines) + 3
+
+
+@pytest.mark.parametrize("text", ["a_b & 50 % #1 {x}", "\\input{secret}", "$x^2$ ~"])
+def test_text_cannot_become_a_latex_command(text):
+    shown = latex_escaped(text)
+    for command in (r"\textbackslash{}", r"\textasciicircum{}", r"\textasciitilde{}"):
+        shown = shown.replace(command, "")
+    for mark in "&%$#_{}":
+        shown = shown.replace("\\" + mark, "")
+    assert not set(shown) & set("&%$#_{}\\^~")
 
 
 def test_a_study_is_compared_with_the_paper(finished):

@@ -354,6 +354,11 @@ def test_averages_over_benchmarks_by_hand():
     assert [m.value for m in z] == pytest.approx([0, 0])
     assert z[0].interval.high == pytest.approx(np.hypot(3 / 5, 4 / 5) / 2)
     assert stats.zscore([60.0, 70.0]) == pytest.approx([-1, 1])
+    by_seed = {"a": [[59.0, 61.0], [70.0, 70.0]], "b": [[38.0, 42.0], [30.0, 30.0]]}
+    seeded = averages(scores, "mean", by_seed=by_seed)
+    error = np.std([48.5, 51.5], ddof=1) / np.sqrt(2)
+    assert seeded[0].interval.high - 50 == pytest.approx(np.hypot(2.5, t_quantile(0.975, 1) * error))
+    assert seeded[1].interval == mean[1].interval
     assert averages({}, "mean") is None
     assert averages({"a": [estimate_of(1.0, 1.0)]}, "z") is None
 

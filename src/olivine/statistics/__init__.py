@@ -3,7 +3,7 @@
 Where the arrays come from (a benchmark's answers) is decided elsewhere.
 """
 
-from olivine.statistics.averages import Average, averages
+from olivine.statistics.averages import Average, AverageKind, averages
 from olivine.statistics.clusters import Array, pseudo_values, ratio_values
 from olivine.statistics.comparison import Comparison, PairedItems, compare, model_scores
 from olivine.statistics.components import StandardErrors, standard_errors
@@ -27,6 +27,7 @@ from olivine.statistics.scores import ClusteredScores
 __all__ = [
     "Array",
     "Average",
+    "AverageKind",
     "ClusteredScores",
     "Comparison",
     "Configuration",
