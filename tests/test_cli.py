@@ -54,7 +54,7 @@ def test_train_evaluate_and_score(run, experiment, tmp_path):
     code, out, err = run(*command)
     assert code == 0, err
     summary = json.loads(out)
-    assert summary.keys() == {"benchmark", "variant", "metrics", "items", "missing"}
+    assert summary.keys() == {"benchmark", "variant", "metrics", "items", "missing", "missing_rule", "unread"}
     answers = output / "instruct" / "evaluation" / "exact-match" / "answers.jsonl"
     code, again, err = run("score", "exact-match", "--annotations", questions, "--answers", answers, "--json")
     assert code == 0, err

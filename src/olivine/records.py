@@ -107,13 +107,30 @@ class Answer:
     error: str | None = None
 
 
+class ItemState(StrEnum):
+    """Whether a scoring rule could read the answer, could not, or there was none.
+
+    An unread answer is scored as the rule says: most take it as wrong, POPE's as a yes, MMMU's as a guess.
+    """
+
+    READ = "read"
+    UNREAD = "unread"
+    MISSING = "missing"
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One scored question: its independent cluster and its correctness, in [0, 1]."""
+    """One scored question: its independent cluster, its correctness, in [0, 1], and whether its answer was read."""
 
     question_id: str
     cluster: str
     correct: float
+    state: ItemState = ItemState.READ
+
+
+#: What a rule does with questions that have no answer: they are wrong, in no figure, in the total but not in every
+#: group, or a reason to refuse.
+MissingRule = Literal["wrong", "excluded", "partly excluded", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +138,7 @@ class Score:
     """A benchmark's score of a set of answers.
 
     `metrics` are in the official tool's own units; `items` has one entry per question; `missing` has the ids of
-    questions without an answer, in question order.
+    questions without an answer, in question order, and `missing_rule` says what became of them.
     """
 
     benchmark: str
@@ -129,6 +146,12 @@ class Score:
     metrics: Mapping[str, float]
     items: tuple[Item, ...]
     missing: tuple[str, ...] = ()
+    missing_rule: MissingRule = "wrong"
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """The ids of questions whose answer the rule could not read, in question order."""
+        return tuple(item.question_id for item in self.items if item.state is ItemState.UNREAD)
 
     def summary(self) -> dict[str, Any]:
         """Return the object that `olivine score --json` prints."""
@@ -138,4 +161,6 @@ class Score:
             "metrics": dict(self.metrics),
             "items": len(self.items),
             "missing": list(self.missing),
+            "missing_rule": self.missing_rule,
+            "unread": list(self.unread),
         }

@@ -16,7 +16,7 @@ pytest.importorskip("prometheus_client")
 import httpx2
 import torch
 
-from olivine.serving.app import Access
+from olivine.serving.access import Access
 from olivine.serving.limits import Limits
 from olivine.serving.served_model import ServedModel
 from olivine.serving.server import listen, make_server

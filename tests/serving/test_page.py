@@ -10,7 +10,7 @@ from serving_model import serving
 
 from olivine.model.generate import answer_one
 from olivine.printable import printable
-from olivine.serving.app import Access
+from olivine.serving.access import Access
 from olivine.serving.limits import Limits
 from olivine.testing import tiny_vlm, write_images
 

@@ -10,7 +10,7 @@ from PIL import Image
 from serving_model import LOCAL, serving, user
 
 from olivine.serving import image_urls
-from olivine.serving.app import Access
+from olivine.serving.access import Access
 from olivine.serving.limits import Limits
 
 

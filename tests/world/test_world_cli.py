@@ -72,7 +72,7 @@ def test_the_world_is_written_scored_and_shown(run, tmp_path):
     code, out, err = run(*command)
     assert code == 0, err
     assert err.strip().splitlines()[-1] == f"done: {world}"
-    assert "pope: 36 questions on 2 images; majority-class baseline: mean/f1 0.67" in err
+    assert "pope: 36 questions on 2 images; majority-class baseline: mean/f1 66.67 %, mean/accuracy 50.00 %" in err
     record = json.loads(out)
     assert json.loads((world / "world.json").read_text()) == record
     assert run(*command)[1] == out

@@ -116,6 +116,18 @@ class FinishedEvaluation:
             return 100 * float(self._correct.mean())
         return metric.shown(float(self.scores["metrics"][metric.name]))
 
+    def shown(self, name: str) -> list[tuple[float, str]]:
+        """Return a metric of the score, in the unit that people read, with that unit; nothing if the score lacks it."""
+        metrics = {key: value for key, value in self.scores["metrics"].items() if key == name}
+        declared = self.source.benchmark.declares
+        return [(value, unit) for _, value, unit in declared.shown(metrics, self.scores.get("variant"))]
+
+    @property
+    def unread(self) -> float | None:
+        """The share of answers that the scoring could not read, in percent; None where the score does not say."""
+        unread = self.scores.get("unread")
+        return None if unread is None else 100 * len(unread) / len(self.questions)
+
     def values(self, metric: Metric) -> tuple[tuple[str, ...], Array]:
         """Return (names of the clusters or groups of clusters, their values), in an order that depends on names alone.
 

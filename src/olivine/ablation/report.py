@@ -17,7 +17,7 @@ from olivine.ablation.averaged import average_columns
 from olivine.ablation.curves import Curves, training_curves
 from olivine.ablation.disagreements import disagreements
 from olivine.ablation.latex import LATEX, latex_tables
-from olivine.ablation.measures import title
+from olivine.ablation.measures import FinishedEvaluation, title
 from olivine.ablation.outcomes import Outcome
 from olivine.ablation.published import PublishedTable
 from olivine.ablation.results import Results, write_tables
@@ -148,15 +148,23 @@ def _best(outcome: Outcome) -> Configuration | None:
 
 
 def _breakdown(results: Results, name: str) -> dict[str, Any]:
-    """Return every metric of a benchmark per configuration, in the official tool's units, averaged over seeds."""
-    by_configuration: dict[Configuration, list[dict[str, float]]] = {}
+    """Return every metric of a benchmark per configuration, in the units that people read, averaged over seeds.
+
+    The last row is the share of answers that the scoring could not read, where the evaluations say.
+    """
+    by_configuration: dict[Configuration, list[FinishedEvaluation]] = {}
     for (configuration, _), run in results.evaluations.of(name).items():
-        by_configuration.setdefault(configuration, []).append(run.scores["metrics"])
-    metrics = list(dict.fromkeys(metric for runs in by_configuration.values() for run in runs for metric in run))
-    rows = [
-        (metric, [_mean([run[metric] for run in runs if metric in run]) for runs in by_configuration.values()])
-        for metric in metrics[:_BREAKDOWN]
-    ]
+        by_configuration.setdefault(configuration, []).append(run)
+    runs = [run for of_one in by_configuration.values() for run in of_one]
+    metrics = list(dict.fromkeys(metric for run in runs for metric in run.scores["metrics"]))
+    rows = []
+    for metric in metrics[:_BREAKDOWN]:
+        found = [[shown for run in of_one for shown in run.shown(metric)] for of_one in by_configuration.values()]
+        unit = next((unit for of_one in found for _, unit in of_one), "")
+        rows.append((f"{metric}, {unit}" if unit else metric, [_mean([value for value, _ in each]) for each in found]))
+    if runs and all(run.unread is not None for run in runs):
+        shares = [[run.unread or 0.0 for run in of_one] for of_one in by_configuration.values()]
+        rows.append(("answers that could not be read, %", [_mean(each) for each in shares]))
     return {
         "benchmark": name,
         "configurations": list(by_configuration),

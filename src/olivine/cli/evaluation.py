@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from olivine.cli.once import OnceCommand, OnceTyper
-from olivine.cli.terminal import Bar, Json, echo, log, metrics_line, selected_device
+from olivine.cli.terminal import Bar, Json, echo, figures_line, log, selected_device
 from olivine.distributed import init_distributed, is_first_process
 from olivine.errors import RequestError, RunError
 from olivine.locks import exclusive_lock
+from olivine.records import MissingRule, Score
 
 app = OnceTyper()
 #: Shares of questions take unequal time; torchrun itself ends the others when one process dies.
@@ -51,6 +52,13 @@ _Set = Annotated[
     ),
 ]
 _Questions = Annotated[Path | None, typer.Option(help="A separate question file, where the benchmark has one.")]
+#: What a rule did with questions without an answer.
+_MISSING: dict[MissingRule, str] = {
+    "wrong": "counted as wrong",
+    "excluded": "in no figure",
+    "partly excluded": "counted as wrong in the total, but not in every group",
+    "refused": "refused",
+}
 _Variant = Annotated[
     str | None, typer.Option(help="Scoring variant; `olivine score NAME --help` lists them. Default: the official one.")
 ]
@@ -129,9 +137,34 @@ def evaluate(
                 score = run(vlm, folder, requested, bar, processes)
             summaries.append(score.summary())
             if processes.is_first:
-                log.print(f"{benchmark.name}: {metrics_line(score.metrics)} -> {target}", highlight=False)
+                figures = benchmark.declares.headlines(score.metrics, score.variant)
+                log.print(f"{benchmark.name}: {figures_line(figures)} -> {target}", highlight=False)
+                for line in notes(score):
+                    log.print(line, markup=False, highlight=False)
         if as_json and processes.is_first:
             echo(json.dumps(summaries[0] if len(summaries) == 1 else summaries))
+
+
+def notes(score: Score, *, lenient: bool = False) -> list[str]:
+    """Return what to say beside a score's figures: what became of missing and of unread answers.
+
+    Args:
+        score: the score.
+        lenient: whether the benchmark has the variant `lenient`, which reads more.
+    """
+    found = []
+    if score.missing:
+        found.append(
+            f"{len(score.missing):,} without an answer (first: {score.missing[0]!r}): "
+            f"{_MISSING[score.missing_rule]}; --missing says what else to do with them"
+        )
+    if score.unread:
+        hint = "; --variant lenient reads more wordings" if lenient and score.variant != "lenient" else ""
+        found.append(
+            f"{len(score.unread):,} answers that the variant {score.variant!r} could not read (first: "
+            f"{score.unread[0]!r}), scored as its rule says{hint}"
+        )
+    return found
 
 
 class ScoreCommand(OnceCommand):
@@ -166,6 +199,10 @@ def score(
     questions: Annotated[
         Path | None, typer.Option(help="A separate question file, where the benchmark has one.")
     ] = None,
+    missing: Annotated[
+        Literal["official", "wrong", "refuse"],
+        typer.Option(help="Questions without an answer: as the variant's rule says, wrong, or a reason to refuse."),
+    ] = "official",
     choices: Annotated[Path | None, typer.Option(help="A separate choices file, where the benchmark has one.")] = None,
     grades: Annotated[Path | None, typer.Option(help="Grades to replay instead of asking a judge.")] = None,
     options_given: _Set = None,
@@ -193,17 +230,24 @@ def score(
         **_own_options([benchmark], options_given),
         **options,
     )
+    selected.missing = missing
     asked = read_questions(selected, annotations)
     with writable(answers.parent):
         result = selected.score(asked, selected.read_answers(answers, asked), variant)
     if as_json:
         echo(json.dumps({**result.summary(), **selected.judged_by(result.variant)}))
         return
-    log.print(f"{result.benchmark} ({result.variant}), {len(result.items):,} questions", highlight=False)
-    if result.missing:
-        log.print(f"{len(result.missing):,} without an answer (first: {result.missing[0]!r})", markup=False)
-    for name, value in result.metrics.items():
-        echo(f"{name}\t{value:.4f}")
+    clusters = len({item.cluster for item in result.items})
+    log.print(
+        f"{selected.declares.title} ({result.variant}): {len(result.items):,} of {len(asked):,} questions scored, "
+        f"clusters: {clusters:,} (one is one {selected.declares.cluster})",
+        markup=False,
+        highlight=False,
+    )
+    for line in notes(result, lenient="lenient" in selected.variants):
+        log.print(line, markup=False, highlight=False)
+    for name, figure, unit in selected.declares.shown(result.metrics, result.variant):
+        echo("\t".join([name, f"{figure:.2f}", unit]))
 
 
 @app.command("benchmarks")

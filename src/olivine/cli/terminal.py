@@ -5,7 +5,7 @@ No command is defined here.
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
@@ -74,9 +74,9 @@ def echo(text: str) -> None:
         ) from None
 
 
-def metrics_line(metrics: Any) -> str:
-    """Return the metrics on one line."""
-    return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+def figures_line(figures: Sequence[tuple[str, float, str]]) -> str:
+    """Return figures, as (name, figure, unit), on one line."""
+    return ", ".join(f"{name} {figure:.2f} {unit}".rstrip() for name, figure, unit in figures)
 
 
 @contextmanager

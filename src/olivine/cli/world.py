@@ -11,7 +11,7 @@ import typer
 
 from olivine.available_cpus import available_cpus
 from olivine.cli.once import OnceTyper
-from olivine.cli.terminal import Bar, Json, bars, echo, log, metrics_line
+from olivine.cli.terminal import Bar, Json, bars, echo, figures_line, log
 from olivine.errors import RequestError
 
 app = OnceTyper(
@@ -33,6 +33,7 @@ def world_write(
 
     Example: olivine world write data/world
     """
+    from olivine.evaluation import benchmarks as known
     from olivine.evaluation.majority_baseline import majority_baseline_answers
     from olivine.world.benchmarks import write_all
 
@@ -46,10 +47,10 @@ def world_write(
     if as_json:
         echo(json.dumps(record))
     for name, about in record["benchmarks"].items():
-        baseline = dict(list(about["majority"].items())[:2])
+        baseline = known.find(name).declares.headlines(about["majority"])[:2]
         log.print(
             f"{name}: {about['questions']:,} questions on {about['images']:,} images; majority-class baseline: "
-            f"{metrics_line(baseline)}",
+            f"{figures_line(baseline)}",
             highlight=False,
         )
     log.print(f"done: {folder}", highlight=False)

@@ -170,11 +170,17 @@ def controlled(questions: Sequence[Question], control: Control | None) -> list[Q
 
 
 def write_score(score: Score, folder: Path, questions: Sequence[Question], about: dict[str, Any]) -> None:
-    """Write `items.jsonl` (question, image, cluster, correctness) and `scores.json`."""
+    """Write `items.jsonl` (question, image, cluster, correctness, state of the answer) and `scores.json`."""
     image_of = {question.id: list(question.images) or question.image for question in questions}
     rows = (
-        {"question_id": i.question_id, "image_id": image_of[i.question_id], "cluster": i.cluster, "correct": i.correct}
-        for i in score.items
+        {
+            "question_id": item.question_id,
+            "image_id": image_of[item.question_id],
+            "cluster": item.cluster,
+            "correct": item.correct,
+            "state": item.state.value,
+        }
+        for item in score.items
     )
     write_json_lines(folder / ITEMS, rows)
     write_json(folder / SCORES, {**score.summary(), **about})

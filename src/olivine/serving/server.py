@@ -14,7 +14,8 @@ from typing import Any
 import uvicorn
 
 from olivine.errors import RequestError
-from olivine.serving.app import Access, make_app
+from olivine.serving.access import Access
+from olivine.serving.app import make_app
 from olivine.serving.connections import protocol_class
 from olivine.serving.limits import Limits
 from olivine.serving.served_model import ServedModel

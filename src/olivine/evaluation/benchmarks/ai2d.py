@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
     LETTERS,
+    agrees,
     by_detail,
     graded,
     named_option,
@@ -87,11 +87,16 @@ class AI2D(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in total and per split."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         parse = _PARSERS[selected]
-        items = graded(questions, texts, lambda text, q: parse(text, q.details["choices"]) == q.references[0])
+        items = graded(questions, texts, lambda text, q: _agrees(parse, text, q))
         metrics = {"accuracy": percent([item.correct for item in items])} | by_detail("split", questions, items)
-        return Score(self.name, selected, metrics, items, missing)
+        return self.result(selected, metrics, items, missing)
+
+
+def _agrees(parse: Callable[[str, Sequence[str]], str | None], text: str, question: Question) -> bool | None:
+    choices: Sequence[str] = question.details["choices"]
+    return agrees(parse(text, choices), question.references[0], LETTERS[: len(choices)])
 
 
 def _test_ids(path: Path) -> frozenset[str] | None:

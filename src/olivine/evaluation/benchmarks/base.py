@@ -4,16 +4,19 @@ One benchmark, one file beside this one; the registry is in the package's `__ini
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from olivine.data.images import ImageSource
-from olivine.errors import RequestError
-from olivine.evaluation.answers import read_answers
+from olivine.errors import DataError, RequestError
+from olivine.evaluation.answers import match_answers, read_answers
 from olivine.evaluation.benchmarks.declaration import Declaration
 from olivine.evaluation.benchmarks.parquet import ParquetImages, ParquetLayout, find_shards
-from olivine.records import Answer, Question, Score
+from olivine.records import Answer, Item, MissingRule, Question, Score
+
+#: What to do with questions without an answer: as the variant's rule says, count them as wrong, or refuse.
+MissingChoice = Literal["official", "wrong", "refuse"]
 
 
 class Benchmark(ABC):
@@ -32,6 +35,9 @@ class Benchmark(ABC):
     max_new_tokens: ClassVar[int] = 128
     #: What to tell a user whose files hold no text to ask: which file to give.
     where_texts_are: ClassVar[str] = "Give the file that holds the questions."
+
+    #: What to do with questions that have no answer, if not what the variant's own rule says.
+    missing: MissingChoice = "official"
 
     #: The layout of its Hugging Face copy, if it can be read from one.
     parquet: ClassVar[ParquetLayout | None] = None
@@ -70,6 +76,47 @@ class Benchmark(ABC):
             score = self.score(kept, [answer for answer in answers if answer.question_id in ids], variant)
             found.append(dict(score.metrics))
         return found
+
+    def missing_rule(self, variant: str) -> MissingRule:
+        """Return what happens to questions without an answer under a variant and the choice `missing`."""
+        if self.missing == "official":
+            return self.declares.missing.get(variant, "wrong")
+        return "refused" if self.missing == "refuse" else "wrong"
+
+    def matched(
+        self,
+        questions: Sequence[Question],
+        answers: Sequence[Answer],
+        variant: str,
+        required: Sequence[Question] | None = None,
+    ) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Return each answer's text by question id, and the ids of unanswered questions, in question order.
+
+        Args:
+            questions: all questions.
+            answers: the answers.
+            variant: the scoring variant.
+            required: the questions that a rule which refuses missing answers is about; all by default.
+
+        Raises:
+            DataError: an answer fits no question, or missing answers are refused.
+        """
+        texts, missing = match_answers(questions, answers, what=self.name)
+        required = questions if required is None else required
+        unanswered = [question.id for question in required if question.id not in texts]
+        if unanswered and self.missing_rule(variant) == "refused":
+            who = "--missing refuse" if self.missing == "refuse" else f"The rule of the variant {variant!r}"
+            raise DataError(
+                f"{self.name}: {len(unanswered)} of {len(required)} questions have no answer (first: "
+                f"{unanswered[0]!r}). {who} refuses that: answer them all, or count them as wrong (--missing wrong)."
+            )
+        return texts, missing
+
+    def result(
+        self, variant: str, metrics: Mapping[str, float], items: Sequence[Item], missing: tuple[str, ...]
+    ) -> Score:
+        """Return the score under a variant, which says what happened to missing answers."""
+        return Score(self.name, variant, metrics, tuple(items), missing, self.missing_rule(variant))
 
     @classmethod
     def asking_nobody(cls) -> Self:

@@ -47,7 +47,7 @@ class CountedBenchmark(Benchmark):
         """Return the score of all questions."""
         graded = self.grade(questions, texts, variant)
         metrics = self.metrics(Counter(key for _, key in graded.counted), variant)
-        return Score(self.name, variant, metrics, graded.items, missing)
+        return self.result(variant, metrics, graded.items, missing)
 
     def score_without(
         self,

@@ -3,10 +3,12 @@
 Tables, studies, the majority-class baseline, help texts and the page of benchmarks read it; nothing is scored here.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
+
+from olivine.records import MissingRule
 
 #: What an answer is: yes or no (or true or false), an option's letter, a number, a box, a short text, or free text.
 Reply = Literal["yes-no", "choice", "number", "box", "short text", "free text"]
@@ -65,6 +67,7 @@ class Declaration:
         kind: the detail of its questions that says of what kind a question is; None where all are of one kind.
         files: the question files that it reads.
         answers: the answer files that it reads besides LLaVA's answer lines.
+        missing: what happens to questions without an answer, by variant; they are wrong under a variant not named.
     """
 
     title: str
@@ -74,10 +77,24 @@ class Declaration:
     kind: str | None = None
     files: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    missing: Mapping[str, MissingRule] = field(default_factory=dict)
 
     def metric(self, name: str, variant: str | None = None) -> Metric | None:
         """Return the declared metric that a score's metric `name` is, if any."""
         return next((metric for metric in self.metrics if metric.covers(name, variant)), None)
+
+    def shown(self, metrics: Mapping[str, float], variant: str | None = None) -> list[tuple[str, float, str]]:
+        """Return each metric of a score as (name, figure, unit) in the unit that people read."""
+        found = []
+        for name, official in metrics.items():
+            metric = self.metric(name, variant)
+            found.append((name, official, "") if metric is None else (name, metric.shown(official), metric.unit))
+        return found
+
+    def headlines(self, metrics: Mapping[str, float], variant: str | None = None) -> list[tuple[str, float, str]]:
+        """Return the reported metrics that a score has, as `shown` does; all of them if it has none."""
+        names = {metric.name for metric in self.reported(variant, [metrics])} & metrics.keys()
+        return self.shown({name: metrics[name] for name in metrics if name in names} or metrics, variant)
 
     def reported(self, variant: str | None, scores: Iterable[Iterable[str]]) -> tuple[Metric, ...]:
         """Return the metrics that a study reports, the headline first: those that all `scores` have.

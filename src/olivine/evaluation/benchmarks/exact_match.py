@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.parsing import is_reply, item_of
 from olivine.evaluation.benchmarks.types import require_types, shortened
 from olivine.files import read_json_lines
-from olivine.records import Answer, Item, Question, Score
+from olivine.records import Answer, Question, Score
 
 
 class ExactMatch(Benchmark):
@@ -70,18 +70,19 @@ class ExactMatch(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in percent, in total and per category."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         by_category: dict[str, list[float]] = defaultdict(list)
         items = []
         for question in questions:
             references = {_plain(reference) for reference in question.references}
-            correct = float(question.id in texts and _plain(texts[question.id]) in references)
-            items.append(Item(question.id, question.cluster, correct))
+            said = _plain(texts.get(question.id, ""))
+            correct = float(question.id in texts and said in references)
+            items.append(item_of(question, texts, correct, read=is_reply(said, references)))
             if "category" in question.details:
                 by_category[question.details["category"]].append(correct)
         metrics = {"accuracy": _percent([item.correct for item in items])}
         metrics |= {f"accuracy/{name}": _percent(values) for name, values in sorted(by_category.items())}
-        return Score(self.name, selected, metrics, tuple(items), missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _plain(text: str) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 from olivine.data.images import ImageSource
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetImages, ParquetLayout, find_shards
@@ -21,14 +20,15 @@ from olivine.evaluation.benchmarks.parsing import (
     Prediction,
     answers_from,
     by_group,
+    is_reply,
+    item_of,
     percent,
     read_rows,
-    require_all_answered,
     require_keys,
     rows_have,
 )
 from olivine.files import read_json
-from olivine.records import Answer, Item, Question, Score
+from olivine.records import Answer, Question, Score
 from olivine.wording import SHORT_ANSWER
 
 
@@ -84,6 +84,7 @@ class GQA(Benchmark):
         kind="detailed",
         files=("`*_questions.json`, a folder of its chunks, or the official folder", "`*_choices.json` beside it"),
         answers=("the official list of `questionId`, `prediction`",),
+        missing=dict.fromkeys(("official", "raw", "llava", "prismatic"), "refused"),
     )
     variants = ("official", "raw", "llava", "prismatic", "lmms-eval", "vlmevalkit")
 
@@ -142,21 +143,18 @@ class GQA(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute every official metric that the available files allow."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
-        gold, said = _converted(questions, answers, texts, selected)
         scored = [question for question in questions if question.details["balanced"]]
+        texts, missing = self.matched(questions, answers, selected, scored)
+        gold, said = _converted(questions, answers, texts, selected)
         if not scored:
             raise DataError(f"{self.name}: no question has isBalanced; only those are scored. Is this the right file?")
-        unanswered = [question.id for question in scored if question.id not in said]
-        if selected not in ("lmms-eval", "vlmevalkit"):
-            require_all_answered(self.name, len(scored), unanswered)
         right = {key: float(key in said and said[key] == answer) for key, answer in gold.items()}
         metrics = _accuracies(scored, right) | _choice_metrics(scored, said)
         if not missing:
             metrics |= _consistency(scored, right)
         metrics |= _distribution(scored, gold, said)
-        items = tuple(Item(question.id, question.cluster, right[question.id]) for question in scored)
-        return Score(self.name, selected, metrics, items, missing)
+        items = [item_of(q, texts, right[q.id], read=is_reply(said.get(q.id, ""), (gold[q.id],))) for q in scored]
+        return self.result(selected, metrics, items, missing)
 
 
 def _official_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parsing import (
     answers_from,
     find_file,
+    item_of,
     percent,
     read_rows,
     require_keys,
@@ -96,14 +96,15 @@ class HallusionBench(JudgedBenchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy over questions, over questions with all their figures, and over figures."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         verdicts = self.verdicts(questions, texts) if selected == JUDGED else None
         scored = [q for q in questions if q.image is not None or selected != "vlmevalkit"]
         items = []
         for question in scored:
             label = _label(question, texts[question.id], verdicts) if question.id in texts else _WRONG
             spared = label == _UNCLEAR and question.details["unseen"] and selected != "vlmevalkit"
-            items.append(Item(question.id, question.cluster, float(label == _RIGHT or spared)))
+            read = label != _UNCLEAR or verdicts is not None
+            items.append(item_of(question, texts, float(label == _RIGHT or spared), read=read))
         pairs = list(zip(scored, items, strict=True))
         metrics = _accuracies(pairs, across=selected == "vlmevalkit")
         for name, edited in (("easy", False), ("hard", True)):
@@ -111,7 +112,7 @@ class HallusionBench(JudgedBenchmark):
         for category in sorted({question.details["category"] for question in scored}):
             of_category = [pair for pair in pairs if pair[0].details["category"] == category]
             metrics |= {f"{category}/{name}": value for name, value in _accuracies(of_category).items()}
-        return Score(self.name, selected, metrics, tuple(items), missing)
+        return self.result(selected, metrics, items, missing)
 
     def judge_input(self, question: Question, text: str) -> str:
         """Return the question as published, the full reference answer, and the response."""

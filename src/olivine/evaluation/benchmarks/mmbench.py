@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
+    agrees,
     answers_from,
     by_detail,
     graded,
@@ -99,12 +99,12 @@ class MMBench(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute circular and vanilla accuracy."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         hidden = [question.id for question in questions if not question.references]
         if hidden:
             raise DataError(f"{self.name}: row {hidden[0]} has no answer (a test file?); it cannot be scored here.")
         parse = _PARSERS[selected]
-        items = graded(questions, texts, lambda text, q: parse(text, q.details["options"]) == q.references[0])
+        items = graded(questions, texts, lambda text, q: _agrees(parse, text, q))
         rotations: dict[str, list[float]] = {}
         for item in items:
             rotations.setdefault(item.cluster, []).append(item.correct)
@@ -116,7 +116,12 @@ class MMBench(Benchmark):
         }
         for name in ("split", "category", "l2-category"):
             metrics |= by_detail(name, asked, circular)
-        return Score(self.name, selected, metrics, items, missing)
+        return self.result(selected, metrics, items, missing)
+
+
+def _agrees(parse: Callable[[str, Mapping[str, str]], str | None], text: str, question: Question) -> bool | None:
+    options: Mapping[str, str] = question.details["options"]
+    return agrees(parse(text, options), question.references[0], options)
 
 
 def _as_text(row: Mapping[str, Any]) -> dict[str, str]:

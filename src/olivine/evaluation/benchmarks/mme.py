@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import cast
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import from_row, match_answers
+from olivine.evaluation.answers import from_row
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluation.benchmarks.declaration import CORRECT, Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
+    agrees,
     graded,
     read_lines,
     read_rows,
-    require_all_answered,
     require_keys,
     rows_have,
     vlmevalkit_yes_no,
@@ -74,6 +74,7 @@ class MME(CountedBenchmark):
         kind="task",
         files=("the tool's folder of `TASK.txt` files, one of them, or the release's folder",),
         answers=("the tool's folder of result files: `image<TAB>question<TAB>gold<TAB>response`",),
+        missing={"official": "refused"},
     )
     variants = ("official", "lmms-eval", "vlmevalkit")
     prompts = ("llava-1.5", "original")
@@ -137,15 +138,13 @@ class MME(CountedBenchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute the sub-task scores and their sums."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
-        if selected == "official":
-            require_all_answered(self.name, len(questions), missing)
+        texts, missing = self.matched(questions, answers, selected)
         return self.graded_score(questions, texts, selected, missing)
 
     def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
         """Return whether each answer is right; count each pair's sub-task, right answers and questions."""
         parse = _PARSERS[variant]
-        items = graded(questions, texts, lambda text, question: parse(text) == question.references[0])
+        items = graded(questions, texts, lambda text, question: agrees(parse(text), question.references[0]))
         pairs: dict[tuple[str, str], list[float]] = {}
         for question, item in zip(questions, items, strict=True):
             pairs.setdefault((question.details["task"], item.cluster), []).append(item.correct)

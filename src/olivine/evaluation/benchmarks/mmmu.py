@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
@@ -21,13 +20,13 @@ from olivine.evaluation.benchmarks.parsing import (
     answers_from,
     by_detail,
     fraction,
-    graded,
+    item_of,
     read_rows,
     require_keys,
     rows_have,
 )
 from olivine.files import read_json
-from olivine.records import Answer, Question, Score
+from olivine.records import Answer, Item, Question, Score
 from olivine.wording import OPTION_LETTER, SHORT_ANSWER
 
 _DOMAINS = {
@@ -76,6 +75,7 @@ class MMMU(Benchmark):
         reply="choice",
         files=("questions with the published columns as JSON or JSON lines", "answer_dict_val.json (scoring only)"),
         answers=("`{ID: answer}`", "rows with `id`, `response`", "a folder of `SUBJECT/output.json`"),
+        missing={"official": "excluded"},
     )
     where_texts_are = "answer_dict_val.json and the shipped outputs do not hold them: give the published questions."
 
@@ -120,16 +120,18 @@ class MMMU(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in total, per domain and per subject."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         if not texts:
             raise DataError(f"{self.name}: no answer to any of the {len(questions)} questions. Is this the right file?")
         rng = random.Random(42)  # noqa: S311
-        answered = sorted((q for q in questions if q.id in texts), key=lambda question: question.details["subject"])
-        items = graded(answered, texts, lambda text, question: _is_right(text, question, rng))
+        excluded = self.missing_rule(selected) == "excluded"
+        scored = [q for q in questions if q.id in texts or not excluded]
+        scored.sort(key=lambda question: question.details["subject"])
+        items = [_item(question, texts, rng) for question in scored]
         metrics = {"accuracy": fraction([item.correct for item in items])}
         for name in ("domain", "subject"):
-            metrics |= by_detail(name, answered, items, fraction)
-        return Score(self.name, selected, metrics, items, missing)
+            metrics |= by_detail(name, scored, items, fraction)
+        return self.result(selected, metrics, items, missing)
 
 
 def _outputs(folder: Path) -> list[Path]:
@@ -180,10 +182,22 @@ def _as_list(value: Any) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
-def _is_right(text: str, question: Question, rng: random.Random) -> bool:
-    if question.details["type"] == "multiple-choice":
-        options = question.details["options"]
-        return (_choice(text, options, rng) if options else text) in question.references
+def _item(question: Question, texts: Mapping[str, str], rng: random.Random) -> Item:
+    text = texts.get(question.id, "")
+    read = bool(text.strip())
+    correct = False
+    if question.details["type"] != "multiple-choice":
+        correct = _is_open_right(text, question)
+    elif not question.details["options"]:
+        correct, read = text in question.references, text in tuple(LETTERS)
+    elif question.id in texts:
+        letter = _choice(text, question.details["options"])
+        read = letter is not None
+        correct = (letter or rng.choice(list(question.details["options"]))) in question.references
+    return item_of(question, texts, float(correct and question.id in texts), read=read)
+
+
+def _is_open_right(text: str, question: Question) -> bool:
     gold = [norm for answer in question.references for norm in _normalised(answer)]
     for said in _open_answers(text):
         if said in gold if isinstance(said, float) else any(isinstance(g, str) and g in said for g in gold):
@@ -191,7 +205,7 @@ def _is_right(text: str, question: Question, rng: random.Random) -> bool:
     return False
 
 
-def _choice(text: str, options: Mapping[str, str], rng: random.Random) -> str:
+def _choice(text: str, options: Mapping[str, str]) -> str | None:
     for mark in ",.!?;:'":
         text = text.strip(mark)
     text = f" {text} "
@@ -201,7 +215,7 @@ def _choice(text: str, options: Mapping[str, str], rng: random.Random) -> str:
     if max(found.values()) < 0 and len(text.split()) > 5:
         found = {letter: text.lower().rfind(option.lower()) for letter, option in options.items()}
     if max(found.values()) < 0:
-        return rng.choice(list(options))
+        return None
     return max(found, key=lambda letter: found[letter])
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
@@ -23,6 +22,9 @@ from olivine.evaluation.benchmarks.parsing import (
 )
 from olivine.records import Answer, Question, Score
 from olivine.wording import OPTION_LETTER
+
+#: Every question has four.
+_OPTIONS = "ABCD"
 
 
 class MMStar(Benchmark):
@@ -86,12 +88,17 @@ class MMStar(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in total, per category and per sub-category."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
-        items = graded(questions, texts, lambda text, question: _names(text, question.references[0]))
+        texts, missing = self.matched(questions, answers, selected)
+        items = graded(questions, texts, _is_right)
         groups = {name: by_detail(name, questions, items, fraction) for name in ("category", "l2_category")}
         micro, macro = fraction([item.correct for item in items]), fraction(list(groups["l2_category"].values()))
         metrics = {"accuracy": macro if selected == "lmms-eval" else micro}
-        return Score(self.name, selected, metrics | groups["category"] | groups["l2_category"], items, missing)
+        return self.result(selected, metrics | groups["category"] | groups["l2_category"], items, missing)
+
+
+def _is_right(text: str, question: Question) -> bool | None:
+    right = _names(text, question.references[0])
+    return right if right or any(_names(text, letter) for letter in _OPTIONS) else None
 
 
 def _names(text: str, gold: str) -> bool:

@@ -17,11 +17,11 @@ from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
-from olivine.evaluation.benchmarks.parsing import answers_from, find_file, read_rows, require_all_answered, require_keys
+from olivine.evaluation.benchmarks.parsing import answers_from, find_file, read_rows, require_keys
 from olivine.evaluation.judge import Judge, JudgeReply, JudgeRequest, read_wording
 from olivine.evaluation.rule_judge import RuleJudge
 from olivine.files import read_json
-from olivine.records import Answer, Item, Question, Score
+from olivine.records import Answer, Item, ItemState, Question, Score
 
 #: The official protocol in our own words: an instruction, a table's header, worked rows.
 JUDGE_PROMPT = """\
@@ -51,6 +51,10 @@ _RE_ASKS = 4
 _MORE_HEAT = 0.5
 #: Grades in the official tool's own layout: `{"v1_0": {"model": [...], "content": [...], "score": [...]}}`.
 Grades = dict[str, dict[str, list[Any]]]
+
+
+#: What a question without an answer gets, where such are not refused.
+_UNGRADED: dict[str, list[Any]] = {"model": [""], "content": [""], "score": [0.0]}
 
 
 class MMVet(Benchmark):
@@ -95,6 +99,7 @@ class MMVet(Benchmark):
         kind="capabilities",
         files=("mm-vet.json, or its folder",),
         answers=("the official object `{ID: text}`", "stored grades (`grades`), which need no judge"),
+        missing={"official": "refused", "rule": "refused"},
     )
     variants = ("official", "rule")
     max_new_tokens = 1024
@@ -159,15 +164,25 @@ class MMVet(Benchmark):
             RunError: the judge could not be asked.
         """
         selected = self._selected(variant)
-        _, missing = match_answers(questions, answers, what=self.name)
         if self._grades is None:
+            _, missing = self.matched(questions, answers, selected)
             grades = self.grade(questions, answers)
         else:
+            _, missing = match_answers(questions, answers, what=self.name)
             grades = _read_grades(self._grades, questions, others_allowed=self._subset is not None)
         # A file that was broken off in its second run still holds a whole first one.
         runs = min(len(grade["score"]) for grade in grades.values())
-        items = tuple(Item(q.id, q.cluster, float(np.mean(grades[q.id]["score"][:runs]))) for q in questions)
-        return Score(self.name, selected, _metrics(questions, grades, runs), items, missing)
+        unanswered = frozenset(missing) if self._grades is None else frozenset[str]()
+        items = [
+            Item(
+                question.id,
+                question.cluster,
+                float(np.mean(grades[question.id]["score"][:runs])),
+                ItemState.MISSING if question.id in unanswered else ItemState.READ,
+            )
+            for question in questions
+        ]
+        return self.result(selected, _metrics(questions, grades, runs), items, missing)
 
     def grade(self, questions: Sequence[Question], answers: Sequence[Answer]) -> Grades:
         """Have the judge grade every answer, in as many runs as asked for; the result can be stored and replayed.
@@ -183,15 +198,18 @@ class MMVet(Benchmark):
                 "judge."
             )
         texts, missing = match_answers(questions, answers, what=self.name)
-        require_all_answered(self.name, len(questions), missing)
+        answered = [question for question in questions if question.id in texts]
         if isinstance(judge, RuleJudge):
-            return {q.id: _columns(*judge.grade(q.references[0], texts[q.id])) for q in questions}
-        asked = [(question, run) for run in range(self._runs) for question in questions]
+            by_rule = {q.id: _columns(*judge.grade(q.references[0], texts[q.id])) for q in answered}
+            return by_rule | dict.fromkeys(missing, _UNGRADED)
+        asked = [(question, run) for run in range(self._runs) for question in answered]
         rated = judge.each(lambda pair: _grade(judge, self._prompt, pair[0], texts[pair[0].id], pair[1]), asked)
         grades: Grades = {question.id: {"model": [], "content": [], "score": []} for question in questions}
         for (question, _), (reply, grade) in zip(asked, rated, strict=True):
             for name, value in (("model", reply.model), ("content", reply.text), ("score", grade)):
                 grades[question.id][name].append(value)
+        for key in missing:
+            grades[key] = {name: values * self._runs for name, values in _UNGRADED.items()}
         return grades
 
     def judged_by(self, variant: str) -> dict[str, str]:  # noqa: ARG002 - there is but one

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import cast
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluation.benchmarks.declaration import CORRECT, Declaration, Metric
 from olivine.evaluation.benchmarks.parsing import (
+    agrees,
     answers_from,
     find_file,
     graded,
@@ -112,7 +112,7 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Pair and single accuracy."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         return self.graded_score(questions, texts, selected, missing)
 
     def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
@@ -144,12 +144,12 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
         return f"Question: {asked}\nCorrect option: {answer}\nResponse: {text}\nIs the response right?"
 
 
-def _right(question: Question, text: str, grader: str, corrected: bool) -> bool:
+def _right(question: Question, text: str, grader: str, corrected: bool) -> bool | None:
     options: Mapping[str, str] = question.details["options"]
     gold = question.references[0]
     if corrected and question.id in _SWAPPED:
         gold = next(letter for letter in options if letter != gold)
-    return _GRADERS[grader](text, options) == gold
+    return agrees(_GRADERS[grader](text, options), gold, options)
 
 
 def _question(file: Path, number: int, row: Mapping[str, str], lettering: bool) -> Question:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError, RequestError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
-from olivine.evaluation.benchmarks.parsing import by_group, find_file, fraction, require_keys
+from olivine.evaluation.benchmarks.parsing import by_group, find_file, fraction, item_of, require_keys
 from olivine.evaluation.benchmarks.refcoco import BOX_PROMPT, Box, in_pixels, iou, literal_box, rounded_fractions
 from olivine.files import read_json
-from olivine.records import Answer, Item, Question, Score
+from olivine.records import Answer, Question, Score
 
 #: Every image of OCID.
 _WIDTH, _HEIGHT = 640, 480
@@ -77,18 +76,21 @@ class OCIDRef(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Share of phrases whose object is found, in total and by clutter."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         said = [literal_box(texts.get(question.id, "")) for question in questions]
         gold = [rounded_fractions(question.details["box"], _WIDTH, _HEIGHT) for question in questions]
         overlaps = [0.0 if s is None else iou(s, g) for s, g in zip(said, gold, strict=True)]
-        items = tuple(Item(q.id, q.cluster, float(value >= 0.25)) for q, value in zip(questions, overlaps, strict=True))
+        items = [
+            item_of(question, texts, float(value >= 0.25), read=box is not None)
+            for question, value, box in zip(questions, overlaps, said, strict=True)
+        ]
         metrics: dict[str, float] = {}
         for name, threshold in (("accuracy", 0.25), ("accuracy@0.5", 0.5)):
             right = [float(value >= threshold) for value in overlaps]
             clutter = (question.details["clutter"] for question in questions)
             metrics |= {name: fraction(right)} | by_group(name, zip(clutter, right, strict=True), fraction)
         metrics["unreadable"] = fraction([float(box is None) for box in said])
-        return Score(self.name, selected, metrics, items, missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _numbers(row: Any, where: str) -> Box:

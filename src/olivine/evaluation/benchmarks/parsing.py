@@ -10,7 +10,7 @@ import json
 import re
 import string
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from olivine.errors import DataError
 from olivine.evaluation.answers import from_row
 from olivine.evaluation.benchmarks.vqa_normaliser import strip_punctuation
 from olivine.files import atomic_file, read_json, read_json_lines
-from olivine.records import Answer, Item, Question
+from olivine.records import Answer, Item, ItemState, Question
 
 _Group = TypeVar("_Group", str, int)
 
@@ -68,10 +68,34 @@ def by_group(
 
 
 def graded(
-    questions: Sequence[Question], texts: Mapping[str, str], right: Callable[[str, Question], bool]
+    questions: Sequence[Question], texts: Mapping[str, str], right: Callable[[str, Question], bool | None]
 ) -> tuple[Item, ...]:
-    """One item a question: whether `right(answer, question)`, and wrong where there is no answer."""
-    return tuple(Item(q.id, q.cluster, float(q.id in texts and right(texts[q.id], q))) for q in questions)
+    """One item a question: `right(answer, question)`, None for unread, which is wrong, as is a missing answer."""
+    items = []
+    for question in questions:
+        verdict = right(texts[question.id], question) if question.id in texts else None
+        items.append(item_of(question, texts, float(bool(verdict)), read=verdict is not None))
+    return tuple(items)
+
+
+def item_of(question: Question, texts: Mapping[str, str], correct: float, *, read: bool) -> Item:
+    """Return a question's item, given whether its answer, if there is one, could be read."""
+    answered = ItemState.READ if read else ItemState.UNREAD
+    state = answered if question.id in texts else ItemState.MISSING
+    return Item(question.id, question.cluster, correct, state)
+
+
+def agrees(said: str | None, gold: str, possible: Collection[str] | None = None) -> bool | None:
+    """Return whether what a rule read equals the gold answer; None if it read nothing, or nothing `possible`."""
+    return None if said is None or (possible is not None and said not in possible) else said == gold
+
+
+def is_reply(said: str, references: Iterable[str]) -> bool:
+    """Return whether a short text can be an answer: not blank, and yes or no where only those are right."""
+    plain = said.strip().casefold()
+    if plain in ("", "yes", "no"):
+        return bool(plain)
+    return not all(reference.strip().casefold() in ("yes", "no") for reference in references)
 
 
 def by_detail(
@@ -86,20 +110,6 @@ def by_detail(
 
 
 # What the official tools refuse
-
-
-def require_all_answered(name: str, count: int, unanswered: Sequence[str], instead: str | None = None) -> None:
-    """Refuse `unanswered` ids of `count` questions, as the official tool does; `instead` is a variant that does not.
-
-    Raises:
-        DataError: there are some.
-    """
-    if unanswered:
-        hint = f", or score under {instead!r}" if instead else ""
-        raise DataError(
-            f"{name}: {len(unanswered)} of {count} questions have no answer (first: {unanswered[0]!r}). The official "
-            f"tool refuses that: answer them all{hint}."
-        )
 
 
 def require_human_answers(name: str, questions: Iterable[Question]) -> None:

@@ -3,13 +3,13 @@
 Building new POPE questions is not here, nor Prismatic's scoring: it compares probabilities, which is no answer.
 """
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
@@ -17,6 +17,7 @@ from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
     answers_from,
     fraction,
+    item_of,
     read_rows,
     require_keys,
     rows_have,
@@ -97,6 +98,7 @@ class POPE(CountedBenchmark):
         kind="setting",
         files=("one label file (`coco_pope_random.json`), or the folder of the three",),
         answers=("official lines of `question`, `answer` in label order, or a folder of such files",),
+        missing={"official": "excluded"},
     )
     variants = ("official", "lmms-eval", "vlmevalkit")
 
@@ -150,7 +152,7 @@ class POPE(CountedBenchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """F1, accuracy, precision, recall and yes-ratio of each setting."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         if not texts:
             raise DataError(f"{self.name}: no answer to any of the {len(questions)} questions. Is this the right file?")
         return self.graded_score(questions, texts, selected, missing)
@@ -164,11 +166,13 @@ class POPE(CountedBenchmark):
         items: list[Item] = []
         counted: list[tuple[str, Hashable]] = []
         for question in questions:
-            if question.id not in texts and variant == "official":
+            if question.id not in texts and self.missing_rule(variant) == "excluded":
                 continue
-            gold = question.references[0]
-            said = parse(texts[question.id]) if question.id in texts else None
-            items.append(Item(question.id, question.cluster, float(gold == said)))
+            gold, text = question.references[0], texts.get(question.id)
+            said = None if text is None else parse(text)
+            # The official rule takes everything without a no for a yes.
+            read = text is not None and (_said(text) if variant == "official" else said) is not None
+            items.append(item_of(question, texts, float(gold == said), read=read))
             counted.append((question.cluster, (question.details["setting"], gold, said)))
         return Graded(tuple(items), counted)
 
@@ -321,6 +325,12 @@ def _official(text: str) -> str:
     return "no" if {"No", "not", "no"}.intersection(words) else "yes"
 
 
+def _said(text: str) -> str | None:
+    """Return the yes or no that the official rule looks for, None where it finds neither."""
+    words = {word.lower() for word in re.findall(r"[A-Za-z']+", text)}
+    return "no" if _official(text) == "no" else "yes" if "yes" in words else None
+
+
 def _exact(text: str) -> str | None:
     plain = text.lower().strip()
     return plain if plain in ("yes", "no") else None
@@ -336,7 +346,7 @@ def _figures(counts: Mapping[tuple[str, str | None], int], variant: str) -> dict
     positives = sum(
         count
         for (gold, said), count in counts.items()
-        if gold == "yes" and (said is not None or variant == "vlmevalkit")
+        if gold == "yes" and (said is not None or variant != "lmms-eval")
     )
     precision = hits / yeses if yeses else 0.0
     recall = hits / positives if positives else 0.0
@@ -349,7 +359,7 @@ def _figures(counts: Mapping[tuple[str, str | None], int], variant: str) -> dict
         "recall": scale * recall,
     }
     if variant == "official":
-        figures["yes_ratio"] = yeses / answered
+        figures["yes_ratio"] = yeses / answered if answered else 0.0
     if variant == "lmms-eval":
         labelled = sum(count for (gold, _), count in counts.items() if gold == "yes")
         figures["yes_ratio"] = labelled / answered if answered else 0.0

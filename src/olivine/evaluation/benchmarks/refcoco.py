@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from olivine.errors import DataError, RequestError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
-from olivine.evaluation.benchmarks.parsing import by_group, fraction, require_keys
+from olivine.evaluation.benchmarks.parsing import by_group, fraction, item_of, require_keys
 from olivine.files import read_json, read_json_lines
-from olivine.records import Answer, Item, Question, Score
+from olivine.records import Answer, Question, Score
 
 #: LLaVA-1.5's and Prismatic's wording, before the phrase.
 BOX_PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: "
@@ -190,12 +189,15 @@ class RefCOCO(Benchmark):
         selected = self.choose_variant(variant)
         if selected == "prismatic" and self._format != "xyxy":
             raise RequestError(f"{self.name}: the variant prismatic reads boxes as xyxy only, not {self._format}.")
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         pairs = [_boxes(question, texts.get(question.id, ""), selected, self._format) for question in questions]
         overlap = iou_of_pixels if selected == "official" else iou
         overlaps = [0.0 if said is None else overlap(said, gold) for said, gold in pairs]
         right = [value > 0.5 if selected == "official" else value >= 0.5 for value in overlaps]
-        items = tuple(Item(q.id, q.cluster, float(ok)) for q, ok in zip(questions, right, strict=True))
+        items = [
+            item_of(question, texts, float(ok), read=said is not None)
+            for question, ok, (said, _) in zip(questions, right, pairs, strict=True)
+        ]
         correct = [item.correct for item in items]
         metrics = {"accuracy": fraction(correct)}
         for keys in (("dataset",), ("dataset", "split")):
@@ -206,7 +208,7 @@ class RefCOCO(Benchmark):
             metrics |= {f"accuracy@{t}": fraction([float(v >= t) for v in overlaps]) for t in (0.1, 0.3, 0.5, 0.7, 0.9)}
             metrics["iou"] = fraction(overlaps)
             metrics["center"] = fraction([float(_centred(said or Box(0, 0, 0, 0), gold)) for said, gold in pairs])
-        return Score(self.name, selected, metrics, items, missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _boxes(question: Question, text: str, variant: str, box_format: str) -> tuple[Box | None, Box]:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import from_row, match_answers
+from olivine.evaluation.answers import from_row
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
     LETTERS,
+    agrees,
     find_file,
     graded,
     read_rows,
@@ -72,6 +73,7 @@ class ScienceQA(CountedBenchmark):
         ),
         cluster="question",
         reply="choice",
+        missing={"llava": "partly excluded"},
         files=("problems.json, or its folder", "LLaVA's llava_test_CQM-A.json"),
         answers=('the official `{"results": {ID: index}}`',),
     )
@@ -137,17 +139,17 @@ class ScienceQA(CountedBenchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in total and by the official groups."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         return self.graded_score(questions, texts, selected, missing)
 
     def grade(self, questions: Sequence[Question], texts: Mapping[str, str], variant: str) -> Graded:
         """Return whether each answer names the right option; count it for every group that the question belongs to."""
         parse = _PARSERS[variant]
-        items = graded(questions, texts, lambda text, question: parse(text, question) == question.references[0])
+        items = graded(questions, texts, lambda text, q: agrees(parse(text, q), q.references[0], _letters(q)))
         counted: list[tuple[str, Hashable]] = []
         for question, item in zip(questions, items, strict=True):
             groups = [("", "accuracy")]
-            if question.image and (question.id in texts or variant != "llava"):
+            if question.image and (question.id in texts or self.missing_rule(variant) != "partly excluded"):
                 groups.append(("", "img"))
             groups += [(kind, group) for kind, group in question.details["groups"] if kind in _GROUPS]
             counted += [(question.cluster, (*group, item.correct)) for group in groups]
@@ -255,6 +257,10 @@ def _answer_of_index(key: str, index: Any, path: Path) -> Answer:
     # Tools write -1 for an answer that names no choice.
     text = _OPTIONS[number] if 0 <= number < len(_OPTIONS) else ""
     return from_row({"question_id": key, "text": text})
+
+
+def _letters(question: Question) -> str:
+    return LETTERS[: len(question.details["choices"])]
 
 
 def _llava_letter(text: str) -> str | None:

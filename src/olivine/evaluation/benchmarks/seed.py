@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
+    agrees,
     answers_from,
     by_detail,
     find_file,
@@ -86,14 +86,14 @@ class SEEDBench(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in total, for images and videos, and per type."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         if selected == "lmms-eval":
             texts = {key: text.strip()[:1] for key, text in texts.items()}
-        items = graded(questions, texts, lambda text, question: text == question.references[0])
+        items = graded(questions, texts, lambda text, question: agrees(text, question.references[0], "ABCD"))
         metrics = {"accuracy": percent([item.correct for item in items])}
         for name in ("data", "type"):
             metrics |= by_detail(name, questions, items)
-        return Score(self.name, selected, metrics, items, missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _image(row: Mapping[str, Any]) -> str:

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parsing import (
     LETTERS,
     answers_from,
     find_file,
-    graded,
+    item_of,
     named_option,
     percent,
     read_rows,
-    require_all_answered,
     require_keys,
     rows_have,
 )
@@ -70,6 +68,7 @@ class TallyQA(Benchmark):
         reply="number",
         files=("test.json, or its folder",),
         answers=("a list of `question_id`, `answer`",),
+        missing={"official": "refused"},
     )
     variants = ("official", "number")
     prompts = ("llava-1.5", "prismatic")
@@ -96,17 +95,20 @@ class TallyQA(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy and root mean squared error, simple and complex."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
-        if selected == "official":
-            require_all_answered(self.name, len(questions), missing, instead="number")
+        texts, missing = self.matched(questions, answers, selected)
         counts = {question.id: _count(question, texts.get(question.id, ""), selected) for question in questions}
-        items = graded(questions, texts, lambda _, question: counts[question.id] == int(question.references[0]))
+        items = []
+        for question in questions:
+            said = counts[question.id]
+            zero = 0 if selected == "official" and not question.details["options"] else None
+            right = (zero if said is None else said) == int(question.references[0])
+            items.append(item_of(question, texts, float(right and question.id in texts), read=said is not None))
         metrics = {"accuracy": percent([item.correct for item in items])}
         for kind in ("simple", "complex"):
             of_kind = [(q, i) for q, i in zip(questions, items, strict=True) if q.details["kind"] == kind]
             if of_kind:
                 metrics |= _figures(kind, of_kind, counts)
-        return Score(self.name, selected, metrics, items, missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _question(where: str, row: Any, prompt: str) -> Question:
@@ -135,7 +137,7 @@ def _count(question: Question, text: str, variant: str) -> int | None:
         letter = named_option(text, _COUNTS)
         return None if letter is None else LETTERS.index(letter)
     if variant == "official":
-        return _whole(text.strip()) or 0
+        return _whole(text.strip())
     numbers = (_whole(word) for word in normalise(text).split())
     return next((number for number in numbers if number is not None), None)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from olivine.data.images import ImageSource
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
@@ -19,6 +18,8 @@ from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
     answers_from,
     by_group,
+    is_reply,
+    item_of,
     percent,
     read_rows,
     require_human_answers,
@@ -27,7 +28,7 @@ from olivine.evaluation.benchmarks.parsing import (
 )
 from olivine.evaluation.benchmarks.vqa_normaliser import normalise_m4c, soft_score
 from olivine.files import read_json, read_json_lines
-from olivine.records import Answer, Item, Question, Score
+from olivine.records import Answer, Question, Score
 from olivine.wording import SHORT_ANSWER
 
 _HINTS = "Reference OCR token: "
@@ -69,6 +70,7 @@ class TextVQA(Benchmark):
         reply="short text",
         files=("TextVQA_0.5.1_val.json or another split's, or its folder",),
         answers=("the official list of `question_id`, `answer`",),
+        missing={"official": "excluded"},
     )
     prompts = ("llava-1.5", "no-ocr", "lmms-eval")
 
@@ -141,7 +143,7 @@ class TextVQA(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Mean soft score over the answered questions, and by what was asked."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         if not texts:
             raise DataError(f"{self.name}: no answers. Expected at least one; is the file empty?")
         require_human_answers(self.name, (question for question in questions if question.id in texts))
@@ -149,13 +151,15 @@ class TextVQA(Benchmark):
         items = []
         labels = []
         for question in questions:
-            if question.id in texts:
+            if question.id in texts or self.missing_rule(selected) != "excluded":
                 humans = [normalise_m4c(reference) for reference in question.references]
-                items.append(Item(question.id, question.cluster, soft_score(normalise_m4c(texts[question.id]), humans)))
+                said = normalise_m4c(texts.get(question.id, ""))
+                correct = soft_score(said, humans) if question.id in texts else 0.0
+                items.append(item_of(question, texts, correct, read=is_reply(said, humans)))
                 labels.append(_LABELS[hinted.get(question.id, question.details["hinted"])])
-        correct = [item.correct for item in items]
-        metrics = {"accuracy": percent(correct)} | by_group("accuracy", zip(labels, correct, strict=True))
-        return Score(self.name, selected, metrics, tuple(items), missing)
+        soft = [item.correct for item in items]
+        metrics = {"accuracy": percent(soft)} | by_group("accuracy", zip(labels, soft, strict=True))
+        return self.result(selected, metrics, items, missing)
 
     def _from_parquet(self, rows: Sequence[ParquetRow], prompt: str) -> list[Question]:
         hints = None

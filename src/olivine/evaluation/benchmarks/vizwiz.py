@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
@@ -17,8 +16,9 @@ from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
     by_detail,
     find_file,
+    is_reply,
+    item_of,
     read_rows,
-    require_all_answered,
     require_human_answers,
     require_keys,
     rows_have,
@@ -30,7 +30,7 @@ from olivine.evaluation.benchmarks.vqa_normaliser import (
     soft_score,
 )
 from olivine.files import read_json
-from olivine.records import Answer, AnswerState, Item, Question, Score
+from olivine.records import Answer, AnswerState, Question, Score
 from olivine.wording import SHORT_ANSWER
 
 _INSUFFICIENT = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
@@ -76,6 +76,7 @@ class VizWiz(Benchmark):
         reply="short text",
         files=("val.json or another split's, or its folder",),
         answers=("the official list of `image`, `answer`, `answerable`",),
+        missing={"official": "refused", "llava": "refused"},
     )
     variants = ("official", "llava", "lmms-eval")
     prompts = ("llava-1.5", "lmms-eval")
@@ -115,21 +116,20 @@ class VizWiz(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in total and per answer type, and how well unanswerable questions are recognised."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         require_human_answers(self.name, questions)
-        if selected != "lmms-eval":
-            require_all_answered(self.name, len(questions), missing, instead="lmms-eval")
         of_answer, of_human = _CONVERSIONS[selected]
         items = []
         for question in questions:
             humans = [of_human(reference) for reference in question.references]
-            correct = soft_score(of_answer(texts[question.id]), humans) if question.id in texts else 0.0
-            items.append(Item(question.id, question.cluster, correct))
+            said = of_answer(texts.get(question.id, ""))
+            correct = soft_score(said, humans) if question.id in texts else 0.0
+            items.append(item_of(question, texts, correct, read=is_reply(said, humans)))
         metrics = {"accuracy": rounded_percent([item.correct for item in items])}
         metrics |= by_detail("answer_type", questions, items, rounded_percent)
         if not missing:
             metrics |= _unanswerability(questions, answers)
-        return Score(self.name, selected, metrics, tuple(items), missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _as_is(text: str) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
@@ -17,8 +16,9 @@ from olivine.evaluation.benchmarks.parsing import (
     Prediction,
     answers_from,
     by_detail,
+    is_reply,
+    item_of,
     read_rows,
-    require_all_answered,
     require_human_answers,
     require_keys,
     rows_have,
@@ -32,7 +32,7 @@ from olivine.evaluation.benchmarks.vqa_normaliser import (
     strip_punctuation,
 )
 from olivine.files import read_json
-from olivine.records import Answer, Item, Question, Score
+from olivine.records import Answer, Question, Score
 from olivine.wording import SHORT_ANSWER
 
 #: Splits of the Hugging Face copy as the official files name them.
@@ -77,6 +77,7 @@ class VQAv2(Benchmark):
         kind="question_type",
         files=("the annotations, the questions (the other beside them), or their folder",),
         answers=("the official list of `question_id`, `answer`",),
+        missing={"2021": "refused", "2017": "refused"},
     )
     variants = ("2021", "2017", "normalised")
     where_texts_are = (
@@ -127,20 +128,19 @@ class VQAv2(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy over all questions, per answer type and per question type."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         require_human_answers(self.name, questions)
-        if selected != "normalised":
-            require_all_answered(self.name, len(questions), missing, instead="normalised")
         final = {answer.question_id for answer in answers if isinstance(answer, Prediction)}
         items = []
         for question in questions:
             text = texts.get(question.id)
             correct = 0.0 if text is None else _soft(question, text, selected, final=question.id in final)
-            items.append(Item(question.id, question.cluster, correct))
+            read = is_reply(normalise(text or ""), question.references)
+            items.append(item_of(question, texts, correct, read=read))
         metrics = {"accuracy": rounded_percent([item.correct for item in items])}
         for name in ("answer_type", "question_type"):
             metrics |= by_detail(name, questions, items, rounded_percent)
-        return Score(self.name, selected, metrics, tuple(items), missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _file_in(folder: Path) -> Path:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from olivine.errors import DataError
-from olivine.evaluation.answers import match_answers
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
 from olivine.evaluation.benchmarks.parsing import (
+    agrees,
     by_detail,
     find_file,
     fraction,
@@ -96,13 +96,13 @@ class VSR(Benchmark):
     def score(self, questions: Sequence[Question], answers: Sequence[Answer], variant: str | None = None) -> Score:
         """Compute accuracy in total, per relation and per category."""
         selected = self.choose_variant(variant)
-        texts, missing = match_answers(questions, answers, what=self.name)
+        texts, missing = self.matched(questions, answers, selected)
         parse = _PARSERS[selected]
-        items = graded(questions, texts, lambda text, question: parse(text) == question.references[0])
+        items = graded(questions, texts, lambda text, question: agrees(parse(text), question.references[0]))
         metrics = {"accuracy": fraction([item.correct for item in items])}
         for name in ("relation", "category"):
             metrics |= by_detail(name, questions, items, fraction)
-        return Score(self.name, selected, metrics, items, missing)
+        return self.result(selected, metrics, items, missing)
 
 
 def _read_categories(path: Path) -> Mapping[str, str]:
