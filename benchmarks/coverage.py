@@ -114,7 +114,7 @@ def cell(clusters: int, kind: str, rate: float, correlation: float, simulations:
         "size of mid-p": share(mid),
         "size before": share(sign_flip(change, random, flips=FLIPS)[0]),
     }
-    other = 0.6 if rate == 0.5 else (0.9 if rate > 0.5 else 0.08)
+    other = 0.6 if rate == 0.5 else (0.9 if rate > 0.5 else rate + 0.06)
     first, second, both = models(rate, other, correlation, sizes, random)
     row["unequal models"] = judged(difference(first, second, both, sizes), other - rate)
     change = ratio_values(second, sizes) - ratio_values(first, sizes)
@@ -204,6 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=4000)
     parser.add_argument("--quick", action="store_true", help="200 simulations of 15 and 60 clusters")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--prior", type=float, default=correlated.PRIOR, help="another prior correlation")
     parser.add_argument("--raised", type=float, default=correlated.RAISED, help="another share of its uncertainty")
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
@@ -214,7 +215,7 @@ def main() -> None:
     rows = []
     for clusters in (15, 60) if given.quick else CLUSTERS:
         for kind in SIZES:
-            for rate in RATES:
+            for rate in given.rates:
                 for correlation in CORRELATIONS:
                     row = cell(clusters, kind, rate, correlation, simulations)
                     if rate != 0.5:

@@ -125,7 +125,7 @@ def _estimate(values: Array, over_questions: Interval, limits: tuple[float, floa
 def _with_seeds(
     value: float, over_questions: Interval, about: StandardErrors, limits: tuple[float, float | None], level: float
 ) -> Interval:
-    """Return the interval widened by the uncertainty between training runs, each side by itself."""
+    """Return the interval widened by the uncertainty between training runs, each side alone."""
     if about.seeds is None or about.clusters < 2:
         return over_questions
     of_seeds = t_quantile((1 + level) / 2, about.runs - 1) * about.seeds
