@@ -5,7 +5,7 @@ No logic of its own; `import olivine` offers all of it without loading torch bef
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from olivine.errors import RequestError
 from olivine.records import Answer, Control, Question, Score
@@ -156,6 +156,7 @@ def score(
     answers: str | Path | Sequence[Answer],
     *,
     variant: str | None = None,
+    missing: Literal["official", "wrong", "refuse"] = "official",
     options: Mapping[str, Any] | None = None,
 ) -> Score:
     """Score answers from any model or tool as a benchmark's official tool does.
@@ -165,6 +166,7 @@ def score(
         annotations: the benchmark's own files.
         answers: a file in the benchmark's own format or in LLaVA's, or `Answer` objects.
         variant: the scoring, by name; None takes the official one.
+        missing: what to do with questions without an answer: as the rule says, count as wrong, or refuse.
         options: the benchmark's own options.
 
     Raises:
@@ -175,6 +177,7 @@ def score(
 
     values = checked_options(benchmarks.find(benchmark), options or {}, f"{benchmark}: option")
     selected = benchmarks.get(benchmark, **values)
+    selected.missing = missing
     questions = selected.read(Path(annotations))
     given = selected.read_answers(Path(answers), questions) if isinstance(answers, str | Path) else answers
     return selected.score(questions, given, variant)

@@ -66,6 +66,13 @@ def test_reads_the_official_pair_of_files(tmp_path: Path) -> None:
         assert VQAv2().read(path) == [question]
 
 
+def test_files_under_other_names_are_not_taken_for_their_own_companions(tmp_path: Path) -> None:
+    write(tmp_path, annotation(420, humans(*["red"] * 10)), questions=False)
+    other = next(tmp_path.glob("*_annotations.json")).rename(tmp_path / "mine.json")
+    (question,) = VQAv2().read(other)
+    assert (question.id, question.prompt) == ("420", "")
+
+
 def test_annotations_alone_can_be_scored_and_questions_alone_asked(tmp_path: Path) -> None:
     (question,) = write(tmp_path, annotation(420, humans(*["red"] * 10)), questions=False)
     assert question.prompt == ""

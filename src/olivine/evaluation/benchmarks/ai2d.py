@@ -12,6 +12,8 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT
+from olivine.evaluation.benchmarks.lenient_option import option
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -38,7 +40,8 @@ class AI2D(Benchmark):
 
     Variants: `letter`, our rule (the answer names the option's letter or is its text); `lmms-eval`, a letter and
     period at the start, or else the whole answer, equals the letter; `vlmevalkit`, exactly one letter, or else one
-    option's text, occurs in the answer.
+    option's text, occurs in the answer; `lenient`, ours, the option that the answer chooses in whatever words, as
+    `lenient_option` says.
 
     Args:
         split: `test` (the diagrams of ai2d_test_ids.csv, if it is beside the folders), `val` (the rest) or `all`.
@@ -55,7 +58,7 @@ class AI2D(Benchmark):
         reply="choice",
         files=("the archive's folder: `questions/*.json`, `images/`, `ai2d_test_ids.csv`",),
     )
-    variants = ("letter", "lmms-eval", "vlmevalkit")
+    variants = ("letter", "lmms-eval", "vlmevalkit", LENIENT)
 
     parquet = ParquetLayout(splits=("test",), image=lambda row: f"{row.index}.png")
 
@@ -152,4 +155,5 @@ _PARSERS: dict[str, Callable[[str, Sequence[str]], str | None]] = {
     "letter": named_option,
     "lmms-eval": _lmms_eval,
     "vlmevalkit": _vlmevalkit,
+    LENIENT: lambda text, choices: option(text, dict(zip(LETTERS, choices, strict=False))),
 }

@@ -10,8 +10,10 @@ from pathlib import Path
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, short_text
 from olivine.evaluation.benchmarks.parsing import is_reply, item_of
 from olivine.evaluation.benchmarks.types import require_types, shortened
+from olivine.evaluation.benchmarks.vqa_normaliser import normalise
 from olivine.files import read_json_lines
 from olivine.records import Answer, Question, Score
 
@@ -21,9 +23,14 @@ class ExactMatch(Benchmark):
 
     The same conversion that LLaVA applies before GQA's exact match. One cluster is one image. The file's `category`
     (if any) gives `accuracy/CATEGORY` beside the total. An unanswered question counts as wrong.
+
+    Variants, none of them another tool's: `official`, the rule above; `lenient`, the short answer in the reply, or the
+    yes or no that it says where only these are right, both sides normalised, as the module `lenient` reads it (POPE's
+    variant of that name reads a yes or no alike).
     """
 
     name = "exact-match"
+    variants = ("official", LENIENT)
     declares = Declaration(
         title="exact match",
         metrics=(
@@ -74,8 +81,13 @@ class ExactMatch(Benchmark):
         by_category: dict[str, list[float]] = defaultdict(list)
         items = []
         for question in questions:
-            references = {_plain(reference) for reference in question.references}
-            said = _plain(texts.get(question.id, ""))
+            text = texts.get(question.id, "")
+            if selected == LENIENT:
+                references = {normalise(reference) for reference in question.references}
+                said = short_text(text, yes_or_no=references <= {"yes", "no"}, question=question.prompt)
+            else:
+                references = {_plain(reference) for reference in question.references}
+                said = _plain(text)
             correct = float(question.id in texts and said in references)
             items.append(item_of(question, texts, correct, read=is_reply(said, references)))
             if "category" in question.details:

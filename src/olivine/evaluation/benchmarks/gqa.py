@@ -14,6 +14,7 @@ from olivine.data.images import ImageSource
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, short_text
 from olivine.evaluation.benchmarks.parquet import ParquetImages, ParquetLayout, find_shards
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -27,6 +28,7 @@ from olivine.evaluation.benchmarks.parsing import (
     require_keys,
     rows_have,
 )
+from olivine.evaluation.benchmarks.vqa_normaliser import normalise
 from olivine.files import read_json
 from olivine.records import Answer, Question, Score
 from olivine.wording import SHORT_ANSWER
@@ -48,9 +50,11 @@ class GQA(Benchmark):
     - `raw`: nothing ever happens. `llava`: LLaVA's conversion always happens.
     - `prismatic`: all ASCII punctuation is removed and the prediction lower-cased.
     - `lmms-eval`: the same on both sides. `vlmevalkit`: both sides are stripped and lower-cased.
+    - `lenient`, ours: the short answer in the reply, or the yes or no that it says where the gold answer is one, as the
+      module `lenient` reads it; both sides go through VQAv2's normaliser.
 
     The official tool stops at a balanced question without a prediction, and so do the first four variants; in the
-    last two it counts as wrong. Answers to unknown questions, and two answers to one, are errors here, where the
+    last three it counts as wrong. Answers to unknown questions, and two answers to one, are errors here, where the
     official tool ignores the former and keeps the last of the latter.
 
     Args:
@@ -86,7 +90,7 @@ class GQA(Benchmark):
         answers=("the official list of `questionId`, `prediction`",),
         missing=dict.fromkeys(("official", "raw", "llava", "prismatic"), "refused"),
     )
-    variants = ("official", "raw", "llava", "prismatic", "lmms-eval", "vlmevalkit")
+    variants = ("official", "raw", "llava", "prismatic", "lmms-eval", "vlmevalkit", LENIENT)
 
     parquet = ParquetLayout(
         splits=("testdev", "val", "train", "test"),
@@ -269,10 +273,17 @@ _CONVERSIONS: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
 def _converted(
     questions: Sequence[Question], answers: Sequence[Answer], texts: Mapping[str, str], variant: str
 ) -> tuple[dict[str, str], dict[str, str]]:
-    of_prediction, of_gold = _CONVERSIONS[variant]
     unscorable = [question.id for question in questions if not question.references]
     if unscorable:
         raise DataError(f"gqa: question {unscorable[0]!r} has no gold answer (a test tier?); it cannot be scored here.")
+    if variant == LENIENT:
+        gold = {question.id: normalise(question.references[0]) for question in questions}
+        asked = {question.id: question.prompt.removesuffix(SHORT_ANSWER) for question in questions}
+        return gold, {
+            key: short_text(text, yes_or_no=gold[key] in ("yes", "no"), question=asked[key])
+            for key, text in texts.items()
+        }
+    of_prediction, of_gold = _CONVERSIONS[variant]
     final = {a.question_id for a in answers if isinstance(a, Prediction)} if variant == "official" else frozenset()
     said = {key: text if key in final else of_prediction(text) for key, text in texts.items()}
     return {question.id: of_gold(question.references[0]) for question in questions}, said

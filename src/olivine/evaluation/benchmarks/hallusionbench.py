@@ -9,6 +9,7 @@ from typing import Any
 
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, yes_no
 from olivine.evaluation.benchmarks.parsing import (
     answers_from,
     find_file,
@@ -53,6 +54,7 @@ class HallusionBench(JudgedBenchmark):
       always wrong, and the groups of VD and VS that share a subcategory and number taken as one.
     - `judge`: the official grading, and the default where a judge is named. A verdict that holds "incorrect" is
       wrong, else one that holds "correct" is right, else the answer is unclear. Our own wording; temperature 0.
+    - `lenient`, ours: as `rule`, but yes or no as the answer says in whatever words, as `lenient.yes_no` reads it.
     """
 
     name = "hallusionbench"
@@ -71,7 +73,7 @@ class HallusionBench(JudgedBenchmark):
         files=("HallusionBench.json, or its folder",),
         answers=("official result rows: the questions with `model_prediction`",),
     )
-    variants = ("rule", "vlmevalkit", "judge")
+    variants = ("rule", "vlmevalkit", "judge", LENIENT)
     prompts = ("llava-1.5", "original")
     judge_wording = JUDGE_PROMPT
 
@@ -101,7 +103,7 @@ class HallusionBench(JudgedBenchmark):
         scored = [q for q in questions if q.image is not None or selected != "vlmevalkit"]
         items = []
         for question in scored:
-            label = _label(question, texts[question.id], verdicts) if question.id in texts else _WRONG
+            label = _label(question, texts[question.id], verdicts, selected) if question.id in texts else _WRONG
             spared = label == _UNCLEAR and question.details["unseen"] and selected != "vlmevalkit"
             read = label != _UNCLEAR or verdicts is not None
             items.append(item_of(question, texts, float(label == _RIGHT or spared), read=read))
@@ -120,9 +122,9 @@ class HallusionBench(JudgedBenchmark):
         return f"Question: {asked}\nReference answer: {answer}\nResponse: {text}\nVerdict:"
 
 
-def _label(question: Question, text: str, verdicts: Mapping[str, str] | None) -> int:
+def _label(question: Question, text: str, verdicts: Mapping[str, str] | None, variant: str) -> int:
     if verdicts is None:
-        said = vlmevalkit_yes_no(text)
+        said = yes_no(text, question.details["asked"]) if variant == LENIENT else vlmevalkit_yes_no(text)
         return _UNCLEAR if said is None else int(said == question.references[0])
     verdict = verdicts[question.id].lower()
     return _WRONG if "incorrect" in verdict else _RIGHT if "correct" in verdict else _UNCLEAR

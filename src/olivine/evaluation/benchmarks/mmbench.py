@@ -11,6 +11,8 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT
+from olivine.evaluation.benchmarks.lenient_option import option
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -52,6 +54,7 @@ class MMBench(Benchmark):
     - `original`: the older evaluator (kept in lmms-eval's mmbench_evals.py). Exactly one letter A to E occurs alone
       between spaces (but a lone `A` among more than three words is an article), or occurs so with one of twelve
       kinds of marks around it, or else exactly one option's text occurs.
+    - `lenient`, ours: the option that the answer chooses in whatever words, as `lenient_option` says.
     """
 
     name = "mmbench"
@@ -69,7 +72,7 @@ class MMBench(Benchmark):
         files=("the TSV with index, question, hint, A to D, answer",),
         answers=("a TSV or CSV with `index`, `prediction`",),
     )
-    variants = ("official", "original")
+    variants = ("official", "original", LENIENT)
     max_new_tokens = 1024
     parquet = ParquetLayout(
         splits=("dev", "test"), image=lambda row: f"{int(row.values['index']) % _ROTATION}.jpg", configs=("en",)
@@ -169,4 +172,5 @@ def _original(text: str, options: Mapping[str, str]) -> str | None:
 _PARSERS: dict[str, Callable[[str, Mapping[str, str]], str | None]] = {
     "official": vlmevalkit_option,
     "original": _original,
+    LENIENT: option,
 }

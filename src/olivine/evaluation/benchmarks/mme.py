@@ -13,6 +13,7 @@ from olivine.errors import DataError
 from olivine.evaluation.answers import from_row
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluation.benchmarks.declaration import CORRECT, Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, yes_no
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -50,6 +51,7 @@ class MME(CountedBenchmark):
       or else it is neither, which is wrong. Nothing is stripped; so `know` is a no and `Answer: yes` is neither.
     - `lmms-eval`: outer white space and all periods go first, and a lone `y` or `n` counts.
     - `vlmevalkit`: whole words anywhere, yes or no but not both, else wrong.
+    - `lenient`, ours: yes or no as the answer says in whatever words, as `lenient.yes_no` reads it; else wrong.
 
     The official tool stops at an image without its two lines, and so does `official` at a missing answer; in the
     other variants that is wrong. Unknown and repeated answers are errors.
@@ -76,7 +78,7 @@ class MME(CountedBenchmark):
         answers=("the tool's folder of result files: `image<TAB>question<TAB>gold<TAB>response`",),
         missing={"official": "refused"},
     )
-    variants = ("official", "lmms-eval", "vlmevalkit")
+    variants = ("official", "lmms-eval", "vlmevalkit", LENIENT)
     prompts = ("llava-1.5", "original")
     parquet = ParquetLayout(splits=("test",), image=lambda row: _image(row.values))
 
@@ -279,6 +281,7 @@ _PARSERS: dict[str, Callable[[str], str | None]] = {
     "official": _official,
     "lmms-eval": _lmms_eval,
     "vlmevalkit": vlmevalkit_yes_no,
+    LENIENT: yes_no,
 }
 
 

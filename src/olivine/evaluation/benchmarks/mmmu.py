@@ -13,6 +13,8 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT
+from olivine.evaluation.benchmarks.lenient_option import option
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -25,6 +27,7 @@ from olivine.evaluation.benchmarks.parsing import (
     require_keys,
     rows_have,
 )
+from olivine.evaluation.benchmarks.unwrapped import unwrapped
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
 from olivine.wording import OPTION_LETTER, SHORT_ANSWER
@@ -61,6 +64,10 @@ class MMMU(Benchmark):
     subjects in alphabetical order, as there). Where the options are not known (answer_dict_val.json) the answer must
     be the letter. An open answer is right if the tail after a word like "is" or "answer" holds a gold text, or a
     number in it equals a gold number to two decimals.
+
+    Variants: `official`; `lenient`, ours: the option that the answer chooses in any words, as `lenient_option` says.
+    Nothing is drawn at random: an answer that chooses none is wrong, and so is a missing one. Open answers are stripped
+    of what surrounds them, then read as the official tool does.
     """
 
     name = "mmmu"
@@ -77,6 +84,7 @@ class MMMU(Benchmark):
         answers=("`{ID: answer}`", "rows with `id`, `response`", "a folder of `SUBJECT/output.json`"),
         missing={"official": "excluded"},
     )
+    variants = ("official", LENIENT)
     where_texts_are = "answer_dict_val.json and the shipped outputs do not hold them: give the published questions."
 
     parquet = ParquetLayout(
@@ -127,7 +135,10 @@ class MMMU(Benchmark):
         excluded = self.missing_rule(selected) == "excluded"
         scored = [q for q in questions if q.id in texts or not excluded]
         scored.sort(key=lambda question: question.details["subject"])
-        items = [_item(question, texts, rng) for question in scored]
+        items = [
+            _lenient_item(question, texts) if selected == LENIENT else _item(question, texts, rng)
+            for question in scored
+        ]
         metrics = {"accuracy": fraction([item.correct for item in items])}
         for name in ("domain", "subject"):
             metrics |= by_detail(name, scored, items, fraction)
@@ -195,6 +206,15 @@ def _item(question: Question, texts: Mapping[str, str], rng: random.Random) -> I
         read = letter is not None
         correct = (letter or rng.choice(list(question.details["options"]))) in question.references
     return item_of(question, texts, float(correct and question.id in texts), read=read)
+
+
+def _lenient_item(question: Question, texts: Mapping[str, str]) -> Item:
+    text = texts.get(question.id, "")
+    if question.details["type"] == "multiple-choice":
+        letter = option(text, question.details["options"] or dict.fromkeys(LETTERS[:10], ""))
+        return item_of(question, texts, float(letter in question.references), read=letter is not None)
+    said = unwrapped(text)
+    return item_of(question, texts, float(bool(said) and _is_open_right(said, question)), read=bool(said))
 
 
 def _is_open_right(text: str, question: Question) -> bool:

@@ -11,6 +11,8 @@ from typing import cast
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluation.benchmarks.declaration import CORRECT, Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT
+from olivine.evaluation.benchmarks.lenient_option import option
 from olivine.evaluation.benchmarks.parsing import (
     agrees,
     answers_from,
@@ -53,6 +55,7 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
       "option", or at the end of any word (so `Banana` names A), or else the first character; always
       with corrected labels.
     - `vlmevalkit`: exactly one letter, or else one option's text, occurs in the answer.
+    - `lenient`, ours: the option that the answer chooses in whatever words, as `lenient_option` says.
     - `judge`: the official grader, and the default where a judge is named. A verdict of exactly yes (case ignored) is
       right, all else is wrong. The judge is asked at temperature 0.2 as there, in our own wording.
 
@@ -82,6 +85,8 @@ class MMVP(JudgedBenchmark, CountedBenchmark):
         "lmms-eval",
         "vlmevalkit",
         "vlmevalkit-corrected",
+        LENIENT,
+        f"{LENIENT}-corrected",
         "judge",
     )
     prompts = ("llava-1.5", "letters")
@@ -220,4 +225,5 @@ _GRADERS: dict[str, Callable[[str, Mapping[str, str]], str | None]] = {
     "s-vco": _s_vco,
     "lmms-eval": _lmms_eval,
     "vlmevalkit": vlmevalkit_option,
+    LENIENT: option,
 }

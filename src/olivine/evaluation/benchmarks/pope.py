@@ -12,6 +12,7 @@ from typing import Any, cast
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, yes_no
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -32,7 +33,7 @@ _FIRST_ID = {"random": 10_000_000, "popular": 20_000_000, "adversarial": 0}
 
 
 #: Variants whose overall figures are means over the settings; the others pool the answers.
-_AVERAGED = ("official",)
+_AVERAGED = ("official", LENIENT)
 
 
 class POPE(CountedBenchmark):
@@ -49,6 +50,8 @@ class POPE(CountedBenchmark):
     - `lmms-eval`: yes or no only if that is the whole answer (case and outer white space aside); another answer is
       wrong, but no false negative; `yes_ratio` is taken from the labels, as there; `pooled/...` instead of the mean.
     - `vlmevalkit`: whole words, yes or no but not both, else not a yes, and wrong; percent; `pooled/...`.
+    - `lenient`, ours: yes or no as the answer says in whatever words, as `lenient.yes_no` reads it; else not a yes, and
+      wrong.
 
     The official tool pairs answers with labels by position and leaves out the labels beyond the last answer. So an
     unanswered question is excluded from the official metrics and the items, and reported as missing (in the other
@@ -100,7 +103,7 @@ class POPE(CountedBenchmark):
         answers=("official lines of `question`, `answer` in label order, or a folder of such files",),
         missing={"official": "excluded"},
     )
-    variants = ("official", "lmms-eval", "vlmevalkit")
+    variants = ("official", "lmms-eval", "vlmevalkit", LENIENT)
 
     parquet = ParquetLayout(
         splits=("test", *_FIRST_ID),
@@ -162,14 +165,13 @@ class POPE(CountedBenchmark):
 
         The official tool skips questions without an answer.
         """
-        parse = _PARSERS[variant]
         items: list[Item] = []
         counted: list[tuple[str, Hashable]] = []
         for question in questions:
             if question.id not in texts and self.missing_rule(variant) == "excluded":
                 continue
             gold, text = question.references[0], texts.get(question.id)
-            said = None if text is None else parse(text)
+            said = None if text is None else _parsed(text, question, variant)
             # The official rule takes everything without a no for a yes.
             read = text is not None and (_said(text) if variant == "official" else said) is not None
             items.append(item_of(question, texts, float(gold == said), read=read))
@@ -183,6 +185,10 @@ class POPE(CountedBenchmark):
             setting, gold, said = cast("tuple[str, str, str | None]", key)
             by_setting.setdefault(setting, {})[gold, said] = count
         return _summary(by_setting, variant)
+
+
+def _parsed(text: str, question: Question, variant: str) -> str | None:
+    return yes_no(text, question.details["question"]) if variant == LENIENT else _PARSERS[variant](text)
 
 
 def _setting(path: Path) -> str | None:
@@ -358,7 +364,7 @@ def _figures(counts: Mapping[tuple[str, str | None], int], variant: str) -> dict
         "precision": scale * precision,
         "recall": scale * recall,
     }
-    if variant == "official":
+    if variant in _AVERAGED:
         figures["yes_ratio"] = yeses / answered if answered else 0.0
     if variant == "lmms-eval":
         labelled = sum(count for (gold, _), count in counts.items() if gold == "yes")
@@ -368,7 +374,7 @@ def _figures(counts: Mapping[tuple[str, str | None], int], variant: str) -> dict
 
 def _summary(by_setting: Mapping[str, Mapping[tuple[str, str | None], int]], variant: str) -> dict[str, float]:
     figures = {setting: _figures(counts, variant) for setting, counts in by_setting.items()}
-    if variant == "official":
+    if variant in _AVERAGED:
         names = next(iter(figures.values()), {})
         overall = {f"mean/{name}": fraction([each[name] for each in figures.values()]) for name in names}
     else:

@@ -13,6 +13,8 @@ from olivine.errors import DataError
 from olivine.evaluation.answers import from_row
 from olivine.evaluation.benchmarks.counted import CountedBenchmark, Counts, Graded
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT
+from olivine.evaluation.benchmarks.lenient_option import option
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -51,6 +53,7 @@ class ScienceQA(CountedBenchmark):
       mark in the answer's own prompt).
     - `lmms-eval`: the answer is the letter, or begins with it and a period.
     - `vlmevalkit`: exactly one letter, or else one choice's text, occurs in the answer.
+    - `lenient`, ours: the option that the answer chooses in whatever words, as `lenient_option` says.
 
     In LLaVA's answer lines a missing answer is wrong, as in its tool. An official results file must hold every
     question and no other, as the official tool asserts (4,241 for the test split).
@@ -77,7 +80,7 @@ class ScienceQA(CountedBenchmark):
         files=("problems.json, or its folder", "LLaVA's llava_test_CQM-A.json"),
         answers=('the official `{"results": {ID: index}}`',),
     )
-    variants = ("official", "llava", "lmms-eval", "vlmevalkit")
+    variants = ("official", "llava", "lmms-eval", "vlmevalkit", LENIENT)
     max_new_tokens = 1024
 
     parquet = ParquetLayout(
@@ -290,4 +293,5 @@ _PARSERS: dict[str, Callable[[str, Question], str | None]] = {
     "llava": _llava,
     "lmms-eval": _lmms_eval,
     "vlmevalkit": _vlmevalkit,
+    LENIENT: lambda text, question: option(text, dict(zip(LETTERS, question.details["choices"], strict=False))),
 }

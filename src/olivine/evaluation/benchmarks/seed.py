@@ -10,9 +10,12 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT
+from olivine.evaluation.benchmarks.lenient_option import option
 from olivine.evaluation.benchmarks.parquet import ParquetLayout
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
+    LETTERS,
     agrees,
     answers_from,
     by_detail,
@@ -37,7 +40,8 @@ class SEEDBench(Benchmark):
     or video. A missing answer is wrong.
 
     Variants: `llava`, the answer equals the letter exactly (scripts/convert_seed_for_submission.py of LLaVA);
-    `lmms-eval`, its first character does, outer white space aside (lmms_eval/tasks/seedbench/utils.py).
+    `lmms-eval`, its first character does, outer white space aside (lmms_eval/tasks/seedbench/utils.py);
+    `lenient`, ours: the option that the answer chooses in whatever words, as `lenient_option` says.
     """
 
     name = "seed"
@@ -53,7 +57,7 @@ class SEEDBench(Benchmark):
         files=("SEED-Bench.json, or its folder",),
         answers=("the leaderboard's lines of `question_id`, `prediction`",),
     )
-    variants = ("llava", "lmms-eval")
+    variants = ("llava", "lmms-eval", LENIENT)
 
     parquet = ParquetLayout(splits=("test",), image=lambda row: _image(row.values))
 
@@ -89,6 +93,9 @@ class SEEDBench(Benchmark):
         texts, missing = self.matched(questions, answers, selected)
         if selected == "lmms-eval":
             texts = {key: text.strip()[:1] for key, text in texts.items()}
+        if selected == LENIENT:
+            choices = {question.id: question.details["choices"] for question in questions}
+            texts = {key: option(text, choices[key]) or "" for key, text in texts.items()}
         items = graded(questions, texts, lambda text, question: agrees(text, question.references[0], "ABCD"))
         metrics = {"accuracy": percent([item.correct for item in items])}
         for name in ("data", "type"):
@@ -113,5 +120,9 @@ def _question(row: Any, names: Mapping[Any, str], where: str) -> Question:
         image=_image(row),
         cluster=str(row["data_id"]),
         references=(row["answer"],),
-        details={"data": row["data_type"], "type": names[row["question_type_id"]]},
+        details={
+            "data": row["data_type"],
+            "type": names[row["question_type_id"]],
+            "choices": {letter: row[choice] for letter, choice in zip(LETTERS, _CHOICES, strict=False)},
+        },
     )

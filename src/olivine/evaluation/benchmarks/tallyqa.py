@@ -12,6 +12,7 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT
 from olivine.evaluation.benchmarks.parsing import (
     LETTERS,
     answers_from,
@@ -23,6 +24,7 @@ from olivine.evaluation.benchmarks.parsing import (
     require_keys,
     rows_have,
 )
+from olivine.evaluation.benchmarks.unwrapped import unwrapped
 from olivine.evaluation.benchmarks.vqa_normaliser import normalise
 from olivine.files import read_json
 from olivine.records import Answer, Item, Question, Score
@@ -45,9 +47,10 @@ class TallyQA(Benchmark):
     - `official`: the answer is all digits, or else it counts as 0 (as the tool reads other models' answers).
     - `number`: the first word that is a whole number in digits, or none, zero to ten, after VQA's normaliser;
       without one the answer is wrong, and 0 for the error.
+    - `lenient`, ours: the same, without what surrounds the answer, as `unwrapped` says.
 
     Under the prompt `prismatic` the answer is an option's letter in both. The tool stops at a question without an
-    answer, and so does `official`; under `number` it is wrong.
+    answer, and so does `official`; under the others it is wrong.
     """
 
     name = "tallyqa"
@@ -70,7 +73,7 @@ class TallyQA(Benchmark):
         answers=("a list of `question_id`, `answer`",),
         missing={"official": "refused"},
     )
-    variants = ("official", "number")
+    variants = ("official", "number", LENIENT)
     prompts = ("llava-1.5", "prismatic")
 
     def read(self, path: Path, prompt: str | None = None) -> list[Question]:
@@ -96,6 +99,8 @@ class TallyQA(Benchmark):
         """Compute accuracy and root mean squared error, simple and complex."""
         selected = self.choose_variant(variant)
         texts, missing = self.matched(questions, answers, selected)
+        if selected == LENIENT:
+            texts = {key: unwrapped(text) for key, text in texts.items()}
         counts = {question.id: _count(question, texts.get(question.id, ""), selected) for question in questions}
         items = []
         for question in questions:

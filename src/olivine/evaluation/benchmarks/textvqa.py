@@ -13,6 +13,7 @@ from olivine.data.images import ImageSource
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, short_text
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -54,6 +55,9 @@ class TextVQA(Benchmark):
     one is excluded from the metric and the items, and reported as missing. Answers to unknown questions are refused
     (there too), and so are two to one question (there both count).
 
+    Variants: `official`; `lenient`, ours, reads the short answer in the reply as the module `lenient` does, and takes a
+    missing answer for wrong.
+
     Args:
         ocr: TextVQA_Rosetta_OCR_v0.2_val.json, or LLaVA's question file (`llava_textvqa_val_v051_ocr.jsonl`), for the
             hints; by default the one beside the annotations, if any.
@@ -72,6 +76,7 @@ class TextVQA(Benchmark):
         answers=("the official list of `question_id`, `answer`",),
         missing={"official": "excluded"},
     )
+    variants = ("official", LENIENT)
     prompts = ("llava-1.5", "no-ocr", "lmms-eval")
 
     parquet = ParquetLayout(splits=("validation", "test", "train"), image=lambda row: f"{row.values['image_id']}.jpg")
@@ -153,7 +158,8 @@ class TextVQA(Benchmark):
         for question in questions:
             if question.id in texts or self.missing_rule(selected) != "excluded":
                 humans = [normalise_m4c(reference) for reference in question.references]
-                said = normalise_m4c(texts.get(question.id, ""))
+                text = texts.get(question.id, "")
+                said = normalise_m4c(short_text(text) if selected == LENIENT else text)
                 correct = soft_score(said, humans) if question.id in texts else 0.0
                 items.append(item_of(question, texts, correct, read=is_reply(said, humans)))
                 labels.append(_LABELS[hinted.get(question.id, question.details["hinted"])])

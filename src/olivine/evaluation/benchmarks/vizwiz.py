@@ -11,6 +11,7 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, short_text
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -58,8 +59,9 @@ class VizWiz(Benchmark):
     - `llava`: before that the answer goes through LLaVA's `EvalAIAnswerProcessor`, as in its
       `scripts/convert_vizwiz_for_submission.py`.
     - `lmms-eval`: that processor on both sides, and nothing else.
+    - `lenient`, ours: the same for the short answer in the reply, as the module `lenient` reads it.
 
-    The official tool stops at an image without an answer, and so do `official` and `llava`; under `lmms-eval` it is
+    The official tool stops at an image without an answer, and so do `official` and `llava`; under the others it is
     wrong. Unknown and repeated answers are refused by all (the tool ignores the former and keeps the last).
     """
 
@@ -78,7 +80,7 @@ class VizWiz(Benchmark):
         answers=("the official list of `image`, `answer`, `answerable`",),
         missing={"official": "refused", "llava": "refused"},
     )
-    variants = ("official", "llava", "lmms-eval")
+    variants = ("official", "llava", "lmms-eval", LENIENT)
     prompts = ("llava-1.5", "lmms-eval")
     parquet = ParquetLayout(splits=("val", "test"), image=lambda row: _image(row.values))
 
@@ -140,11 +142,16 @@ def _llava(text: str) -> str:
     return normalise_vizwiz(normalise_m4c(text))
 
 
+def _lenient(text: str) -> str:
+    return normalise_m4c(short_text(text))
+
+
 #: What a variant does to the answer and to each human answer.
 _CONVERSIONS: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
     "official": (normalise_vizwiz, _as_is),
     "llava": (_llava, _as_is),
     "lmms-eval": (normalise_m4c, normalise_m4c),
+    LENIENT: (_lenient, normalise_m4c),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, short_text
 from olivine.evaluation.benchmarks.parquet import ParquetLayout, ParquetRow
 from olivine.evaluation.benchmarks.parquet import read_rows as read_parquet
 from olivine.evaluation.benchmarks.parsing import (
@@ -54,10 +55,11 @@ class VQAv2(Benchmark):
     - `2017`: the release of that year (a4f1afd), which LAVIS copied. The answer is always normalised; human answers
       lose their punctuation, and that only where they are not all identical; their numbers and articles stay.
     - `normalised`: both sides are always normalised, as peers do.
+    - `lenient`, ours: the same for the short answer in the reply, as the module `lenient` reads it.
 
-    2021 and 2017 refuse a file that does not answer every question, as the tool asserts; under `normalised` a missing
-    answer is wrong. Answers to unknown questions, and two to one question, are refused by all (the tool asserts
-    against the former and keeps the last of the latter).
+    2021 and 2017 refuse a file that does not answer every question, as the tool asserts; under `normalised` and
+    `lenient` a missing answer is wrong. Answers to unknown questions, and two to one question, are refused by all (the
+    tool asserts against the former and keeps the last of the latter).
 
     Args:
         questions: the questions file, by default the one beside the annotations, named as the official files are.
@@ -79,7 +81,7 @@ class VQAv2(Benchmark):
         answers=("the official list of `question_id`, `answer`",),
         missing={"2021": "refused", "2017": "refused"},
     )
-    variants = ("2021", "2017", "normalised")
+    variants = ("2021", "2017", "normalised", LENIENT)
     where_texts_are = (
         "Annotations alone do not hold them: put the questions file (v2_OpenEnded_mscoco_val2014_questions.json) "
         "beside the annotations, or name it (--questions FILE)."
@@ -110,10 +112,12 @@ class VQAv2(Benchmark):
         header = _read_header(path)
         if "annotations" in header:
             asked = self._questions or path.with_name(_questions_name(path.name))
-            texts = _texts(asked, _read_header(asked)) if self._questions or asked.is_file() else None
+            texts = (
+                _texts(asked, _read_header(asked)) if self._questions or (asked != path and asked.is_file()) else None
+            )
             return _annotated(path, header, texts)
         beside = path.with_name(_annotations_name(path.name))
-        if beside.is_file():
+        if beside != path and beside.is_file():
             return _annotated(beside, _read_header(beside), _texts(path, header))
         return _unannotated(path, header)
 
@@ -134,6 +138,8 @@ class VQAv2(Benchmark):
         items = []
         for question in questions:
             text = texts.get(question.id)
+            if text is not None and selected == LENIENT:
+                text = short_text(text, yes_or_no=set(question.references) <= {"yes", "no"}, question=question.prompt)
             correct = 0.0 if text is None else _soft(question, text, selected, final=question.id in final)
             read = is_reply(normalise(text or ""), question.references)
             items.append(item_of(question, texts, correct, read=read))
@@ -238,7 +244,7 @@ def _soft(question: Question, text: str, variant: str, *, final: bool) -> float:
 
 def _compared(text: str, references: Sequence[str], variant: str, *, final: bool) -> tuple[str, list[str]]:
     """Return both sides as the variant compares them."""
-    if variant == "normalised":
+    if variant in ("normalised", LENIENT):
         return normalise(text), [normalise(reference) for reference in references]
     if variant == "2017":
         unanimous = len(set(references)) == 1

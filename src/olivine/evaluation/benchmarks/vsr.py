@@ -10,6 +10,7 @@ from pathlib import Path
 from olivine.errors import DataError
 from olivine.evaluation.benchmarks.base import Benchmark
 from olivine.evaluation.benchmarks.declaration import Declaration, Metric
+from olivine.evaluation.benchmarks.lenient import LENIENT, yes_no
 from olivine.evaluation.benchmarks.parsing import (
     agrees,
     by_detail,
@@ -36,6 +37,7 @@ class VSR(Benchmark):
     - `official`: the predicted label 0 or 1; for a model's words, true or yes against false or no, whole words in
       any case, only one of the two kinds, else wrong.
     - `vlmevalkit`: whole words yes or no, but not both, else wrong.
+    - `lenient`, ours: yes or no as the answer says in whatever words, as `lenient.yes_no` reads it; else wrong.
 
     Args:
         categories: that file; by default the one beside the split file, if any.
@@ -54,7 +56,7 @@ class VSR(Benchmark):
         files=("a split's JSON lines, or the folder with test.jsonl or zeroshot/test.jsonl",),
         answers=("the official predictions: a 0 or 1 a line",),
     )
-    variants = ("official", "vlmevalkit")
+    variants = ("official", "vlmevalkit", LENIENT)
 
     def __init__(self, categories: Path | None = None) -> None:
         self._categories = categories
@@ -123,8 +125,15 @@ def _official(text: str) -> str | None:
 
 
 def _vlmevalkit(text: str) -> str | None:
-    said = vlmevalkit_yes_no(text)
+    return _label(vlmevalkit_yes_no(text))
+
+
+def _lenient(text: str) -> str | None:
+    return _label(yes_no(text))
+
+
+def _label(said: str | None) -> str | None:
     return None if said is None else str(int(said == "yes"))
 
 
-_PARSERS: dict[str, Callable[[str], str | None]] = {"official": _official, "vlmevalkit": _vlmevalkit}
+_PARSERS: dict[str, Callable[[str], str | None]] = {"official": _official, "vlmevalkit": _vlmevalkit, LENIENT: _lenient}
