@@ -13,7 +13,7 @@ from olivine.evaluation.benchmarks.declaration import CORRECT, Metric
 from olivine.evaluation.run import ANSWERS, write_score
 from olivine.files import write_json_lines
 from olivine.records import Answer
-from olivine.statistics import cluster_intervals, ratio_values
+from olivine.statistics import ClusteredScores, ratio_values
 
 
 def write_pope(folder, image_folder, *, seed=0):
@@ -111,8 +111,11 @@ def test_mme_points_are_measured_over_images(tmp_path):
     names, values = run.values(total)
     assert len(names) == 18
     assert values.mean() == pytest.approx(run.value(total))
-    low, high = cluster_intervals(values[:, None], np.random.default_rng(0))
-    assert low[0] < run.value(total) < high[0]
+    _, _, contributions, questions = run.clustered(total)
+    assert contributions.sum() == pytest.approx(run.value(total))
+    assert list(questions) == [2] * 18
+    scores = ClusteredScores(values[None, None], contributions[None, None], questions, total.range)
+    assert 0 <= scores.interval(0).low < run.value(total) < scores.interval(0).high <= 2800
 
 
 def test_many_clusters_are_grouped_the_same_way_in_every_run():

@@ -11,7 +11,9 @@ import pytest
 from fabricated import AXES, read_csv, write_finished
 
 from olivine.ablation.agreement import compare
+from olivine.ablation.averaged import average_columns
 from olivine.ablation.disagreements import disagreements
+from olivine.ablation.latex import escaped as latex_escaped
 from olivine.ablation.published import table
 from olivine.ablation.report import _markdown_cell, headlines, plain, report_context, signed, write_report
 from olivine.ablation.results import collect, effects_csv, results_csv
@@ -199,13 +201,93 @@ def test_a_study_without_finished_steps_says_so(tmp_path):
         collect(plan)
 
 
-def test_configurations_asked_other_questions_are_not_paired(tmp_path):
+def test_a_configuration_asked_other_questions_is_named_and_in_no_figure(tmp_path):
     _, plan = write_finished(tmp_path, images=8)
     step = plan.steps[plan.evaluations[("large", "clip", "no"), 0, "exact-match", None]]
     items = (step.folder / "items.jsonl").read_text().splitlines()
     (step.folder / "items.jsonl").write_text("\n".join(items[3:]) + "\n")
-    with pytest.raises(RunError, match="cannot be paired"):
-        collect(plan)
+    results = collect(plan)
+    exact = next(outcome for outcome in results.headlines if outcome.benchmark == "exact-match")
+    assert ("large", "clip", "no") not in exact.scores
+    assert len(exact.scores) == 7
+    assert any("language=large, vision=clip, align=no was asked 21 questions" in note for note in results.notes)
+    pope = next(outcome for outcome in results.headlines if outcome.benchmark == "pope")
+    assert len(pope.scores) == 8
+
+
+def test_one_odd_benchmark_leaves_the_others(tmp_path):
+    _, plan = write_finished(tmp_path, images=8)
+    for (_, _, name, control), key in plan.evaluations.items():
+        if name == "mme" and control is None:
+            (plan.steps[key].folder / "items.jsonl").write_text("not json\n")
+    results = collect(plan)
+    assert {outcome.benchmark for outcome in results.outcomes} == {"pope", "exact-match"}
+    assert any("MME: no evaluation is finished" in note for note in results.notes)
+    page = write_report(results, tmp_path / "out").read_text()
+    assert "Missing:" in page
+    assert "it cannot be read" in page
+
+
+def test_a_missing_seed_costs_that_seed_and_no_effect(tmp_path):
+    _, plan = write_finished(tmp_path, images=8, seeds=(0, 1, 2))
+    gone = ("large", "dinov2", "no")
+    shutil.rmtree(plan.steps[plan.evaluations[gone, 2, "pope", None]].folder)
+    results = collect(plan)
+    pope = results.headlines[0]
+    assert len(pope.scores) == 8
+    assert pope.scores[gone].seeds == 2
+    assert pope.scores["small", "clip", "yes"].seeds == 3
+    assert len(pope.effects) == 7
+    assert {effect.estimate.seeds for effect in pope.effects} == {2}
+    assert any("effects use seed 0, 1 alone" in note for note in results.notes)
+    assert any(note.startswith("POPE: the score of") and "without seed 2" in note for note in results.notes)
+
+
+def test_two_seeds_get_a_sentence(tmp_path):
+    _, plan = write_finished(tmp_path, seeds=(0, 1), images=6)
+    page = write_report(collect(plan), tmp_path / "out").read_text()
+    assert "Two seeds say little about training runs" in page
+
+
+def test_averages_cover_the_benchmarks_and_say_how_many(finished, tmp_path):
+    results = finished[2]
+    columns = {column.label: column for column in average_columns(results)}
+    outcomes = {outcome.benchmark: outcome for outcome in results.headlines}
+    assert {label: column.benchmarks for label, column in columns.items()} == {
+        "mean": 2,
+        "mean percentage of the range": 3,
+        "mean z-score": 3,
+    }
+    for configuration, average in columns["mean"].values.items():
+        pair = [outcomes[name].scores[configuration].value for name in ("pope", "exact-match")]
+        assert average.value == pytest.approx(sum(pair) / 2)
+        assert average.interval.low < average.value < average.interval.high
+    assert sum(average.value for average in columns["mean z-score"].values.values()) == pytest.approx(0, abs=1e-9)
+    assert "Averages over benchmarks" in write_report(results, tmp_path).read_text()
+
+
+def test_latex_tables_hold_the_reports_figures(finished, tmp_path):
+    results = finished[2]
+    write_report(results, tmp_path, latex=True)
+    text = (tmp_path / "tables.tex").read_text()
+    score = results.headlines[0].scores["small", "clip", "yes"]
+    low, high = score.interval.low, score.interval.high
+    assert f"${score.value:.1f}$" in text
+    assert f"$[{low:.1f}, {high:.1f}]$" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    rows = [line for line in text.splitlines() if line.startswith("small & clip & yes &")]
+    assert len(rows) == 1
+    assert rows[0].count(" & ") == 2 + len(results.headlines) + 3
+
+
+@pytest.mark.parametrize("text", ["a_b & 50 % #1 {x}", "\\input{secret}", "$x^2$ ~"])
+def test_text_cannot_become_a_latex_command(text):
+    shown = latex_escaped(text)
+    for command in (r"\textbackslash{}", r"\textasciicircum{}", r"\textasciitilde{}"):
+        shown = shown.replace(command, "")
+    for mark in "&%$#_{}":
+        shown = shown.replace("\\" + mark, "")
+    assert not set(shown) & set("&%$#_{}\\^~")
 
 
 def test_a_study_is_compared_with_the_paper(finished):

@@ -8,6 +8,7 @@ twice, and metrics added to a benchmark later are covered too.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -132,17 +133,35 @@ class FinishedEvaluation:
 
         The mean of the values is the score (before rounding, where the official tool rounds).
         """
+        names, values, *_ = self.clustered(metric)
+        return names, values
+
+    def clustered(self, metric: Metric) -> tuple[tuple[str, ...], Array, Array, Array]:
+        """Return (names, values, contributions, questions) of the clusters or groups of clusters.
+
+        Contributions sum to the score: for a mean of items, a cluster's right answers over all questions; for another
+        metric, its share of the score and its linear influence on it.
+        """
         return self._of_items() if metric.mean_of_items else self._of_groups(metric)
 
-    def _of_items(self) -> tuple[tuple[str, ...], Array]:
+    def items(self, order: Sequence[str]) -> Array:
+        """Return how right each answer is, in percent, for the questions in `order`."""
+        return 100 * np.array([self.correct[question] for question in order])
+
+    def cluster_of(self, order: Sequence[str]) -> list[str]:
+        """Return the cluster of each question in `order`."""
+        clusters = dict(zip(self.questions, self._cluster_of_item, strict=True))
+        return [clusters[question] for question in order]
+
+    def _of_items(self) -> tuple[tuple[str, ...], Array, Array, Array]:
         position = {cluster: number for number, cluster in enumerate(sorted(self.clusters))}
         positions = [position[cluster] for cluster in self._cluster_of_item]
         sums = np.bincount(positions, weights=self._correct).astype(float)
         counts = np.bincount(positions).astype(float)
-        return tuple(position), 100 * ratio_values(sums, counts)
+        return tuple(position), 100 * ratio_values(sums, counts), 100 * sums / counts.sum(), counts
 
-    def _of_groups(self, metric: Metric) -> tuple[tuple[str, ...], Array]:
-        names, sizes, metrics = self._groups
+    def _of_groups(self, metric: Metric) -> tuple[tuple[str, ...], Array, Array, Array]:
+        names, sizes, questions, metrics = self._groups
         try:
             without = np.array([values[metric.name] for values in metrics]) * metric.scale
         except KeyError:
@@ -152,19 +171,24 @@ class FinishedEvaluation:
             ) from None
         whole = self.value(metric)
         if len(names) == 1:
-            return tuple(names), np.array([whole])
-        return tuple(names), pseudo_values(whole, without, sizes)
+            return tuple(names), np.array([whole]), np.array([whole]), questions
+        shares = questions / questions.sum()
+        influence = (1 - shares) * (whole - without)
+        contributions = shares * whole + influence - influence.mean()
+        return tuple(names), pseudo_values(whole, without, sizes), contributions, questions
 
     @cached_property
-    def _groups(self) -> tuple[list[str], Array, list[dict[str, float]]]:
-        """Names of the clusters or groups of clusters, their sizes, and the metrics without each of them."""
+    def _groups(self) -> tuple[list[str], Array, Array, list[dict[str, float]]]:
+        """Names of the clusters or groups of clusters, their clusters, questions, and the metrics without each."""
         groups = grouped(self.clusters)
         names = [members[0] if len(groups) == len(self.clusters) else f"group {n}" for n, members in enumerate(groups)]
         omitted = [set(members) for members in groups] if len(groups) > 1 else []
         metrics = self.source.benchmark.score_without(
             self.source.questions, self._read_answers(), self.source.variant, omitted
         )
-        return names, np.array([len(members) for members in groups], dtype=float), metrics
+        asked = Counter(self._cluster_of_item)
+        questions = [sum(asked[cluster] for cluster in members) for members in groups]
+        return names, np.array([len(g) for g in groups], dtype=float), np.array(questions, dtype=float), metrics
 
 
 def grouped(clusters: Sequence[str]) -> list[list[str]]:

@@ -13,16 +13,19 @@ import numpy as np
 
 from olivine import __version__
 from olivine.ablation.agreement import Agreement, compare
+from olivine.ablation.averaged import average_columns
 from olivine.ablation.curves import Curves, training_curves
 from olivine.ablation.disagreements import disagreements
+from olivine.ablation.latex import LATEX, latex_tables
 from olivine.ablation.measures import FinishedEvaluation, title
+from olivine.ablation.outcomes import Outcome
 from olivine.ablation.published import PublishedTable
-from olivine.ablation.results import Outcome, Results, write_tables
+from olivine.ablation.results import Results, write_tables
 from olivine.ablation.spent import Spent, spent
 from olivine.files import read_json, write_text
 from olivine.printable import printable
 from olivine.recipe import PROVENANCE
-from olivine.statistics import Configuration, Effect, Estimate
+from olivine.statistics import Average, Configuration, Effect, Estimate
 
 HTML, MARKDOWN = "report.html", "report.md"
 #: Significance level, for p-values that are Holm-corrected over the study.
@@ -31,10 +34,12 @@ SIGNIFICANT = 0.05
 _BREAKDOWN = 40
 
 
-def write_report(results: Results, folder: Path, against: PublishedTable | None = None) -> Path:
-    """Write report.html, report.md, results.csv and effects.csv; return the page's path."""
+def write_report(results: Results, folder: Path, against: PublishedTable | None = None, *, latex: bool = False) -> Path:
+    """Write report.html, report.md, results.csv, effects.csv and, with `latex`, tables.tex; return the page's path."""
     context = report_context(results, against)
     write_tables(results, folder)
+    if latex:
+        write_text(folder / LATEX, latex_tables(results))
     environment = _environment()
     write_text(folder / HTML, environment.get_template("report.html.j2").render(context))
     write_text(folder / MARKDOWN, environment.get_template("report.md.j2").render(context))
@@ -55,6 +60,7 @@ def report_context(results: Results, against: PublishedTable | None = None) -> d
         "columns": results.headlines,
         "rows": [_row(results, configuration) for configuration in study.configurations],
         "best": {outcome.benchmark: _best(outcome) for outcome in results.headlines},
+        "averages": average_columns(results),
         "disagreements": disagreements(results),
         "breakdowns": [_breakdown(results, name) for name in study.recipe.benchmarks],
         "curves": curves,
@@ -64,6 +70,7 @@ def report_context(results: Results, against: PublishedTable | None = None) -> d
         "provenance": _provenance(results),
         "version": __version__,
         "one_seed": len(study.recipe.seeds) == 1,
+        "two_seeds": len(study.recipe.seeds) == 2,
         "significant": SIGNIFICANT,
     }
 
@@ -208,13 +215,13 @@ def signed(value: float, digits: int = 1) -> str:
     return f"{round(value, digits) + 0.0:+,.{digits}f}".replace("-", "−")
 
 
-def interval(estimate: Estimate, difference: bool = False) -> str:
+def interval(estimate: Estimate | Average, difference: bool = False, digits: int = 1) -> str:
     """Format an interval as `[low, high]`, or say why there is none."""
     low, high = estimate.interval.low, estimate.interval.high
     if not (np.isfinite(low) and np.isfinite(high)):
         return "[one cluster: unknown]"
     show = signed if difference else plain
-    return f"[{show(low)}, {show(high)}]"
+    return f"[{show(low, digits)}, {show(high, digits)}]"
 
 
 def p_value(value: float) -> str:

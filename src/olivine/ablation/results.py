@@ -1,6 +1,6 @@
 """A study's results: scores of configurations with intervals, effects, controls; and the tables of them.
 
-The arithmetic is in `statistics`, the values behind a score in `measures`, the report in `report`.
+The arithmetic is in `statistics`, one metric's outcome in `outcomes`, the report in `report`.
 """
 
 import csv
@@ -12,61 +12,30 @@ from pathlib import Path
 import numpy as np
 
 from olivine.ablation.measures import FinishedEvaluation, QuestionSource, reported, title
+from olivine.ablation.outcomes import Outcome, measured_outcome, same_questions
 from olivine.ablation.plan import Plan
-from olivine.errors import RunError
+from olivine.errors import DataError, OlivineError, RunError
 from olivine.evaluation.benchmarks.declaration import Metric
 from olivine.files import atomic_file, write_text
 from olivine.printable import csv_cell
 from olivine.records import Control
-from olivine.statistics import (
-    Array,
-    Configuration,
-    Effect,
-    Estimate,
-    contrasts,
-    corrected,
-    effects,
-    estimates,
-    generator,
-)
+from olivine.statistics import Configuration, corrected
 
 RESULTS, RESULTS_PARQUET, EFFECTS = "results.csv", "results.parquet", "effects.csv"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One metric of one benchmark over the whole study.
-
-    `scores` and `controls` hold the configurations that were evaluated; `effects` use those evaluated with every seed.
-    """
-
-    benchmark: str
-    measure: Metric
-    headline: bool
-    scores: Mapping[Configuration, Estimate]
-    by_seed: Mapping[Configuration, Mapping[int, float]]
-    controls: Mapping[tuple[Configuration, Control], float]
-    effects: tuple[Effect, ...]
-
-    @property
-    def name(self) -> str:
-        """Benchmark and metric, as written in a sentence."""
-        return f"{title(self.benchmark)} {self.measure.label}"
-
-    @property
-    def column(self) -> str:
-        """The name with its unit, as in the head of a table column."""
-        return f"{self.name}, {self.measure.unit}"
-
-
-@dataclass(frozen=True, slots=True)
 class Results:
-    """All results of a study so far; `unfinished` are the keys of the steps still to be done."""
+    """All results of a study so far; `unfinished` are the keys of the steps still to be done.
+
+    `notes` say, in sentences, what is missing from which figures.
+    """
 
     plan: Plan
     evaluations: "Evaluations"
     outcomes: tuple[Outcome, ...]
     unfinished: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def headlines(self) -> list[Outcome]:
@@ -75,7 +44,7 @@ class Results:
 
 
 class Evaluations:
-    """Every finished evaluation of a plan, each file read once."""
+    """Every finished evaluation of a plan, each file read once; `notes` name those that cannot be read."""
 
     def __init__(self, plan: Plan) -> None:
         sources = {
@@ -83,13 +52,23 @@ class Evaluations:
             for name, recipe in plan.study.recipe.benchmarks.items()
         }
         self._found: dict[tuple[str, Control | None], dict[tuple[Configuration, int], FinishedEvaluation]] = {}
-        read: dict[str, FinishedEvaluation] = {}
+        self.notes: list[str] = []
+        read: dict[str, FinishedEvaluation | None] = {}
         for (configuration, seed, name, control), key in plan.evaluations.items():
             step = plan.steps[key]
             if step.done:
                 if key not in read:
-                    read[key] = FinishedEvaluation(step.folder, sources[name])
-                self._found.setdefault((name, control), {})[configuration, seed] = read[key]
+                    read[key] = self._read(step.folder, sources[name])
+                run = read[key]
+                if run is not None:
+                    self._found.setdefault((name, control), {})[configuration, seed] = run
+
+    def _read(self, folder: Path, source: QuestionSource) -> FinishedEvaluation | None:
+        try:
+            return FinishedEvaluation(folder, source)
+        except DataError as error:
+            self.notes.append(f"left out, since it cannot be read: {error}")
+            return None
 
     def of(self, name: str, control: Control | None = None) -> Mapping[tuple[Configuration, int], FinishedEvaluation]:
         """Return those of a benchmark under a control, by configuration and seed, in the study's order."""
@@ -102,15 +81,20 @@ def collect(plan: Plan) -> Results:
     p-values are Holm-corrected over the study: one family is every main effect on every benchmark's first metric;
     interactions and further metrics are separate families.
 
+    What cannot be read, or was asked other questions than most, is left out and named in the results' notes.
+
     Raises:
-        RunError: nothing is finished yet, or configurations were asked different questions.
+        RunError: there is nothing to report.
     """
     evaluations = Evaluations(plan)
     found: list[Outcome] = []
+    notes = list(evaluations.notes)
     for name in plan.study.recipe.benchmarks:
-        found += _benchmark(plan, evaluations, name)
+        of_one, said = _benchmark(plan, evaluations, name)
+        found, notes = found + of_one, notes + said
     if not found:
-        raise RunError(f"{plan.study.directory}: no evaluation is finished yet. Run the study: olivine ablate STUDY")
+        missing = " ".join(notes) or "no evaluation is finished yet."
+        raise RunError(f"{plan.study.directory}: {missing} Run the study: olivine ablate STUDY")
     outcomes: dict[int, Outcome] = {}
     for headline in (True, False):
         positions = [position for position, outcome in enumerate(found) if outcome.headline is headline]
@@ -119,69 +103,25 @@ def collect(plan: Plan) -> Results:
             own = tuple(next(family) for _ in found[position].effects)
             outcomes[position] = replace(found[position], effects=own)
     left = tuple(step.key for step in plan.left())
-    return Results(plan, evaluations, tuple(outcomes[position] for position in range(len(found))), left)
+    notes += [note for outcome in found for note in outcome.notes]
+    ordered = tuple(outcomes[position] for position in range(len(found)))
+    return Results(plan, evaluations, ordered, left, tuple(dict.fromkeys(notes)))
 
 
-def _benchmark(plan: Plan, evaluations: Evaluations, name: str) -> list[Outcome]:
-    runs = evaluations.of(name)
-    if not runs:
-        return []
-    shown = reported(list(runs.values()))
-    return [_outcome(plan, evaluations, name, measure, position == 0) for position, measure in enumerate(shown)]
-
-
-def _outcome(plan: Plan, evaluations: Evaluations, name: str, measure: Metric, headline: bool) -> Outcome:
-    study, runs = plan.study, evaluations.of(name)
-    clusters: tuple[str, ...] | None = None
-    values: dict[tuple[Configuration, int], Array] = {}
-    for (configuration, seed), run in runs.items():
-        names, values[configuration, seed] = run.values(measure)
-        if clusters is not None and names != clusters:
-            raise RunError(
-                f"{run.folder}: the questions differ from those asked of other configurations; {name} cannot be paired."
-            )
-        clusters = names
-    # The seed comes from the content: the same answers give the same intervals, wherever and whenever computed.
-    random = generator(name, measure.name, "\n".join(clusters or ()), *(v.tobytes() for v in values.values()))
-    configurations = [
-        configuration
-        for configuration in study.configurations
-        if any((configuration, seed) in runs for seed in study.recipe.seeds)
-    ]
-    whole = [
-        configuration
-        for configuration in configurations
-        if all((configuration, seed) in runs for seed in study.recipe.seeds)
-    ]
-    scores: dict[Configuration, Estimate] = {}
-    found: list[Effect] = []
-    if whole:
-        block = np.stack([[values[configuration, seed] for seed in study.recipe.seeds] for configuration in whole])
-        scores |= dict(zip(whole, estimates(block, random), strict=True))
-        if len(clusters or ()) > 1:
-            found = effects(block, contrasts(study.axes, whole), random)
-    for configuration in configurations:
-        if configuration not in scores:
-            present = np.stack(
-                [values[configuration, seed] for seed in study.recipe.seeds if (configuration, seed) in runs]
-            )
-            (scores[configuration],) = estimates(present[None], random)
-    return Outcome(
-        benchmark=name,
-        measure=measure,
-        headline=headline,
-        scores={configuration: scores[configuration] for configuration in configurations},
-        by_seed={
-            configuration: {
-                seed: runs[configuration, seed].value(measure)
-                for seed in study.recipe.seeds
-                if (configuration, seed) in runs
-            }
-            for configuration in configurations
-        },
-        controls=_control_values(plan, evaluations, name, measure),
-        effects=tuple(found),
-    )
+def _benchmark(plan: Plan, evaluations: Evaluations, name: str) -> tuple[list[Outcome], list[str]]:
+    """Return a benchmark's outcomes, the headline first, and what could not be measured."""
+    finished = evaluations.of(name)
+    if not finished:
+        return [], [f"{title(name)}: no evaluation is finished; it is in no figure."]
+    runs, notes = same_questions(plan.study, name, finished)
+    found: list[Outcome] = []
+    for measure in reported(list(runs.values())):
+        try:
+            controls = _control_values(plan, evaluations, name, measure)
+            found.append(measured_outcome(plan.study, name, measure, not found, runs, controls))
+        except OlivineError as error:
+            notes.append(f"{title(name)} {measure.label} is not reported: {error}")
+    return found, notes
 
 
 def _control_values(
@@ -236,9 +176,11 @@ def effects_csv(results: Results) -> str:
         "se_questions",
         "se_seeds",
         "p_questions",
+        "p_mid",
         "p",
         "p_holm",
         "detectable",
+        "tied_within",
         "clusters",
         "seeds",
     ]
@@ -248,7 +190,7 @@ def effects_csv(results: Results) -> str:
             e = effect.estimate
             numbers = [e.value, e.interval.low, e.interval.high, e.over_questions.low, e.over_questions.high]
             numbers += [e.standard_errors.questions]
-            tests = [effect.p_questions, effect.p, effect.p_holm, effect.detectable]
+            tests = [effect.p_questions, effect.p_mid, effect.p, effect.p_holm, effect.detectable, effect.tied_within]
             rows.append(
                 [
                     *(outcome.benchmark, outcome.measure.name, outcome.measure.unit),

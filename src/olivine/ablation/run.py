@@ -53,14 +53,14 @@ def carry_out(
         return launch(plan, console, progress)
 
 
-def report(plan: Plan, against: PublishedTable | None = None) -> Path:
+def report(plan: Plan, against: PublishedTable | None = None, *, latex: bool = False) -> Path:
     """Measure the finished steps and write the report; return the page's path.
 
     Raises:
         RunError: nothing is finished yet.
     """
     with full_disk_reported(plan.study.directory):
-        return write_report(collect(plan), plan.study.directory, against)
+        return write_report(collect(plan), plan.study.directory, against, latex=latex)
 
 
 def _study_file(path: Path) -> Path:

@@ -16,7 +16,18 @@ from olivine import __version__
 from olivine.accelerators import choose_allocator
 from olivine.auto_classes import withdraw
 from olivine.available_cpus import limit_threads
-from olivine.cli import conversion, data, evaluation, explanation, housekeeping, last_resort, serving, studies, world
+from olivine.cli import (
+    comparing,
+    conversion,
+    data,
+    evaluation,
+    explanation,
+    housekeeping,
+    last_resort,
+    serving,
+    studies,
+    world,
+)
 from olivine.cli.once import OnceTyper
 from olivine.cli.terminal import Bar, Json, echo, log, say
 from olivine.console import diagnostics_on
@@ -36,6 +47,7 @@ app = OnceTyper(
     "Example: olivine demo --quick",
 )
 app.add_typer(evaluation.app)
+app.add_typer(comparing.app)
 app.add_typer(studies.app)
 app.add_typer(explanation.app)
 app.add_typer(serving.app)

@@ -83,6 +83,7 @@ def ablate(
 def report_command(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's directory or YAML file.")],
     against: Annotated[str | None, typer.Option(help="A published table to compare with: paper.")] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Also write tables.tex: scores, averages, effects.")] = False,
 ) -> None:
     """Regenerate a study's report from its finished steps: report.html, report.md, results.csv, effects.csv.
 
@@ -91,7 +92,7 @@ def report_command(
     from olivine.ablation.published import table
     from olivine.ablation.run import plan_study, report
 
-    page = report(plan_study(study), table(against) if against is not None else None)
+    page = report(plan_study(study), table(against) if against is not None else None, latex=latex)
     log.print(f"done: {page}", highlight=False)
 
 

@@ -14,8 +14,7 @@ import yaml
 
 from olivine.conversion.proof import Proof
 from olivine.files import read_json
-from olivine.statistics.clusters import ratio_values
-from olivine.statistics.intervals import cluster_intervals
+from olivine.statistics.correlated import mean_interval
 
 RECIPE, PROVENANCE = "recipe.yaml", "provenance.json"
 #: A model's name on the hub.
@@ -113,20 +112,19 @@ def _scores(run: Path | None) -> list[str]:
 
 
 def _with_interval(items: Path) -> str:
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    found: dict[str, list[float]] = {}
     with items.open(encoding="utf-8") as file:
         for line in file:
             item = json.loads(line)
-            sums[item["cluster"]] = sums.get(item["cluster"], 0.0) + item["correct"]
-            counts[item["cluster"]] = counts.get(item["cluster"], 0) + 1
-    right, asked = np.array(list(sums.values())), np.array(list(counts.values()), float)
-    if not len(asked):
+            found.setdefault(item["cluster"], []).append(item["correct"])
+    if not found:
         return "no answers"
-    low, high = cluster_intervals(ratio_values(right, asked)[:, None], np.random.default_rng(0))
+    right, squares = (np.array([sum(v**k for v in values) for values in found.values()]) for k in (1, 2))
+    asked = np.array([len(values) for values in found.values()], dtype=float)
     score = 100 * right.sum() / asked.sum()
-    if not np.isfinite(low[0]):
+    if len(found) == 1:
         return f"{score:.1f} %"
+    low, high = mean_interval(right[:, None], squares[:, None], asked[:, None])
     return f"{score:.1f} % ({100 * low[0]:.1f} to {100 * high[0]:.1f})"
 
 

@@ -1,16 +1,7 @@
-"""Bootstrap intervals over clusters, and the quantiles of Student's t that widen them."""
+"""What an interval is, and Student's t. How intervals are found is in `scores` and `correlated`."""
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
-
-import numpy as np
-
-from olivine.statistics.clusters import Array
-
-RESAMPLES = 2000
-#: At most this many random numbers are in memory at once.
-CHUNK = 4_000_000
 
 
 @lru_cache(maxsize=4096)
@@ -39,31 +30,6 @@ class Interval:
         """Return whether `value` lies in the interval, ends included."""
         return self.low <= value <= self.high
 
-
-def cluster_intervals(
-    values: Array, random: np.random.Generator, *, level: float = 0.95, resamples: int = RESAMPLES
-) -> tuple[Array, Array]:
-    """Return bootstrap intervals for means over clusters: whole clusters are resampled, never single answers.
-
-    The percentiles are widened so that the interval of normal data is Student's ("expanded percentile", Hesterberg
-    2015, doi 10.1080/00031305.2015.1089789): plain percentiles are too narrow for few clusters.
-
-    Args:
-        values: `[clusters, columns]`; the columns share their draws, so that paired values stay paired.
-
-    Returns:
-        Low and high ends, each `[columns]`. With a single cluster they are unknown: minus and plus infinity.
-    """
-    clusters = len(values)
-    if clusters < 2:
-        return np.full(values.shape[1], -np.inf), np.full(values.shape[1], np.inf)
-    means = np.empty((resamples, values.shape[1]))
-    share = np.full(clusters, 1 / clusters)
-    step = max(1, CHUNK // clusters)
-    for start in range(0, resamples, step):
-        draws = random.multinomial(clusters, share, size=min(step, resamples - start))
-        means[start : start + len(draws)] = draws @ values / clusters
-    widened = t_quantile((1 + level) / 2, clusters - 1) * math.sqrt(clusters / (clusters - 1))
-    tail = 0.5 * math.erfc(widened / math.sqrt(2))
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return low, high
+    def within(self, margin: float) -> bool:
+        """Return whether the whole interval lies between minus and plus `margin`."""
+        return -margin <= self.low and self.high <= margin
