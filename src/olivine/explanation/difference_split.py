@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from olivine.explanation.method_table import cluster_values
-from olivine.statistics import Array, estimates, generator
+from olivine.statistics import Array, ClusteredScores, estimates
 
 #: The parts of a difference, from the image on; they sum to it.
 PARTS = ("linear map", "tower", "connector", "behind the connector")
@@ -51,7 +51,7 @@ def difference_split(
     names = [clusters[one] for one in ids]
     orders = [_parts(first, ids), -_parts(second, ids)]
     columns = np.concatenate([*orders, orders[0] - orders[1], orders[0].sum(axis=1, keepdims=True)], axis=1)
-    found = [_plain(one) for one in _estimated(names, columns, "split")]
+    found = [_plain(one) for one in _estimated(names, columns)]
     count = len(PARTS)
     return {
         "questions": len(ids),
@@ -67,7 +67,7 @@ def difference_split(
             for number, part in enumerate(PARTS)
         },
         "accuracy": {
-            host: dict(zip(answers, map(_plain, _estimated(names, _columns(answers, ids), host)), strict=True))
+            host: dict(zip(answers, map(_plain, _estimated(names, _columns(answers, ids))), strict=True))
             for host, answers in (("first as host", first), ("second as host", second))
         },
     }
@@ -83,8 +83,8 @@ def _parts(answers: Mapping[str, Correct], ids: Sequence[str]) -> Array:
     return np.diff(along, axis=1)
 
 
-def _estimated(clusters: Sequence[str], columns: Array, name: str) -> list[Any]:
-    return estimates(cluster_values(clusters, columns).T[:, None, :], generator("split", name))
+def _estimated(clusters: Sequence[str], columns: Array) -> list[Any]:
+    return estimates(ClusteredScores.of_values(cluster_values(clusters, columns).T[:, None, :], (-np.inf, None)))
 
 
 def _plain(estimate: Any) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from olivine.statistics import Array, Estimate, estimates, generator, holm, ratio_values, sign_flip
+from olivine.statistics import Array, ClusteredScores, Estimate, estimates, generator, holm, ratio_values, sign_flip
 
 Row = Mapping[str, Any]
 
@@ -117,7 +117,7 @@ def _group(rows: Sequence[Row], methods: Sequence[str]) -> dict[str, Any]:
             continue
         figures = np.array([values[number] for number in known], dtype=float)
         of_clusters = cluster_values([rows[number]["cluster"] for number in known], figures)
-        for method, estimate in zip(methods, _estimated(of_clusters, measure.name), strict=True):
+        for method, estimate in zip(methods, _estimated(of_clusters), strict=True):
             table[method][measure.name] = _plain(estimate)
         if measure.compared and len(methods) > 1:
             for method, difference in _differences(methods, figures, rows, known, measure.name).items():
@@ -141,10 +141,8 @@ def _differences(
     """Return the first method's lead over each other, paired over questions."""
     leads = figures[:, :1] - figures[:, 1:]
     of_clusters = cluster_values([rows[number]["cluster"] for number in known], leads)
-    p_values = (
-        sign_flip(of_clusters, generator("paired methods", name)) if len(of_clusters) > 1 else [1.0] * leads.shape[1]
-    )
-    found = zip(methods[1:], _estimated(of_clusters, name), holm([float(p) for p in p_values]), strict=True)
+    p_values = sign_flip(of_clusters / len(of_clusters), generator("paired methods", name))[0]
+    found = zip(methods[1:], _estimated(of_clusters), holm([float(p) for p in p_values]), strict=True)
     return {method: {**_plain(estimate), "p_holm": p} for method, estimate, p in found}
 
 
@@ -158,8 +156,8 @@ def cluster_values(clusters: Sequence[str], figures: Array) -> Array:
     return ratio_values(sums, np.broadcast_to(counts, sums.shape).copy())
 
 
-def _estimated(of_clusters: Array, name: str) -> list[Estimate]:
-    return estimates(of_clusters.T[:, None, :], generator("methods", name))
+def _estimated(of_clusters: Array) -> list[Estimate]:
+    return estimates(ClusteredScores.of_values(of_clusters.T[:, None, :], (-np.inf, None)))
 
 
 def _plain(estimate: Estimate) -> dict[str, float]:
