@@ -18,7 +18,7 @@ _END = re.compile(
 _START = re.compile(r"\s*(?:<s>|<bos>|<\|im_start\|>\s*assistant|<start_of_turn>\s*model|<\|assistant\|>)\s*")
 _TAGGED = re.compile(r"<(?:answer|final_answer|final|output|response)>", re.IGNORECASE)
 _TAG_END = re.compile(r"</(?:answer|final_answer|final|output|response)>", re.IGNORECASE)
-#: So many of a reply's last boxes are tried; one that never closes is read to the end for nothing.
+#: This many of a reply's last boxes are tried; one that never closes is read to the end for nothing.
 _MOST_BOXES = 20
 _TEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
 _MARKUP = re.compile(
