@@ -27,7 +27,7 @@ ELSEWHERE = {
     "model.lora={rank: 8}": ["It is a key of stages.NAME, not"],
     "stages.align.on_error=skip": ["It is a key of data.NAME, not"],
     "data.captions.flip=true": ["It is a key of data.NAME.augment, not"],
-    "model.connector.layers=2": ["no such setting", "Valid: activation, depth, factor, kind, options, queries."],
+    "model.connector.layers=2": ["no such setting", "Valid: activation, depth, factor, from, kind, options, queries."],
     "model.language.tokenizer={size: 600}": ["Valid: vocab_size."],
     "data.captoins.turns=independent": ["data: unknown name 'captoins'", "Did you mean 'captions'?"],
 }
