@@ -41,7 +41,8 @@ def test_marks_of_several_images_keep_their_positions():
 def test_every_template_writes_marks_at_their_positions(template):
     sample = parse_item(item("<image>\n<image>\nsame?", "no <image>", "sure, <image>", "yes", images="abc"), 0)
     text = spelled(template, sample)
-    assert "[I]\n[I]\nsame?" in text
+    # LLaVA's own ids have a token for a space behind every image.
+    assert "[I]\n[I]\nsame?" in text.replace("[I] ", "[I]")
     assert "sure, [I]" in text
     assert "no <image>" in text, "what a reply spells is text"
     assert text.count("[I]") == 3
