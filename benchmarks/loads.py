@@ -29,7 +29,7 @@ from olivine.records import Sample
 from olivine.testing import CORPUS
 from olivine.training.objectives import LanguageObjective
 from olivine.training.optimizer import make_optimizer
-from olivine.training.stage import choose_trainable
+from olivine.training.trainable import choose_trainable
 
 #: Shares of LLaVA-1.5's 665K mix (arXiv:2310.03744, table 7) and, assumed here, each part's median of text tokens,
 #: their standard deviation (of the logarithm), the share of text that is labelled, and whether it has an image.

@@ -11,7 +11,8 @@ from olivine.recipe import StageRecipe
 from olivine.testing import CORPUS, tiny_vlm
 from olivine.training import engine
 from olivine.training.run import train, train_stage
-from olivine.training.stage import Stage, _set_precision
+from olivine.training.stage import Stage
+from olivine.training.trainable import set_precision
 from olivine.training.trained_weights import TRAINED, load_to_train, put_trained
 
 
@@ -93,7 +94,7 @@ def test_a_stage_rounds_only_frozen_weights(dataset, trains):
     recipe = bf16_recipe(dataset, None)
     vlm = build(recipe.model, seed=0, texts=lambda: CORPUS)
     before = {name: p.detach().clone() for name, p in vlm.model.named_parameters()}
-    _set_precision(vlm, StageRecipe(name="s", train=trains, data="all", batch=1, lr=1.0), recipe)
+    set_precision(vlm, StageRecipe(name="s", train=trains, data="all", batch=1, lr=1.0), recipe)
     trained = {name for part in trains for name in vlm.part(part)}
     for name, parameter in vlm.model.named_parameters():
         expected = before[name] if name in trained else before[name].bfloat16()

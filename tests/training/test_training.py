@@ -14,9 +14,9 @@ from olivine.model.build import build
 from olivine.recipe import OptimizerRecipe, Recipe
 from olivine.testing import tiny_model_recipe, write_dataset
 from olivine.training import stage as stage_module
+from olivine.training.held_out import split_held_out
 from olivine.training.optimizer import learning_rate, make_optimizer
 from olivine.training.run import find_checkpoint, train
-from olivine.training.stage import split_held_out
 
 
 @pytest.fixture(scope="module")

@@ -26,10 +26,11 @@ from olivine.recipe import PROVENANCE, RECIPE, Recipe, StageRecipe
 from olivine.stop import StopSignal
 from olivine.training import lora, tower_lora
 from olivine.training.identity import CHECKPOINT, RESULT
+from olivine.training.objectives import check_objective
 from olivine.training.out_of_memory import out_of_memory_reported
 from olivine.training.recipe_data import RecipeData
 from olivine.training.sharding import whole_weights
-from olivine.training.stage import Stage, StageResult, check_objective
+from olivine.training.stage import Stage, StageResult
 from olivine.training.starts import start_record
 from olivine.training.trained_weights import load_to_train, put_trained, trained_weights, write_trained
 

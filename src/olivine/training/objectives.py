@@ -4,6 +4,7 @@ An objective turns one batch into gradients; steps, schedules and logs are in `s
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,11 +15,14 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from olivine.data.batches import Batch
 from olivine.data.packing import PackedSequence, SequenceLayout, padding_sequence
+from olivine.data.sources import usable
 from olivine.distributed import Processes
+from olivine.errors import RequestError
 from olivine.model.attention import packed
 from olivine.model.loss import contrastive_loss, labelled_loss
 from olivine.model.vlm import VisionLanguageModel
-from olivine.recipe import ShardingRecipe
+from olivine.recipe import DataRecipe, ShardingRecipe, StageRecipe
+from olivine.records import Sample
 from olivine.training.sharding import Shards
 
 T = TypeVar("T")
@@ -234,3 +238,18 @@ class ContrastiveObjective(Objective):
         real = encoded.attention_mask.unsqueeze(-1).to(states.dtype)
         mean: Tensor = (states * real).sum(dim=1) / real.sum(dim=1)
         return mean
+
+
+def check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
+    """Refuse a contrastive stage over samples without an image, or with several.
+
+    Raises:
+        RequestError: a sample has no image, or several.
+    """
+    if stage.objective == "contrastive":
+        unfit = next((sample for sample in usable(samples, source) if sample.image is None), None)
+        if unfit is not None:
+            raise RequestError(
+                f"stages.{stage.name}: objective contrastive needs one image in every sample; "
+                f"{unfit.id!r} of data source {stage.data!r} has {len(unfit.images) or 'none'}."
+            )

@@ -3,43 +3,38 @@
 Which stages there are, and what happens between them, is in `run`.
 """
 
-import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
 
 from olivine.data.batches import Batch, BatchMaker, SampleOrder, Share, ahead
 from olivine.data.features import FeatureTable
 from olivine.data.image_record import ImageRecord
-from olivine.data.lazy_samples import SelectedSamples
 from olivine.data.packing import SequenceLayout
-from olivine.data.pieces import without_system
-from olivine.data.sources import usable
 from olivine.distributed import Processes
-from olivine.errors import DataError, RequestError, RunError, Stopped
+from olivine.errors import RequestError, RunError, Stopped
 from olivine.files import write_json
 from olivine.model.attention import choose_attention, compile_layers
-from olivine.model.connectors.llava import connector_recipe, trainable
-from olivine.model.generate import answer_one
+from olivine.model.connectors.llava import connector_recipe
 from olivine.model.vlm import VisionLanguageModel
 from olivine.random_state import RandomState
-from olivine.recipe import ConnectorRecipe, DataRecipe, Recipe, StageRecipe
-from olivine.records import Role, Sample
+from olivine.recipe import DataRecipe, Recipe, StageRecipe
+from olivine.records import Sample
 from olivine.stop import StopSignal
 from olivine.training import lora, tower_lora
-from olivine.training.log import MODULE_NAMES, MetricsLog, StageSummary, print_summary, progress_bar
+from olivine.training.held_out import HeldOut, split_held_out
+from olivine.training.log import MetricsLog, StageSummary, print_summary, progress_bar
 from olivine.training.loss_spikes import WINDOW, LossSpikeDetector
 from olivine.training.objectives import ContrastiveObjective, LanguageObjective, Objective
 from olivine.training.optimizer import learning_rate, make_optimizer, set_learning_rates
 from olivine.training.sharding import average_whole_gradients, clip_gradients
+from olivine.training.trainable import choose_trainable, move_to_device, peak_rates, set_precision
 from olivine.training.training_checkpoints import TrainingCheckpoints, TrainingState
 from olivine.training.working_weights import WorkingWeights, keeps_working_weights
 
@@ -93,15 +88,15 @@ class Stage:
         products = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
         self.attention = choose_attention(vlm.language.config, processes.device, products)
         training, held_out = split_held_out(samples, stage.held_out, recipe.seed, stage.data)
-        self._held_out_batches = self._make_batches(held_out, source, weighted=False)
-        self._held_out_count = len(held_out)
+        held_out_batches = self._make_batches(held_out, source, weighted=False)
+        self._held_out = HeldOut(vlm, held_out_batches, len(held_out), source.on_error)
         self._batches = self._make_batches(training, source)
         self.order = SampleOrder(
             len(training), batch=stage.batch, epochs=stage.epochs, steps=stage.steps, seed=recipe.seed, key=stage.name
         )
         self._training_count = len(training)
 
-        _set_precision(vlm, stage, recipe)
+        set_precision(vlm, stage, recipe)
         self._random = RandomState(recipe.seed, processes.device)
         if stage.lora:
             if processes.several:
@@ -113,7 +108,7 @@ class Stage:
         if stage.vision_lora:
             with self._random.active():
                 tower_lora.insert(vlm.tower, stage.vision_lora, f"stages.{stage.name}.vision_lora")
-        _to_device(vlm, processes)
+        move_to_device(vlm, processes)
         connector = recipe.model.connector_ or connector_recipe(vlm.model.config, vlm.connector)
         self.weights = choose_trainable(vlm, stage, connector)
         with self._random.active():
@@ -157,10 +152,10 @@ class Stage:
             samples=self._training_count,
             first_step=first,
         )
-        if self._held_out_count:
-            fewer = self._held_out_count < self.stage.held_out
+        if self._held_out.count:
+            fewer = self._held_out.count < self.stage.held_out
             limit = f" (held_out: {self.stage.held_out:,}, but at most a tenth)" if fewer else ""
-            self.console.print(f"held out and not trained on: {self._held_out_count:,} samples{limit}", highlight=False)
+            self.console.print(f"held out and not trained on: {self._held_out.count:,} samples{limit}", highlight=False)
         if self.stage.objective == "language":
             self.console.print(str(self.attention), markup=False, highlight=False)
             if keeps_working_weights(self.recipe.optimizer.precision, self.processes):
@@ -276,7 +271,7 @@ class Stage:
 
     def _validate(self, step: int, log: MetricsLog) -> None:
         """Log the held-out loss and two sampled answers, every `validate_every` steps."""
-        if not (self.stage.validate_every and self._held_out_count) or step % self.stage.validate_every:
+        if not (self.stage.validate_every and self._held_out.count) or step % self.stage.validate_every:
             return
         held_out = self.held_out_loss()
         if held_out is None:
@@ -285,50 +280,18 @@ class Stage:
         line = f"{self.stage.name} step {step}: held-out loss {held_out:.4f}"
         # Generating token by token would gather every layer of a sharded model once per token.
         if self.stage.objective == "language" and not self.processes.several:
-            for sampled in self._sampled_answers(2):
-                log.sample(step - 1, sampled)
-                line += f"\n  {sampled['question']!r} -> {sampled['answer']!r} (true: {sampled['truth']!r})"
+            with self._autocast():
+                sampled = list(self._held_out.answers(2))
+            for one in sampled:
+                log.sample(step - 1, one)
+                line += f"\n  {one['question']!r} -> {one['answer']!r} (true: {one['truth']!r})"
         self.console.print(line, markup=False, highlight=False)
         self._set_modes()
 
-    @torch.no_grad()
     def held_out_loss(self) -> float | None:
         """Return the mean loss over the labelled tokens of the held-out samples, None if there are none."""
-        if not self._held_out_count:
-            return None
-        self.vlm.model.eval()
-        total, count = 0.0, 0
-        for start in range(0, self._held_out_count, self.stage.batch):
-            positions = [(0, index) for index in range(start, min(start + self.stage.batch, self._held_out_count))]
-            batch = self._held_out_batches.make(positions)
-            with self._autocast():
-                measured = self.objective.measure(batch, backward=False)
-            total, count = total + measured.total, count + measured.count
-        return total / count if count else None
-
-    def _sampled_answers(self, count: int) -> Iterator[dict[str, str]]:
-        """Yield answers to the first `count` held-out samples that can be read."""
-        for index in range(self._held_out_count):
-            if count == 0:
-                return
-            try:
-                sampled = self._sampled_answer(self._held_out_batches.sample(index))
-            except DataError:
-                if self.recipe.data[self.stage.data].on_error == "stop":
-                    raise
-                continue
-            count -= 1
-            yield sampled
-
-    def _sampled_answer(self, sample: Sample) -> dict[str, str]:
-        system, (question, truth, *_) = without_system(sample.conversation)
-        assert question.role is Role.USER, "conversations begin with the user"
-        images = self._held_out_batches.images(sample)
-        turn = question.text if sample.image_first else question
-        later = sum(len(turn.images) for turn in sample.conversation) - len(question.images)
         with self._autocast():
-            answer = answer_one(self.vlm, turn, images[: len(images) - later], system=system, max_new_tokens=32)
-        return {"sample": sample.id, "question": question.text, "answer": answer, "truth": truth.text}
+            return self._held_out.loss(self.objective, self.stage.batch)
 
     def _make_objective(self) -> Objective:
         if self.stage.objective == "contrastive":
@@ -393,80 +356,3 @@ def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
         except StopIteration:
             return
         yield item, time.monotonic() - began
-
-
-def split_held_out(
-    samples: Sequence[Sample], held_out: int, seed: int, key: str
-) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    """Return (training, held-out) samples: the same split in every stage over a source, at most a tenth held out."""
-    count = min(held_out, len(samples) // 10)
-    entropy = [seed, int.from_bytes(hashlib.sha256(f"held out {key}".encode()).digest()[:8], "big")]
-    selected = np.random.default_rng(entropy).choice(len(samples), size=count, replace=False)
-    if not isinstance(samples, list):
-        return SelectedSamples(samples, np.delete(np.arange(len(samples)), selected)), SelectedSamples(
-            samples, np.sort(selected)
-        )
-    held_out_indices = {int(index) for index in selected}
-    return (
-        [sample for index, sample in enumerate(samples) if index not in held_out_indices],
-        [samples[index] for index in sorted(held_out_indices)],
-    )
-
-
-def choose_trainable(
-    vlm: VisionLanguageModel, stage: StageRecipe, connector: ConnectorRecipe
-) -> dict[str, nn.Parameter]:
-    """Freeze everything but the stage's modules and return what trains, by name."""
-    for parameter in vlm.model.parameters():
-        parameter.requires_grad_(False)
-    may_train = {id(parameter) for parameter in trainable(vlm.connector, connector)}
-    selected = {}
-    for module in stage.train:
-        for name, parameter in vlm.part(module).items():
-            if module in stage.adapted and not lora.of_adapters(name):
-                continue
-            if module != "connector" or id(parameter) in may_train:
-                parameter.requires_grad_(True)
-                selected[name] = parameter
-    return selected
-
-
-def peak_rates(stage: StageRecipe, vlm: VisionLanguageModel, weights: Iterable[str], own: Iterable[str]) -> list[float]:
-    """Return the peak learning rate of each trained weight, by name, then of each of the objective's own.
-
-    An objective's own parameters (the captions' encoder of a contrastive stage) train at the rate of the first module.
-    """
-    module_of = {name: module for module in stage.train for name in vlm.part(module)}
-    return [stage.peak_lr(module_of[name]) for name in weights] + [stage.peak_lr(stage.train[0]) for _ in own]
-
-
-def _set_precision(vlm: VisionLanguageModel, stage: StageRecipe, recipe: Recipe) -> None:
-    """Keep what trains in fp32, and what is frozen in bf16 if the recipe says bf16."""
-    trained = [name for name in stage.train if name not in stage.adapted]
-    frozen = torch.bfloat16 if recipe.optimizer.precision == "bf16" else torch.float32
-    vlm.cast(frozen, [name for name in MODULE_NAMES if name not in trained])  # what trains is never rounded on the way
-    vlm.cast(torch.float32, trained)
-
-
-def _to_device(vlm: VisionLanguageModel, processes: Processes) -> None:
-    """Move the model to the process's device; sharding moves a language model itself, piece by piece."""
-    if processes.several:
-        vlm.tower.to(processes.device)
-        vlm.connector.to(processes.device)
-    else:
-        vlm.model.to(processes.device)
-
-
-def check_objective(stage: StageRecipe, source: DataRecipe, samples: Sequence[Sample]) -> None:
-    """Refuse a contrastive stage over samples without an image, or with several.
-
-    Raises:
-        RequestError: a sample has no image, or several.
-    """
-    if stage.objective == "contrastive":
-        unfit = next((sample for sample in usable(samples, source) if sample.image is None), None)
-        if unfit is not None:
-            raise RequestError(
-                f"stages.{stage.name}: objective contrastive needs one image in every sample; "
-                f"{unfit.id!r} of data source {stage.data!r} has {len(unfit.images) or 'none'}."
-            )
