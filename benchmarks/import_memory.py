@@ -4,7 +4,7 @@
 
 DIR needs 24 GB; what is written there is deleted at the end. The folder is in the layout of the converted 2B
 (transformers 4.39, 256,064 rows). Resident memory of the importing process is read every 50 ms, for each phase that it
-reports. `anonymous` leaves out pages of files.
+reports. `anonymous` excludes pages of files.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Models compared by the files that evaluations leave: what is paired, what is left out, what is refused."""
+"""Models compared by the files that evaluations leave: what is paired, what is skipped, what is refused."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_only_common_questions_are_paired_and_the_rest_is_said(tmp_path):
     found = pair([first, {**second, **more}], ["A", "B"])
     assert found.paired["gqa"].items.tolist() == [[100, 100], [0, 0]]
     assert found.paired["gqa"].clusters == ["i0", "i0"]
-    assert any("2 questions of A are left out" in note for note in found.notes)
+    assert any("2 questions of A are skipped" in note for note in found.notes)
     assert any("pope: only B has it" in note for note in found.notes)
 
 

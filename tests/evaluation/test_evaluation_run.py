@@ -82,7 +82,7 @@ def test_files_and_score(saved):
     items = read_json_lines(requested.folder / "items.jsonl")
     assert [i["question_id"] for i in items] == [str(n) for n in range(COUNT)]
     assert [i["correct"] for i in items] == [float(n != 3) for n in range(COUNT)]
-    assert items[0].keys() == {"question_id", "image_id", "cluster", "correct"}
+    assert items[0].keys() == {"question_id", "image_id", "cluster", "correct", "state"}
     assert read_json(requested.folder / "scores.json")["metrics"]["accuracy"] == 95.0
     answers = read_json_lines(requested.folder / "answers.jsonl")
     assert [a["question_id"] for a in answers] == [str(n) for n in range(COUNT)]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,6 @@ from olivine.files import write_json
 from olivine.records import Answer
 
 KEY = "sk-not-a-real-key"
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    served = Endpoint()
-    yield served
-    served.close()
 
 
 def judge(endpoint: Endpoint, cache: Path, **more: Any) -> Judge:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,6 @@ from olivine.evaluation.chat_completion import Usage
 from olivine.evaluation.judge import KEY_VARIABLE, Judge, JudgeRequest
 
 KEY = "sk-not-a-real-key"
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    served = Endpoint()
-    yield served
-    served.close()
 
 
 def judge(endpoint: Endpoint, cache: Path, **more: Any) -> Judge:

@@ -366,7 +366,8 @@ def test_names():
         locate("tiny-klip")
 
 
-SHIPPED = sorted(folder.name for folder in shipped().iterdir() if folder.is_dir())
+#: Those without a configuration hold an aligned connector.
+SHIPPED = sorted(folder.name for folder in shipped().iterdir() if (folder / "config.json").is_file())
 
 
 def test_every_shipped_backbone_has_a_name():

@@ -67,7 +67,7 @@ class Evaluations:
         try:
             return FinishedEvaluation(folder, source)
         except DataError as error:
-            self.notes.append(f"left out, since it cannot be read: {error}")
+            self.notes.append(f"skipped, since it cannot be read: {error}")
             return None
 
     def of(self, name: str, control: Control | None = None) -> Mapping[tuple[Configuration, int], FinishedEvaluation]:
@@ -81,7 +81,7 @@ def collect(plan: Plan) -> Results:
     p-values are Holm-corrected over the study: one family is every main effect on every benchmark's first metric;
     interactions and further metrics are separate families.
 
-    What cannot be read, or was asked other questions than most, is left out and named in the results' notes.
+    What cannot be read, or was asked other questions than most, is skipped and named in the results' notes.
 
     Raises:
         RunError: there is nothing to report.

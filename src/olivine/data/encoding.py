@@ -380,7 +380,7 @@ class TemplateEncoder:
 
 
 def _runs_of_text(pieces: Sequence[Piece]) -> list[list[Piece]]:
-    """Neighbouring text pieces together; markers and images alone; empty text left out."""
+    """Neighbouring text pieces together; markers and images alone; without empty text."""
     runs: list[list[Piece]] = []
     for piece in pieces:
         if piece.kind is PieceKind.TEXT and not piece.text:

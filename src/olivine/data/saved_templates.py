@@ -78,7 +78,7 @@ VICUNA = _CONTENT + _VICUNA
 #: Behind an image a space, as LLaVA's own code has it.
 LLAVA_V1 = content_macro(r"<image> \n", "<image> ") + _VICUNA
 
-#: The image alone, without the newline: what the user said, and the system, are left out.
+#: The image alone, without the newline: what the user said, and the system, are omitted.
 PLAIN = (
     "{%- for message in messages -%}{%- if message['content'] is not string -%}"
     "{%- for part in message['content'] -%}"

@@ -34,7 +34,7 @@ class ScoredItems:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """The items that all models have, by benchmark, and notes on what is left out."""
+    """The items that all models have, by benchmark, and notes on what is skipped."""
 
     paired: Mapping[str, PairedItems]
     notes: tuple[str, ...]
@@ -132,7 +132,7 @@ def _paired(benchmark: str, of_all: Sequence[ScoredItems], names: Sequence[str])
     for name, found in zip(names, of_all, strict=True):
         more = len(found.items) - len(questions)
         if more:
-            notes.append(f"{benchmark}: {more:,} questions of {name} are left out; others did not answer them.")
+            notes.append(f"{benchmark}: {more:,} questions of {name} are skipped; others did not answer them.")
         for question in questions:
             if found.items[question][0] != of_all[0].items[question][0]:
                 raise DataError(

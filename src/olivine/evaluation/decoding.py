@@ -29,7 +29,7 @@ class Prompts:
 
 
 class Decoder(Protocol):
-    """Greedy tokens behind each prompt, stop tokens left out."""
+    """Greedy tokens behind each prompt, without stop tokens."""
 
     def __call__(self, prompts: Prompts) -> list[list[int]]:
         """Return each prompt's tokens; its cache is used up."""

@@ -240,7 +240,7 @@ class AnsweringEngine:
         return self._run_first(ids, features, torch.ones_like(ids))[1]
 
     def _decode(self, prompts: Prompts) -> list[list[int]]:
-        """Greedy tokens behind each prompt, stop tokens left out."""
+        """Greedy tokens behind each prompt, without stop tokens."""
         return self._decoder(prompts)
 
 

@@ -169,7 +169,7 @@ class Judge:
         return self._endpoint.each(work, items)
 
     def about(self, prompt: str) -> dict[str, str]:
-        """Return what scores must state about their judge: its name, its prompt's hash, what it would not be told."""
+        """Return what scores must state about their judge: its name, its prompt's hash, which settings it refused."""
         about = {"judge": self.model, "judge_prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
         if "temperature" in self._endpoint.unsupported:
             about["judge_temperature"] = "the endpoint's own, since it accepts no other"

@@ -47,7 +47,7 @@ class StaticDecoder:
         self._batches: OrderedDict[tuple[int, int], _Batch] = OrderedDict()
 
     def __call__(self, prompts: Prompts) -> list[list[int]]:
-        """Return each prompt's tokens, stop tokens left out."""
+        """Return each prompt's tokens, without stop tokens."""
         count = len(prompts.last)
         batch, again = self._batch(prompts)
         with decoding(self._vlm.language):

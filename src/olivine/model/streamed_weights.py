@@ -20,7 +20,7 @@ def without_weights() -> Iterator[None]:
             return None
         return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
 
-    # torch's annotation leaves out what its documentation has the hook return.
+    # torch's annotation omits what its documentation has the hook return.
     handle = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
     try:
         yield

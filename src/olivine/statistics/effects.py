@@ -139,7 +139,7 @@ def _reach(interval: Interval) -> float:
 
 
 def _p(estimate: Estimate, over_questions: float) -> float:
-    """Return the smallest level at which both uncertainties leave out 0; the permutation p with one seed."""
+    """Return the smallest level at which both uncertainties exclude 0; the permutation p with one seed."""
     if estimate.seeds == 1:
         return over_questions
     if estimate.value == 0 or not math.isfinite(estimate.standard_errors.questions):

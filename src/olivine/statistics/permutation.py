@@ -23,7 +23,7 @@ def sign_flip(contributions: Array, random: np.random.Generator, *, flips: int =
     counts ties by half (Lancaster 1961, doi 10.1080/01621459.1961.10482105), so that it is less conservative, and no
     longer guaranteed.
 
-    Clusters without a difference are left out. Where few differ every sign pattern is tried; otherwise random ones,
+    Clusters without a difference are skipped. Where few differ every sign pattern is tried; otherwise random ones,
     counting the observed one (Phipson & Smyth 2010, so that p is never 0).
 
     Args:

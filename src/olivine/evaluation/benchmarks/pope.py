@@ -53,7 +53,7 @@ class POPE(CountedBenchmark):
     - `lenient`, ours: yes or no as the answer says in whatever words, as `lenient.yes_no` reads it; else not a yes, and
       wrong.
 
-    The official tool pairs answers with labels by position and leaves out the labels beyond the last answer. So an
+    The official tool pairs answers with labels by position and ignores the labels beyond the last answer. So an
     unanswered question is excluded from the official metrics and the items, and reported as missing (in the other
     variants it is wrong); unknown and repeated answers, which the tool would pair with other labels, are refused.
 
