@@ -8,8 +8,8 @@ nothing else.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 
 from olivine.data.visibility import AttentionGroup, Spans
 from olivine.errors import RunError
+from olivine.model.attending import attending
 from olivine.model.capped_attention import capped_attention, flex_attention_over_spans, why_not_flex
 from olivine.model.packed_masks import PackedMasks
 
@@ -303,12 +304,6 @@ def compile_layers(layers: Sequence[nn.Module], *, varlen: bool) -> None:
         layer.compile(dynamic=True)
 
 
-@contextmanager
-def packed(language_model: Any) -> Iterator[None]:
+def packed(language_model: Any) -> AbstractContextManager[None]:
     """Let a language model attend by packed groups inside the block, and as before outside it."""
-    before = language_model.config._attn_implementation
-    language_model.set_attn_implementation(PACKED)
-    try:
-        yield
-    finally:
-        language_model.set_attn_implementation(before)
+    return attending(language_model, PACKED)

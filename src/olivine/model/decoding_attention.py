@@ -4,8 +4,7 @@ Nothing in it depends on a value that is on the device: no wait, and the same op
 graph can capture. How prompts get there and what is done with the tokens is in `evaluation.static_decoding`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from olivine.model.attending import attending
 from olivine.model.attention import refuse_unknown
 from olivine.model.capped_attention import capped_attention
 from olivine.model.languages.traits import language_traits
@@ -129,15 +129,9 @@ def decoding_attention(
 AttentionInterface.register(DECODING, decoding_attention)
 
 
-@contextmanager
-def decoding(language: Any) -> Iterator[None]:
+def decoding(language: Any) -> AbstractContextManager[None]:
     """Let a language model decode over fixed keys inside the block, and as before outside it."""
-    before = language.config._attn_implementation
-    language.set_attn_implementation(DECODING)
-    try:
-        yield
-    finally:
-        language.set_attn_implementation(before)
+    return attending(language, DECODING)
 
 
 def head_width(config: Any) -> int:

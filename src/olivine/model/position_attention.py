@@ -4,14 +4,14 @@ transformers' caches for sliding windows count columns, and drop the oldest; pad
 would push out tokens that the answer still sees. Here all keys stay, and a mask by positions decides which are seen.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from olivine.model.attending import attending
 from olivine.model.attention import refuse_unknown
 from olivine.model.capped_attention import capped_attention
 
@@ -93,12 +93,6 @@ def position_attention(
 AttentionInterface.register(POSITIONS, position_attention)
 
 
-@contextmanager
-def by_position(language: Any) -> Iterator[None]:
+def by_position(language: Any) -> AbstractContextManager[None]:
     """Let a language model attend by position inside the block, and as before outside it."""
-    before = language.config._attn_implementation
-    language.set_attn_implementation(POSITIONS)
-    try:
-        yield
-    finally:
-        language.set_attn_implementation(before)
+    return attending(language, POSITIONS)

@@ -4,8 +4,7 @@ Weights are `[sequences, heads, tokens, tokens]` in every layer: only methods th
 its cache, is in `caching`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from olivine.model.attending import attending
 from olivine.model.attention import refuse_unknown
 from olivine.model.languages.traits import language_traits
 from olivine.model.position_attention import CachedPositions, by_position
@@ -111,7 +111,7 @@ def run_sequences(
             "position_ids": positions,
             "cached_positions": CachedPositions(positions, torch.ones_like(positions)),
         }
-    with _recording(language) if record is not None else nullcontext() if plain else by_position(language):
+    with attending(language, RECORDED) if record is not None else nullcontext() if plain else by_position(language):
         outputs = language(
             inputs_embeds=embedded, attention_mask=None, use_cache=False, output_hidden_states=every_layer, **options
         )
@@ -120,13 +120,3 @@ def run_sequences(
         return last
     # transformers puts the last layer's states through the final norm already.
     return torch.stack([*(language.norm(states) for states in outputs.hidden_states[1:-1]), last])
-
-
-@contextmanager
-def _recording(language: Any) -> Iterator[None]:
-    before = language.config._attn_implementation
-    language.set_attn_implementation(RECORDED)
-    try:
-        yield
-    finally:
-        language.set_attn_implementation(before)
